@@ -1,0 +1,27 @@
+"""The ``labkit`` command: one file per group of commands, loaded here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from labkit.errors import LabkitError
+
+app = typer.Typer(
+    help="Learn instance and panoptic segmentation by building it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one message and exits with status 1."""
+    try:
+        app()
+    except LabkitError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)

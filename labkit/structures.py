@@ -1,0 +1,287 @@
+"""The few types that travel between data sets, models, metrics and pictures.
+
+Letters in shapes: ``N`` objects, ``H`` × ``W`` pixels, ``C`` categories.
+
+A *label* is a contiguous index into :class:`Categories`, things first: ``0 .. T-1`` are things and
+``T .. C-1`` stuff, so that one numbering serves a box head (its classes are the first ``T``), a
+semantic head (all ``C``) and a panoptic map. Category *ids*, which a file may choose freely, are
+translated where the file is read or written and nowhere else.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabkitError
+
+VOID = 0
+"""Value of a panoptic map where no segment is: unlabelled in a target, undecided in a prediction."""
+
+IGNORE = 255
+"""Value of a semantic map that neither the losses nor the metrics look at."""
+
+# M. A. Petroff, "Accessible Color Sequences for Data Visualization", 2021, the ten-colour sequence.
+PETROFF_10 = (
+    (63, 144, 218),
+    (255, 169, 14),
+    (189, 31, 1),
+    (148, 164, 162),
+    (131, 45, 182),
+    (169, 107, 89),
+    (231, 99, 0),
+    (185, 172, 112),
+    (113, 117, 129),
+    (146, 218, 221),
+)
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class: ``id`` as the data set's files write it, and whether its objects are counted.
+
+    ``isthing`` follows COCO's field name: things have instances, stuff has regions.
+    """
+
+    id: int
+    name: str
+    isthing: bool
+    color: tuple[int, int, int] | None = None
+
+
+class Categories(Sequence[Category]):
+    """The classes of a data set, things first, addressed by label (index) or by category id.
+
+    Args:
+        categories: in any order; things are moved before stuff, otherwise the order is kept.
+
+    Raises:
+        LabkitError: two categories share an id, or there are more than 255 (label 255 is IGNORE).
+    """
+
+    def __init__(self, categories: Iterable[Category]) -> None:
+        given = list(categories)
+        things_first = [c for c in given if c.isthing] + [c for c in given if not c.isthing]
+        colors = _distinct_colors(len(things_first))
+        self._items = tuple(
+            # Up to ten classes the safe palette replaces a file's colours; beyond ten no palette is
+            # safe by colour alone, so the colours that the data set's readers know are kept.
+            replace(c, color=c.color if c.color and len(given) > len(PETROFF_10) else colors[i])
+            for i, c in enumerate(things_first)
+        )
+        self._label_of = {c.id: label for label, c in enumerate(self._items)}
+        if len(self._label_of) != len(self._items):
+            ids = [c.id for c in self._items]
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise LabkitError(f"categories: id {twice[0]} is used more than once; ids must differ")
+        if len(self._items) > IGNORE:
+            raise LabkitError(
+                f"categories: {len(self._items)} given, at most {IGNORE} fit beside the ignore label"
+            )
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Category]:
+        return iter(self._items)
+
+    def __getitem__(self, label: Any) -> Any:
+        return self._items[label]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Categories) and self._items == other._items
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{c.id}={c.name}{'' if c.isthing else ' (stuff)'}" for c in self)
+        return f"Categories({names})"
+
+    def __contains__(self, category_id: object) -> bool:
+        """Whether ``category_id`` (an id, not a label) is one of these categories."""
+        return category_id in self._label_of
+
+    def label(self, category_id: int) -> int:
+        """The contiguous label of a category id.
+
+        Raises:
+            LabkitError: the id is unknown.
+        """
+        try:
+            return self._label_of[category_id]
+        except KeyError:
+            known = ", ".join(str(c.id) for c in self._items[:12])
+            more = ", ..." if len(self) > 12 else ""
+            raise LabkitError(f"unknown category id {category_id}; known: {known}{more}") from None
+
+    @property
+    def things(self) -> range:
+        """Labels of the things: ``range(0, T)``."""
+        return range(sum(c.isthing for c in self._items))
+
+    @property
+    def stuff(self) -> range:
+        """Labels of the stuff: ``range(T, C)``."""
+        return range(len(self.things), len(self))
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self._items]
+
+    @property
+    def colors(self) -> Tensor:
+        """``(C, 3)`` uint8 RGB, one colour per label."""
+        return torch.tensor([c.color for c in self._items], dtype=torch.uint8).reshape(-1, 3)
+
+    @classmethod
+    def from_coco(cls, entries: Iterable[dict[str, Any]]) -> Categories:
+        """From the ``categories`` list of a COCO JSON; without ``isthing`` a category is a thing."""
+        return cls(
+            Category(
+                id=int(e["id"]),
+                name=str(e["name"]),
+                isthing=bool(e.get("isthing", 1)),
+                color=tuple(e["color"]) if e.get("color") else None,
+            )
+            for e in entries
+        )
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """The ``categories`` list of a COCO panoptic JSON."""
+        return [
+            {
+                "id": c.id,
+                "name": c.name,
+                "supercategory": c.name,
+                "isthing": int(c.isthing),
+                "color": list(c.color or ()),
+            }
+            for c in self._items
+        ]
+
+
+def _distinct_colors(n: int) -> list[tuple[int, int, int]]:
+    """Petroff's ten, then hues a golden angle apart in three lightnesses: distinct, though no
+    longer safe by colour alone (pictures add outlines and names)."""
+    colors = list(PETROFF_10[:n])
+    for k in range(n - len(colors)):
+        hue, light = (k * 0.61803398875) % 1.0, (0.42, 0.58, 0.74)[k % 3]
+        r, g, b = colorsys.hls_to_rgb(hue, light, 0.65)
+        colors.append((round(255 * r), round(255 * g), round(255 * b)))
+    return colors
+
+
+@dataclass
+class Detections:
+    """Objects found in one image, best score first.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32, XYXY in pixels of the image.
+        scores: ``(N,)`` float32 in [0, 1].
+        labels: ``(N,)`` int64, thing labels.
+        masks: ``(N, H, W)`` bool, or None where the model predicts boxes only.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One region of a panoptic map.
+
+    Attributes:
+        id: its value in the map, positive and unique within the image.
+        label: contiguous label.
+        score: confidence of a predicted thing; None for stuff and ground truth.
+        iscrowd: the region covers many objects of the class that nobody separated.
+    """
+
+    id: int
+    label: int
+    score: float | None = None
+    iscrowd: bool = False
+
+
+@dataclass
+class Panoptic:
+    """A panoptic map: every pixel belongs to one segment or to VOID.
+
+    Attributes:
+        ids: ``(H, W)`` int32, the segment's id, 0 = VOID.
+        segments: one entry per id that occurs in ``ids``.
+
+    Raises:
+        LabkitError: wrong type or rank, or segment ids that repeat or are not positive.
+    """
+
+    ids: Tensor
+    segments: list[Segment]
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.dtype != torch.int32:
+            raise LabkitError(
+                f"Panoptic.ids must be (H, W) int32, got {tuple(self.ids.shape)} {self.ids.dtype}"
+            )
+        seen: set[int] = set()
+        for segment in self.segments:
+            if segment.id <= VOID:
+                raise LabkitError(f"segment id {segment.id}: ids are positive ({VOID} is void)")
+            if segment.id in seen:
+                raise LabkitError(f"segment id {segment.id} is listed twice")
+            seen.add(segment.id)
+
+    def semantic(self) -> Tensor:
+        """``(H, W)`` int64 labels, IGNORE where the map is VOID."""
+        values, inverse = torch.unique(self.ids, return_inverse=True)
+        label_of = {s.id: s.label for s in self.segments}
+        labels = torch.tensor([label_of.get(int(v), IGNORE) for v in values], dtype=torch.int64)
+        return labels.to(self.ids.device)[inverse]
+
+
+@dataclass
+class Prediction:
+    """What a model says about one image; a part that the model does not make is None.
+
+    Attributes:
+        detections: objects with boxes and, for a mask model, masks.
+        semantic: ``(H, W)`` int64 labels.
+        panoptic: the panoptic map.
+    """
+
+    detections: Detections | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
+
+
+class Target(TypedDict):
+    """Ground truth of one image: torchvision's detection dictionary and the two maps.
+
+    Crowd regions are in ``semantic`` and ``panoptic`` but not among the objects.
+
+    Keys:
+        image_id: the data set's id of the image.
+        boxes: ``(N, 4)`` float32 XYXY; an object's box touches its outermost pixel edges.
+        labels: ``(N,)`` int64 thing labels.
+        masks: ``(N, H, W)`` bool.
+        semantic: ``(H, W)`` int64 labels, 255 = ignore.
+        panoptic: the panoptic map.
+    """
+
+    image_id: int
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    semantic: NotRequired[Tensor]
+    panoptic: NotRequired[Panoptic]
