@@ -21,7 +21,7 @@ from torch import Tensor
 from labkit.errors import LabkitError
 
 VOID = 0
-"""Value of a panoptic map where no segment is: unlabelled in a target, undecided in a prediction."""
+"""Panoptic map outside all segments: unlabelled in a target, undecided in a prediction."""
 
 IGNORE = 255
 """Value of a semantic map that neither the losses nor the metrics look at."""
@@ -67,7 +67,7 @@ class Categories(Sequence[Category]):
     def __init__(self, categories: Iterable[Category]) -> None:
         given = list(categories)
         things_first = [c for c in given if c.isthing] + [c for c in given if not c.isthing]
-        colors = _distinct_colors(len(things_first))
+        colors = distinct_colors(len(things_first))
         self._items = tuple(
             # Up to ten classes the safe palette replaces a file's colours; beyond ten no palette is
             # safe by colour alone, so the colours that the data set's readers know are kept.
@@ -81,7 +81,7 @@ class Categories(Sequence[Category]):
             raise LabkitError(f"categories: id {twice[0]} is used more than once; ids must differ")
         if len(self._items) > IGNORE:
             raise LabkitError(
-                f"categories: {len(self._items)} given, at most {IGNORE} fit beside the ignore label"
+                f"categories: {len(self._items)} given, at most {IGNORE} fit beside ignore"
             )
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class Categories(Sequence[Category]):
 
     @classmethod
     def from_coco(cls, entries: Iterable[dict[str, Any]]) -> Categories:
-        """From the ``categories`` list of a COCO JSON; without ``isthing`` a category is a thing."""
+        """From the ``categories`` list of a COCO JSON; without ``isthing`` it is a thing."""
         return cls(
             Category(
                 id=int(e["id"]),
@@ -166,9 +166,11 @@ class Categories(Sequence[Category]):
         ]
 
 
-def _distinct_colors(n: int) -> list[tuple[int, int, int]]:
-    """Petroff's ten, then hues a golden angle apart in three lightnesses: distinct, though no
-    longer safe by colour alone (pictures add outlines and names)."""
+def distinct_colors(n: int) -> list[tuple[int, int, int]]:
+    """``n`` RGB colours: Petroff's ten, then hues a golden angle apart in three lightnesses.
+
+    Beyond ten they differ but are no longer safe by colour alone; pictures add outlines and names.
+    """
     colors = list(PETROFF_10[:n])
     for k in range(n - len(colors)):
         hue, light = (k * 0.61803398875) % 1.0, (0.42, 0.58, 0.74)[k % 3]

@@ -1,0 +1,1 @@
+"""Weights in files: labkit's own, and those that other projects publish."""

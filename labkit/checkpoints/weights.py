@@ -1,0 +1,98 @@
+"""labkit's own files: weights to keep (safetensors) and the state of a training run (to resume).
+
+Neither can run code when it is read: safetensors holds arrays only, and the training state is read
+with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from labkit.errors import LabkitError
+from labkit.files import whole
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write all parameters and buffers of ``model`` to a safetensors file, whole or not at all."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with whole(path) as temporary:
+        save_file(state, temporary)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Read a file that :func:`save_weights` wrote into ``model``.
+
+    Raises:
+        LabkitError: the file is missing or not safetensors, or its names or shapes are not the
+            model's.
+    """
+    if not path.exists():
+        raise LabkitError(f"{path}: there is no such weights file")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise LabkitError(f"{path}: not a whole safetensors file ({error})") from None
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise LabkitError(f"{path}: these weights are of another model. {error}") from None
+
+
+def save_training_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    config: dict[str, Any],
+    losses: dict[str, list[float]],
+) -> None:
+    """Write everything that a run needs to go on, whole or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "config": json.dumps(config),
+        "losses": losses,
+    }
+    with whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_training_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    config: dict[str, Any],
+) -> dict[str, list[float]]:
+    """Read what :func:`save_training_state` wrote; returns the losses so far.
+
+    Raises:
+        LabkitError: the file is damaged, or belongs to a run with another config or model.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
+        raise LabkitError(f"{path}: damaged, delete it to start anew ({error!r})") from None
+    then, now = json.loads(state["config"]), json.loads(json.dumps(config))
+    changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
+    if changed:
+        raise LabkitError(
+            f"{path}: holds a run with other settings ({'; '.join(changed)}). "
+            "Train into another folder, or delete this one."
+        )
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise LabkitError(f"{path}: holds a run of another model. {error}") from None
+    scaler.load_state_dict(state["scaler"])
+    losses: dict[str, list[float]] = state["losses"]
+    return losses

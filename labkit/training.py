@@ -1,0 +1,331 @@
+"""One training loop for every labkit model: CPU, CUDA or ROCm, one process or many.
+
+    history = train(model, Shapes("train"), TrainConfig(steps=600), out=Path("runs/fcn"))
+
+Everything random in step ``t`` is drawn from seeds made of ``(seed, t)``, never from a state that
+runs on. So a run that was stopped and resumed walks exactly the steps that an uninterrupted run
+would have walked, and no generator state has to be saved.
+
+Data parallel: ``torchrun --nproc-per-node N`` and the same call. ``batch_size`` counts the images
+of all processes together, so the learning rate stays right whatever N is.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
+from labkit.distributed import default_device, process_group, rank, world_size
+from labkit.errors import LabkitError
+from labkit.structures import Target
+
+Batch = tuple[list[Tensor], list[Target]]
+
+CHECKPOINT_EVERY = 200  # steps; a crash costs at most this much work
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimizer steps in all.
+        batch_size: images per step over all processes.
+        lr: peak learning rate, reached after ``warmup`` steps.
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        schedule: after the warm-up, "cosine" down to zero, or "step": divided by ten at each of
+            ``milestones``.
+        milestones: step numbers for "step".
+        warmup: steps of linear increase from zero.
+        weight_decay: on weight matrices and filters; biases and norms are left free.
+        clip: largest norm of the whole gradient; None leaves it.
+        mixed_precision: bfloat16 (or float16 with loss scaling on older GPUs) where the device is a
+            GPU; on the CPU everything stays float32.
+        workers: processes that prepare batches beside this one.
+        seed: of the order of the images, of augmentation and of the model's own sampling.
+    """
+
+    steps: int = 600
+    batch_size: int = 8
+    lr: float = 2e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    warmup: int = 30
+    weight_decay: float = 1e-4
+    clip: float | None = 1.0
+    mixed_precision: bool = True
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr"):
+            if getattr(self, name) <= 0:
+                raise LabkitError(f"TrainConfig.{name} must be positive, got {getattr(self, name)}")
+        for name, allowed in (("optimizer", ("adamw", "sgd")), ("schedule", ("cosine", "step"))):
+            if getattr(self, name) not in allowed:
+                raise LabkitError(
+                    f"TrainConfig.{name}: {getattr(self, name)!r} is not one of {allowed}"
+                )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step ``step`` (the first is 0)."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.schedule == "step":
+            return self.lr * 0.1 ** sum(step >= m for m in self.milestones)
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass
+class History:
+    """What training saw: one value per step, averaged over the processes.
+
+    Attributes:
+        losses: name of each loss the model returns, and "total", to its values.
+    """
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses.get("total", []))
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append(value)
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    config: TrainConfig,
+    *,
+    out: Path | None = None,
+    device: torch.device | None = None,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> History:
+    """Train ``model`` in place.
+
+    Args:
+        model: ``model(images, targets)`` returns a dict of losses in training mode.
+        dataset: map-style, items ``(image, target)``; augmentation draws from torch's generator.
+        config: see :class:`TrainConfig`.
+        out: folder for ``last.pt`` (to resume), ``model.safetensors`` (the result). If ``last.pt``
+            of an unfinished run with the same config is there, training goes on from it.
+        device: default: this process's GPU, else the CPU.
+        on_step: called after each step with its number and its losses.
+
+    Returns:
+        The losses of all steps, earlier sessions of a resumed run included.
+
+    Raises:
+        LabkitError: a loss is not finite; ``out`` holds a run with another config or another model;
+            the data set is empty.
+        KeyboardInterrupt: after Ctrl-C; the running step is finished and saved first.
+    """
+    with process_group():
+        device = device or default_device()
+        model.to(device).train()
+        optimizer = _optimizer(model, config)
+        dtype, scaler = _precision(device, config.mixed_precision)
+        history = History()
+        last = out / "last.pt" if out else None
+        if last and last.exists():
+            history.losses = load_training_state(last, model, optimizer, scaler, asdict(config))
+        start = history.steps
+        network: nn.Module = model
+        if world_size() > 1:
+            # A detection head sees no gradient in a batch without objects, hence "unused".
+            ids = [device.index] if device.type == "cuda" else None
+            network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+
+        batches = _loader(dataset, config, start)
+        bar = tqdm(batches, initial=start, total=config.steps, unit="step", disable=rank() > 0)
+        with _interruptible() as interrupted:
+            for step, (images, targets) in enumerate(bar, start):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr_at(step)
+                torch.manual_seed(_seed(config.seed, step, rank(), stream=1))
+                images = [image.to(device, non_blocking=True) for image in images]
+                targets = [_to(target, device) for target in targets]
+                with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                    losses: dict[str, Tensor] = network(images, targets)
+                    total = torch.stack(list(losses.values())).sum()
+                values = _averaged({**losses, "total": total})
+                _require_finite(values, step)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(total).backward()
+                if config.clip is not None:
+                    scaler.unscale_(optimizer)
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                scaler.step(optimizer)
+                scaler.update()
+
+                history.add(values)
+                shown = {"loss": f"{values['total']:.3f}", "lr": f"{config.lr_at(step):.1e}"}
+                bar.set_postfix(shown, refresh=False)
+                if on_step:
+                    on_step(step, values)
+                stop = _any_process(interrupted.is_set(), device)
+                due = (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps
+                if last and rank() == 0 and (due or stop):
+                    save_training_state(
+                        last, model, optimizer, scaler, asdict(config), history.losses
+                    )
+                if stop:
+                    raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}")
+        if out and rank() == 0:
+            save_weights(out / "model.safetensors", model)
+    return history
+
+
+class _Steps(Dataset[Batch]):
+    """Item ``t`` is this process's share of the batch of step ``t``, whatever was drawn before."""
+
+    def __init__(self, dataset: Dataset[Any], config: TrainConfig, rank: int, world: int) -> None:
+        self.dataset, self.config, self.rank, self.world = dataset, config, rank, world
+        self.size = len(dataset)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        config = self.config
+        positions = range(step * config.batch_size, (step + 1) * config.batch_size)
+        images, targets = [], []
+        # The generator is given back as it was: with workers=0 this runs inside the training
+        # process, whose own draws must not depend on how batches are prepared.
+        with torch.random.fork_rng(devices=[]):
+            for position in positions[self.rank :: self.world]:
+                torch.manual_seed(_seed(config.seed, position, stream=2))
+                image, target = self.dataset[self._shuffled(position)]
+                images.append(image)
+                targets.append(target)
+        return images, targets
+
+    def _shuffled(self, position: int) -> int:
+        epoch, place = divmod(position, self.size)
+        if getattr(self, "_epoch", None) != epoch:
+            generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch, stream=3))
+            self._order = torch.randperm(self.size, generator=generator)
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+def _loader(dataset: Dataset[Any], config: TrainConfig, start: int) -> DataLoader[Batch]:
+    steps = _Steps(dataset, config, rank(), world_size())
+    if steps.size == 0:
+        raise LabkitError("the data set is empty; there is nothing to train on")
+    if config.batch_size % world_size():
+        raise LabkitError(
+            f"TrainConfig.batch_size {config.batch_size} does not divide over "
+            f"{world_size()} processes"
+        )
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start, config.steps),
+        num_workers=config.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _seed(*numbers: int, stream: int) -> int:
+    """One well-mixed seed from several numbers (neighbouring seeds must not give like draws)."""
+    value = stream
+    for number in numbers:
+        value = (value * 0x9E3779B97F4A7C15 + number + 1) % 2**63
+        value ^= value >> 29
+    return value
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _precision(
+    device: torch.device, wanted: bool
+) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
+    """The autocast type (None: full precision), and a scaler that does nothing unless float16."""
+    dtype = None
+    if wanted and device.type == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return dtype, torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+
+
+def _to(target: Target, device: torch.device) -> Target:
+    moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()}
+    return moved
+
+
+def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values /= world_size()
+    return dict(zip(losses, values.tolist(), strict=True))
+
+
+def _require_finite(values: dict[str, float], step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise LabkitError(
+                f"step {step}: {name} is {value}. Lower the learning rate, lengthen the warm-up or "
+                "check the targets (empty boxes, labels out of range)."
+            )
+
+
+def _any_process(flag: bool, device: torch.device) -> bool:
+    """Whether any process saw Ctrl-C: all must stop after the same step."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag, so that the running step ends and can be saved whole.
+
+    A second Ctrl-C interrupts at once. Outside the main thread signals cannot be caught; then the
+    flag is never set.
+    """
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(signum: int, frame: Any) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,242 @@
+"""Pictures: overlays with names and ids, panels side by side, loss curves.
+
+Every function takes arrays and returns an array or a matplotlib ``Figure``; none keeps state or
+shows anything by itself. A region is never told by colour alone: instances of a class differ in
+shade, every region has an outline, and names stand on the picture, so that the pictures read
+without colour vision and beyond the ten colours that stay distinct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from labkit.structures import IGNORE, Categories, Detections, Panoptic, distinct_colors
+
+Annotation = Panoptic | Detections | Tensor | None
+"""What can be drawn over an image: a panoptic map, objects, or a semantic map ``(H, W)`` int64."""
+
+SMALLEST_NAMED = 0.002
+"""Regions below this share of the image stay without a name: the text would hide them."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One drawable region: ``mask`` ``(H, W)`` bool, its class, its text, and its shade."""
+
+    mask: np.ndarray
+    label: int
+    text: str
+    shade: float
+
+
+def regions(annotation: Annotation, categories: Categories) -> list[Region]:
+    """The regions of an annotation, in drawing order (later ones on top)."""
+    if annotation is None:
+        return []
+    if isinstance(annotation, Panoptic):
+        return _panoptic_regions(annotation, categories)
+    if isinstance(annotation, Detections):
+        return _detection_regions(annotation, categories)
+    semantic = annotation.numpy()
+    present = [int(v) for v in np.unique(semantic) if v != IGNORE]
+    return [Region(semantic == v, v, categories[v].name, 0.0) for v in present]
+
+
+def overlay(
+    image: Tensor, annotation: Annotation, categories: Categories, alpha: float = 0.55
+) -> np.ndarray:
+    """Blend an annotation over an image.
+
+    Args:
+        image: ``(3, H, W)`` uint8 RGB.
+        annotation: what to draw; pixels outside its regions keep the image.
+        categories: gives the colours.
+        alpha: 0 shows the image alone, 1 the regions alone.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    base = image.permute(1, 2, 0).cpu().numpy().astype(np.float32)  # (H, W, 3)
+    drawn = regions(annotation, categories)
+    for region in drawn:
+        color = _shaded(categories[region.label].color, region.shade)
+        base[region.mask] = (1 - alpha) * base[region.mask] + alpha * color
+    for region in drawn:
+        base[_outline(region.mask)] = 255.0
+    return base.round().astype(np.uint8)
+
+
+def draw(
+    axes: Axes,
+    image: Tensor,
+    annotation: Annotation,
+    categories: Categories,
+    *,
+    names: bool = True,
+    alpha: float = 0.55,
+) -> None:
+    """Draw :func:`overlay` into ``axes``, with each region's name at its most interior point.
+
+    Objects also get their boxes; things carry the segment id, detections their score.
+    """
+    axes.imshow(overlay(image, annotation, categories, alpha), interpolation="nearest")
+    axes.set_axis_off()
+    if isinstance(annotation, Detections):
+        for box, label in zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True):
+            x1, y1, x2, y2 = (value - 0.5 for value in box)  # pixel edges in imshow's centres
+            color = _rgb(categories[label].color)
+            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=color, linewidth=1.5)
+    if not names:
+        return
+    for region in regions(annotation, categories):
+        if region.mask.mean() < SMALLEST_NAMED:
+            continue
+        x, y = _interior_point(region.mask)
+        text = axes.text(
+            x, y, region.text, color="white", fontsize=7, ha="center", va="center", clip_on=True
+        )
+        text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="black")])
+
+
+def panels(
+    items: Sequence[tuple[str, Tensor, Annotation]],
+    categories: Categories,
+    *,
+    columns: int = 4,
+    names: bool = True,
+    size: float = 2.8,
+) -> Figure:
+    """Pictures side by side with titles and one legend of the classes that occur.
+
+    Args:
+        items: (title, image ``(3, H, W)`` uint8, what to draw over it) each.
+        categories: names and colours.
+        columns: pictures in a row.
+        names: write each region's name on it.
+        size: width of a picture in inches.
+    """
+    columns = min(columns, len(items))
+    rows = -(-len(items) // columns)
+    heights = [image.shape[1] / image.shape[2] for _, image, _ in items]
+    figure = Figure(
+        figsize=(size * columns, size * rows * max(heights) + 0.5), layout="constrained"
+    )
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (title, image, annotation) in zip(grid, items, strict=False):
+        draw(axes, image, annotation, categories, names=names)
+        axes.set_title(title, fontsize=9)
+    for axes in grid[len(items) :]:
+        axes.set_axis_off()
+    present = {r.label for _, _, annotation in items for r in regions(annotation, categories)}
+    if present:
+        add_legend(figure, categories, sorted(present))
+    return figure
+
+
+def add_legend(figure: Figure, categories: Categories, labels: Sequence[int]) -> None:
+    """One legend under the figure, the named classes with their colours."""
+    patches = [
+        Patch(facecolor=_rgb(categories[v].color), edgecolor="0.3", label=_kind(categories, v))
+        for v in labels
+    ]
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(8, len(patches)),
+        fontsize=8,
+        frameon=False,
+    )
+
+
+def loss_curves(runs: Mapping[str, Sequence[float]], smooth: int = 20) -> Figure:
+    """Losses against steps: faint as they were, strong as the mean of the last ``smooth`` steps.
+
+    Args:
+        runs: name of the curve to one value per step.
+        smooth: steps in the running mean.
+    """
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    styles = ("-", "--", "-.", ":")  # curves differ in dash as well as in colour
+    for i, (name, values) in enumerate(runs.items()):
+        color = _rgb(distinct_colors(len(runs))[i])
+        axes.plot(values, color=color, alpha=0.25, linewidth=0.8)
+        window = min(smooth, len(values))
+        if window:
+            mean = np.convolve(values, np.ones(window) / window, mode="valid")
+            steps = np.arange(window - 1, len(values))
+            axes.plot(steps, mean, styles[i % 4], color=color, linewidth=1.8, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if runs:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _panoptic_regions(panoptic: Panoptic, categories: Categories) -> list[Region]:
+    ids = panoptic.ids.numpy()
+    seen: dict[int, int] = {}
+    drawn = []
+    for segment in panoptic.segments:
+        category = categories[segment.label]
+        nth = seen[segment.label] = seen.get(segment.label, -1) + 1
+        text = f"{category.name} {segment.id}" if category.isthing else category.name
+        text += " (crowd)" if segment.iscrowd else ""
+        drawn.append(Region(ids == segment.id, segment.label, text, _shade(nth)))
+    return [r for r in drawn if r.mask.any()]
+
+
+def _detection_regions(found: Detections, categories: Categories) -> list[Region]:
+    if found.masks is None:
+        return []
+    drawn = []
+    for i, (mask, label) in enumerate(zip(found.masks, found.labels.tolist(), strict=True)):
+        text = f"{categories[label].name} {found.scores[i]:.2f}"
+        drawn.append(Region(mask.numpy(), label, text, _shade(i)))
+    return [r for r in reversed(drawn) if r.mask.any()]  # the best score on top
+
+
+def _shade(nth: int) -> float:
+    """Lighter and darker in turn, so that neighbours of one class differ."""
+    return (0.0, 0.35, -0.3, 0.18, -0.15)[nth % 5]
+
+
+def _shaded(color: tuple[int, int, int], shade: float) -> np.ndarray:
+    toward = 255.0 if shade > 0 else 0.0
+    return np.array(color, dtype=np.float32) * (1 - abs(shade)) + toward * abs(shade)
+
+
+def _rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """matplotlib's form of a colour: 0 to 1."""
+    return color[0] / 255, color[1] / 255, color[2] / 255
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The region's own pixels that touch another region; the image border is no outline."""
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    inner = cv2.erode(padded, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    return mask & (inner == 0)
+
+
+def _interior_point(mask: np.ndarray) -> tuple[float, float]:
+    """The pixel farthest from the region's border, (x, y): a place for its name."""
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    return float(x), float(y)
+
+
+def _kind(categories: Categories, label: int) -> str:
+    category = categories[label]
+    return category.name if category.isthing else f"{category.name} (stuff)"

@@ -1,0 +1,40 @@
+"""environment.yml gives conda users what pyproject.toml gives everybody else."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAME = {
+    "torch": "pytorch",
+    "opencv-python-headless": "py-opencv",
+    "matplotlib": "matplotlib-base",
+}
+ONLY_CONDA = {"python", "pip", "detectron2"}
+
+
+def _split(requirement: str) -> tuple[str, str]:
+    name, rest = re.fullmatch(r"([A-Za-z0-9_.-]+?)((?:[<>=~!].*)?)", requirement).groups()
+    return name, rest
+
+
+def test_conda_environment_has_the_packages_and_ranges_of_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = dict(
+        _split(r) for r in project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    )
+    wanted = {CONDA_NAME.get(name, name): spec for name, spec in wanted.items()}
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    packages = dict(_split(d) for d in environment["dependencies"] if isinstance(d, str))
+    assert packages.pop("python") == project["project"]["requires-python"]
+    assert {n: s for n, s in packages.items() if n not in ONLY_CONDA} == wanted
+
+
+def test_conda_environment_installs_what_the_index_lacks():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert any(line.startswith("panopticapi @ git+https://github.com/cocodataset") for line in pip)
+    assert any(str(d).startswith("detectron2") for d in environment["dependencies"])
+    assert environment["channels"][0] == "conda-forge"
