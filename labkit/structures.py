@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -246,10 +247,14 @@ class Panoptic:
 
     def semantic(self) -> Tensor:
         """``(H, W)`` int64 labels, IGNORE where the map is VOID."""
-        values, inverse = torch.unique(self.ids, return_inverse=True)
-        label_of = {s.id: s.label for s in self.segments}
-        labels = torch.tensor([label_of.get(int(v), IGNORE) for v in values], dtype=torch.int64)
-        return labels.to(self.ids.device)[inverse]
+        # NumPy and a table: data sets make this map for every item in every loader process, where
+        # torch's threads would wait for one another longer than a small map takes.
+        ids = self.ids.numpy(force=True)
+        label_of = np.full(ids.max(initial=VOID) + 1, IGNORE, np.uint8)
+        for segment in self.segments:
+            if segment.id < len(label_of):
+                label_of[segment.id] = segment.label
+        return torch.from_numpy(label_of[ids].astype(np.int64)).to(self.ids.device)
 
 
 @dataclass
@@ -273,7 +278,7 @@ class Target(TypedDict):
     Crowd regions are in ``semantic`` and ``panoptic`` but not among the objects.
 
     Keys:
-        image_id: the data set's id of the image.
+        image_id: the data set's id of the image, a number or (Cityscapes) a string.
         boxes: ``(N, 4)`` float32 XYXY; an object's box touches its outermost pixel edges.
         labels: ``(N,)`` int64 thing labels.
         masks: ``(N, H, W)`` bool.
@@ -281,7 +286,7 @@ class Target(TypedDict):
         panoptic: the panoptic map.
     """
 
-    image_id: int
+    image_id: int | str
     boxes: Tensor
     labels: Tensor
     masks: Tensor

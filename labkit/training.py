@@ -29,11 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
+from labkit.datasets.loader import Batch, StepBatches, mixed_seed
 from labkit.distributed import default_device, process_group, rank, world_size
 from labkit.errors import LabkitError
 from labkit.structures import Target
-
-Batch = tuple[list[Tensor], list[Target]]
 
 CHECKPOINT_EVERY = 200  # steps; a crash costs at most this much work
 
@@ -161,7 +160,7 @@ def train(
             for step, (images, targets) in enumerate(bar, start):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step)
-                torch.manual_seed(_seed(config.seed, step, rank(), stream=1))
+                torch.manual_seed(mixed_seed(config.seed, step, rank(), stream=1))
                 images = [image.to(device, non_blocking=True) for image in images]
                 targets = [_to(target, device) for target in targets]
                 with torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -195,41 +194,8 @@ def train(
     return history
 
 
-class _Steps(Dataset[Batch]):
-    """Item ``t`` is this process's share of the batch of step ``t``, whatever was drawn before."""
-
-    def __init__(self, dataset: Dataset[Any], config: TrainConfig, rank: int, world: int) -> None:
-        self.dataset, self.config, self.rank, self.world = dataset, config, rank, world
-        self.size = len(dataset)  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return self.config.steps
-
-    def __getitem__(self, step: int) -> Batch:
-        config = self.config
-        positions = range(step * config.batch_size, (step + 1) * config.batch_size)
-        images, targets = [], []
-        # The generator is given back as it was: with workers=0 this runs inside the training
-        # process, whose own draws must not depend on how batches are prepared.
-        with torch.random.fork_rng(devices=[]):
-            for position in positions[self.rank :: self.world]:
-                torch.manual_seed(_seed(config.seed, position, stream=2))
-                image, target = self.dataset[self._shuffled(position)]
-                images.append(image)
-                targets.append(target)
-        return images, targets
-
-    def _shuffled(self, position: int) -> int:
-        epoch, place = divmod(position, self.size)
-        if getattr(self, "_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(_seed(self.config.seed, epoch, stream=3))
-            self._order = torch.randperm(self.size, generator=generator)
-            self._epoch = epoch
-        return int(self._order[place])
-
-
 def _loader(dataset: Dataset[Any], config: TrainConfig, start: int) -> DataLoader[Batch]:
-    steps = _Steps(dataset, config, rank(), world_size())
+    steps = StepBatches(dataset, config.steps, config.batch_size, config.seed, rank(), world_size())
     if steps.size == 0:
         raise LabkitError("the data set is empty; there is nothing to train on")
     if config.batch_size % world_size():
@@ -244,15 +210,6 @@ def _loader(dataset: Dataset[Any], config: TrainConfig, start: int) -> DataLoade
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _seed(*numbers: int, stream: int) -> int:
-    """One well-mixed seed from several numbers (neighbouring seeds must not give like draws)."""
-    value = stream
-    for number in numbers:
-        value = (value * 0x9E3779B97F4A7C15 + number + 1) % 2**63
-        value ^= value >> 29
-    return value
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

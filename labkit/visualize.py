@@ -27,6 +27,9 @@ Annotation = Panoptic | Detections | Tensor | None
 SMALLEST_NAMED = 0.002
 """Regions below this share of the image stay without a name: the text would hide them."""
 
+DRAWN_SIDE = 384
+"""Smaller images are enlarged to about this side before outlines are drawn."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -52,7 +55,11 @@ def regions(annotation: Annotation, categories: Categories) -> list[Region]:
 
 
 def overlay(
-    image: Tensor, annotation: Annotation, categories: Categories, alpha: float = 0.55
+    image: Tensor,
+    annotation: Annotation,
+    categories: Categories,
+    alpha: float = 0.55,
+    scale: int = 1,
 ) -> np.ndarray:
     """Blend an annotation over an image.
 
@@ -61,17 +68,20 @@ def overlay(
         annotation: what to draw; pixels outside its regions keep the image.
         categories: gives the colours.
         alpha: 0 shows the image alone, 1 the regions alone.
+        scale: enlarge the picture by this factor, so that an outline, one pixel of the result,
+            stays thin over a small image.
 
     Returns:
-        ``(H, W, 3)`` uint8 RGB.
+        ``(scale * H, scale * W, 3)`` uint8 RGB.
     """
-    base = image.permute(1, 2, 0).cpu().numpy().astype(np.float32)  # (H, W, 3)
-    drawn = regions(annotation, categories)
-    for region in drawn:
+    pixels = image.permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+    base = _enlarged(pixels, scale).astype(np.float32)
+    drawn = [(r, _enlarged(r.mask, scale)) for r in regions(annotation, categories)]
+    for region, mask in drawn:
         color = _shaded(categories[region.label].color, region.shade)
-        base[region.mask] = (1 - alpha) * base[region.mask] + alpha * color
-    for region in drawn:
-        base[_outline(region.mask)] = 255.0
+        base[mask] = (1 - alpha) * base[mask] + alpha * color
+    for _, mask in drawn:
+        base[_outline(mask)] = 255.0
     return base.round().astype(np.uint8)
 
 
@@ -88,7 +98,10 @@ def draw(
 
     Objects also get their boxes; things carry the segment id, detections their score.
     """
-    axes.imshow(overlay(image, annotation, categories, alpha), interpolation="nearest")
+    height, width = image.shape[1:]
+    scale = max(1, DRAWN_SIDE // max(height, width))
+    picture = overlay(image, annotation, categories, alpha, scale)
+    axes.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
     axes.set_axis_off()
     if isinstance(annotation, Detections):
         for box, label in zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True):
@@ -205,6 +218,11 @@ def _detection_regions(found: Detections, categories: Categories) -> list[Region
         text = f"{categories[label].name} {found.scores[i]:.2f}"
         drawn.append(Region(mask.numpy(), label, text, _shade(i)))
     return [r for r in reversed(drawn) if r.mask.any()]  # the best score on top
+
+
+def _enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """``(H, W, ...)`` to ``(scale * H, scale * W, ...)``, each pixel repeated."""
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _shade(nth: int) -> float:

@@ -1,0 +1,110 @@
+"""Timing labkit against a peer in one run, and printing what came out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Times of one task, done by labkit and by its peer.
+
+    Attributes:
+        task: what was timed.
+        peer: the other implementation.
+        ours_ms: labkit's median time in milliseconds per item.
+        peer_ms: the peer's.
+        ratio: median over the rounds of peer / labkit; above 1 labkit is quicker.
+        target: the ratio to reach.
+        ours_result: labkit's answer, to see that both did the same work.
+        peer_result: the peer's.
+    """
+
+    task: str
+    peer: str
+    ours_ms: float
+    peer_ms: float
+    ratio: float
+    target: float
+    ours_result: float
+    peer_result: float
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.target
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "met": self.met}
+
+
+def compare(
+    task: str,
+    peer_name: str,
+    ours: Callable[[], tuple[float, float]],
+    peer: Callable[[], tuple[float, float]],
+    items: int,
+    target: float,
+    repeats: int,
+) -> Comparison:
+    """Run both in turn, ``repeats`` times.
+
+    A round's two runs are next to each other in time, so that a machine that slows down or is
+    shared for a while slows both; the order changes from round to round.
+
+    Args:
+        task: what is timed.
+        peer_name: the other implementation.
+        ours: does the task with labkit, returns (seconds, result).
+        peer: the same with the peer.
+        items: how many items one run handles.
+        target: the ratio to reach.
+        repeats: rounds.
+    """
+    ours_times, peer_times = [], []
+    for round_number in range(repeats):
+        if round_number % 2:
+            peer_time, peer_result = peer()
+            ours_time, ours_result = ours()
+        else:
+            ours_time, ours_result = ours()
+            peer_time, peer_result = peer()
+        ours_times.append(ours_time)
+        peer_times.append(peer_time)
+    return Comparison(
+        task,
+        peer_name,
+        ours_ms=1000 * statistics.median(ours_times) / items,
+        peer_ms=1000 * statistics.median(peer_times) / items,
+        ratio=statistics.median(p / o for o, p in zip(ours_times, peer_times, strict=True)),
+        target=target,
+        ours_result=ours_result,
+        peer_result=peer_result,
+    )
+
+
+def print_comparisons(title: str, result: str, comparisons: Sequence[Comparison]) -> None:
+    """Print a table; ``result`` names the answer that both computed."""
+    table = Table(title=title)
+    table.add_column("task", min_width=24)
+    table.add_column("peer", no_wrap=True)
+    for column in ("labkit ms", "peer ms", "ratio", "target", f"labkit {result}", f"peer {result}"):
+        table.add_column(column, justify="right")
+    for c in comparisons:
+        verdict = "[green]met[/]" if c.met else "[red]missed[/]"
+        table.add_row(
+            c.task,
+            c.peer,
+            f"{c.ours_ms:.2f}",
+            f"{c.peer_ms:.2f}",
+            f"{c.ratio:.2f}x",
+            f"{c.target:g}x {verdict}",
+            f"{c.ours_result:.4f}",
+            f"{c.peer_result:.4f}",
+        )
+    Console().print(table)

@@ -1,0 +1,22 @@
+"""``labkit install``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def install(
+    package: Annotated[str, typer.Argument(help="detectron2 or panopticapi.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Install from this checkout.", show_default="GitHub"),
+    ] = None,
+) -> None:
+    """Install an optional package that the package index does not carry."""
+    from labkit import optional
+
+    optional.install(package, source, show=typer.echo)
+    typer.echo(f"{package} is installed and can be imported")

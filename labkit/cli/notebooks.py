@@ -1,0 +1,39 @@
+"""``labkit notebooks``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The workbook's notebooks and their sources.", no_args_is_help=True)
+
+
+@app.callback()
+def notebooks() -> None:
+    """The workbook's notebooks and their sources."""
+
+
+@app.command()
+def sync(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; list what differs and exit with 1.")
+    ] = False,
+) -> None:
+    """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes made in them."""
+    from labkit import notebooks as workbook
+
+    root = workbook.find_root()
+    if check:
+        differing = workbook.differing(root)
+        for path, reason in differing.items():
+            typer.echo(f"{path.relative_to(root)} {reason}")
+        if differing:
+            typer.echo("run: labkit notebooks sync")
+            raise typer.Exit(1)
+        typer.echo("the notebooks are what their sources generate")
+        return
+    for path in workbook.sync(root):
+        typer.echo(f"wrote {path.relative_to(root)}")
+    for path, reason in workbook.differing(root).items():
+        typer.echo(f"left alone: {path.relative_to(root)} {reason}")

@@ -1,0 +1,104 @@
+"""``labkit run``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Profile(StrEnum):
+    """How much work the notebooks do."""
+
+    smoke = "smoke"
+    quick = "quick"
+    full = "full"
+
+
+def run(
+    notebooks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NOTEBOOK]...",
+            help="Number, name or path; all notebooks when none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        Profile | None,
+        typer.Option(
+            help="smoke: seconds; quick: minutes on a CPU (the notebooks' default); "
+            "full: a GPU and real data.",
+            show_default=False,
+        ),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", metavar="NAME=VALUE", help="Set a parameter of the notebooks."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Notebooks at a time.", show_default="one for every two cores"),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0.01, help="Deadline of each notebook.")
+    ] = 60.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes.", show_default="runs/TIME"),
+    ] = None,
+) -> None:
+    """Run notebooks without a browser and write a report.
+
+    Exits with status 1 when any notebook did not end ok.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from labkit.runner.parameters import parse_assignments
+    from labkit.runner.progress import coloured
+    from labkit.runner.report import format_duration
+    from labkit.runner.workbook import Request
+    from labkit.runner.workbook import run as run_notebooks
+
+    console = Console()
+    values = parse_assignments(parameter or [])
+    report = run_notebooks(
+        Request(
+            notebooks=notebooks or [],
+            profile=profile.value if profile else None,
+            parameters=values,
+            jobs=jobs,
+            timeout_minutes=timeout,
+            out=out,
+            command=shlex.join(["labkit", *sys.argv[1:]]),
+        ),
+        console,
+    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("notebook", "outcome", "time", "cells", "claims"):
+        table.add_column(heading, justify="left" if heading in {"notebook", "outcome"} else "right")
+    for result in report.results:
+        table.add_row(
+            result.name,
+            coloured(result.outcome),
+            format_duration(result.seconds),
+            f"{result.cells_run}/{result.cells}",
+            f"{result.claims_held}/{len(result.claims)}" if result.claims else "",
+        )
+    console.print(table)
+    for result in report.results:
+        if result.reason:
+            text = f"[bold]{result.name}[/]: {escape(result.reason.splitlines()[0])}"
+            console.print(text, soft_wrap=True, highlight=False)
+    if report.claims:
+        console.print(f"claims: {report.claims_held} of {report.claims} within range")
+    index = report.folder / "index.html"
+    console.print(f"report: {escape(str(index))}", soft_wrap=True, highlight=False)
+    if not report.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""Writing a data set in COCO's instance and panoptic formats, for every other tool to read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+from labkit.datasets.panoptic_format import to_annotation, write_png
+from labkit.datasets.panoptic_json import write_json
+from labkit.datasets.targets import SegmentationDataset
+from labkit.errors import LabkitError
+from labkit.structures import Categories, Panoptic
+
+
+def export(
+    dataset: SegmentationDataset, out_dir: str | Path, num: int | None = None, split: str = "val"
+) -> None:
+    """Write the first images of a data set and their ground truth, all of it or nothing.
+
+    The layout is COCO's: ``SPLIT/*.png`` images, ``annotations/instances_SPLIT.json`` (masks as
+    run-length codes, so they are exact), ``annotations/panoptic_SPLIT.json`` and
+    ``annotations/panoptic_SPLIT/*.png``. All annotations are made from the panoptic map.
+
+    Args:
+        dataset: any labkit data set whose targets have ``panoptic``.
+        out_dir: must not exist yet, or be empty.
+        num: how many images; by default all.
+        split: the name in the layout.
+
+    Raises:
+        LabkitError: ``out_dir`` is in use, there are fewer than ``num`` images, a target has no
+            panoptic map, or the disk is full. Nothing is left behind then.
+    """
+    num = len(dataset) if num is None else num
+    if not 0 < num <= len(dataset):
+        raise LabkitError(f"export: num {num} must be in 1..{len(dataset)}, the data set's length")
+    try:
+        with _whole_folder(Path(out_dir)) as folder:
+            _write(dataset, folder, num, split)
+    except OSError as error:
+        raise LabkitError(f"{out_dir}: cannot be written: {error.strerror}") from None
+
+
+def _write(dataset: SegmentationDataset, folder: Path, num: int, split: str) -> None:
+    image_dir, png_dir = folder / split, folder / "annotations" / f"panoptic_{split}"
+    image_dir.mkdir()
+    images: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    panoptics: list[dict[str, Any]] = []
+    for index in tqdm(range(num), desc="export", unit="image"):
+        image, target = dataset[index]
+        if "panoptic" not in target:
+            raise LabkitError(f"export: item {index} has no panoptic map")
+        panoptic, image_id = target["panoptic"], target["image_id"]
+        name = f"{image_id:012d}.png" if isinstance(image_id, int) else f"{image_id}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(image_dir / name)
+        write_png(png_dir / name, panoptic.ids.numpy())
+        height, width = panoptic.ids.shape
+        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        panoptics.append(to_annotation(panoptic, image_id, name, dataset.categories))
+        instances += _instances(panoptic, panoptics[-1], dataset.categories)
+
+    for number, instance in enumerate(instances, start=1):  # pycocotools takes id 0 for no match
+        instance["id"] = number
+    categories = dataset.categories.to_coco()
+    common = {"info": {"description": f"{split}, written by labkit"}, "images": images}
+    write_json(
+        folder / "annotations" / f"panoptic_{split}.json",
+        {**common, "annotations": panoptics, "categories": categories},
+    )
+    things = [
+        {k: c[k] for k in ("id", "name", "supercategory")} for c in categories if c["isthing"]
+    ]
+    write_json(
+        folder / "annotations" / f"instances_{split}.json",
+        {**common, "annotations": instances, "categories": things},
+    )
+
+
+def _instances(
+    panoptic: Panoptic, annotation: dict[str, Any], categories: Categories
+) -> list[dict[str, Any]]:
+    """The instance annotations of the things of a panoptic annotation."""
+    ids = panoptic.ids.numpy()
+    found = []
+    for info in annotation["segments_info"]:
+        if categories.label(info["category_id"]) not in categories.things:
+            continue
+        code = coco_mask.encode(np.asfortranarray(ids == info["id"], np.uint8))
+        found.append(
+            {
+                "image_id": annotation["image_id"],
+                "category_id": info["category_id"],
+                "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
+                "area": info["area"],
+                "bbox": info["bbox"],
+                "iscrowd": info["iscrowd"],
+            }
+        )
+    return found
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; it gets that name on success, else it is removed."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise LabkitError(f"{path}: exists already; name a new folder, or remove it first")
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""Batches by step number: the same whatever came before and however many processes share them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from labkit.structures import Target
+
+Batch = tuple[list[Tensor], list[Target]]
+"""Images and targets as two lists: images need not be of one size, so nothing is stacked."""
+
+
+class StepBatches(Dataset[Batch]):
+    """Item ``t`` is this process's share of the batch of step ``t``, whatever was read before.
+
+    The order of the images and the randomness of each item follow from the seed and the item's
+    place in the run, so training can stop, go on and be shared out without a change of what it
+    sees.
+
+    Args:
+        dataset: map-style, items ``(image, target)``; augmentation draws from torch's generator.
+        steps: length of the run.
+        batch_size: images per step over all processes.
+        seed: of order and augmentation.
+        rank, world: this process and their number; process r takes every world-th image from r.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], steps: int, batch_size: int, seed: int, rank: int, world: int
+    ) -> None:
+        self.dataset, self.steps, self.batch_size = dataset, steps, batch_size
+        self.seed, self.rank, self.world = seed, rank, world
+        self.size = len(dataset)  # type: ignore[arg-type]
+        self._epoch = -1
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        images, targets = [], []
+        # The generator is given back as it was: with workers=0 this runs inside the training
+        # process, whose own draws must not depend on how batches are prepared.
+        with torch.random.fork_rng(devices=[]):
+            for position in positions[self.rank :: self.world]:
+                torch.manual_seed(mixed_seed(self.seed, position, stream=2))
+                image, target = self.dataset[self._shuffled(position)]
+                images.append(image)
+                targets.append(target)
+        return images, targets
+
+    def _shuffled(self, position: int) -> int:
+        epoch, place = divmod(position, self.size)
+        if self._epoch != epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, stream=3))
+            self._order = torch.randperm(self.size, generator=generator)
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+def mixed_seed(*numbers: int, stream: int) -> int:
+    """One well-mixed seed from several numbers: neighbouring numbers must not give like draws.
+
+    Args:
+        numbers: what the seed is for, such as the run's seed and the step.
+        stream: tells apart uses that share the numbers.
+    """
+    value = stream
+    for number in numbers:
+        value = (value * 0x9E3779B97F4A7C15 + number + 1) % 2**63
+        value ^= value >> 29
+    return value

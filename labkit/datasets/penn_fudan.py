@@ -1,0 +1,101 @@
+"""Reader for the Penn-Fudan pedestrian database, in its archive's own layout.
+
+L. Wang, J. Shi, G. Song and I. Shen, "Object Detection Combining Recognition and Segmentation",
+ACCV 2007. 170 photographs of streets; a mask PNG gives each pixel the number of its pedestrian, 0
+for none. The release labels the small and the mostly hidden people too, whom the paper left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from labkit.datasets.image_files import read_image
+from labkit.datasets.targets import target_of
+from labkit.errors import LabkitError
+from labkit.structures import Categories, Category, Panoptic, Segment, Target
+
+Split = Literal["train", "val"]
+
+VAL_EVERY = 5
+"""Every fifth image in the order of the names is for validation, so both cities are in both."""
+
+
+class PennFudan(Dataset[tuple[Tensor, Target]]):
+    """The images found in ``root``: ``ds[i]`` is ``(image, target)``, image ``(3, H, W)`` uint8.
+
+    Boxes are those of the masks. The text files in ``Annotation`` have the same boxes, counted
+    from 1 and including the last pixel, except that some are drawn a few pixels wider.
+
+    Args:
+        root: the archive's folder ``PennFudanPed`` with ``PNGImages`` and ``PedMasks``.
+        split: ``train`` or ``val``.
+
+    Raises:
+        LabkitError: the folder is another, or an image has no mask. Reading an item raises it for
+            a damaged file and for a mask that does not fit its image.
+    """
+
+    categories = Categories([Category(1, "pedestrian", True), Category(2, "background", False)])
+
+    def __init__(self, root: str | Path, split: Split = "train") -> None:
+        if split not in get_args(Split):
+            raise LabkitError(f"PennFudan: split {split!r} is not one of train, val")
+        self.root = Path(root)
+        images = sorted((self.root / "PNGImages").glob("*.png"))
+        if not images:
+            raise LabkitError(
+                f"{self.root}: no PNGImages/*.png in it; it must be the folder PennFudanPed that"
+                " `labkit data get penn-fudan` unpacks"
+            )
+        for image in images:
+            if not self._mask_path(image).is_file():
+                raise LabkitError(f"{self._mask_path(image)}: missing, but {image} is there")
+        self._items = [
+            (number, image)
+            for number, image in enumerate(images)
+            if (number % VAL_EVERY == VAL_EVERY - 1) == (split == "val")
+        ]
+
+    def _mask_path(self, image: Path) -> Path:
+        return self.root / "PedMasks" / f"{image.stem}_mask.png"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """An image; its ``image_id`` is its place among all the folder's images."""
+        image_id, path = self._items[index]
+        image = read_image(path)
+        mask_path = self._mask_path(path)
+        try:
+            with Image.open(mask_path) as file:
+                numbers = np.array(file)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise LabkitError(f"{mask_path}: the mask is damaged ({error})") from None
+        if numbers.dtype != np.uint8 or numbers.shape != tuple(image.shape[1:]):
+            raise LabkitError(
+                f"{mask_path}: the mask is {' x '.join(map(str, numbers.shape))} {numbers.dtype},"
+                f" it must be like its image {image.shape[1]} x {image.shape[2]} (height x width)"
+                " with one byte a pixel"
+            )
+        return image, target_of(_panoptic(numbers), self.categories, image_id)
+
+
+def _panoptic(numbers: NDArray[np.uint8]) -> Panoptic:
+    """Segments 1 to N are the pedestrians in the mask's order, N + 1 is the background."""
+    present = np.flatnonzero(np.bincount(numbers.ravel(), minlength=256))
+    people = present[present > 0]
+    ids = np.full(256, len(people) + 1, np.int32)  # by number
+    ids[people] = np.arange(1, len(people) + 1)
+    segments = [Segment(i, 0) for i in range(1, len(people) + 1)]
+    if 0 in present:
+        segments.append(Segment(len(people) + 1, 1))
+    return Panoptic(torch.from_numpy(ids[numbers]), segments)

@@ -1,0 +1,54 @@
+"""From a panoptic map to the whole target: every reader builds its targets here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from labkit.structures import Categories, Panoptic, Target
+
+
+class SegmentationDataset(Protocol):
+    """What labkit's data sets have in common."""
+
+    categories: Categories
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
+
+
+def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Tight XYXY boxes ``(N, 4)`` of masks ``(N, H, W)``, none of them empty.
+
+    A box touches the outermost pixels' edges: ``x2`` is the last column plus one.
+    """
+    columns: NDArray[np.bool_] = np.any(masks, axis=1)  # (N, W)
+    rows: NDArray[np.bool_] = np.any(masks, axis=2)  # (N, H)
+    x1, y1 = columns.argmax(axis=1), rows.argmax(axis=1)
+    x2 = columns.shape[1] - columns[:, ::-1].argmax(axis=1)
+    y2 = rows.shape[1] - rows[:, ::-1].argmax(axis=1)
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
+def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -> Target:
+    """The target whose objects, boxes and semantic map follow from a panoptic map.
+
+    Objects are the thing segments in their order, except crowd regions. ``panoptic`` is on the CPU
+    and lists the segments of its map, no others.
+    """
+    things = [s for s in panoptic.segments if s.label in categories.things and not s.iscrowd]
+    ids = panoptic.ids.numpy()
+    masks = ids == np.array([s.id for s in things], np.int32).reshape(-1, 1, 1)  # (N, H, W)
+    return {
+        "image_id": image_id,
+        "boxes": torch.from_numpy(boxes_of(masks)),
+        "labels": torch.tensor([s.label for s in things], dtype=torch.int64),
+        "masks": torch.from_numpy(masks),
+        "semantic": panoptic.semantic(),
+        "panoptic": panoptic,
+    }

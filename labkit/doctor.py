@@ -1,0 +1,188 @@
+"""What this machine has for labkit, and what to install for what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from labkit.optional import PACKAGES
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
+MAC_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part: whether it is there, what was found, what it is for, how to install it."""
+
+    name: str
+    present: bool
+    found: str
+    purpose: str
+    fix: str = ""
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_environment() -> dict[str, str]:
+    """Return what numbers and times depend on: versions, device, cores."""
+    return {
+        "labkit": version("labkit"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "device": _device()[1],
+        "cores": str(available_cores()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def examine() -> list[Check]:
+    """Look for every part that labkit can use."""
+    has_gpu, device = _device()
+    return [
+        Check("Python", True, f"{platform.python_version()} ({sys.executable})", "runs everything"),
+        Check("torch", True, version("torch"), "tensors, training, models"),
+        Check(
+            "GPU",
+            has_gpu,
+            device,
+            "the full profile; smoke and quick are meant for a CPU",
+            "an NVIDIA or AMD GPU with its driver, and the torch build for it: "
+            "https://pytorch.org/get-started/locally/",
+        ),
+        _program(
+            "C++ compiler",
+            ("g++", "clang++"),
+            "the compiled RoIAlign; without it the slower PyTorch version serves",
+            _system_install(apt="g++", dnf="gcc-c++", brew="gcc"),
+        ),
+        _program(
+            "nvcc",
+            ("nvcc",),
+            "compiling RoIAlign for NVIDIA GPUs",
+            "install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads",
+        ),
+        _program(
+            "hipcc",
+            ("hipcc",),
+            "compiling RoIAlign for AMD GPUs",
+            "install ROCm: https://rocm.docs.amd.com/projects/install-on-linux/",
+        ),
+        _browser(),
+        _sandbox(),
+        *(_package(name) for name in PACKAGES),
+        _real_data(),
+    ]
+
+
+def _device() -> tuple[bool, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        kind = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+        return True, f"{torch.cuda.get_device_name()} ({kind})"
+    return False, "CPU"
+
+
+def _program(name: str, commands: tuple[str, ...], purpose: str, fix: str) -> Check:
+    for command in commands:
+        path = shutil.which(command)
+        if path is not None:
+            return Check(name, True, f"{_version_line(path)} ({path})", purpose, fix)
+    return Check(name, False, "not found", purpose, fix)
+
+
+def _browser() -> Check:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None and MAC_BROWSER.is_file():
+        path = str(MAC_BROWSER)
+    return Check(
+        "Chromium",
+        path is not None,
+        path or "not found",
+        "the tests of widgets in a real browser",
+        _system_install(apt="chromium", dnf="chromium", brew="--cask google-chrome"),
+    )
+
+
+def _sandbox() -> Check:
+    purpose = "grading submissions apart from the rest of the machine"
+    path = shutil.which("bwrap")
+    if path is None:
+        fix = _system_install(apt="bubblewrap", dnf="bubblewrap", brew=None)
+        return Check("bubblewrap", False, "not found", purpose, fix)
+    trial = _run([path, "--unshare-all", "--ro-bind", "/", "/", "true"])
+    if trial is None or trial.returncode != 0:
+        message = "" if trial is None else trial.stderr.strip()
+        return Check(
+            "bubblewrap",
+            False,
+            f"{path} cannot make a sandbox: {message}",
+            purpose,
+            "allow unprivileged user namespaces; on Ubuntu: "
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+        )
+    return Check("bubblewrap", True, f"{_version_line(path)} ({path})", purpose)
+
+
+def _package(name: str) -> Check:
+    package = PACKAGES[name]
+    present = importlib.util.find_spec(name) is not None
+    found = "not installed"
+    if present:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "found, not installed as a package"
+    return Check(name, present, found, package.purpose, f"labkit install {name}")
+
+
+def _real_data() -> Check:
+    folder = os.environ.get("LABKIT_DATA")
+    present = folder is not None and Path(folder).is_dir()
+    found = "not set" if folder is None else folder if present else f"{folder} is not a folder"
+    return Check(
+        "LABKIT_DATA",
+        present,
+        found,
+        "real images for the notebooks and tests that can use them",
+        "export LABKIT_DATA=FOLDER",
+    )
+
+
+def _system_install(*, apt: str, dnf: str, brew: str | None) -> str:
+    if shutil.which("apt-get"):
+        return f"sudo apt-get install {apt}"
+    if shutil.which("dnf"):
+        return f"sudo dnf install {dnf}"
+    if brew is None:
+        return "needs Linux"
+    return f"brew install {brew}" if sys.platform == "darwin" else f"install {apt}"
+
+
+def _version_line(path: str) -> str:
+    """Return the line of ``--version`` that holds the version; nvcc puts it after its licence."""
+    result = _run([path, "--version"])
+    lines = result.stdout.splitlines() if result is not None else []
+    numbered = [line for line in lines if re.search(r"\d\.\d", line)]
+    return numbered[0].strip() if numbered else "version unknown"
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None

@@ -1,0 +1,224 @@
+"""Matching the segments of two panoptic maps, and panoptic quality from the matches.
+
+A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. A predicted and a true segment
+of one category match when their IoU exceeds 0.5; since segments do not overlap, every segment has
+at most one match. Then, per category, with the matches TP, the other predictions FP and the other
+true segments FN:
+
+    PQ = sum of IoU over TP / (|TP| + |FP| / 2 + |FN| / 2) = SQ * RQ
+    SQ = mean IoU over TP,  RQ = |TP| / (|TP| + |FP| / 2 + |FN| / 2)
+
+Void and crowd follow panopticapi, the published evaluation, to the digit. NumPy only at import:
+the file evaluation stays small in memory without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.datasets.panoptic_format import check_segments, run_starts
+from labkit.errors import LabkitError
+
+VOID = 0
+IOU, TP, FP, FN = range(4)  # the columns of a table of counts
+
+
+class SegmentTable(NamedTuple):
+    """The S segments of one image, in the order in which they are listed.
+
+    Attributes:
+        ids: ``(S,)`` int32, their values in the map.
+        labels: ``(S,)`` int64, rows of their categories in the table of counts.
+        areas: ``(S,)`` float64, pixels as the ground truth's file states them; None counts them.
+        iscrowd: ``(S,)`` bool, true segments that cover several objects nobody separated.
+    """
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float64] | None
+    iscrowd: NDArray[np.bool_]
+
+
+def match_segments(
+    target_map: NDArray[np.int32],
+    prediction_map: NDArray[np.int32],
+    target: SegmentTable,
+    prediction: SegmentTable,
+    num_categories: int,
+    where: tuple[str, str],
+    names: tuple[str, str],
+) -> NDArray[np.float64]:
+    """Count one image's matches.
+
+    Args:
+        target_map: ``(H, W)`` true ids.
+        prediction_map: ``(H, W)`` predicted ids.
+        target: true segments; id 0 is void and not among them.
+        prediction: predicted segments; id 0 may be one of them.
+        num_categories: C.
+        where: what to call the true and the predicted map in messages.
+        names: what to call map and list, see :func:`check_segments`.
+
+    Returns:
+        ``(C, 4)`` per category: sum of IoU over the matches, TP, FP, FN.
+
+    Raises:
+        LabkitError: the maps differ in size, a map and its list hold different ids, or a stated
+            area is too small for the pixels in the map.
+    """
+    if target_map.shape != prediction_map.shape:
+        size, expected = prediction_map.shape, target_map.shape
+        raise LabkitError(
+            f"{where[1]}: is {size[0]} x {size[1]} pixels (height x width), its ground truth"
+            f" {where[0]} is {expected[0]} x {expected[1]}"
+        )
+    true, predicted = target_map.ravel(), prediction_map.ravel()
+    starts = run_starts(true, predicted)
+    lengths = np.diff(starts, append=true.size)
+    # From here on a segment is its position in ascending order of ids, with void in front.
+    row_of, rows = _positions(true[starts], target.ids, where[0], names)
+    column_of, columns = _positions(predicted[starts], prediction.ids, where[1], names)
+    num_rows, num_columns = rows.max(initial=0) + 1, columns.max(initial=0) + 1
+    shared = np.bincount(row_of * num_columns + column_of, lengths, num_rows * num_columns)
+    shared = shared.reshape(num_rows, num_columns)  # (T + 1, P + 1) pixels in both
+
+    row_label, column_label = np.full(num_rows, -1), np.full(num_columns, -2)
+    row_label[rows], column_label[columns] = target.labels, prediction.labels
+    crowd = np.zeros(num_rows, bool)
+    crowd[rows] = target.iscrowd
+    true_area, predicted_area = shared.sum(axis=1), shared.sum(axis=0)
+    if target.areas is not None:
+        true_area[rows] = target.areas
+
+    comparable = (row_label[:, None] == column_label) & ~crowd[:, None] & (shared > 0)
+    r, c = np.nonzero(comparable)
+    if (impossible := true_area[r] < shared[r, c]).any():
+        t = int(target.ids[rows == r[impossible][0]][0])
+        raise LabkitError(f'{where[0]}: the "area" of segment {t} is less than its pixels')
+    # Pixels without truth (row 0) speak neither for nor against a prediction.
+    union = predicted_area[c] + true_area[r] - shared[r, c] - shared[VOID, c]
+    iou = shared[r, c] / union
+    r, c, iou = r[iou > 0.5], c[iou > 0.5], iou[iou > 0.5]
+
+    counts = np.zeros((num_categories, 4))
+    np.add.at(counts[:, IOU], row_label[r], iou)
+    np.add.at(counts[:, TP], row_label[r], 1)
+
+    missed = ~np.isin(rows, r) & ~target.iscrowd
+    np.add.at(counts[:, FN], target.labels[missed], 1)
+
+    # A false prediction is excused where more than half of it lies on void or crowd. Of several
+    # crowd regions of a category in one image only the last one listed counts: that is
+    # panopticapi's rule (a dictionary per category), and the published numbers were made with it.
+    excused = shared[VOID].copy()
+    crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
+    for label, row in crowd_of.items():
+        excused[column_label == label] += shared[row, column_label == label]
+    wrong = ~np.isin(columns, c) & (excused[columns] / predicted_area[columns] <= 0.5)
+    np.add.at(counts[:, FP], prediction.labels[wrong], 1)
+    return counts
+
+
+def _positions(
+    values: NDArray[np.int32], ids: NDArray[np.int32], where: str, names: tuple[str, str]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of ``values`` and of ``ids`` in ascending order of ids, void in front.
+
+    Raises:
+        LabkitError: ``values`` and ``ids`` differ in more than void.
+    """
+    order = np.union1d(np.int32(VOID), ids).astype(np.int32)
+    position = np.minimum(np.searchsorted(order, values), order.size - 1)
+    of_ids = np.searchsorted(order, ids)
+    occurs = np.bincount(position, minlength=order.size) > 0
+    if (order[position] != values).any() or not occurs[of_ids].all():
+        check_segments(ids.tolist(), np.unique(values).tolist(), where, names)
+    return position, of_ids
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """Panoptic quality of one category, values in 0..1.
+
+    ``pq``, ``sq`` and ``rq`` are nan for a category without TP, FP and FN: it has no quality and
+    enters no average. Without TP alone they are 0.
+    """
+
+    category_id: int
+    name: str
+    isthing: bool
+    pq: float
+    sq: float
+    rq: float
+    iou_sum: float
+    tp: int
+    fp: int
+    fn: int
+
+
+@dataclass(frozen=True)
+class MeanQuality:
+    """Means over the ``n`` categories that occur, in 0..1; nan where ``n`` is 0."""
+
+    pq: float
+    sq: float
+    rq: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """Panoptic quality over all categories, the things, the stuff, and of each category."""
+
+    all: MeanQuality
+    things: MeanQuality
+    stuff: MeanQuality
+    per_class: tuple[ClassQuality, ...]
+
+
+def summarize(
+    counts: NDArray[np.float64], categories: Iterable[tuple[int, str, bool]]
+) -> PanopticResult:
+    """Panoptic quality from a table of counts.
+
+    Args:
+        counts: ``(C, 4)``, summed over the images.
+        categories: id, name and isthing, in the table's order.
+    """
+    per_class = tuple(
+        _class_quality(*category, *row)
+        for category, row in zip(categories, counts.tolist(), strict=True)
+    )
+    return PanopticResult(
+        all=_mean(per_class),
+        things=_mean([c for c in per_class if c.isthing]),
+        stuff=_mean([c for c in per_class if not c.isthing]),
+        per_class=per_class,
+    )
+
+
+def _class_quality(
+    category_id: int, name: str, isthing: bool, iou: float, tp: float, fp: float, fn: float
+) -> ClassQuality:
+    size = tp + fp / 2 + fn / 2
+    pq, rq = (iou / size, tp / size) if size else (float("nan"), float("nan"))
+    sq = iou / tp if tp else 0.0 * rq
+    return ClassQuality(category_id, name, isthing, pq, sq, rq, iou, int(tp), int(fp), int(fn))
+
+
+def _mean(classes: Sequence[ClassQuality]) -> MeanQuality:
+    present = [c for c in classes if c.tp + c.fp + c.fn]
+    n = len(present)
+    if n == 0:
+        return MeanQuality(float("nan"), float("nan"), float("nan"), 0)
+    return MeanQuality(
+        sum(c.pq for c in present) / n,
+        sum(c.sq for c in present) / n,
+        sum(c.rq for c in present) / n,
+        n,
+    )

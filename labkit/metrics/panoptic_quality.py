@@ -1,0 +1,89 @@
+"""Panoptic quality (PQ, SQ, RQ) of panoptic maps in memory; for files see ``panoptic_files``."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from labkit.errors import LabkitError
+from labkit.metrics.panoptic_matching import (
+    PanopticResult,
+    SegmentTable,
+    match_segments,
+    summarize,
+)
+from labkit.metrics.reduction import sum_over_processes
+from labkit.structures import Categories, Panoptic
+
+
+class PanopticQuality:
+    """Counts matches image by image; ``compute`` gives PQ, SQ and RQ at any time.
+
+    Segment areas are counted in the maps. Crowd and void are treated as in panopticapi, see
+    ``panoptic_matching``. For a data-parallel evaluation every process updates with its share of
+    the images, then each calls ``all_reduce`` once.
+
+    Attributes:
+        categories: what the labels mean.
+        counts: ``(C, 4)`` float64 per category: sum of IoU over the matches, TP, FP, FN.
+    """
+
+    def __init__(self, categories: Categories) -> None:
+        self.categories = categories
+        self.counts = np.zeros((len(categories), 4))
+
+    def update(self, prediction: Panoptic, target: Panoptic) -> None:
+        """Count one image.
+
+        Raises:
+            LabkitError: the maps differ in size, a map has ids without a segment or the reverse,
+                or a label is none of the categories.
+        """
+        self.counts += match_segments(
+            target.ids.detach().cpu().numpy(),
+            prediction.ids.detach().cpu().numpy(),
+            self._table(target, "target"),
+            self._table(prediction, "prediction"),
+            len(self.categories),
+            where=("target", "prediction"),
+            names=("ids", "segments"),
+        )
+
+    def merge(self, other: PanopticQuality) -> None:
+        """Add what ``other`` has counted.
+
+        Raises:
+            LabkitError: the two have different categories.
+        """
+        if other.categories != self.categories:
+            raise LabkitError("merge: the two PanopticQuality have different categories")
+        self.counts += other.counts
+
+    def all_reduce(self) -> None:
+        """Sum the counts over the processes of ``torch.distributed``; alone, change nothing.
+
+        Call it once, after the last update: afterwards every process holds the whole.
+        """
+        self.counts = sum_over_processes(torch.from_numpy(self.counts)).numpy()
+
+    def compute(self) -> PanopticResult:
+        """PQ, SQ, RQ and the number of categories, for all, things and stuff, and per category.
+
+        Values are in 0..1; nan for a category that does not occur and for a mean over none.
+        """
+        return summarize(self.counts, ((c.id, c.name, c.isthing) for c in self.categories))
+
+    def _table(self, panoptic: Panoptic, where: str) -> SegmentTable:
+        segments = panoptic.segments
+        for s in segments:
+            if not 0 <= s.label < len(self.categories):
+                raise LabkitError(
+                    f"{where}: segment {s.id} has label {s.label}; labels are"
+                    f" 0..{len(self.categories) - 1}"
+                )
+        return SegmentTable(
+            np.array([s.id for s in segments], np.int32),
+            np.array([s.label for s in segments], np.int64),
+            None,
+            np.array([s.iscrowd for s in segments], bool),
+        )

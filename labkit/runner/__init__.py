@@ -1,0 +1,1 @@
+"""Headless notebooks: each in a process of its own, one truthful outcome each, a report."""

@@ -1,0 +1,134 @@
+"""The one truthful outcome of a notebook, from every cell and from how its process ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a notebook ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    KERNEL_DIED = "kernel-died"
+    EXITED_EARLY = "exited-early"
+    INTERRUPTED = "interrupted"
+    NOT_RUN = "not-run"
+
+
+@dataclass
+class Cell:
+    """One code cell that was started; positions are those in the executed notebook."""
+
+    index: int
+    done: bool = False
+    error: str | None = None
+    message: str = ""
+    asked_to_exit: bool = False
+
+
+@dataclass
+class Trace:
+    """Everything the worker reported about one notebook."""
+
+    planned: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    cells: dict[int, Cell] = field(default_factory=dict)
+    hidden_errors: list[str] = field(default_factory=list)
+    ended: bool = False
+    error: str | None = None
+    message: str = ""
+    stopped: Outcome | None = None
+    returncode: int | None = None
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take in one event of the worker."""
+        match event["event"]:
+            case "plan":
+                self.planned, self.skipped = event["cells"], event["skipped"]
+            case "execute":
+                self.cells[event["cell"]] = Cell(event["cell"])
+            case "executed":
+                cell = self.cells[event["cell"]]
+                cell.done = True
+                cell.error, cell.message = event["error"], event["message"]
+                cell.asked_to_exit = event["asked_to_exit"]
+            case "hidden-error":
+                self.hidden_errors.append(f"{event['error']}: {event['message']}")
+            case "end":
+                self.ended, self.error, self.message = True, event["error"], event["message"]
+
+    @property
+    def done(self) -> int:
+        """How many cells ran to their end."""
+        return sum(cell.done for cell in self.cells.values())
+
+    @property
+    def running(self) -> int | None:
+        """The position of the cell that was started and never finished."""
+        return next((cell.index for cell in self.cells.values() if not cell.done), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, a sentence that explains it, and the cell it happened in."""
+
+    outcome: Outcome
+    reason: str = ""
+    cell: int | None = None
+
+
+def judge(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Verdict:
+    """Decide the outcome of a notebook.
+
+    Args:
+        trace: what the worker reported.
+        may_raise: positions of the cells tagged ``raises-exception``.
+        errors_shown: errors found among the saved outputs, by cell position. A cell can show
+            one although the kernel replied that all went well.
+    """
+    for cell in trace.cells.values():
+        if cell.asked_to_exit:
+            return Verdict(Outcome.EXITED_EARLY, _exit_reason(cell, trace), cell.index)
+        if cell.index in may_raise:
+            continue
+        if cell.error is not None:
+            return Verdict(Outcome.FAILED, f"{cell.error}: {cell.message}", cell.index)
+        if cell.done and cell.index in errors_shown:
+            return Verdict(Outcome.FAILED, errors_shown[cell.index], cell.index)
+    complete = trace.ended and trace.error is None
+    if trace.stopped is not None and not complete:
+        where = "" if trace.running is None else f" in cell {trace.running + 1}"
+        reason = "the deadline passed" if trace.stopped is Outcome.TIMEOUT else "stopped by hand"
+        return Verdict(trace.stopped, reason + where, trace.running)
+    if trace.error == "DeadKernelError" or (
+        trace.error is not None and trace.planned and not trace.cells
+    ):
+        reason = "the kernel died" if trace.cells else "the kernel did not start"
+        return Verdict(Outcome.KERNEL_DIED, f"{reason}: {trace.message}", trace.running)
+    if trace.error is not None:
+        return Verdict(Outcome.FAILED, f"{trace.error}: {trace.message}", trace.running)
+    if not trace.ended:
+        return Verdict(
+            Outcome.FAILED,
+            f"the process that ran the notebook ended with status {trace.returncode}",
+            trace.running,
+        )
+    never = [index for index in trace.planned if index not in trace.cells]
+    if never or trace.running is not None:
+        first = trace.running if trace.running is not None else never[0]
+        return Verdict(Outcome.EXITED_EARLY, f"cell {first + 1} was never run to its end", first)
+    if trace.hidden_errors:
+        return Verdict(Outcome.FAILED, f"inside an Output widget: {trace.hidden_errors[0]}")
+    return Verdict(Outcome.OK)
+
+
+def _exit_reason(cell: Cell, trace: Trace) -> str:
+    status = f" with {cell.message!r}" if cell.message not in {"", "0"} else ""
+    left = len(trace.planned) - trace.done
+    return f"cell {cell.index + 1} asked to exit{status}" + (
+        f"; cells not run: {left}" if left else ""
+    )

@@ -1,0 +1,159 @@
+"""Run the workbook, or some of its notebooks, and write a report: what ``labkit run`` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from labkit.doctor import available_cores
+from labkit.errors import LabkitError
+from labkit.notebooks import edited, find_root, load, resolve, sources
+from labkit.runner.claims import PROFILES, load_expected
+from labkit.runner.execute import Job, run_jobs
+from labkit.runner.parameters import coerce, read_parameters
+from labkit.runner.progress import RunProgress
+from labkit.runner.report import Report, write_notebook_page, write_report
+from labkit.runner.results import NotebookResult, conclude
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `labkit run` was asked for.
+
+    ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
+    ``jobs`` None runs one notebook for every two cores; ``out`` None is a new folder in ``runs/``.
+    """
+
+    notebooks: list[str] = field(default_factory=list)
+    profile: str | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+    jobs: int | None = None
+    timeout_minutes: float = 60.0
+    out: Path | None = None
+    command: str = "labkit run"
+
+
+def run(request: Request, console: Console) -> Report:
+    """Run the notebooks, each in its own process, and write the report.
+
+    Raises:
+        LabkitError: before anything runs: an unknown notebook or profile, a parameter that a
+            notebook does not have or that is not of its type, or an output folder that holds
+            something else than a report.
+    """
+    root = find_root()
+    paths = _chosen(request.notebooks, root)
+    expected = load_expected(root / "notebooks" / "expected.toml")
+    jobs_at_once = request.jobs or max(1, available_cores() // 2)
+    started = datetime.now().astimezone()
+    out = (request.out or root / "runs" / f"{started:%Y-%m-%dT%H-%M-%S}").resolve()
+    jobs, profiles = [], {}
+    for path in paths:
+        notebook = load(path)
+        values, profile = _values(notebook, path.stem, request)
+        profiles[path.stem] = profile
+        jobs.append(
+            Job(
+                name=path.stem,
+                path=path,
+                parameters=values,
+                output=out / f"{path.stem}.ipynb",
+                workdir=out / path.stem,
+                log=out / "logs" / f"{path.stem}.log",
+            )
+        )
+        if edited(path):
+            note = f"note: {path.name} differs from src/{path.stem}.py; the notebook is what is run"
+            console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    _prepare_folder(out, jobs)
+    results: dict[str, NotebookResult] = {}
+
+    def end(job: Job) -> None:
+        result = conclude(job, profiles[job.name], expected.get(job.name, {}))
+        write_notebook_page(result, out, job.path.parent)
+        results[job.name] = result
+        progress.end(result)
+
+    with RunProgress(console) as progress:
+        run_jobs(
+            jobs,
+            at_once=jobs_at_once,
+            seconds_each=request.timeout_minutes * 60,
+            on_start=progress.start,
+            on_event=progress.cell,
+            on_end=end,
+        )
+    for job in jobs:
+        if job.name not in results:
+            results[job.name] = conclude(job, profiles[job.name], {})
+    report = Report(
+        folder=out,
+        started=started,
+        command=request.command,
+        jobs=jobs_at_once,
+        results=[results[job.name] for job in jobs],
+    )
+    write_report(report)
+    if request.out is None:
+        _point_latest(out)
+    return report
+
+
+def _chosen(selectors: list[str], root: Path) -> list[Path]:
+    selectors = selectors or [source.stem for source in sources(root)]
+    if not selectors:
+        raise LabkitError(f"{root / 'notebooks' / 'src'} holds no notebook")
+    paths = list(dict.fromkeys(resolve(selector, root) for selector in selectors))
+    names = [path.stem for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise LabkitError(f"two of the notebooks are called {name}; run them separately")
+    return paths
+
+
+def _values(notebook: Any, name: str, request: Request) -> tuple[dict[str, Any], str | None]:
+    """Return the values to inject, and the profile that will be in force."""
+    declared = read_parameters(notebook, name)
+    values = coerce(request.parameters, declared, name)
+    if request.profile is not None:
+        if request.profile not in PROFILES:
+            raise LabkitError(f"there is no profile {request.profile!r}: {', '.join(PROFILES)}")
+        if "profile" not in declared:
+            raise LabkitError(f"{name} has no parameter 'profile': run it without --profile")
+        return {"profile": request.profile, **values}, request.profile
+    default = declared["profile"].default.strip("\"'") if "profile" in declared else None
+    return values, default
+
+
+def _prepare_folder(out: Path, jobs: list[Job]) -> None:
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_report(out))):
+        raise LabkitError(
+            f"{out} holds something that is not a report of labkit run; choose another --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabkitError(f"the output folder {out} cannot be made: {error.strerror}") from error
+    # What an earlier run left here must not vouch for this one.
+    stale = [path for job in jobs for path in (job.output, job.output.with_suffix(".html"))]
+    for path in (out / "results.json", out / "index.html", *stale):
+        path.unlink(missing_ok=True)
+    (out / "results.json").write_text('{"finished": false}\n', encoding="utf-8")
+
+
+def _is_report(folder: Path) -> bool:
+    return (folder / "results.json").is_file()
+
+
+def _point_latest(out: Path) -> None:
+    latest, temporary = out.parent / "latest", out.parent / ".latest.tmp"
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(out.name, target_is_directory=True)
+        temporary.replace(latest)
+    except OSError:  # a file system without symbolic links; the folder is printed anyway
+        temporary.unlink(missing_ok=True)

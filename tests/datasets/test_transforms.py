@@ -1,0 +1,142 @@
+"""Joint transforms: image, masks, boxes and maps move together."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from labkit.datasets.loader import collate
+from labkit.datasets.shapes import Shapes
+from labkit.datasets.targets import target_of
+from labkit.datasets.transforms import Joint, Transformed
+from labkit.structures import IGNORE, Categories, Category, Panoptic, Segment
+
+CATEGORIES = Categories([Category(1, "cat", True), Category(2, "sky", False)])
+IDS = torch.tensor([[1, 1, 3, 3], [3, 3, 3, 2], [0, 3, 3, 2]], dtype=torch.int32)
+SEGMENTS = [Segment(1, 0), Segment(2, 0, iscrowd=True), Segment(3, 1)]
+IMAGE = torch.arange(36, dtype=torch.uint8).reshape(3, 3, 4)
+
+
+def small():
+    return IMAGE.clone(), target_of(Panoptic(IDS.clone(), list(SEGMENTS)), CATEGORIES, 5)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for key in ("boxes", "labels", "masks", "semantic"):
+        assert torch.equal(one[key], other[key]), key
+        assert one[key].dtype == other[key].dtype, key
+        assert type(one[key]) is torch.Tensor, key
+    assert torch.equal(one["panoptic"].ids, other["panoptic"].ids)
+    assert one["panoptic"].segments == other["panoptic"].segments
+    assert one["image_id"] == other["image_id"]
+
+
+def test_a_flip_by_hand():
+    image, target = Joint(v2.RandomHorizontalFlip(p=1))(*small())
+    assert type(image) is torch.Tensor
+    assert torch.equal(image, IMAGE.flip(2))
+    assert target["boxes"].tolist() == [[2, 0, 4, 1]]
+    assert target["panoptic"].ids.tolist() == [[3, 3, 1, 1], [2, 3, 3, 3], [2, 3, 3, 0]]
+    assert target["semantic"].tolist() == [[1, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, IGNORE]]
+
+
+def test_the_input_is_left_alone():
+    image, target = small()
+    Joint(v2.RandomHorizontalFlip(p=1), v2.RandomPhotometricDistort(p=1))(image, target)
+    assert torch.equal(image, IMAGE)
+    same(target, small()[1])
+
+
+def test_no_transform_changes_nothing():
+    image, target = Joint()(*small())
+    assert torch.equal(image, IMAGE)
+    same(target, small()[1])
+
+
+def test_a_crop_drops_what_it_cuts_off():
+    # The last two rows: object 1 is gone, the crowd stays and is no object.
+    image, target = Joint(v2.Lambda(lambda x: x[..., 1:, :]))(*small())
+    assert image.shape == (3, 2, 4)
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, 2, 4)
+    assert [s.id for s in target["panoptic"].segments] == [2, 3]
+
+
+def test_padding_is_void_and_ignored():
+    _, target = Joint(v2.Pad([0, 2, 1, 0]))(*small())
+    assert target["panoptic"].ids.shape == (5, 5)
+    assert (target["panoptic"].ids[:2] == 0).all()
+    assert (target["panoptic"].ids[:, 4] == 0).all()
+    assert (target["semantic"][:2] == IGNORE).all()
+    assert target["semantic"][4].tolist() == [IGNORE, 1, 1, 0, IGNORE]
+    assert target["boxes"].tolist() == [[0, 2, 2, 3]]
+
+
+def test_resize_by_the_short_side_with_a_limit():
+    image, target = Joint(v2.Resize(6, max_size=7))(*small())
+    # 3 × 4 doubled would be 6 × 8; the limit 7 makes it 5 × 7.
+    assert image.shape == (3, 5, 7)
+    assert target["masks"].shape[1:] == target["semantic"].shape == (5, 7)
+    _, doubled = Joint(v2.Resize(6))(*small())
+    assert doubled["boxes"].tolist() == [[0, 0, 4, 2]]
+    assert torch.equal(doubled["panoptic"].ids, IDS.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+def test_large_ids_survive_resizing():
+    ids = torch.full((4, 4), 256**3 - 1, dtype=torch.int32)
+    target = target_of(Panoptic(ids, [Segment(256**3 - 1, 0)]), CATEGORIES, 0)
+    _, resized = Joint(v2.Resize(9))(torch.zeros(3, 4, 4, dtype=torch.uint8), target)
+    assert (resized["panoptic"].ids == 256**3 - 1).all()
+
+
+def test_a_target_may_lack_the_maps():
+    image, target = small()
+    del target["semantic"], target["panoptic"]
+    _, flipped = Joint(v2.RandomHorizontalFlip(p=1))(image, target)
+    assert flipped.keys() == target.keys()
+    assert flipped["boxes"].tolist() == [[2, 0, 4, 1]]
+    empty = {**target, "masks": target["masks"][:0], "labels": target["labels"][:0]}
+    image, flipped = Joint(v2.Pad(1))(image, empty)
+    assert image.shape == (3, 5, 6)
+    assert flipped["masks"].shape == (0, 5, 6)
+
+
+AUGMENT = (
+    v2.RandomHorizontalFlip(),
+    v2.ScaleJitter((64, 64), scale_range=(0.4, 2.0), antialias=True),
+    v2.RandomCrop((64, 64), pad_if_needed=True),
+    v2.RandomPhotometricDistort(),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_augmented_targets_agree_with_their_panoptic_map(seed, crowded):
+    torch.manual_seed(seed)
+    image, target = Joint(*AUGMENT)(*Shapes(size=64, crowded=crowded)[seed % 1000])
+    assert image.shape == (3, 64, 64)
+    assert image.dtype == torch.uint8
+    same(target, target_of(target["panoptic"], Shapes.categories, target["image_id"]))
+
+
+def test_augmentation_is_repeatable_and_random():
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(Joint(*AUGMENT)(*Shapes(size=64)[0])[0])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_a_data_loader(workers):
+    dataset = Transformed(Shapes(num=5, size=64), Joint(v2.RandomHorizontalFlip(p=1)))
+    assert dataset.categories == Shapes.categories
+    batches = list(DataLoader(dataset, batch_size=2, collate_fn=collate, num_workers=workers))
+    assert [len(images) for images, _ in batches] == [2, 2, 1]
+    images, targets = batches[1]
+    assert [t["image_id"] for t in targets] == [2, 3]
+    assert torch.equal(images[0], Shapes(size=64)[2][0].flip(2))

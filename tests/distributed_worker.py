@@ -1,0 +1,66 @@
+"""What tests/test_training.py runs under torchrun, and alone for comparison.
+
+Trains a small network on Shapes, then measures fixed predictions in shares: the reduced metrics
+must be the single-process ones to the last bit, while trained weights agree up to rounding only.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from labkit.datasets.shapes import Shapes
+from labkit.distributed import process_group, rank, world_size
+from labkit.inference import predict_dataset
+from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.metrics.semantic import ConfusionMatrix
+from labkit.models.fcn import FCNConfig
+from labkit.structures import Panoptic, Segment
+from labkit.training import TrainConfig, train
+
+CONFIG = FCNConfig(widths=(16, 16, 16, 16), blocks=(1, 1, 1, 1), stride=8)
+
+
+def run(out: Path) -> dict[str, object]:
+    dataset = Shapes("train", num=40, size=64)
+    with process_group():
+        torch.manual_seed(0)
+        model = CONFIG.build(dataset.categories)
+        losses = train(model, dataset, TrainConfig(steps=6, batch_size=4, warmup=2), out=out).losses
+        torch.manual_seed(1)
+        model = CONFIG.build(dataset.categories)
+        confusion, quality = (
+            ConfusionMatrix(dataset.categories),
+            PanopticQuality(dataset.categories),
+        )
+        images = torch.zeros(1)
+        for prediction, target in predict_dataset(model, Shapes("val", num=11, size=64)):
+            confusion.update(prediction.semantic, target["semantic"])
+            quality.update(_moved(target["panoptic"]), target["panoptic"])
+            images += 1
+        confusion.all_reduce()
+        quality.all_reduce()
+        if world_size() > 1:
+            torch.distributed.all_reduce(images)
+        return {
+            "world": world_size(),
+            "rank": rank(),
+            "losses": losses["total"],
+            "miou": confusion.compute().miou,
+            "pq": quality.compute().all.pq,
+            "images": images.item(),
+        }
+
+
+def _moved(truth: Panoptic) -> Panoptic:
+    """The true map moved by two pixels: a prediction whose quality depends on every image."""
+    ids = truth.ids.roll(2, dims=1)
+    present = set(ids.unique().tolist())
+    return Panoptic(ids, [Segment(s.id, s.label) for s in truth.segments if s.id in present])
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    result = run(folder)
+    if result["rank"] == 0:
+        torch.save(result, folder / "result.pt")
