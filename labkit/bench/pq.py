@@ -164,7 +164,7 @@ def peak_memory(images: int, workers: int) -> int:
     Raises:
         LabkitError: the evaluation failed.
     """
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)

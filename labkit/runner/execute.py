@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from labkit.doctor import available_cores
 from labkit.runner.outcome import Outcome, Trace

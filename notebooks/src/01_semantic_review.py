@@ -27,6 +27,7 @@ profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; f
 seed: int = 0
 
 # %%
+# %matplotlib inline
 import time
 
 import matplotlib.pyplot as plt
@@ -46,7 +47,7 @@ from labkit.training import TrainConfig, train
 from labkit.visualize import loss_curves, panels
 
 steps, num_val = {"smoke": (3, 6), "quick": (600, 200), "full": (6000, 1000)}[profile]
-torch.manual_seed(seed)
+_ = torch.manual_seed(seed)
 
 # %% [markdown]
 # ## 1.1 The task
@@ -170,7 +171,10 @@ signal, kernel = np.random.default_rng(seed).normal(size=16), np.array([1.0, -2.
 worst = 0.0
 for rate in (1, 2, 4):
     reference = F.conv1d(
-        torch.tensor(signal)[None, None], torch.tensor(kernel)[None, None], padding=rate, dilation=rate
+        torch.tensor(signal)[None, None],
+        torch.tensor(kernel)[None, None],
+        padding=rate,
+        dilation=rate,
     )
     worst = max(worst, np.abs(dilated_conv1d(signal, kernel, rate) - reference.numpy()[0, 0]).max())
 labkit.record("own_dilated_conv_vs_torch", worst)
@@ -192,7 +196,10 @@ def without_norm(network):
     return network.double()
 
 
-strided, dilated = without_norm(TinyResNet(output_stride=32)), without_norm(TinyResNet(output_stride=8))
+strided, dilated = (
+    without_norm(TinyResNet(output_stride=32)),
+    without_norm(TinyResNet(output_stride=8)),
+)
 dilated.load_state_dict(strided.state_dict())  # the same weights fit: dilation has none of its own
 x = torch.randn(1, 3, 128, 128, dtype=torch.float64)
 coarse, fine = strided(x)["res5"], dilated(x)["res5"]
@@ -228,10 +235,9 @@ for module in naive.modules():
     if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
         module.dilation, module.padding = (1, 1), (1, 1)
 
+networks = {"strided, 1/32": strided, "strides removed": naive, "dilated, 1/8": dilated}
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
-for axis, (name, network) in zip(
-    axes, {"strided, 1/32": strided, "strides removed": naive, "dilated, 1/8": dilated}.items()
-):
+for axis, (name, network) in zip(axes, networks.items(), strict=True):
     view = view_of_centre(network)
     side = int((view.sum(dim=0) > 0).sum())
     axis.imshow(view.sqrt(), cmap="magma")
@@ -320,7 +326,9 @@ for name, model in models.items():
         borders.update(prediction.semantic, only_border)
     results[name], boundary[name] = everywhere.compute(), borders.compute()
 
-print(f"{'':9} {'mIoU':>6} {'things':>7} {'stuff':>6} {'border':>7} {'pixels':>7} {'weights':>8} {'train':>6}")
+print(
+    f"{'':9} {'mIoU':>6} {'things':>7} {'stuff':>6} {'border':>7} {'pixels':>7} {'weights':>8} {'train':>6}"
+)
 for name, result in results.items():
     things = np.mean([result.iou[i] for i in categories.things])
     stuff = np.mean([result.iou[i] for i in categories.stuff])
@@ -381,8 +389,10 @@ def counting_errors(dataset):
 crowded = Shapes("val", num=num_val, crowded=True, seed=seed)
 for name, dataset in (("shapes", val_set), ("crowded", crowded)):
     share, merged, split = counting_errors(dataset)
-    print(f"{name:8} wrong count in {share:.0%} of the pictures: {merged} objects lost by merging, "
-          f"{split} gained by splitting")
+    print(
+        f"{name:8} wrong count in {share:.0%} of the pictures: {merged} objects lost by merging, "
+        f"{split} gained by splitting"
+    )
     labkit.record(f"wrong_count_{name}", share)
 
 # %%
