@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from labkit.distributed import default_device, rank, world_size
+from labkit.progress import progress_bar
 from labkit.structures import Detections, Panoptic, Prediction, Target
 
 
@@ -47,7 +47,9 @@ def predict_dataset(
     """
     model.to(default_device())
     mine = range(rank(), len(dataset), world_size())
-    bar = tqdm(total=len(mine), unit="image", disable=not progress or rank() > 0, leave=False)
+    bar = progress_bar(
+        total=len(mine), unit="image", disable=not progress or rank() > 0, leave=False
+    )
     with bar:
         for start in range(0, len(mine), batch_size):
             indices = mine[start : start + batch_size]

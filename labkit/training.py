@@ -26,12 +26,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
 from labkit.datasets.loader import Batch, StepBatches, mixed_seed
 from labkit.distributed import default_device, process_group, rank, world_size
 from labkit.errors import LabkitError
+from labkit.progress import progress_bar
 from labkit.structures import Target
 
 CHECKPOINT_EVERY = 200  # steps; a crash costs at most this much work
@@ -60,7 +60,7 @@ class TrainConfig:
 
     steps: int = 600
     batch_size: int = 8
-    lr: float = 2e-3
+    lr: float = 1.5e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[int, ...] = ()
@@ -155,7 +155,9 @@ def train(
             network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
         batches = _loader(dataset, config, start)
-        bar = tqdm(batches, initial=start, total=config.steps, unit="step", disable=rank() > 0)
+        bar = progress_bar(
+            batches, initial=start, total=config.steps, unit="step", disable=rank() > 0
+        )
         with _interruptible() as interrupted:
             for step, (images, targets) in enumerate(bar, start):
                 for group in optimizer.param_groups:

@@ -24,8 +24,9 @@ from labkit.structures import IGNORE, Categories, Detections, Panoptic, distinct
 Annotation = Panoptic | Detections | Tensor | None
 """What can be drawn over an image: a panoptic map, objects, or a semantic map ``(H, W)`` int64."""
 
-SMALLEST_NAMED = 0.002
-"""Regions below this share of the image stay without a name: the text would hide them."""
+SMALLEST_NAMED = 0.035
+"""A region gets its name when a circle of this radius, in parts of the image's longer side, fits
+into it: below that the text would hide the region and its neighbours' names."""
 
 DRAWN_SIDE = 384
 """Smaller images are enlarged to about this side before outlines are drawn."""
@@ -58,7 +59,7 @@ def overlay(
     image: Tensor,
     annotation: Annotation,
     categories: Categories,
-    alpha: float = 0.55,
+    alpha: float = 0.6,
     scale: int = 1,
 ) -> np.ndarray:
     """Blend an annotation over an image.
@@ -92,7 +93,7 @@ def draw(
     categories: Categories,
     *,
     names: bool = True,
-    alpha: float = 0.55,
+    alpha: float = 0.6,
 ) -> None:
     """Draw :func:`overlay` into ``axes``, with each region's name at its most interior point.
 
@@ -111,9 +112,9 @@ def draw(
     if not names:
         return
     for region in regions(annotation, categories):
-        if region.mask.mean() < SMALLEST_NAMED:
+        x, y, radius = _interior_point(region.mask)
+        if radius < SMALLEST_NAMED * max(height, width):
             continue
-        x, y = _interior_point(region.mask)
         text = axes.text(
             x, y, region.text, color="white", fontsize=7, ha="center", va="center", clip_on=True
         )
@@ -247,12 +248,12 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     return mask & (inner == 0)
 
 
-def _interior_point(mask: np.ndarray) -> tuple[float, float]:
-    """The pixel farthest from the region's border, (x, y): a place for its name."""
+def _interior_point(mask: np.ndarray) -> tuple[float, float, float]:
+    """The pixel farthest from the region's border, (x, y), and how far that is."""
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return float(x), float(y)
+    return float(x), float(y), float(distance.max())
 
 
 def _kind(categories: Categories, label: int) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from labkit.datasets.panoptic_format import MAX_ID, write_json, write_png
+from labkit.progress import progress_bar
 
 HEIGHT, WIDTH = 480, 640
 NUM_THINGS, NUM_STUFF = 80, 53  # as in COCO
@@ -110,7 +110,7 @@ def write_pairs(folder: Path, count: int) -> tuple[Path, Path]:
     for path in jsons:
         path.with_suffix("").mkdir(parents=True)
     annotations: tuple[list[dict[str, Any]], ...] = ([], [])
-    for index in tqdm(range(count), unit="image", desc="making files"):
+    for index in progress_bar(range(count), unit="image", desc="making files"):
         name = f"{index:012d}.png"
         for path, entries, (ids, segments) in zip(
             jsons, annotations, make_pair(index), strict=True

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from labkit.errors import LabkitError
+from labkit.progress import progress_bar
 
 _DAMAGED_STREAM = (gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
@@ -75,13 +74,13 @@ def _unzip(archive: Path, folder: Path, keep: Sequence[str]) -> None:
             if name.is_absolute() or ".." in name.parts or name.parts[0].endswith(":"):
                 raise LabkitError(f"{archive}: unsafe member {member.filename!r}; not unpacked")
         _check_room(archive, folder, sum(m.file_size for m in members))
-        for member in tqdm(members, desc=f"unpack {archive.name}", unit="file"):
+        for member in progress_bar(members, desc=f"unpack {archive.name}", unit="file"):
             file.extract(member, folder)
 
 
 def _untar(archive: Path, folder: Path, keep: Sequence[str]) -> None:
     with tarfile.open(archive) as file:
-        for member in tqdm(file, desc=f"unpack {archive.name}", unit="file"):
+        for member in progress_bar(file, desc=f"unpack {archive.name}", unit="file"):
             if not member.isdir() and _wanted(member.name, keep):
                 file.extract(member, folder, filter="data")
         # A compressed stream's checksum comes after the tar's own end and is only now looked at.

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from labkit.datasets.panoptic_format import to_annotation, write_png
 from labkit.datasets.panoptic_json import write_json
 from labkit.datasets.targets import SegmentationDataset
 from labkit.errors import LabkitError
+from labkit.progress import progress_bar
 from labkit.structures import Categories, Panoptic
 
 
@@ -55,7 +55,7 @@ def _write(dataset: SegmentationDataset, folder: Path, num: int, split: str) -> 
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
     panoptics: list[dict[str, Any]] = []
-    for index in tqdm(range(num), desc="export", unit="image"):
+    for index in progress_bar(range(num), desc="export", unit="image"):
         image, target = dataset[index]
         if "panoptic" not in target:
             raise LabkitError(f"export: item {index} has no panoptic map")

@@ -120,7 +120,7 @@ def _scattered(random: Random) -> list[Shape]:
             kind=random.integer(0, 2),
             x=random.uniform(0.03, 0.97),
             y=random.uniform(0.03, 0.97),
-            radius=random.log_uniform(0.028, 0.24),
+            radius=random.log_uniform(0.03, 0.26),
             color=_color(random),
         )
         for _ in range(random.integer(2, 8))

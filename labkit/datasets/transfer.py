@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 import pooch
 import requests
-from tqdm import tqdm
 
 from labkit.errors import LabkitError
+from labkit.progress import progress_bar
 
 ATTEMPTS = 3
 """How often a broken connection is taken up again before giving up."""
@@ -148,7 +148,7 @@ class _Resume:
         self, response: requests.Response, file: BinaryIO, total: int | None, have: int
     ) -> None:
         name = self.part.name.removesuffix(".part")
-        with tqdm(
+        with progress_bar(
             desc=name, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024
         ) as bar:
             for chunk in response.iter_content(CHUNK):

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from labkit.datasets.panoptic_format import read_json, read_png
 from labkit.errors import LabkitError
@@ -33,6 +32,7 @@ from labkit.metrics.panoptic_matching import (
     match_segments,
     summarize,
 )
+from labkit.progress import progress_bar
 
 IMAGES_PER_TASK = 16  # enough that handing out work costs nothing, few enough to stop at once
 IMAGES_PER_WORKER = 200  # about what one process evaluates while another one starts
@@ -86,7 +86,7 @@ def evaluate_files(
     count = partial(_count_pair, num_categories=len(categories))
     with (
         _mapper(workers) as mapper,
-        tqdm(total=len(pairs), unit="image", desc="labkit pq") as bar,
+        progress_bar(total=len(pairs), unit="image", desc="labkit pq") as bar,
     ):
         # Summed in the JSON's order, so that rounding is the same for any number of workers.
         for image_counts in mapper(count, pairs):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from labkit.models.resnet import TinyResNet, conv3x3, group_norm
+from labkit.models.resnet import StandardConv2d, TinyResNet, group_norm
 from labkit.models.semantic import SemanticModel, upsample
 from labkit.structures import Categories
 
@@ -47,8 +47,8 @@ class ASPP(nn.Module):
 
     def __init__(self, inputs: int, channels: int, rates: Sequence[int]) -> None:
         super().__init__()
-        point = nn.Conv2d(inputs, channels, 1, bias=False)
-        views = [point, *(conv3x3(inputs, channels, dilation=rate) for rate in rates)]
+        views = [StandardConv2d(inputs, channels, 1)]
+        views += [StandardConv2d(inputs, channels, 3, dilation=rate) for rate in rates]
         self.views = nn.ModuleList(
             nn.Sequential(view, group_norm(channels), nn.ReLU(inplace=True)) for view in views
         )
@@ -56,7 +56,7 @@ class ASPP(nn.Module):
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, channels, 1), nn.ReLU(inplace=True)
         )
         self.project = nn.Sequential(
-            nn.Conv2d((len(views) + 1) * channels, channels, 1, bias=False),
+            StandardConv2d((len(views) + 1) * channels, channels, 1),
             group_norm(channels),
             nn.ReLU(inplace=True),
         )

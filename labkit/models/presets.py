@@ -7,7 +7,7 @@ from labkit.models.deeplab import DeepLab, DeepLabConfig
 from labkit.models.fcn import FCN, FCNConfig
 from labkit.structures import Categories
 
-TINY_WIDTHS = (32, 64, 128, 256)
+TINY_WIDTHS = (32, 64, 96, 128)
 TINY_BLOCKS = (1, 1, 1, 1)
 
 PRESETS: dict[str, FCNConfig | DeepLabConfig] = {

@@ -16,6 +16,7 @@ from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from traitlets.config import Config
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -91,6 +92,8 @@ def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     exporter = OfflineExporter(
         template_name="notebook", extra_template_basedirs=[str(TEMPLATES)], embed_images=True
     )
+    # A progress bar redraws one line hundreds of times: keep what a terminal would show at the end.
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
     resources = {"metadata": {"name": title, "path": str(folder)}}
     page, _ = exporter.from_notebook_node(notebook, resources)
     return str(page)

@@ -35,18 +35,26 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import resize
 
 import labkit
 from labkit.datasets.shapes import Shapes
 from labkit.inference import predict, predict_dataset
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
+from labkit.models.images import batch_images
 from labkit.models.resnet import TinyResNet
+from labkit.progress import progress_bar
 from labkit.structures import IGNORE
 from labkit.training import TrainConfig, train
 from labkit.visualize import loss_curves, panels
 
-steps, num_val = {"smoke": (3, 6), "quick": (600, 200), "full": (6000, 1000)}[profile]
+pretrain_steps, steps, num_val = {
+    "smoke": (3, 3, 8),
+    "quick": (800, 400, 200),
+    "full": (4000, 6000, 1000),
+}[profile]
 _ = torch.manual_seed(seed)
 
 # %% [markdown]
@@ -79,25 +87,112 @@ panels(rows, categories, columns=3)
 # %% [markdown]
 # ## 1.2 A classifier is already a segmenter
 #
-# A network for classification ends in a linear layer on a feature vector: $s = W f + b$ with
+# We begin with the easier question that computer vision asked first: one picture, one class. The
+# training pictures are crops of 64 × 64 pixels, some around an object and some of plain ground.
+# A small residual network (`labkit.models.resnet.TinyResNet`) turns a crop into a feature map, the
+# map is averaged into one vector, and a linear layer scores the seven classes.
+
+
+# %%
+class Crops(torch.utils.data.Dataset):
+    """Crops of a data set with one label each: its objects, and as many patches of ground."""
+
+    def __init__(self, dataset, side=64):
+        self.crops, self.labels = [], []
+        place = torch.Generator().manual_seed(seed)
+        for image, target in progress_bar(dataset, unit="image"):
+            size = image.shape[-1]
+            for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
+                # a square around the object with a margin, cut at the image's border
+                half = 0.8 * max(box[2] - box[0], box[3] - box[1])
+                x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                x1, y1, x2, y2 = (
+                    int(min(max(v, 0), size)) for v in (x - half, y - half, x + half, y + half)
+                )
+                if min(x2 - x1, y2 - y1) >= 8:
+                    self.crops.append(resize(image[:, y1:y2, x1:x2], [side, side]))
+                    self.labels.append(label)
+            for _ in range(2):
+                y, x = torch.randint(0, size - side + 1, (2,), generator=place).tolist()
+                self.crops.append(image[:, y : y + side, x : x + side].clone())
+                self.labels.append(int(target["semantic"][y + side // 2, x + side // 2]))
+
+    def __len__(self):
+        return len(self.crops)
+
+    def __getitem__(self, index):
+        mirrored = torch.rand(()) < 0.5
+        crop = self.crops[index].flip(-1) if mirrored else self.crops[index]
+        return crop, {"label": torch.tensor(self.labels[index])}
+
+
+class Classifier(nn.Module):
+    def __init__(self, backbone, num_classes):
+        super().__init__()
+        self.backbone = backbone
+        self.classify = nn.Linear(backbone.channels["res5"], num_classes)
+
+    def forward(self, images, targets=None):
+        features = self.backbone(batch_images(images, 32))["res5"]  # (B, K, 2, 2)
+        scores = self.classify(features.mean(dim=(2, 3)))  # (B, C)
+        if not self.training:
+            return scores.argmax(dim=1)
+        return {"loss_cls": F.cross_entropy(scores, torch.stack([t["label"] for t in targets]))}
+
+
+train_crops = Crops(Shapes("train", num=1500 if profile != "smoke" else 20, seed=seed))
+val_crops = Crops(Shapes("val", num=min(num_val, 150), seed=seed))
+print(len(train_crops), "crops to learn from,", len(val_crops), "to test")
+
+_ = torch.manual_seed(seed)
+classifier = Classifier(TinyResNet(), len(categories))
+history = train(
+    classifier, train_crops, TrainConfig(steps=pretrain_steps, batch_size=32, seed=seed)
+)
+
+with torch.no_grad():
+    classifier.eval()
+    guesses = torch.cat([classifier(batch) for batch in DataLoader(val_crops.crops, 64)])
+accuracy = (guesses == torch.tensor(val_crops.labels)).float().mean().item()
+labkit.record("classifier_accuracy", accuracy)
+
+# %% [markdown]
+# Not all of the rest are mistakes of the network: a crop around an object that is mostly hidden
+# shows mainly what hides it.
+#
+# Now the trick. The classifier ends in a linear layer on a feature vector: $s = W f + b$ with
 # $f \in \mathbb{R}^{K}$ and one score per class. A feature *map* has such a vector at every
 # position. Applying the same $W$ and $b$ at each of them is a $1 \times 1$ convolution, and the
 # network now returns a map of scores: it has become *fully convolutional* (Long et al., 2015).
 
 # %%
-features = torch.randn(1, 64, 4, 4)  # (B, K, h, w)
-classify = nn.Linear(64, len(categories))
-score = nn.Conv2d(64, len(categories), kernel_size=1)
+classify = classifier.classify
+score = nn.Conv2d(classify.in_features, classify.out_features, kernel_size=1)
 score.weight.data = classify.weight.data[:, :, None, None]  # (C, K) -> (C, K, 1, 1)
 score.bias.data = classify.bias.data
 
-one_by_one = torch.stack([classify(features[0, :, y, x]) for y in range(4) for x in range(4)])
-as_a_map = score(features)[0].flatten(1).T  # (C, 4, 4) -> (16, C)
+image, target = val_set[0]
+with torch.no_grad():
+    features = classifier.backbone(batch_images([image], 32))["res5"]  # (1, K, 4, 4)
+    one_by_one = torch.stack([classify(features[0, :, y, x]) for y in range(4) for x in range(4)])
+    as_a_map = score(features)[0].flatten(1).T  # (C, 4, 4) -> (16, C)
 difference = (one_by_one - as_a_map).abs().max().item()
 labkit.record("linear_vs_1x1_conv", difference)
 
+blocks = as_a_map.argmax(dim=1).reshape(4, 4).repeat_interleave(32, 0).repeat_interleave(32, 1)
+panels(
+    [
+        ("image", image, None),
+        ("the classifier, at 4 × 4 places", image, blocks),
+        ("truth", image, target["semantic"]),
+    ],
+    categories,
+    names=False,
+)
+
 # %% [markdown]
-# What the map lacks is resolution. A residual network halves the size five times, so a
+# A network that never saw a segmentation already says roughly what is where. What its answer lacks
+# is resolution. A residual network halves the size five times, so a
 # $128 \times 128$ picture ends as $4 \times 4$ scores: one answer for every $32 \times 32$ pixels,
 # enlarged by bilinear interpolation. That is **FCN-32s**. The paper's remedy is to add the scores
 # of earlier, finer stages (*skips*): **FCN-8s** adds those of stride 16 and of stride 8.
@@ -290,8 +385,10 @@ labkit.record("iou_labkit_error", abs(by_hand - matrix.compute().miou))
 #
 # ## 1.5 The experiment
 #
-# Three networks, the same residual backbone, the same data, steps and learning rate. The loss is
-# the cross-entropy of every pixel.
+# Three networks with the same residual backbone, the same data, steps and learning rate. As in the
+# papers, none starts from nothing: each begins with the classifier's backbone (the dilated one too:
+# dilation has no weights of its own) and is fine-tuned, the loss being the cross-entropy of every
+# pixel.
 
 # %%
 MODELS = {"FCN-32s": "fcn32_tiny", "FCN-8s": "fcn8_tiny", "dilated": "deeplab_tiny"}
@@ -299,6 +396,7 @@ models, losses, seconds = {}, {}, {}
 for name, preset in MODELS.items():
     torch.manual_seed(seed)
     models[name] = build(preset, categories)
+    models[name].backbone.load_state_dict(classifier.backbone.state_dict())
     start = time.perf_counter()
     history = train(models[name], train_set, TrainConfig(steps=steps, seed=seed))
     seconds[name] = time.perf_counter() - start

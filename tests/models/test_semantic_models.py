@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.images import batch_images, batch_semantic
-from labkit.models.resnet import TinyResNet, conv3x3
+from labkit.models.resnet import StandardConv2d, TinyResNet
 from labkit.structures import IGNORE, Categories, Category
 
 CATEGORIES = Categories(Category(i, f"c{i}", isthing=i < 2) for i in range(5))
@@ -79,13 +79,21 @@ def test_dilated_stages_compute_the_strided_ones_between_their_samples():
     torch.testing.assert_close(fine[..., ::4, ::4], coarse)
 
 
-def test_dilated_convolution_by_hand():
-    """y[i] = sum over k of x[i + r k] w[k] with r = 2: DeepLab's equation 1 in one dimension."""
-    conv = conv3x3(1, 1, dilation=2)
+def test_standardised_dilated_convolution_by_hand():
+    """y[i] = sum over k of x[i + r k] w[k] with r = 2, DeepLab's equation 1 in one dimension.
+
+    The filter (-1, 0, 1) in the middle row of zeros has mean 0 and variance 2/9; times its nine
+    weights that is 2, so each weight is divided by the root of 2.
+    """
+    conv = StandardConv2d(1, 1, 3, dilation=2)
     conv.weight.data = torch.zeros(1, 1, 3, 3)
-    conv.weight.data[0, 0, 1] = torch.tensor([1.0, 10.0, 100.0])
+    conv.weight.data[0, 0, 1] = torch.tensor([-1.0, 0.0, 1.0])
     x = torch.tensor([1.0, 2, 3, 4, 5]).reshape(1, 1, 1, 5)
-    assert conv(x).flatten().tolist() == [310, 420, 531, 42, 53]
+    expected = torch.tensor([3.0, 4, 4, -2, -3]) / 2**0.5
+    torch.testing.assert_close(conv(x).flatten(), expected, rtol=1e-4, atol=1e-4)
+    shifted = StandardConv2d(1, 1, 3, dilation=2)
+    shifted.weight.data = 5 * conv.weight.data + 7  # standardising undoes both
+    torch.testing.assert_close(shifted(x).flatten(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fcn_adds_skips_coarse_to_fine():
