@@ -16,7 +16,7 @@ PRESETS: dict[str, FCNConfig | DeepLabConfig] = {
     # Rates 1, 2, 4 at stride 8 reach 8, 16 and 32 pixels to either side: a quarter of a 128-pixel
     # image, as the paper's 12, 24, 36 are of its 513-pixel crops.
     "deeplab_tiny": DeepLabConfig(
-        TINY_WIDTHS, TINY_BLOCKS, output_stride=8, rates=(1, 2, 4), channels=64
+        TINY_WIDTHS, TINY_BLOCKS, output_stride=8, rates=(1, 2, 4), channels=64, skip_channels=32
     ),
 }
 

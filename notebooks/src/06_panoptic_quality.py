@@ -1055,8 +1055,8 @@ if real:
     holds["regions keep stuff"] = results["semantic regions"].stuff.pq == 1
 
 # %% [markdown]
-# The last two rows have a perfect mIoU and miss things all the same. Shifts hurt things more than
-# stuff, dropping costs less than splitting, as on the drawn pictures.
+# In the table, the last two rows have a perfect mIoU and lose things all the same. Shifts hurt
+# things more than stuff, and dropping costs less than splitting, as on the drawn pictures.
 #
 # The next cell asks the original program about the same photographs, and converts the annotations
 # from the other two formats. Then it looks at what the crowds do: cut every crowd into three

@@ -15,16 +15,16 @@ from labkit.errors import LabkitError
 # sha256 of the image's and the map's bytes. They must be the same on every machine and for every
 # version of NumPy; change them only when the pictures are meant to change.
 KNOWN = {
-    ("train", 0, False, 128): "48b80ce6483aae2ebfa79378323a9ee92afa4bf7984f05af973d12d187d5cb5b",
-    ("val", 41, False, 128): "98e8bcf4f50b5772ad9d70085a683691a801014e2482b65b987df3a43751c95a",
+    ("train", 0, False, 128): "4a86dde39f52ee4995fea35457a13f94b6fc6284d1bacf69f891ddaca757f7c3",
+    ("val", 41, False, 128): "0567ca5384181a3dc816e1447ddf3c99e898154b5794b58574f28d0aaa2ea6ee",
     (
         "test",
         999999,
         False,
         200,
-    ): "174166ac9fffe27dd21f41737c9ff7b2de0cdb5d49de5428e1d6171be642a9f1",
-    ("train", 5, True, 128): "043502c8ce80739fded474d86dca11a640668b6116fb704defc3d97d2cec706f",
-    ("val", 3, True, 64): "3b36d0e67d9e557c58ed9b2521a00bd5fcf0492a8111e331eabf3bdc42876e93",
+    ): "05488683c2eeaedd979710854d95e8cd73ebda85ff44e637784a5147b7fa8fc2",
+    ("train", 5, True, 128): "202f788b4a9189c0b831ac5e7e98781db46d5c2cf8d8b764781f3f08ba447970",
+    ("val", 3, True, 64): "cc5cf12368da676fa2116ca58b401cf51212e1bf0ceff04169e9cb7e3baa229a",
 }
 
 scenes = st.builds(
