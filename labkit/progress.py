@@ -14,5 +14,7 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm[Any]:
     A notebook shows the error stream as if something had gone wrong, hence the other stream there.
     tqdm's own notebook bar is a widget, which headless runs and saved pages cannot show.
     """
-    in_notebook = "ipykernel" in sys.modules
-    return tqdm(iterable, file=sys.stdout if in_notebook else sys.stderr, **options)
+    if "ipykernel" in sys.modules:
+        # Every redraw is kept in the notebook's file, so a notebook gets few.
+        options = {"file": sys.stdout, "mininterval": 1.0, **options}
+    return tqdm(iterable, **options)

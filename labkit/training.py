@@ -131,7 +131,7 @@ def train(
         on_step: called after each step with its number and its losses.
 
     Returns:
-        The losses of all steps, earlier sessions of a resumed run included.
+        The losses of all steps, earlier parts of a resumed run included.
 
     Raises:
         LabkitError: a loss is not finite; ``out`` holds a run with another config or another model;

@@ -52,7 +52,7 @@ from labkit.visualize import loss_curves, panels
 
 num_train, num_val, pretrain_steps, steps = {
     "smoke": (24, 8, 3, 3),
-    "quick": (1500, 200, 600, 450),
+    "quick": (2000, 200, 600, 450),
     "full": (20_000, 1000, 4000, 8000),
 }[profile]
 _ = torch.manual_seed(seed)
@@ -168,7 +168,7 @@ print(len(train_crops), "crops to learn from,", len(val_crops), "to test")
 _ = torch.manual_seed(seed)
 classifier = Classifier(TinyResNet(), len(categories))
 history = train(
-    classifier, train_crops, TrainConfig(steps=pretrain_steps, batch_size=32, seed=seed)
+    classifier, train_crops, TrainConfig(steps=pretrain_steps, batch_size=24, seed=seed)
 )
 
 with torch.no_grad():
