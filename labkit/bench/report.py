@@ -102,7 +102,7 @@ def print_comparisons(title: str, result: str, comparisons: Sequence[Comparison]
             c.peer,
             f"{c.ours_ms:.2f}",
             f"{c.peer_ms:.2f}",
-            f"{c.ratio:.2f}x",
+            f"{c.ratio:.3g}x",
             f"{c.target:g}x {verdict}",
             f"{c.ours_result:.4f}",
             f"{c.peer_result:.4f}",

@@ -52,7 +52,7 @@ from labkit.visualize import loss_curves, panels
 
 num_train, num_val, pretrain_steps, steps = {
     "smoke": (24, 8, 3, 3),
-    "quick": (2000, 200, 600, 450),
+    "quick": (2000, 200, 550, 420),
     "full": (20_000, 1000, 4000, 8000),
 }[profile]
 _ = torch.manual_seed(seed)
