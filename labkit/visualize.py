@@ -24,9 +24,9 @@ from labkit.structures import IGNORE, Categories, Detections, Panoptic, distinct
 Annotation = Panoptic | Detections | Tensor | None
 """What can be drawn over an image: a panoptic map, objects, or a semantic map ``(H, W)`` int64."""
 
-SMALLEST_NAMED = 0.035
-"""A region gets its name when a circle of this radius, in parts of the image's longer side, fits
-into it: below that the text would hide the region and its neighbours' names."""
+SMALLEST_NAMED = 6.0
+"""A region gets its name when a circle of this radius, in points of the printed figure, fits into
+it: below that the text would hide the region and its neighbours' names."""
 
 DRAWN_SIDE = 384
 """Smaller images are enlarged to about this side before outlines are drawn."""
@@ -111,9 +111,12 @@ def draw(
             axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=color, linewidth=1.5)
     if not names:
         return
+    figure = axes.get_figure()
+    assert figure is not None
+    points_per_pixel = axes.bbox.width / figure.dpi * 72 / width
     for region in regions(annotation, categories):
         x, y, radius = _interior_point(region.mask)
-        if radius < SMALLEST_NAMED * max(height, width):
+        if radius * points_per_pixel < SMALLEST_NAMED:
             continue
         text = axes.text(
             x, y, region.text, color="white", fontsize=7, ha="center", va="center", clip_on=True
@@ -141,9 +144,8 @@ def panels(
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
     heights = [image.shape[1] / image.shape[2] for _, image, _ in items]
-    figure = Figure(
-        figsize=(size * columns, size * rows * max(heights) + 0.5), layout="constrained"
-    )
+    tall = rows * (size * max(heights) + 0.25) + 0.4  # a title over each row, the legend below
+    figure = Figure(figsize=(size * columns, tall), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, image, annotation) in zip(grid, items, strict=False):
         draw(axes, image, annotation, categories, names=names)
