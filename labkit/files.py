@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from labkit.errors import LabkitError
 
 
 @contextmanager
@@ -13,11 +15,17 @@ def whole(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a half; after an error the temporary file is
     removed and the old file is as it was. Missing folders are made.
+
+    Raises:
+        LabkitError: the file cannot be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that could not be made has nothing to remove
+            temporary.unlink(missing_ok=True)

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.datasets.panoptic_json import MAX_ID, read_json, write_bytes, write_json
+from labkit.datasets.panoptic_json import MAX_ID, read_json, write_json
 from labkit.errors import LabkitError
+from labkit.files import whole
 
 if TYPE_CHECKING:
     from labkit.structures import Categories, Panoptic
@@ -132,7 +133,8 @@ def write_png(path: str | Path, ids: NDArray[np.integer[Any]]) -> None:
         cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
     ]  # fmt: skip
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(id_to_rgb(ids)[..., ::-1]), options)
-    write_bytes(Path(path), encoded.tobytes())
+    with whole(Path(path)) as temporary:
+        temporary.write_bytes(encoded.tobytes())
 
 
 def run_starts(*maps: NDArray[np.int32]) -> NDArray[np.intp]:

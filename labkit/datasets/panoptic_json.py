@@ -40,20 +40,8 @@ def write_json(path: str | Path, data: Any) -> None:
     Raises:
         LabkitError: the file cannot be written.
     """
-    write_bytes(Path(path), json.dumps(data).encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        LabkitError: it cannot be written, for example because the disk is full.
-    """
-    try:
-        with whole(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise LabkitError(f"{path}: cannot be written: {error.strerror}") from None
+    with whole(Path(path)) as temporary:
+        temporary.write_bytes(json.dumps(data).encode())
 
 
 def read_json(

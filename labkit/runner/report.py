@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image, UnidentifiedImageError
 
 from labkit.doctor import describe_environment
-from labkit.errors import LabkitError
+from labkit.files import whole
 from labkit.records import format_value
 from labkit.runner.html import TEMPLATES, notebook_html
 from labkit.runner.outcome import Outcome
@@ -138,10 +138,5 @@ def _thumbnail(picture: Picture) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LabkitError(f"{path} cannot be written: {error.strerror}") from error
