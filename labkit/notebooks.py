@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.files import whole
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NUMBERED = re.compile(r"\d\d_\w+")
@@ -160,9 +161,9 @@ def sync(root: Path) -> list[Path]:
         source = root / "notebooks" / "src" / f"{notebook.stem}.py"
         if not source.is_file():
             continue
-        temporary = notebook.with_suffix(".ipynb.tmp")
-        temporary.write_bytes(generate(source))
-        temporary.replace(notebook)
+        content = generate(source)
+        with whole(notebook) as temporary:
+            temporary.write_bytes(content)
         written.append(notebook)
     return written
 

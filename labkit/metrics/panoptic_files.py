@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.cores import available_cores
 from labkit.datasets.panoptic_format import read_json, read_png
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
@@ -81,7 +81,7 @@ def evaluate_files(
         raise LabkitError(f"workers must be at least 1, got {workers}")
     categories, pairs = _read_pairs(gt_json, pred_json, gt_dir, pred_dir)
     if workers is None:
-        workers = min(_num_cores(), 1 + len(pairs) // IMAGES_PER_WORKER)
+        workers = min(available_cores(), 1 + len(pairs) // IMAGES_PER_WORKER)
     counts = np.zeros((len(categories), 4))
     count = partial(_count_pair, num_categories=len(categories))
     with (
@@ -93,12 +93,6 @@ def evaluate_files(
             counts += image_counts
             bar.update()
     return summarize(counts, categories)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _folder(given: str | Path | None, json_path: Path, kind: str, option: str) -> Path:

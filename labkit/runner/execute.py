@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from labkit.doctor import available_cores
+from labkit.cores import available_cores
 from labkit.runner.outcome import Outcome, Trace
 
 GRACE = 10.0  # seconds that a worker has to shut its kernel down and save, before it is killed

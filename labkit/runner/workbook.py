@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from labkit.doctor import available_cores
+from labkit.cores import available_cores
 from labkit.errors import LabkitError
 from labkit.notebooks import edited, find_root, load, resolve, sources
 from labkit.runner.claims import PROFILES, load_expected
