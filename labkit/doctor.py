@@ -59,7 +59,7 @@ def examine() -> list[Check]:
         ),
         _program(
             "C++ compiler",
-            ("g++", "clang++"),
+            ("c++", "g++", "clang++"),
             "the compiled RoIAlign; without it the slower PyTorch version serves",
             _system_install(apt="g++", dnf="gcc-c++", brew="gcc"),
         ),

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from labkit.cli import bench, data, doctor, install, lab, notebooks, pq, run
+from labkit.cli import bench, build, data, doctor, install, lab, notebooks, pq, run
 from labkit.errors import LabkitError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("lab")(lab.lab)
 app.add_typer(notebooks.app, name="notebooks")
 app.command("doctor")(doctor.doctor)
 app.command("install")(install.install)
+app.command("build")(build.build)
 app.command("pq")(pq.pq)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
