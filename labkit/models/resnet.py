@@ -1,4 +1,4 @@
-"""Residual networks (K. He et al., "Deep Residual Learning", CVPR 2016): the tiny one.
+"""The tiny residual network (K. He et al., "Deep Residual Learning", CVPR 2016).
 
 Letters in shapes: ``B`` images, ``H × W`` the input, ``s`` a stage's stride.
 
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from labkit.models.backbone import Backbone
 
 
 class StandardConv2d(nn.Conv2d):
@@ -74,12 +76,12 @@ class BasicBlock(nn.Module):
         return self.relu(out + self.shortcut(x))
 
 
-class TinyResNet(nn.Module):
-    """Stem of stride 4 and four stages ``res2`` to ``res5`` of stride 4, 8, 16 and 32.
+class TinyResNet(Backbone):
+    """Stem of stride 4 and stages ``res2`` to ``res5`` of stride 4, 8, 16 and 32.
 
     Args:
-        widths: channels of the four stages.
-        blocks: blocks of the four stages.
+        widths: channels of the stages; three leave ``res5`` out.
+        blocks: blocks of the stages.
         output_stride: 32, 16 or 8: the largest stride. Below 32 the late stages trade their stride
             for dilation, so that every filter still sees as much of the image as before
             (L.-C. Chen et al., "DeepLab", TPAMI 2018, section 3.1).
@@ -98,7 +100,7 @@ class TinyResNet(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        self.channels = dict(zip(("res2", "res3", "res4", "res5"), widths, strict=True))
+        self.channels = {f"res{i}": width for i, width in enumerate(widths, 2)}
         self.strides: dict[str, int] = {}
         inputs, stride, dilation = widths[0], 4, 1
         for (name, outputs), count in zip(self.channels.items(), blocks, strict=True):
@@ -106,11 +108,7 @@ class TinyResNet(nn.Module):
             if stride * step > output_stride:
                 step, dilation = 1, dilation * 2
             stride *= step
-            stage = [BasicBlock(inputs, outputs, step, (before, dilation))]
-            stage += [
-                BasicBlock(outputs, outputs, 1, (dilation, dilation)) for _ in range(count - 1)
-            ]
-            self.add_module(name, nn.Sequential(*stage))
+            self.add_module(name, tiny_stage(inputs, outputs, count, step, before, dilation))
             self.strides[name] = stride
             inputs = outputs
 
@@ -129,3 +127,12 @@ class TinyResNet(nn.Module):
             x = self.get_submodule(name)(x)  # (B, c, H/s, W/s)
             features[name] = x
         return features
+
+
+def tiny_stage(
+    inputs: int, outputs: int, blocks: int, stride: int, before: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """A stage of basic blocks; ``before`` is the dilation of the map that it reads."""
+    stage = [BasicBlock(inputs, outputs, stride, (before, dilation))]
+    stage += [BasicBlock(outputs, outputs, 1, (dilation, dilation)) for _ in range(blocks - 1)]
+    return nn.Sequential(*stage)

@@ -1,0 +1,45 @@
+"""Anchors: the boxes that a region proposal network scores, at every cell of every level.
+
+S. Ren et al., "Faster R-CNN", NIPS 2015, section 3.1. Letters in shapes: ``A`` anchors at a cell,
+``h × w`` cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
+    """Boxes around the origin, ``(A, 4)`` with A = sizes × ratios, size by size.
+
+    Args:
+        sizes: square roots of the areas, in pixels.
+        ratios: height / width.
+        rounded: to whole pixels, as torchvision does (the original code did so too).
+    """
+    boxes = []
+    for size in sizes:
+        for ratio in ratios:
+            width = (size**2 / ratio) ** 0.5
+            height = ratio * width
+            boxes.append((-width / 2, -height / 2, width / 2, height / 2))
+    anchors = torch.tensor(boxes)
+    return anchors.round() if rounded else anchors
+
+
+def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int]) -> Tensor:
+    """The anchors of a level, ``(h · w · A, 4)``: row by row, at a cell all A.
+
+    Args:
+        cell: ``(A, 4)`` of :func:`cell_anchors`.
+        height, width: cells of the level.
+        stride: pixels per cell along y and x; the first cell's anchors are centred on (0, 0).
+    """
+    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride[0]
+    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride[1]
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    shifts = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)  # (h w, 1, 4)
+    return (shifts + cell).reshape(-1, 4)

@@ -1,0 +1,81 @@
+"""Windows of features for boxes of every size, each from the pyramid level that fits it.
+
+T.-Y. Lin et al., "Feature Pyramid Networks", CVPR 2017, section 4.2. Letters in shapes: ``K`` boxes
+of all images, ``D`` channels, ``s`` side of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.ops.roi_align import roi_align
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """How boxes are pooled.
+
+    Attributes:
+        levels: maps to pool from, finest first.
+        canonical: side in pixels of the boxes that belong to level ``canonical_level``.
+        canonical_level: index into ``levels``.
+        epsilon_inside: guard against rounding, added to the ratio before the logarithm
+            (Detectron2), or to the result (torchvision); decides boxes right at a border.
+        aligned, sampling_ratio: of RoIAlign.
+    """
+
+    levels: tuple[str, ...]
+    canonical: float = 224.0
+    canonical_level: int = 2
+    epsilon_inside: bool = True
+    aligned: bool = True
+    sampling_ratio: int = 0
+
+
+def pool(
+    features: dict[str, Tensor],
+    boxes: Sequence[Tensor],
+    strides: dict[str, int],
+    side: int,
+    config: PoolerConfig,
+) -> Tensor:
+    """RoIAlign of every box on the level of its size.
+
+    Args:
+        features: ``(B, D, h, w)`` by level name.
+        boxes: ``(k, 4)`` for each image, in pixels.
+        strides: pixels per cell, by level name.
+        side: s.
+        config: levels and sampling.
+
+    Returns:
+        ``(K, D, s, s)``, image by image.
+    """
+    image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
+    all_boxes = torch.cat(list(boxes))
+    rois = torch.cat([image, all_boxes], dim=1)  # (K, 5)
+    level = level_of(all_boxes, config)
+    parts, order = [], []
+    for i, name in enumerate(config.levels):
+        index = (level == i).nonzero()[:, 0]
+        scale = 1.0 / strides[name]
+        options = (side, scale, config.sampling_ratio, config.aligned)
+        parts.append(roi_align(features[name], rois[index], *options))
+        order.append(index)
+    back = torch.cat(order).argsort()
+    return torch.cat(parts)[back]
+
+
+def level_of(boxes: Tensor, config: PoolerConfig) -> Tensor:
+    """Index of the level each box ``(K, 4)`` belongs to (equation 1): one up per doubled side."""
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    ratio = (width * height).sqrt() / config.canonical
+    if config.epsilon_inside:
+        level = torch.floor(config.canonical_level + torch.log2(ratio + 1e-8))
+    else:
+        level = torch.floor(config.canonical_level + torch.log2(ratio) + 1e-6)
+    return level.clamp(0, len(config.levels) - 1).long()

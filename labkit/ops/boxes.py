@@ -1,0 +1,80 @@
+"""Boxes as the detectors see them: clipping, and the offsets that a network regresses.
+
+Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""Decoded sides grow at most by this factor: an untrained network must not overflow ``exp``."""
+
+
+def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
+    """Offsets that take ``references`` to ``boxes`` (R. Girshick et al., R-CNN, appendix C).
+
+    Args:
+        boxes: ``(N, 4)`` what to reach.
+        references: ``(N, 4)`` anchors or proposals.
+        weights: (x, y, w, h); they bring the offsets to about unit variance.
+
+    Returns:
+        ``(N, 4)`` offsets of the centre in sides of the reference, and of the log of the sides.
+    """
+    wx, wy, ww, wh = weights
+    x, y, width, height = _centre_form(references)
+    to_x, to_y, to_width, to_height = _centre_form(boxes)
+    return torch.stack(
+        [
+            wx * (to_x - x) / width,
+            wy * (to_y - y) / height,
+            ww * torch.log(to_width / width),
+            wh * torch.log(to_height / height),
+        ],
+        dim=1,
+    )
+
+
+def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
+    """Where ``offsets`` take ``references``; undoes :func:`encode_boxes`.
+
+    Args:
+        offsets: ``(N, 4 C)``, four for each of C classes.
+        references: ``(N, 4)``.
+        weights: those of the encoding.
+
+    Returns:
+        ``(N, 4 C)`` boxes.
+    """
+    wx, wy, ww, wh = weights
+    x, y, width, height = (v[:, None] for v in _centre_form(references))
+    dx, dy = offsets[:, 0::4] / wx, offsets[:, 1::4] / wy
+    dw = torch.clamp(offsets[:, 2::4] / ww, max=MAX_LOG_SCALE)
+    dh = torch.clamp(offsets[:, 3::4] / wh, max=MAX_LOG_SCALE)
+    x, y = dx * width + x, dy * height + y
+    width, height = torch.exp(dw) * width, torch.exp(dh) * height
+    corners = (x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height)
+    return torch.stack(corners, dim=-1).reshape(offsets.shape)
+
+
+def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes ``(..., 4)`` cut to an image of ``size`` (height, width), its far edges included."""
+    height, width = size
+    x = boxes[..., 0::2].clamp(0, width)
+    y = boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def larger_than(boxes: Tensor, side: float) -> Tensor:
+    """Which boxes have both sides longer than ``side``, ``(N,)`` bool."""
+    return ((boxes[:, 2:] - boxes[:, :2]) > side).all(dim=1)
+
+
+def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return boxes[:, 0] + 0.5 * width, boxes[:, 1] + 0.5 * height, width, height
