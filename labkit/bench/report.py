@@ -21,7 +21,7 @@ class Comparison:
         ours_ms: labkit's median time in milliseconds per item.
         peer_ms: the peer's.
         ratio: median over the rounds of peer / labkit; above 1 labkit is quicker.
-        target: the ratio to reach.
+        target: the ratio to reach; None where none is set.
         ours_result: labkit's answer, to see that both did the same work.
         peer_result: the peer's.
     """
@@ -31,13 +31,13 @@ class Comparison:
     ours_ms: float
     peer_ms: float
     ratio: float
-    target: float
+    target: float | None
     ours_result: float
     peer_result: float
 
     @property
-    def met(self) -> bool:
-        return self.ratio >= self.target
+    def met(self) -> bool | None:
+        return None if self.target is None else self.ratio >= self.target
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "met": self.met}
@@ -49,7 +49,7 @@ def compare(
     ours: Callable[[], tuple[float, float]],
     peer: Callable[[], tuple[float, float]],
     items: int,
-    target: float,
+    target: float | None,
     repeats: int,
 ) -> Comparison:
     """Run both in turn, ``repeats`` times.
@@ -63,7 +63,7 @@ def compare(
         ours: does the task with labkit, returns (seconds, result).
         peer: the same with the peer.
         items: how many items one run handles.
-        target: the ratio to reach.
+        target: the ratio to reach; None where none is set.
         repeats: rounds.
     """
     ours_times, peer_times = [], []
@@ -89,22 +89,27 @@ def compare(
 
 
 def print_comparisons(title: str, result: str, comparisons: Sequence[Comparison]) -> None:
-    """Print a table; ``result`` names the answer that both computed."""
-    table = Table(title=title)
-    table.add_column("task", min_width=24)
-    table.add_column("peer", no_wrap=True)
-    for column in ("labkit ms", "peer ms", "ratio", "target", f"labkit {result}", f"peer {result}"):
-        table.add_column(column, justify="right")
+    """Print a table of at most 80 columns; ``result`` names the answer that both computed."""
+    peers = {c.peer for c in comparisons}
+    table = Table(title=f"{title}, against {peers.pop()}" if len(peers) == 1 else title)
+    table.add_column("task")
+    for column in ("labkit\nms", "peer\nms", "ratio", "target"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for who in ("labkit", "peer"):
+        table.add_column(f"{who}\n{result}", justify="right", no_wrap=True)
     for c in comparisons:
         verdict = "[green]met[/]" if c.met else "[red]missed[/]"
         table.add_row(
-            c.task,
-            c.peer,
-            f"{c.ours_ms:.2f}",
-            f"{c.peer_ms:.2f}",
+            f"{c.task}, against {c.peer}" if peers else c.task,
+            _milliseconds(c.ours_ms),
+            _milliseconds(c.peer_ms),
             f"{c.ratio:.3g}x",
-            f"{c.target:g}x {verdict}",
+            "-" if c.target is None else f"{c.target:g}x\n{verdict}",
             f"{c.ours_result:.4f}",
             f"{c.peer_result:.4f}",
         )
     Console().print(table)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"

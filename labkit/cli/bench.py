@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(help="Measure labkit against its peers.", no_args_is_help=True)
 
 Json = Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")]
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 @app.command("pq")
@@ -56,3 +62,54 @@ def pq_memory(
         f"peak memory of labkit pq, {images} image pairs, {workers} workers: {peak:.0f} MB"
         f" (target below {MEMORY_TARGET_MB} MB: {'met' if met else 'missed'})"
     )
+
+
+@app.command("roi-align")
+def roi_align(
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    json: Json = None,
+    sweep: Annotated[bool, typer.Option(help="Also vary one factor at a time.")] = True,
+    figure: Annotated[Path | None, typer.Option(help="Draw the sweep into this PNG file.")] = None,
+) -> None:
+    """RoIAlign forward and backward against torchvision's (2 to 3 minutes; quiet cores matter)."""
+    import torchvision
+
+    from labkit.bench import roi_align as bench
+    from labkit.bench import roi_align_gpu as gpu
+    from labkit.bench import roi_align_sweep as sweeping
+    from labkit.bench.report import print_comparisons
+    from labkit.cores import available_cores
+    from labkit.datasets.panoptic_format import write_json
+    from labkit.doctor import describe_environment
+    from labkit.errors import LabkitError
+    from labkit.files import whole
+
+    if figure is not None and not sweep:
+        raise LabkitError("--figure draws the sweep; leave out --no-sweep")
+    if device == Device.CUDA:
+        gpu.require_gpu()
+    threads = bench.thread_counts(device)
+    measured = bench.measure_all(bench.headline_cases(device), device, threads)
+    rows = [m.to_json() for m in measured]
+    report: dict[str, Any] = {
+        "environment": {**describe_environment(), "torchvision": torchvision.__version__},
+        "comparisons": rows,
+    }
+    for count in threads:
+        title = "RoIAlign, time per call" + (f", torch threads {count}" if count else "")
+        print_comparisons(title, "mean", [m.comparison for m in measured if m.threads == count])
+    if device == Device.CUDA:
+        report["copy_bytes_per_second"] = bandwidth = gpu.copy_bandwidth()
+        for row, m in zip(rows, measured, strict=True):
+            row.update(gpu.traffic(m, bandwidth))
+        gpu.print_traffic(measured, bandwidth)
+    if sweep:
+        places = sweeping.settings(sweeping.BASE, threads[0], available_cores())
+        points = sweeping.sweep(places, device)
+        report["sweep"] = [point.to_json() for point in points]
+        sweeping.print_sweep(points)
+        if figure is not None:
+            with whole(figure) as part:
+                sweeping.draw_sweep(points).savefig(part, format="png", dpi=120)
+    if json is not None:
+        write_json(json, report)
