@@ -664,7 +664,7 @@ labkit.record("separable_over_loops_s_2", ratios[2])
 #
 # | part | where | what it says |
 # | --- | --- | --- |
-# | schema | `csrc/library.cpp` | name, arguments and result, as PyTorch should see them |
+# | schema | `csrc/roi_align_cpu.cpp` | name, arguments and result, as PyTorch should see them |
 # | kernel | `csrc/roi_align_cpu.cpp` | the arithmetic, once forward, once backward |
 # | autograd | `ops/compiled.py` | which operator is the gradient of which |
 # | fake kernel | `ops/compiled.py` | the result's shape without computing it, for `torch.compile` |
