@@ -28,7 +28,7 @@ def predict(model: nn.Module, images: Sequence[Tensor]) -> list[Prediction]:
         predictions: list[Prediction] = model([image.to(device) for image in images])
     finally:
         model.train(was_training)
-    return [_to_cpu(p) for p in predictions]
+    return [to_cpu(p) for p in predictions]
 
 
 def predict_dataset(
@@ -58,7 +58,8 @@ def predict_dataset(
             bar.update(len(indices))
 
 
-def _to_cpu(prediction: Prediction) -> Prediction:
+def to_cpu(prediction: Prediction) -> Prediction:
+    """The same prediction with all its tensors on the CPU."""
     found, panoptic = prediction.detections, prediction.panoptic
     return Prediction(
         detections=None

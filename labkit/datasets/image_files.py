@@ -6,26 +6,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from labkit.errors import LabkitError
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """``(3, H, W)`` uint8 RGB. The stored rows are taken as they are; an EXIF turn is not applied,
-    because annotations are made on the stored rows.
+def read_image(path: Path, size: tuple[int, int] | None = None, *, upright: bool = False) -> Tensor:
+    """``(3, H, W)`` uint8 RGB. Grey and palette images get three channels, 16-bit ones keep their
+    upper byte, transparency is dropped.
 
     Args:
         path: the file, of any format that Pillow reads.
         size: the (H, W) it must have.
+        upright: turn a photograph as its EXIF entry says. Data sets leave it: annotations are made
+            on the rows as they are stored.
 
     Raises:
         LabkitError: the file is missing, truncated, no image, or of other size.
     """
     try:
-        with Image.open(path) as image:
-            rgb = np.array(image.convert("RGB"))  # a copy: a tensor needs writable memory
+        with Image.open(path) as stored:
+            image = ImageOps.exif_transpose(stored) if upright else stored
+            if image.mode.startswith("I"):  # Pillow would cut 16-bit grey off at 255
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                rgb = np.stack([grey] * 3, axis=2)
+            else:
+                rgb = np.array(image.convert("RGB"))  # a copy: a tensor needs writable memory
     except FileNotFoundError:
         raise LabkitError(f"{path}: image not found") from None
     except UnidentifiedImageError:

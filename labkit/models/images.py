@@ -40,6 +40,16 @@ def batch_images(
     Raises:
         LabkitError: no image, or one that is not ``(3, h, w)`` uint8.
     """
+    check_images(images)
+    return normalised(images, divisor, mean, std)
+
+
+def check_images(images: Sequence[Tensor]) -> None:
+    """Refuse what is not an image.
+
+    Raises:
+        LabkitError: no image, or one that is not ``(3, h, w)`` uint8.
+    """
     if len(images) == 0:
         raise LabkitError("images: the list is empty; a model needs at least one image")
     for i, image in enumerate(images):
@@ -47,6 +57,12 @@ def batch_images(
             raise LabkitError(
                 f"images[{i}] must be (3, H, W) uint8 RGB, got {tuple(image.shape)} {image.dtype}"
             )
+
+
+def normalised(
+    images: Sequence[Tensor], divisor: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """:func:`batch_images` of images that are known to be good, and may be float (0 to 255)."""
     height = _round_up(max(image.shape[1] for image in images), divisor)
     width = _round_up(max(image.shape[2] for image in images), divisor)
     device = images[0].device

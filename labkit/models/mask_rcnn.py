@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.errors import LabkitError
-from labkit.models.images import batch_images
+from labkit.models.images import check_images, normalised
 from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.pasting import paste_masks, paste_masks_resized
 from labkit.models.roi_heads import Found
@@ -60,6 +60,7 @@ class MaskRCNN(nn.Module):
             LabkitError: an image of another type, or targets with boxes without area or labels
                 that are not the categories'.
         """
+        check_images(images)
         sizes = [_size(image) for image in images]
         if not self.training:
             return self.infer(images, sizes)
@@ -75,7 +76,8 @@ class MaskRCNN(nn.Module):
         """Predictions at other sizes than the images'.
 
         Args:
-            images: B tensors ``(3, h, w)`` uint8 RGB, resized as the weights want them.
+            images: B tensors ``(3, h, w)`` RGB from 0 to 255, uint8 or float, resized as the
+                weights want them.
             sizes: (height, width) for each prediction, such as those before the resizing.
 
         Returns:
@@ -93,7 +95,7 @@ class MaskRCNN(nn.Module):
     def features(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], tuple[int, int]]:
         """Feature maps ``(B, D, h, w)`` by level, and (H, W) of the padded batch."""
         conventions = self.config.conventions
-        x = batch_images(images, self.config.divisor, conventions.mean, conventions.std)
+        x = normalised(images, self.config.divisor, conventions.mean, conventions.std)
         if conventions.bgr:
             x = x.flip(1)
         maps: dict[str, Tensor] = self.backbone(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from labkit.models.backbones import BackboneConfig, res5_stage
 from labkit.models.images import IMAGENET_MEAN, IMAGENET_STD
@@ -26,16 +26,23 @@ class Conventions:
         bgr: the network sees blue first.
         mean, std: of red, green and blue, in units of 0 to 255.
         paste_resized: how masks get back into the image, see ``pasting.py``.
+        resize: what :class:`labkit.predictor.Predictor` does to an image first: "whole", whole grey
+            levels (Pillow); "float", interpolated as numbers (torchvision); None, nothing.
+        short, long: the sides that it is resized to: the shorter one to ``short``, unless the other
+            one would get longer than ``long``.
     """
 
     bgr: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     paste_resized: bool
+    resize: Literal["whole", "float"] | None = None
+    short: int = 800
+    long: int = 1333
 
 
-DETECTRON2 = Conventions(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), paste_resized=False)
-TORCHVISION = Conventions(False, IMAGENET_MEAN, IMAGENET_STD, paste_resized=True)
+DETECTRON2 = Conventions(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), paste_resized=False, resize="whole")
+TORCHVISION = Conventions(False, IMAGENET_MEAN, IMAGENET_STD, paste_resized=True, resize="float")
 LABKIT = Conventions(False, IMAGENET_MEAN, IMAGENET_STD, paste_resized=False)
 """For networks trained here: nothing to be compatible with, so the simpler choice of each."""
 

@@ -1,0 +1,187 @@
+"""The published weights of ``data/zoo.toml``: what there is, getting it, and a model with it.
+
+A file arrives in ``archives/`` of the download folder, is held against the hash in its name, and
+only then gets its place in ``checkpoints/``: what lies there is whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+from torch import nn
+
+from labkit.checkpoints import detectron2, torchvision
+from labkit.datasets import coco_categories
+from labkit.datasets.download import CHECKOUT, download_folder
+from labkit.datasets.transfer import fetch
+from labkit.errors import LabkitError
+from labkit.models import PRESETS
+
+FORMATS = ("detectron2", "torchvision")
+CATEGORIES = {
+    "coco_things": coco_categories.coco_things,
+    "coco_panoptic": coco_categories.coco_panoptic,
+    "coco_ids_1_to_90": coco_categories.coco_ids_1_to_90,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Published weights; the fields are explained at the top of ``data/zoo.toml``."""
+
+    name: str
+    preset: str
+    format: str
+    categories: str
+    url: str
+    hash: str
+    megabytes: int
+    licence: str
+    metrics: dict[str, float]
+
+    @property
+    def usable(self) -> bool:
+        """Whether labkit has the model for these weights."""
+        return self.preset in PRESETS
+
+    def path(self, folder: Path) -> Path:
+        """Where the file lies in the download folder, once it was fetched."""
+        return folder / "checkpoints" / f"{self.name}{Path(self.url).suffix}"
+
+
+def catalogue(path: Path | None = None) -> dict[str, Checkpoint]:
+    """The published weights by name.
+
+    Args:
+        path: another file than the checkout's ``data/zoo.toml``.
+
+    Raises:
+        LabkitError: the file is missing or has an unknown, missing or wrong field.
+    """
+    path = path or CHECKOUT / "data" / "zoo.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabkitError(f"{path}: not found; run labkit from a checkout") from None
+    except tomllib.TOMLDecodeError as error:
+        raise LabkitError(f"{path}: {error}") from None
+    checkpoints = {}
+    for name, table in tables.items():
+        try:
+            checkpoint = checkpoints[name] = Checkpoint(name, **table)
+        except TypeError as error:
+            raise LabkitError(f"{path}: [{name}]: {error}") from None
+        if checkpoint.format not in FORMATS or checkpoint.categories not in CATEGORIES:
+            raise LabkitError(
+                f"{path}: [{name}]: format is one of {', '.join(FORMATS)}, categories one of"
+                f" {', '.join(CATEGORIES)}"
+            )
+    return checkpoints
+
+
+def find(name: str) -> Checkpoint:
+    """The published weights of a name.
+
+    Raises:
+        LabkitError: there are none; names like it are suggested.
+    """
+    known = catalogue()
+    if name in known:
+        return known[name]
+    by_lower = {each.lower(): each for each in known}
+    close = [by_lower[n] for n in difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)]
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    raise LabkitError(f"no published weights {name!r}; {meant}`labkit zoo list` shows all")
+
+
+def get(
+    checkpoint: Checkpoint, folder: Path | None = None, show: Callable[[str], None] = print
+) -> Path:
+    """Fetch and verify published weights; what is there already is verified again.
+
+    Args:
+        checkpoint: of :func:`catalogue` or :func:`find`.
+        folder: the download folder. None: the usual one.
+        show: takes lines for the user: the licence.
+
+    Returns:
+        The file.
+
+    Raises:
+        LabkitError: see :func:`labkit.datasets.transfer.fetch`; or the hash is another, and what
+            was received is removed.
+    """
+    folder = folder or download_folder()
+    path = checkpoint.path(folder)
+    show(f"{checkpoint.name}\nLicence: {checkpoint.licence}\nFrom: {checkpoint.url}")
+    if path.is_file():
+        if not _is_whole(path, checkpoint):
+            raise LabkitError(
+                f"{path}: its hash does not begin with {checkpoint.hash}; the file is damaged or"
+                " another version. Remove it and fetch it again"
+            )
+        return path
+    received = folder / "archives" / path.name
+    fetch(checkpoint.url, received)
+    if not _is_whole(received, checkpoint):
+        received.unlink()
+        raise LabkitError(
+            f"{checkpoint.url}: the file received is damaged or another one: its hash does not"
+            f" begin with {checkpoint.hash}; it was removed"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    received.replace(path)
+    return path
+
+
+def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
+    algorithm, prefix = checkpoint.hash.split(":")
+    return str(pooch.file_hash(str(path), alg=algorithm)).startswith(prefix)
+
+
+def path_of(name: str, folder: Path | None = None) -> Path:
+    """The file of published weights on this machine.
+
+    Args:
+        name: as ``labkit zoo list`` shows it.
+        folder: the download folder. None: the usual one.
+
+    Raises:
+        LabkitError: unknown name, or it was not fetched yet.
+    """
+    path = find(name).path(folder or download_folder())
+    if not path.is_file():
+        raise LabkitError(f"{path}: not there yet; fetch it with: labkit zoo get {name}")
+    return path
+
+
+def load(name: str, folder: Path | None = None) -> nn.Module:
+    """A model with published weights and their categories, in evaluation mode.
+
+    Args:
+        name: as ``labkit zoo list`` shows it.
+        folder: the download folder. None: the usual one.
+
+    Raises:
+        LabkitError: unknown name, not fetched yet, damaged, or labkit lacks the model.
+    """
+    checkpoint = find(name)
+    if not checkpoint.usable:
+        raise LabkitError(
+            f"{name}: needs the model {checkpoint.preset}, which this version of labkit lacks;"
+            " `labkit zoo list` shows which weights can be used"
+        )
+    path = path_of(name, folder)
+    categories = CATEGORIES[checkpoint.categories]()
+    if checkpoint.format == "torchvision":
+        model = torchvision.CONFIG.build(categories)
+        torchvision.load(path, model)
+        return model.eval()
+    of_detectron2 = PRESETS[checkpoint.preset].build(categories)
+    detectron2.load(path, of_detectron2)
+    return of_detectron2.eval()

@@ -1,0 +1,150 @@
+"""Weights of ``torchvision.models.detection.maskrcnn_resnet50_fpn``.
+
+They fit a model of :data:`CONFIG`; those that were trained on COCO number their classes by COCO's
+ids, as :func:`labkit.datasets.coco_categories.coco_ids_1_to_90` does.
+
+torchvision's first class is the background, labkit's last. Its box regression also has a row for
+the background and its mask branch a mask, which nothing ever reads; these are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from labkit.checkpoints.key_map import KeyMap, Rows, Rule
+from labkit.checkpoints.unpickle import read_torch
+from labkit.errors import LabkitError
+from labkit.models.mask_rcnn import MaskRCNN
+from labkit.models.mask_rcnn_config import TORCHVISION, MaskRCNNConfig
+from labkit.models.presets import PRESETS
+
+
+def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:
+    """The same architecture with every choice as torchvision makes it."""
+    rpn, roi = base.rpn, base.roi
+    beta = 1 / 9
+    return replace(
+        base,
+        conventions=TORCHVISION,
+        # torchvision's frozen batch norm had no epsilon when the published weights were trained.
+        backbone=replace(base.backbone, stride_in_1x1=False, eps=0.0),
+        rpn=replace(
+            rpn,
+            rounded=True,
+            strides_from_grid=True,
+            after_nms=(2000, 1000),
+            min_side=1e-3,
+            beta=beta,
+        ),
+        roi=replace(
+            roi,
+            pooler=replace(roi.pooler, aligned=False, sampling_ratio=2, epsilon_inside=False),
+            min_side=1e-2,
+            beta=beta,
+        ),
+    )
+
+
+_BASE = PRESETS["mask_rcnn_r50"]
+assert isinstance(_BASE, MaskRCNNConfig)
+CONFIG = _config(_BASE)
+"""``mask_rcnn_r50`` as torchvision has it.
+
+A model that was trained there from fresh or ImageNet weights has norms with an epsilon of 1e-5."""
+
+_BODY = r"backbone\.bottom_up\."
+
+
+def _block(match: re.Match[str]) -> str:
+    """``res2.0.conv1.norm.weight`` to ``layer1.0.bn1.weight``, for every layer of a block."""
+    stage, block, layer, value = match.groups()
+    norm = value.startswith("norm.")
+    if layer == "shortcut":
+        name = "downsample.1" if norm else "downsample.0"
+    else:
+        name = layer.replace("conv", "bn") if norm else layer
+    return f"backbone.body.layer{int(stage) - 1}.{block}.{name}.{value.removeprefix('norm.')}"
+
+
+def _level(match: re.Match[str]) -> str:
+    blocks = "inner_blocks" if match[1] == "lateral" else "layer_blocks"
+    return f"backbone.fpn.{blocks}.{int(match[2]) - 2}.0."
+
+
+_RULES: tuple[Rule, ...] = (
+    (_BODY + r"stem\.conv1\.norm\.", "backbone.body.bn1."),
+    (_BODY + r"stem\.", "backbone.body."),
+    (_BODY + r"res(\d)\.(\d+)\.(\w+)\.(.+)", _block),
+    (r"backbone\.(lateral|output)(\d)\.", _level),
+    (r"rpn\.conv\.", "rpn.head.conv.0.0."),
+    (r"rpn\.objectness\.", "rpn.head.cls_logits."),
+    (r"rpn\.deltas\.", "rpn.head.bbox_pred."),
+    (r"roi_heads\.box_head\.fc1\.", "roi_heads.box_head.fc6."),
+    (r"roi_heads\.box_head\.fc2\.", "roi_heads.box_head.fc7."),
+    (r"roi_heads\.(cls_score|bbox_pred)\.", r"roi_heads.box_predictor.\1."),
+    (r"roi_heads\.mask_head\.conv(\d)\.", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0."),
+    (r"roi_heads\.mask_head\.deconv\.", "roi_heads.mask_predictor.conv5_mask."),
+    (r"roi_heads\.mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
+)
+
+
+def _background_last(rows: Tensor) -> Tensor:
+    return torch.cat([rows[1:], rows[:1]])
+
+
+_ROWS = {
+    f"roi_heads.{layer}.{value}": rows
+    for value in ("weight", "bias")
+    for layer, rows in {
+        "cls_score": Rows(0, _background_last),
+        "bbox_pred": Rows(4, lambda rows: rows[4:]),
+        "mask_head.predictor": Rows(1, lambda rows: rows[1:]),
+    }.items()
+}
+
+# A batch norm that was trained counts its batches; a frozen one does not.
+NAMES = KeyMap(_RULES, dropped=r".*\.num_batches_tracked", rows=_ROWS)
+"""torchvision's names and order of the parameters of ``mask_rcnn_r50``."""
+
+_EARLIER: tuple[tuple[str, str], ...] = (
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    *(
+        (rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.", f"roi_heads.mask_head.{i}.0.")
+        for i in range(4)
+    ),
+)
+"""Names in files that older versions of torchvision wrote; the published file is from 2019."""
+
+
+def load(path: Path, model: MaskRCNN) -> None:
+    """Read torchvision's weights into a model of :data:`CONFIG`.
+
+    Args:
+        path: the published ``.pth``, or ``torch.save(model.state_dict(), path)``.
+        model: changed only if everything fits.
+
+    Raises:
+        LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
+            model's (the message lists which), or the model has other conventions than torchvision.
+    """
+    if model.config.conventions != TORCHVISION:
+        raise LabkitError(
+            f"{path}: torchvision's weights need a model with torchvision's conventions:"
+            " labkit.checkpoints.torchvision.CONFIG.build(categories)"
+        )
+    content = read_torch(path)
+    if not isinstance(content, dict):
+        raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    NAMES.load(path, {_today(str(name)): value for name, value in content.items()}, model)
+
+
+def _today(name: str) -> str:
+    for pattern, replacement in _EARLIER:
+        name = re.sub(rf"\A{pattern}", replacement, name)
+    return name

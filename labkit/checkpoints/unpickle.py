@@ -1,0 +1,196 @@
+"""Reading checkpoints of other projects without giving them the power to run code.
+
+A pickle is a small program: it names functions and has them called. The published ``.pkl`` files
+need a few harmless ones, to rebuild NumPy arrays, so those are all that :func:`read_pickle`
+knows, and each is a stand-in written here. NumPy's own would not do: they take a file's word for
+the layout of an array's memory, which a hostile file can use to corrupt it.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from labkit.errors import LabkitError
+
+PLAIN = frozenset("fiub")
+"""Kinds of NumPy types that hold numbers or bools; all others are refused."""
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle of dictionaries, lists, numbers, text and numeric arrays holds.
+
+    Text that Python 2 wrote is read as Latin-1, as the published files ask for.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object, arrays as writable ``np.ndarray`` of the type the file has.
+
+    Raises:
+        LabkitError: the file is missing, is no pickle, is damaged, or asks for anything beyond
+            arrays. Nothing that the file names has been imported or called.
+    """
+    try:
+        with path.open("rb") as file:
+            return _with_arrays(_ArrayUnpickler(path, file).load())
+    except LabkitError:
+        raise
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
+        raise _damaged(path, "a pickle", error) from None
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows the globals of arrays; every other is refused before anything is imported."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+        self.path = path
+        self.known: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): _encode,
+            ("__builtin__", "bytes"): _no_bytes,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Type,
+        }
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since 2.0
+            self.known[module, "_reconstruct"] = _reconstruct
+            self.known[module, "scalar"] = _scalar
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.known[module, name]
+        except KeyError:
+            raise LabkitError(
+                f"{self.path}: refused: it asks for {module}.{name}, which weights do not need. A"
+                " file that names other functions than NumPy's arrays can run code; nothing of it"
+                " was run"
+            ) from None
+
+    def persistent_load(self, pid: object) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside itself")
+
+
+class _Type:
+    """Stands in for ``np.dtype``: only types of plain numbers."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, spec: str, align: bool = False, copy: bool = False) -> None:
+        dtype = np.dtype(str(spec))
+        if dtype.kind not in PLAIN:
+            raise pickle.UnpicklingError(f"it holds an array of {dtype}; weights are numbers")
+        self.dtype = dtype
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # (version, byte order, then the fields of structured types, which are refused above)
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
+
+    def read(self, content: bytes | str, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+        # A pickle of Python 2 has bytes as text.
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        if len(raw) != math.prod(shape) * self.dtype.itemsize:
+            raise pickle.UnpicklingError(f"{len(raw)} bytes for an array {shape} of {self.dtype}")
+        array = np.frombuffer(raw, self.dtype).reshape(shape, order="F" if fortran else "C")
+        return array.astype(self.dtype.newbyteorder("="), order="C")
+
+
+class _Array:
+    """Stands in for ``np.ndarray`` while a pickle is read; ``value`` is the array at last."""
+
+    __slots__ = ("value",)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Type, bool, bytes | str]) -> None:
+        _version, shape, kind, fortran, content = state
+        if not isinstance(content, bytes | bytearray | str):
+            raise pickle.UnpicklingError("it holds an array of objects; weights are numbers")
+        self.value = kind.read(content, tuple(shape), fortran)
+
+
+def _reconstruct(_class: type, _shape: tuple[int, ...], _kind: bytes) -> _Array:
+    return _Array()
+
+
+def _scalar(kind: _Type, content: bytes | str) -> Any:
+    return kind.read(content, (), False)[()]
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """How protocol 2 spells bytes; other encodings would import their codec's module."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How protocol 2 spells the bytes of an array without elements."""
+    return b""
+
+
+def _with_arrays(value: Any) -> Any:
+    """The same containers with the arrays in the place of their stand-ins."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _with_arrays(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_with_arrays(entry) for entry in value)
+    if isinstance(value, type) or callable(value):
+        raise pickle.UnpicklingError("it holds a function in the place of a value")
+    return value
+
+
+def read_torch(path: Path) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object: containers of tensors, numbers and text.
+
+    Raises:
+        LabkitError: the file is missing, damaged, or asks for anything beyond tensors. Nothing
+            that the file names has been imported or called.
+    """
+    try:
+        path.open("rb").close()  # torch reports a damaged file as one that cannot be read
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as many ways here
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise LabkitError(
+                f"{path}: refused: it asks for {asked[1]}, which weights do not need; nothing of it"
+                ' was run. Save the weights alone: torch.save({"model": model.state_dict()}, PATH)'
+            ) from None
+        raise _damaged(path, "a file of torch.save", error) from None
+
+
+def _damaged(path: Path, expected: str, error: Exception) -> LabkitError:
+    """The error for a file that cannot be read, which names the commonest wrong files."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return LabkitError(f"{path}: the file is empty; fetch it again")
+    if start.lstrip()[:1] == b"<":
+        return LabkitError(
+            f"{path}: this is a web page, not a checkpoint (a login or an error page in its"
+            " place?); fetch it again"
+        )
+    if all(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in start):
+        return LabkitError(f"{path}: this is a text file, not a checkpoint")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return LabkitError(f"{path}: damaged or not {expected} ({reason}); fetch it again")

@@ -1,0 +1,62 @@
+"""``labkit zoo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Published weights: list them, fetch one.", no_args_is_help=True)
+
+_FOLDER = typer.Option(
+    "--dir",
+    metavar="FOLDER",
+    show_default="$LABKIT_DOWNLOADS, or data/downloads of the checkout",
+    help="The download folder.",
+)
+
+
+@app.command("list")
+def list_(folder: Annotated[Path | None, _FOLDER] = None) -> None:
+    """List the published weights, what they reach on COCO val2017, and which are here."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.checkpoints.store import catalogue
+    from labkit.datasets.download import download_folder
+
+    where = folder or download_folder()
+    known = catalogue().values()
+    metrics = ("box AP", "mask AP", "PQ")
+    table = Table(
+        "name", "model", *metrics, "MB", "here", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0)
+    )
+    for weights in known:
+        table.add_row(
+            weights.name,
+            weights.preset if weights.usable else f"{weights.preset} *",
+            *(str(weights.metrics.get(metric, "")) for metric in metrics),
+            str(weights.megabytes),
+            "yes" if weights.path(where).is_file() else "",
+        )
+    Console().print(table)
+    if not all(weights.usable for weights in known):
+        typer.echo("* this version of labkit does not have the model")
+    for licence in dict.fromkeys(weights.licence for weights in known):
+        names = [weights.name for weights in known if weights.licence == licence]
+        typer.echo(f"licence of {', '.join(names)}: {licence}")
+    typer.echo(f"download folder: {where}")
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="A name that `labkit zoo list` shows.")],
+    folder: Annotated[Path | None, _FOLDER] = None,
+) -> None:
+    """Fetch published weights: resumes, verifies."""
+    from labkit.checkpoints import store
+
+    path = store.get(store.find(name), folder, typer.echo)
+    typer.echo(f"{name} is in {path}")

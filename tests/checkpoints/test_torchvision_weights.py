@@ -1,0 +1,164 @@
+"""torchvision's Mask R-CNN: its names, its order of classes, and the same detections."""
+
+import copy
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
+
+from labkit.checkpoints.store import find
+from labkit.checkpoints.torchvision import CONFIG, NAMES, load
+from labkit.datasets.coco_categories import coco_ids_1_to_90, coco_things
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+from labkit.models import PRESETS
+
+CATEGORIES = Shapes("val", num=1).categories
+THINGS = len(CATEGORIES.things)
+
+# A torchvision model that was not made from pretrained weights has this epsilon; few detections
+# for speed.
+EPSILON = replace(
+    CONFIG,
+    backbone=replace(CONFIG.backbone, eps=1e-5),
+    roi=replace(CONFIG.roi, detections=30),
+)
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """torchvision's model with random weights that find something, for images of their size."""
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=THINGS + 1,
+        min_size=160,
+        max_size=224,
+        box_detections_per_img=30,
+    ).eval()
+    for name, value in model.state_dict().items():
+        if re.search(r"bn\d|downsample\.1", name) and value.is_floating_point():
+            value.uniform_(0.5, 1.0)
+        if "layer_blocks" in name and name.endswith("weight"):
+            value *= 0.03  # features of about 1, so that rounding stays small
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.2)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.01)
+    torch.nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.1)
+    torch.nn.init.normal_(model.rpn.head.bbox_pred.weight, std=0.02)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("torchvision") / "weights.pth"
+    torch.save(theirs.state_dict(), path)
+    model = EPSILON.build(CATEGORIES).eval()
+    load(path, model)
+    return model
+
+
+def test_every_name_of_the_published_architecture():
+    with torch.device("meta"):
+        published = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+        state = CONFIG.build(coco_ids_1_to_90()).state_dict()
+    names = {NAMES.name(key) for key in state}
+    assert len(names) == len(state)
+    assert names == {name for name in published if not name.endswith("num_batches_tracked")}
+    theirs = {key: published[NAMES.name(key)].shape for key in state}
+    assert {key: value.shape for key, value in state.items() if value.shape != theirs[key]} == {
+        "roi_heads.bbox_pred.weight": (360, 1024),  # of 364: without the background
+        "roi_heads.bbox_pred.bias": (360,),
+        "roi_heads.mask_head.predictor.weight": (90, 256, 1, 1),  # of 91
+        "roi_heads.mask_head.predictor.bias": (90,),
+    }
+
+
+def test_background_moves_from_the_first_row_to_the_last(theirs, ours):
+    a, b = theirs.state_dict(), ours.state_dict()
+    score, box = (
+        "roi_heads.box_predictor.cls_score.bias",
+        "roi_heads.box_predictor.bbox_pred.weight",
+    )
+    mask = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+    assert b["roi_heads.cls_score.bias"].tolist() == [*a[score][1:].tolist(), a[score][0].item()]
+    assert torch.equal(b["roi_heads.bbox_pred.weight"], a[box][4:])
+    assert torch.equal(b["roi_heads.mask_head.predictor.weight"], a[mask][1:])
+
+
+def test_the_same_detections(theirs, ours):
+    """Boxes, scores, classes and masks of two images of different size, padded together."""
+    generator = torch.Generator().manual_seed(1)
+    images = [
+        torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
+        for size in ((160, 224), (200, 160))
+    ]
+    with torch.inference_mode():
+        wanted = theirs([image / 255 for image in images])
+        found = ours(images)
+    for a, b in zip(wanted, found, strict=True):
+        assert len(a["boxes"]) == 30
+        assert a["scores"].min() < 0.95  # they differ, or their order would say nothing
+        torch.testing.assert_close(b.detections.boxes, a["boxes"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(b.detections.scores, a["scores"], atol=1e-5, rtol=0)
+        assert torch.equal(b.detections.labels, a["labels"] - 1)
+        differ = b.detections.masks != (a["masks"][:, 0] > 0.5)
+        assert differ.sum() <= 5  # pixels at one half, of 30 masks
+
+
+def test_names_of_older_versions(theirs, ours, tmp_path):
+    """As torchvision renames them when it reads such a file."""
+    old = {}
+    for name, value in theirs.state_dict().items():
+        name = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name)
+        name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        name = re.sub(
+            r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}.", name
+        )
+        old[name] = value
+    assert len(set(old) - set(theirs.state_dict())) == 26
+    copy.deepcopy(theirs).load_state_dict(old)  # torchvision reads these names
+    torch.save(old, tmp_path / "old.pth")
+    model = EPSILON.build(CATEGORIES)
+    load(tmp_path / "old.pth", model)
+    state = ours.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_differences_are_refused(theirs, ours, tmp_path):
+    before = {k: v.clone() for k, v in ours.state_dict().items()}
+    weights = theirs.state_dict()
+    weights["roi_heads.box_predictor.bbox_pred.bias"] = torch.zeros(4 * THINGS)
+    weights["rpn.head.more"] = weights.pop("rpn.head.cls_logits.bias")
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(LabkitError) as refusal:
+        load(tmp_path / "weights.pth", ours)
+    said = str(refusal.value)
+    assert "missing from the file (1 of 307):\n  rpn.head.cls_logits.bias\n" in said
+    assert "unknown to the model (1):\n  rpn.head.more\n" in said
+    assert f"the file has ({4 * THINGS},), the model needs ({4 * THINGS + 4},)" in said
+    assert all(torch.equal(v, before[k]) for k, v in ours.state_dict().items())
+
+
+def test_a_model_with_other_conventions_is_refused(tmp_path):
+    with torch.device("meta"):
+        model = PRESETS["mask_rcnn_r50"].build(coco_things())
+    with pytest.raises(LabkitError, match="need a model with torchvision's conventions"):
+        load(tmp_path / "weights.pth", model)
+
+
+def test_not_a_state_dict(ours, tmp_path):
+    torch.save([1], tmp_path / "weights.pth")
+    with pytest.raises(LabkitError, match="holds a list, not a state dict"):
+        load(tmp_path / "weights.pth", ours)
+
+
+def test_the_catalogue_says_what_torchvision_says():
+    known, published = find("maskrcnn_resnet50_fpn"), MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert known.url == published.url
+    assert known.hash.split(":")[1] == re.search(r"-(\w+)\.pth", published.url)[1]
+    metrics = published.meta["_metrics"]["COCO-val2017"]
+    assert known.metrics == {"box AP": metrics["box_map"], "mask AP": metrics["mask_map"]}
+    assert ["__background__", *coco_ids_1_to_90().names] == published.meta["categories"]

@@ -1,0 +1,185 @@
+"""COCO's instance format: polygons, run-length codes, crowds, and files that are wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from labkit.datasets.coco_instances import CocoInstances
+from labkit.datasets.export import export
+from labkit.datasets.image_files import read_image
+from labkit.datasets.named import dataset
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+
+
+def test_reads_what_export_writes(tmp_path):
+    shapes = Shapes("val", num=4, size=64, crowded=True)
+    export(shapes, tmp_path / "set", split="val")
+    back = dataset(f"coco:{tmp_path / 'set'}", "val")
+    assert [c.name for c in back.categories] == ["square", "circle", "triangle"]
+    assert len(back) == 4
+    for (image, target), (expected_image, expected) in zip(back, shapes, strict=True):
+        assert torch.equal(image, expected_image)
+        assert target["image_id"] == expected["image_id"]
+        for key in ("boxes", "labels", "masks"):
+            assert torch.equal(target[key], expected[key])
+            assert target[key].dtype == expected[key].dtype
+    both = dataset(f"coco_panoptic:{tmp_path / 'set'}", "val")[0][1]
+    assert torch.equal(both["semantic"], shapes[0][1]["semantic"])
+
+
+BITS = np.zeros((6, 8), np.uint8)
+BITS[1:4, 5:8] = 1
+CODE = {"size": [6, 8], "counts": coco_mask.encode(np.asfortranarray(BITS))["counts"].decode()}
+RUNS = {"size": [6, 8], "counts": [31, 3, 3, 3, 3, 3, 2]}
+SQUARE = [[0, 0, 4, 0, 4, 3, 0, 3]]
+
+
+def _annotation(**fields):
+    row = {"id": 1, "image_id": 5, "category_id": 20, "bbox": [0, 0, 4, 3], "area": 12.0}
+    return {**row, "iscrowd": 0, "segmentation": SQUARE, **fields}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (8, 6), (10, 20, 30)).save(tmp_path / "val2017" / "a.png")
+
+    def write(*annotations, **changes):
+        data = {
+            "images": [{"id": 5, "file_name": "a.png", "height": 6, "width": 8}],
+            "categories": [{"id": 20, "name": "cat"}, {"id": 3, "name": "dog"}],
+            "annotations": list(annotations),
+            **changes,
+        }
+        path = tmp_path / "annotations" / "instances_val2017.json"
+        path.write_text(json.dumps(data))
+        return tmp_path
+
+    return write
+
+
+def test_polygons_codes_and_crowds_by_hand(folder):
+    root = folder(
+        _annotation(),
+        _annotation(id=2, category_id=3, bbox=[5, 1, 3, 3], segmentation=CODE),
+        _annotation(id=3, category_id=3, bbox=[5, 1, 3, 3], segmentation=RUNS),
+        _annotation(id=4, iscrowd=1, segmentation=RUNS),
+    )
+    data = CocoInstances.from_folder(root, "val")
+    image, target = data[0]
+    assert image[:, 0, 0].tolist() == [10, 20, 30]
+    assert target["labels"].tolist() == [0, 1, 1]
+    assert target["boxes"].tolist() == [[0, 0, 4, 3], [5, 1, 8, 4], [5, 1, 8, 4]]
+    assert target["masks"][0].sum() == 12
+    assert torch.equal(target["masks"][1], torch.from_numpy(BITS).bool())
+    assert torch.equal(target["masks"][2], torch.from_numpy(BITS).bool())
+    rows = data.annotations(5)
+    assert [row["iscrowd"] for row in rows] == [0, 0, 0, 1]
+    assert [coco_mask.area(row["segmentation"]) for row in rows] == [12, 9, 9, 9]
+
+
+def test_images_without_objects_and_objects_without_pixels(folder):
+    _, target = CocoInstances.from_folder(folder(), "val2017")[0]
+    assert target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, 6, 8)
+    thin = _annotation(segmentation=[[1, 1, 1.2, 1, 1.2, 1.1]])
+    _, target = CocoInstances.from_folder(folder(thin, _annotation(category_id=3)), "val")[0]
+    assert target["labels"].tolist() == [1]
+    flat = _annotation(bbox=[0, 0, 4, 0.0])
+    with pytest.warns(UserWarning, match="1 objects have boxes without area"):
+        data = CocoInstances.from_folder(folder(flat), "val")
+    assert len(data[0][1]["labels"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bbox": [0, 0, -4, 3]}, r"image 5, annotation 1: bbox \[0, 0, -4, 3\] has a negative"),
+        ({"bbox": [0, 0, 4]}, r"bbox \[0, 0, 4\] must be four numbers"),
+        ({"bbox": [0, 0, float("nan"), 3]}, "must be four numbers"),
+        ({"category_id": 4}, 'category_id 4 is not in "categories"'),
+        ({"image_id": 6}, 'image 6, annotation 1: this image is not in "images"'),
+        ({"segmentation": [[0, 0, 4, 0]]}, "a polygon needs at least three points"),
+        ({"segmentation": []}, "a polygon needs at least three points"),
+        ({"segmentation": {**CODE, "counts": CODE["counts"][:-2]}}, "the code is damaged"),
+        ({"segmentation": {**CODE, "counts": "zzzz"}}, "the code is damaged"),
+        ({"segmentation": {**CODE, "counts": ""}}, "the code is damaged"),
+        ({"segmentation": {**RUNS, "counts": [31, 3]}}, "do not add up to the image"),
+        ({"segmentation": {**RUNS, "size": [8, 6]}}, r"its size is \[8, 6\]"),
+        ({"segmentation": "here"}, "segmentation: "),
+    ],
+)
+def test_a_wrong_annotation_is_refused_with_its_place(folder, fields, message):
+    with pytest.raises(LabkitError, match=message):
+        CocoInstances.from_folder(folder(_annotation(**fields)), "val")[0]
+
+
+def test_another_file_is_refused(folder, tmp_path):
+    root = folder(_annotation())
+    with pytest.raises(LabkitError, match=r"no split 'train'; it has val2017"):
+        CocoInstances.from_folder(root, "train")
+    with pytest.raises(LabkitError, match=r"no annotations/instances_\*\.json"):
+        CocoInstances.from_folder(tmp_path / "val2017", "val")
+    with pytest.raises(LabkitError, match=r'images\[0\]: "height" is missing'):
+        CocoInstances.from_folder(folder(images=[{"id": 5, "file_name": "a", "width": 1}]), "val")
+    with pytest.raises(LabkitError, match='"categories" is none'):
+        CocoInstances.from_folder(folder(categories=3), "val")
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text("{")
+    with pytest.raises(LabkitError, match="not a JSON file"):
+        CocoInstances(path)
+
+
+def test_code_totals_of_random_masks(folder):
+    """The check of compressed codes accepts every code that pycocotools writes."""
+    random = np.random.default_rng(0)
+    for density in (0.0, 0.02, 0.5, 1.0):
+        bits = (random.random((6, 8)) < density).astype(np.uint8)
+        code = coco_mask.encode(np.asfortranarray(bits))
+        shape = {"size": [6, 8], "counts": code["counts"].decode()}
+        _, target = CocoInstances.from_folder(folder(_annotation(segmentation=shape)), "val")[0]
+        assert target["masks"].sum() == bits.sum()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "1"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+    grey = np.array([[0, 128, 255], [255, 0, 0]], np.uint8)
+    picture = Image.fromarray(grey)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "1":
+        picture = Image.fromarray(grey > 127)
+    else:
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "x.png")
+    expected = torch.from_numpy(grey if mode != "1" else np.uint8(255) * (grey > 127))
+    image = read_image(tmp_path / "x.png")
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, expected.expand(3, 2, 3))
+
+
+def test_a_cut_jpeg_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(LabkitError, match=r"x\.jpg: the image is damaged"):
+        read_image(path)
+
+
+def test_names_of_data_sets(tmp_path):
+    assert len(dataset("shapes", "val")) == 500
+    assert dataset("crowded", "train").crowded
+    for name in ("cifar", "coco", "shapes:here"):
+        with pytest.raises(LabkitError, match=r"is not one of shapes, crowded"):
+            dataset(name, "train")
+    with pytest.raises(LabkitError, match=r"split 'vol' is not one of"):
+        dataset("shapes", "vol")
+    with pytest.raises(LabkitError, match="labkit data get penn-fudan"):
+        dataset(f"penn_fudan:{tmp_path}", "train")
