@@ -134,8 +134,8 @@ def train(
         The losses of all steps, earlier parts of a resumed run included.
 
     Raises:
-        LabkitError: a loss is not finite; ``out`` holds a run with another config or another model;
-            the data set is empty.
+        LabkitError: a loss or its gradient is not finite; ``out`` holds a run with another config
+            or another model; the data set is empty.
         KeyboardInterrupt: after Ctrl-C; the running step is finished and saved first.
     """
     with process_group():
@@ -169,12 +169,14 @@ def train(
                     losses: dict[str, Tensor] = network(images, targets)
                     total = torch.stack(list(losses.values())).sum()
                 values = _averaged({**losses, "total": total})
-                _require_finite(values, step)
+                _require_finite(values, step, targets)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(total).backward()
-                if config.clip is not None:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                scaler.unscale_(optimizer)
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
+                if not scaler.is_enabled():  # the scaler skips such steps by itself
+                    # Before the update: weights that are not numbers never reach a checkpoint.
+                    _require_finite({"the gradient's norm": float(norm)}, step, targets)
                 scaler.step(optimizer)
                 scaler.update()
 
@@ -248,12 +250,14 @@ def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(losses, values.tolist(), strict=True))
 
 
-def _require_finite(values: dict[str, float], step: int) -> None:
+def _require_finite(values: dict[str, float], step: int, targets: list[Target]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
+            ids = ", ".join(str(target.get("image_id")) for target in targets)
             raise LabkitError(
-                f"step {step}: {name} is {value}. Lower the learning rate, lengthen the warm-up or "
-                "check the targets (empty boxes, labels out of range)."
+                f"step {step}: {name} is {value} on the images {ids}. Lower the learning rate, "
+                "lengthen the warm-up or check the targets of these images (empty boxes, labels "
+                "out of range). The last checkpoint is kept."
             )
 
 

@@ -30,7 +30,7 @@ class Ramps(torch.utils.data.Dataset):
         image = (torch.arange(48).reshape(3, 4, 4) * (index + 1) % 256).to(torch.uint8)
         if torch.rand(()) < 0.5:
             image = image.flip(-1) + 1
-        return image, {"y": image.float().mean() / 255}
+        return image, {"image_id": index, "y": image.float().mean() / 255}
 
 
 class Regressor(nn.Module):
@@ -162,8 +162,34 @@ def test_wrong_settings_data_and_losses_are_refused():
         train(_model(), Ramps(0), CONFIG)
     model = _model()
     model.net[0].weight.data[0] = float("nan")
-    with pytest.raises(LabkitError, match="step 0: loss_mse is nan"):
-        train(model, Ramps(), CONFIG)
+    with pytest.raises(LabkitError, match="step 0: loss_mse is nan on the images 0, 0, 0, 0"):
+        train(model, Ramps(1), CONFIG)
+
+
+class Flat(Regressor):
+    """From call 14 on its loss is 0 with an infinite slope, as a norm of nothing would have."""
+
+    calls = 0
+
+    def forward(self, images, targets):
+        self.calls += 1
+        loss = super().forward(images, targets)["loss_mse"]
+        return {"loss_mse": (0 * loss).sqrt() if self.calls > 13 else loss}
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_gradient_that_is_no_number_stops_before_the_update(tmp_path, monkeypatch, clip):
+    monkeypatch.setattr("labkit.training.CHECKPOINT_EVERY", 10)
+    torch.manual_seed(3)
+    model = Flat()
+    config = TrainConfig(**{**CONFIG.__dict__, "clip": clip})
+    with pytest.raises(LabkitError, match=r"step 13: the gradient's norm is nan on the images \d"):
+        train(model, Ramps(), config, out=tmp_path)
+    assert all(p.isfinite().all() for p in model.parameters())
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert len(state["losses"]["total"]) == 10
+    resumed = _model()
+    assert train(resumed, Ramps(), config, out=tmp_path).steps == 30
 
 
 def test_weight_decay_spares_biases():
@@ -201,5 +227,6 @@ def test_torchrun_trains_and_its_reduced_metrics_equal_the_single_process_ones(t
     assert (single["world"], several["world"]) == (1, 2)
     # The mean of the processes' gradients is the gradient of the whole batch, up to rounding.
     assert several["losses"] == pytest.approx(single["losses"], rel=1e-3)
-    for name in ("miou", "pq", "images"):
+    for name in ("miou", "pq", "images", "box_ap", "mask_ap"):
+        assert single[name] > 0
         assert several[name] == pytest.approx(single[name], abs=1e-12), name

@@ -8,7 +8,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from labkit.cli import bench, build, data, doctor, install, lab, notebooks, pq, run
+from labkit.cli import (
+    bench,
+    build,
+    data,
+    doctor,
+    eval,
+    install,
+    lab,
+    notebooks,
+    pq,
+    predict,
+    run,
+    train,
+    zoo,
+)
 from labkit.errors import LabkitError
 
 app = typer.Typer(
@@ -23,9 +37,13 @@ app.add_typer(notebooks.app, name="notebooks")
 app.command("doctor")(doctor.doctor)
 app.command("install")(install.install)
 app.command("build")(build.build)
+app.command("train")(train.train)
+app.command("eval")(eval.evaluate)
+app.command("predict")(predict.predict)
 app.command("pq")(pq.pq)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
+app.add_typer(zoo.app, name="zoo")
 
 
 def main() -> None:

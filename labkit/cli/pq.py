@@ -49,7 +49,7 @@ def print_result(result: PanopticResult, per_class: bool) -> None:
         table.add_column(column, justify="right")
     for name in ("all", "things", "stuff"):
         mean = getattr(result, name)
-        table.add_row(name.capitalize(), *map(_percent, (mean.pq, mean.sq, mean.rq)), str(mean.n))
+        table.add_row(name.capitalize(), *map(percent, (mean.pq, mean.sq, mean.rq)), str(mean.n))
     Console().print(table)
     if not per_class:
         return
@@ -59,17 +59,17 @@ def print_result(result: PanopticResult, per_class: bool) -> None:
         classes.add_column(column, justify="right")
     for c in result.per_class:
         if c.tp + c.fp + c.fn:
-            numbers = map(_percent, (c.pq, c.sq, c.rq))
+            numbers = map(percent, (c.pq, c.sq, c.rq))
             classes.add_row(c.name, *numbers, str(c.tp), str(c.fp), str(c.fn))
     Console().print(classes)
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def to_json(result: PanopticResult) -> Any:
-    """The result as JSON values; what is undefined (nan) becomes null."""
+def to_json(result: Any) -> Any:
+    """A dataclass of results as JSON values; what is undefined (nan) becomes null."""
     from dataclasses import asdict
 
     def plain(value: Any) -> Any:

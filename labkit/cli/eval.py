@@ -1,0 +1,92 @@
+"""``labkit eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from labkit.evaluation import Evaluation
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder of a run, or a name of `labkit zoo list`.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="As for `labkit train`; default: what the run was trained on."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+) -> None:
+    """Measure a model: AP of boxes and masks by pycocotools, mIoU, PQ.
+
+    Several processes: torchrun --nproc-per-node N -m labkit eval ...
+    """
+    from labkit.checkpoints.folder import read_run
+    from labkit.cli.pq import to_json
+    from labkit.datasets.named import dataset
+    from labkit.datasets.panoptic_json import write_json
+    from labkit.distributed import process_group, rank
+    from labkit.errors import LabkitError
+    from labkit.evaluation import evaluate as measure
+    from labkit.predictor import load_model
+
+    if data is None:
+        if not Path(model).exists():
+            raise LabkitError(f"{model}: say --data; only a run's folder knows its own")
+        data = read_run(Path(model)).data
+    images = dataset(data, split)
+    with process_group():
+        result = measure(load_model(model), images, limit)
+        if rank() > 0:
+            return
+    if json is not None:
+        write_json(json, {"model": model, "data": data, "split": split, **to_json(result)})
+    areas = getattr(images, "area_limits", None)
+    print_result(result, f"{data}, {split}: {result.images} images", areas)
+
+
+def print_result(result: Evaluation, title: str, areas: tuple[float, float] | None) -> None:
+    """One table of percentages, a row for each kind of output; undefined ones are dashes."""
+    from rich.console import Console
+
+    from labkit.cli.pq import print_result as print_pq
+
+    console = Console()
+    console.print(title, highlight=False)
+    if result.detection is not None:
+        _print(
+            ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+            {
+                name: [ap.ap, ap.ap50, ap.ap75, ap.small, ap.medium, ap.large]
+                for name, ap in (("boxes", result.detection.bbox), ("masks", result.detection.segm))
+                if ap is not None
+            },
+        )
+        if areas is not None:
+            small, large = (area**0.5 for area in areas)
+            console.print(f"small: below {small:.1f}², large: from {large:.1f}² pixels")
+    if result.semantic is not None:
+        semantic = result.semantic
+        row = [semantic.miou, semantic.pixel_accuracy]
+        row += [semantic.mean_accuracy, semantic.frequency_weighted_iou]
+        _print(("mIoU", "pixel acc.", "mean acc.", "fw IoU"), {"classes": row})
+    if result.panoptic is not None:
+        print_pq(result.panoptic, per_class=False)
+
+
+def _print(columns: tuple[str, ...], rows: dict[str, list[float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.cli.pq import percent
+
+    table = Table("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in rows.items():
+        table.add_row(name, *map(percent, values))
+    Console().print(table)

@@ -1,0 +1,47 @@
+"""The data sets that commands take by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from labkit.datasets.coco_instances import CocoInstances, split_file
+from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.datasets.download import download_folder
+from labkit.datasets.penn_fudan import PennFudan
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+
+NAMES = "shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR"
+
+SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
+"""Images of Shapes: training should seldom see one twice, measuring should take seconds."""
+
+
+def dataset(name: str, split: str) -> Any:
+    """A data set by name.
+
+    Args:
+        name: ``shapes`` or ``crowded``, Shapes and its harder variant at 128 pixels; ``penn_fudan``
+            in the download folder or, with ``:DIR``, in a folder ``PennFudanPed``; ``coco:DIR``
+            with ``annotations/instances_SPLIT.json``; ``coco_panoptic:DIR`` with
+            ``annotations/panoptic_SPLIT.json``.
+        split: ``train``, ``val``, ...; COCO's year may be left out.
+
+    Returns:
+        A :class:`~labkit.datasets.targets.SegmentationDataset`.
+
+    Raises:
+        LabkitError: no such name or split, or the data is not there.
+    """
+    kind, _, folder = name.partition(":")
+    if kind in ("shapes", "crowded") and not folder:
+        # Shapes itself refuses an unknown split.
+        return Shapes(split, SHAPES_LENGTH.get(split, 0), crowded=kind == "crowded")  # type: ignore[arg-type]
+    if kind == "penn_fudan":
+        return PennFudan(folder or download_folder() / "PennFudanPed", split)  # type: ignore[arg-type]
+    if kind == "coco" and folder:
+        return CocoInstances.from_folder(folder, split)
+    if kind == "coco_panoptic" and folder:
+        return CocoPanoptic(split_file(Path(folder), "panoptic", split))
+    raise LabkitError(f"data: {name!r} is not one of {NAMES}")
