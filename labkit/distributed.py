@@ -20,6 +20,8 @@ def process_group() -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(default_device())  # or every process would gather on the first GPU
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield

@@ -7,7 +7,6 @@ only then gets its place in ``checkpoints/``: what lies there is whole.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 
 from labkit.checkpoints import detectron2, torchvision
 from labkit.datasets import coco_categories
-from labkit.datasets.download import CHECKOUT, download_folder
+from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
@@ -64,14 +63,8 @@ def catalogue(path: Path | None = None) -> dict[str, Checkpoint]:
         LabkitError: the file is missing or has an unknown, missing or wrong field.
     """
     path = path or CHECKOUT / "data" / "zoo.toml"
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LabkitError(f"{path}: not found; run labkit from a checkout") from None
-    except tomllib.TOMLDecodeError as error:
-        raise LabkitError(f"{path}: {error}") from None
     checkpoints = {}
-    for name, table in tables.items():
+    for name, table in read_tables(path).items():
         try:
             checkpoint = checkpoints[name] = Checkpoint(name, **table)
         except TypeError as error:

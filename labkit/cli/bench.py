@@ -113,3 +113,49 @@ def roi_align(
                 sweeping.draw_sweep(points).savefig(part, format="png", dpi=120)
     if json is not None:
         write_json(json, report)
+
+
+@app.command("detectors")
+def detectors(
+    json: Json = None,
+    profile: Annotated[bool, typer.Option(help="Also show where labkit's time goes.")] = True,
+) -> None:
+    """Mask R-CNN R50-FPN, inference and training step, against Detectron2 and torchvision.
+
+    On the CPU, some minutes; quiet cores matter. On shared ones set OMP_WAIT_POLICY=passive.
+    """
+    import torchvision
+    from rich.console import Console
+    from rich.markup import escape
+
+    from labkit.bench import detectors as bench
+    from labkit.bench.detectors_peers import Setting, detectron2_pair, torchvision_pair
+    from labkit.bench.detectors_profile import print_profile
+    from labkit.bench.report import print_comparisons
+    from labkit.datasets.panoptic_format import write_json
+    from labkit.doctor import describe_environment
+    from labkit.errors import LabkitError
+
+    tasks: dict[str, list[bench.Measurement]] = {"inference": [], "training": []}
+    for make in (detectron2_pair, torchvision_pair):
+        try:
+            pair = make(Setting())
+        except LabkitError as error:  # one missing peer leaves the other comparison possible
+            Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
+            continue
+        tasks["inference"].append(bench.measure_inference(pair, Setting(), profile))
+        tasks["training"].append(bench.measure_training(pair, Setting(), profile))
+    if json is not None:
+        report: dict[str, Any] = {
+            "environment": {**describe_environment(), "torchvision": torchvision.__version__},
+            **{name: [m.to_json() for m in measured] for name, measured in tasks.items()},
+        }
+        write_json(json, report)
+    for name, measured in tasks.items():
+        result = "mean score" if name == "inference" else "loss"
+        print_comparisons(f"Mask R-CNN R50-FPN, {name}", result, [m.comparison for m in measured])
+        for m in measured:
+            if m.agreement is not None:
+                typer.echo(f"labkit and {m.comparison.peer}: {m.agreement}")
+            if m.parts is not None:
+                print_profile(f"{name}, as {m.comparison.peer} has it", m.parts)

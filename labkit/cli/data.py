@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli.options import DOWNLOAD_FOLDER
+
 app = typer.Typer(help="Data sets: write the built-in one, fetch others.", no_args_is_help=True)
 
 
@@ -41,16 +43,8 @@ def export(
     typer.echo(f"wrote {num} images to {out}")
 
 
-_FOLDER = typer.Option(
-    "--dir",
-    metavar="FOLDER",
-    show_default="$LABKIT_DOWNLOADS, or data/downloads of the checkout",
-    help="The download folder.",
-)
-
-
 @app.command("list")
-def list_(folder: Annotated[Path | None, _FOLDER] = None) -> None:
+def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     """List the data sets that can be fetched, and which of them are here."""
     from rich.console import Console
     from rich.table import Table
@@ -70,7 +64,7 @@ def list_(folder: Annotated[Path | None, _FOLDER] = None) -> None:
 @app.command()
 def get(
     name: Annotated[str, typer.Argument(help="A name that `labkit data list` shows.")],
-    folder: Annotated[Path | None, _FOLDER] = None,
+    folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch a data set: resumes, verifies, unpacks."""
     from labkit.datasets import download

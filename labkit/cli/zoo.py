@@ -7,18 +7,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Published weights: list them, fetch one.", no_args_is_help=True)
+from labkit.cli.options import DOWNLOAD_FOLDER
 
-_FOLDER = typer.Option(
-    "--dir",
-    metavar="FOLDER",
-    show_default="$LABKIT_DOWNLOADS, or data/downloads of the checkout",
-    help="The download folder.",
-)
+app = typer.Typer(help="Published weights: list them, fetch one.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_(folder: Annotated[Path | None, _FOLDER] = None) -> None:
+def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     """List the published weights, what they reach on COCO val2017, and which are here."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -53,7 +48,7 @@ def list_(folder: Annotated[Path | None, _FOLDER] = None) -> None:
 @app.command()
 def get(
     name: Annotated[str, typer.Argument(help="A name that `labkit zoo list` shows.")],
-    folder: Annotated[Path | None, _FOLDER] = None,
+    folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch published weights: resumes, verifies."""
     from labkit.checkpoints import store

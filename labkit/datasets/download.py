@@ -68,13 +68,21 @@ def catalogue(path: Path | None = None) -> dict[str, RemoteDataset]:
         LabkitError: the file is missing or has an unknown, missing or ill-typed field.
     """
     path = path or CHECKOUT / "data" / "datasets.toml"
+    return {name: _dataset(name, table, path) for name, table in read_tables(path).items()}
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a TOML file in the checkout.
+
+    Raises:
+        LabkitError: it is missing or no TOML.
+    """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LabkitError(f"{path}: not found; run labkit from a checkout") from None
     except tomllib.TOMLDecodeError as error:
         raise LabkitError(f"{path}: {error}") from None
-    return {name: _dataset(name, dict(table), path) for name, table in tables.items()}
 
 
 def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:

@@ -1,14 +1,11 @@
 """The published weights: the catalogue, fetching from a server on this machine, a model at last."""
 
-import contextlib
 import hashlib
 import pickle
 import re
 import subprocess
 import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -25,41 +22,13 @@ CONTENT = bytes(range(256)) * 2048  # 512 KiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves ``server.content`` at every address; cuts ``server.cut`` answers short."""
-
-    def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        body = server.content[start:]
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            last = len(server.content) - 1
-            self.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"one"')
-        self.end_headers()
-        if server.cut:
-            server.cut -= 1
-            body = body[: len(body) // 3]
-        with contextlib.suppress(ConnectionError):  # the client may hang up
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+FILE = "1/model_final.pkl"
 
 
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.content, server.cut, server.asked = CONTENT, 0, []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def server(file_server):
+    file_server.files[FILE] = CONTENT
+    return file_server
 
 
 @pytest.fixture
@@ -69,7 +38,7 @@ def weights(server):
         preset="mask_rcnn_tiny",
         format="detectron2",
         categories="coco_things",
-        url=f"http://127.0.0.1:{server.server_port}/1/model_final.pkl",
+        url=server.url(FILE),
         hash=f"md5:{MD5[:6]}",
         megabytes=1,
         licence="free for all",
@@ -116,11 +85,11 @@ def test_a_broken_connection_is_taken_up_again(weights, server, tmp_path):
 
 
 def test_a_wrong_file_is_not_kept(weights, server, tmp_path):
-    server.content = b"<html>log in</html>"
+    server.files[FILE] = b"<html>log in</html>"
     with pytest.raises(LabkitError, match=rf"does not begin with md5:{MD5[:6]}; it was removed"):
         get(weights, tmp_path, lambda _: None)
     assert names(tmp_path) == []
-    server.content = CONTENT
+    server.files[FILE] = CONTENT
     get(weights, tmp_path, lambda _: None)
     assert names(tmp_path) == ["checkpoints/small_3x.pkl"]
 

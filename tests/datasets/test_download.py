@@ -1,17 +1,15 @@
 """Downloads, against a server on this machine that can misbehave."""
 
-import contextlib
 import errno
 import hashlib
 import io
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -26,64 +24,10 @@ CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves ``files``; ``cut`` closes that many connections after a third of the rest."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.etag, self.ranges, self.cut, self.asked = {}, '"one"', True, 0, []
-
-    def url(self, name):
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        content = server.files.get(self.path[1:])
-        wanted = self.headers.get("Range")
-        server.asked.append(wanted)
-        if content is None:
-            self.send_error(404)
-            return
-        start = 0
-        if wanted and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        body = content[start:]
-        self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        self.end_headers()
-        if server.cut:
-            server.cut -= 1
-            body = body[: len(body) // 3]
-        with contextlib.suppress(ConnectionError):  # the client may hang up
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Server() as server:
-        server.files["file.bin"] = CONTENT
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def server(file_server):
+    file_server.files["file.bin"] = CONTENT
+    return file_server
 
 
 def names(folder):
@@ -210,8 +154,8 @@ def test_missing_on_the_server(server, tmp_path):
 
 
 def test_no_network(tmp_path):
-    with Server() as closed:
-        url = closed.url("file.bin")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file.bin"
     with pytest.raises(LabkitError, match=r"cannot reach 127\.0\.0\.1; check the network"):
         fetch(url, tmp_path / "file.bin")
     assert names(tmp_path) == []

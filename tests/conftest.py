@@ -1,0 +1,68 @@
+"""What several tests use."""
+
+import contextlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``files``; ``cut`` closes that many connections after a third of the rest."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.etag, self.ranges, self.cut, self.asked = {}, '"one"', True, 0, []
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        content = server.files.get(self.path[1:])
+        wanted = self.headers.get("Range")
+        server.asked.append(wanted)
+        if content is None:
+            self.send_error(404)
+            return
+        start = 0
+        if wanted and server.ranges and self.headers.get("If-Range", server.etag) == server.etag:
+            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        body = content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        if server.cut:
+            server.cut -= 1
+            body = body[: len(body) // 3]
+        with contextlib.suppress(ConnectionError):  # the client may hang up
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def file_server(monkeypatch):
+    """A server on this machine that can misbehave; it has no files yet."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,92 @@
+"""Full-size models beside Detectron2's own, in one process: same weights, same pictures.
+
+labkit install detectron2 && pytest -m detectron2
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from labkit.checkpoints.detectron2 import to_detectron2
+from labkit.models import build
+from labkit.structures import Categories, Category
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
+import small_detectors as small
+
+model_zoo = pytest.importorskip(
+    "detectron2.model_zoo", reason="detectron2 is not installed; run: labkit install detectron2"
+)
+pytestmark = [
+    pytest.mark.detectron2,
+    pytest.mark.filterwarnings("ignore"),  # Detectron2's own
+]
+
+PRESETS = {
+    "mask_rcnn_r50": "R_50_FPN",
+    "mask_rcnn_r101": "R_101_FPN",
+    "mask_rcnn_r50_c4": "R_50_C4",
+    "mask_rcnn_r101_c4": "R_101_C4",
+    "mask_rcnn_r50_dc5": "R_50_DC5",
+    "mask_rcnn_r101_dc5": "R_101_DC5",
+}
+
+
+@pytest.fixture(params=PRESETS)
+def pair(request):
+    """labkit's model and Detectron2's, with the same weights."""
+    from detectron2.modeling import build_model
+
+    file = f"COCO-InstanceSegmentation/mask_rcnn_{PRESETS[request.param]}_3x.yaml"
+    cfg = model_zoo.get_config(file)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.INPUT.MASK_FORMAT = "cpu", "", "bitmask"
+    theirs = build_model(cfg)
+    state = {name: small.weight(name, value.shape) for name, value in theirs.state_dict().items()}
+    # A thousand features instead of the 64 of the golden runs, and one level instead of four:
+    # scores that differ between eighty classes, boxes that stay.
+    spread = 6.0 if request.param.endswith(("c4", "dc5")) else 0.3
+    for name, factor in (("cls_score.weight", spread), ("bbox_pred.weight", 0.2)):
+        state[f"roi_heads.box_predictor.{name}"] *= factor
+    theirs.load_state_dict(state)
+    ours = build(request.param, Categories(Category(i + 1, str(i), True) for i in range(80)))
+    names = to_detectron2({name: name for name in ours.state_dict()})
+    ours.load_state_dict({name: state[published] for published, name in names.items()})
+    return ours, theirs
+
+
+def test_inference(pair):
+    ours, theirs = (model.eval() for model in pair)
+    with torch.no_grad():
+        inputs = [{"image": small.image(0).flip(0).float(), "height": 100, "width": 130}]
+        expected = theirs(inputs)[0]["instances"]
+        found = ours.infer([small.image(0)], [(100, 130)])[0].detections
+    assert len(found) == len(expected)
+    assert len(found) >= 20
+    assert torch.equal(found.labels, expected.pred_classes)
+    assert (found.scores - expected.scores).abs().max() <= 1e-4
+    assert (found.boxes - expected.pred_boxes.tensor).abs().max() <= 1e-3
+    assert (found.masks != expected.pred_masks).float().mean() <= 1e-4
+
+
+def test_training_losses(pair):
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    ours, theirs = (model.train() for model in pair)
+    samples, targets = [], [small.target(seed) for seed in (1, 2)]
+    for seed, target in zip((1, 2), targets, strict=True):
+        instances = Instances(small.SIZE)
+        instances.gt_boxes = Boxes(target["boxes"])
+        instances.gt_classes = target["labels"]
+        instances.gt_masks = BitMasks(target["masks"])
+        samples.append({"image": small.image(seed).flip(0).float(), "instances": instances})
+    torch.manual_seed(0)
+    with EventStorage():
+        expected = theirs(samples)
+    torch.manual_seed(0)
+    found = ours([small.image(1), small.image(2)], targets)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-5), name
