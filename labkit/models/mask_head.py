@@ -45,8 +45,8 @@ class MaskHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(K, D, s, s)`` to logits ``(K, C, 2 s, 2 s)``."""
         for i in range(1, self.convs + 1):
-            x = F.relu(self.get_submodule(f"conv{i}")(x))
-        logits: Tensor = self.predictor(F.relu(self.deconv(x)))
+            x = F.relu(self.get_submodule(f"conv{i}")(x), inplace=True)
+        logits: Tensor = self.predictor(F.relu(self.deconv(x), inplace=True))
         return logits
 
 

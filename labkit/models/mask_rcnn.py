@@ -98,6 +98,10 @@ class MaskRCNN(nn.Module):
         x = normalised(images, self.config.divisor, conventions.mean, conventions.std)
         if conventions.bgr:
             x = x.flip(1)
+        if self.training:
+            # All maps inherit this layout, and convolutions and RoIAlign are quickest in it. In
+            # evaluation it is the Predictor's choice: sums in another order round differently.
+            x = x.contiguous(memory_format=torch.channels_last)
         maps: dict[str, Tensor] = self.backbone(x)
         return maps, (x.shape[2], x.shape[3])
 

@@ -100,9 +100,11 @@ class Bottleneck(nn.Module):
             self.shortcut = ConvNorm(inputs, outputs, 1, eps, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.conv1(x))
-        out = F.relu(self.conv2(out))
-        return F.relu(self.conv3(out) + self.shortcut(x))
+        # In place: fresh memory for a large map costs as much as the arithmetic.
+        out = F.relu(self.conv1(x), inplace=True)
+        out = F.relu(self.conv2(out), inplace=True)
+        out = self.conv3(out).add_(self.shortcut(x))
+        return F.relu(out, inplace=True)
 
 
 def stage(
@@ -131,7 +133,7 @@ class Stem(nn.Module):
         self.conv1 = ConvNorm(3, STEM_CHANNELS, 7, eps, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.conv1(x)), kernel_size=3, stride=2, padding=1)
+        return F.max_pool2d(F.relu(self.conv1(x), inplace=True), kernel_size=3, stride=2, padding=1)
 
 
 class ResNet(Backbone):

@@ -100,7 +100,7 @@ class RPN(nn.Module):
         scores, deltas, anchors = [], [], []
         for name, level_sizes in zip(self.config.levels, self.config.sizes, strict=True):
             x = features[name]
-            hidden = F.relu(self.conv(x))
+            hidden = F.relu(self.conv(x), inplace=True)
             # (B, A, h, w) -> (B, n): the anchors of a cell stay together.
             scores.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             offsets = self.deltas(hidden).permute(0, 2, 3, 1)  # (B, h, w, 4 A)

@@ -1,0 +1,198 @@
+"""The same Mask R-CNN R50-FPN in labkit and in another library: weights, picture, targets."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from labkit.checkpoints.detectron2 import to_detectron2
+from labkit.checkpoints.torchvision import CONFIG, NAMES
+from labkit.datasets.coco_categories import coco_things
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+from labkit.models.mask_rcnn import MaskRCNN
+from labkit.models.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.presets import PRESETS
+from labkit.structures import Detections, Target
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes, in pixels, of what both libraries get.
+
+    Attributes:
+        picture: (height, width) of the picture to predict.
+        short, long: the sides that it is resized to, see ``Conventions``.
+        side: of the two square training images, which are not resized.
+    """
+
+    picture: tuple[int, int] = (480, 640)
+    short: int = 800
+    long: int = 1333
+    side: int = 512
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One network in two libraries.
+
+    Attributes:
+        peer: the other library's name.
+        ours: labkit's model.
+        theirs: the other library's.
+        predict: what the other library offers from an RGB picture ``(3, H, W)`` to its answer.
+        detections: that answer as labkit's type.
+        losses: its training losses for images ``(3, h, w)`` uint8 RGB and labkit's targets.
+    """
+
+    peer: str
+    ours: MaskRCNN
+    theirs: nn.Module
+    predict: Callable[[Tensor], Any]
+    detections: Callable[[Any], Detections]
+    losses: Callable[[Sequence[Tensor], Sequence[Target]], dict[str, Tensor]]
+
+
+def picture(setting: Setting) -> Tensor:
+    """The picture that is predicted, ``(3, H, W)`` uint8 RGB, of Shapes."""
+    height, width = setting.picture
+    return Shapes("val", num=1, size=max(height, width))[0][0][:, :height, :width]
+
+
+def training_batch(setting: Setting) -> tuple[list[Tensor], list[Target]]:
+    """Two images of Shapes and their targets."""
+    data = Shapes("train", num=2, size=setting.side)
+    pairs = [data[i] for i in range(len(data))]
+    return [image for image, _ in pairs], [target for _, target in pairs]
+
+
+def torchvision_pair(setting: Setting) -> Pair:
+    """torchvision's ``maskrcnn_resnet50_fpn`` and labkit's model with its conventions."""
+    theirs = _random_torchvision(setting)
+    conventions = replace(CONFIG.conventions, short=setting.short, long=setting.long)
+    # Only the published weights have norms without epsilon.
+    backbone = replace(CONFIG.backbone, eps=1e-5)
+    ours = replace(CONFIG, conventions=conventions, backbone=backbone).build(coco_things())
+    _copy_from_torchvision(theirs, ours)
+
+    def losses(images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = theirs(
+            [image / 255 for image in images],
+            # Class 0 is the background.
+            [
+                {"boxes": t["boxes"], "labels": t["labels"] + 1, "masks": t["masks"].byte()}
+                for t in targets
+            ],
+        )
+        return found
+
+    def detections(answer: Any) -> Detections:
+        masks = answer["masks"][:, 0] > 0.5
+        return Detections(answer["boxes"], answer["scores"], answer["labels"] - 1, masks)
+
+    return Pair("torchvision", ours, theirs, lambda p: theirs([p / 255])[0], detections, losses)
+
+
+def detectron2_pair(setting: Setting) -> Pair:
+    """Detectron2's ``mask_rcnn_R_50_FPN_3x`` and labkit's ``mask_rcnn_r50``.
+
+    Raises:
+        LabkitError: Detectron2 is not installed.
+    """
+    if importlib.util.find_spec("detectron2") is None:
+        raise LabkitError("Detectron2 is not installed; run: labkit install detectron2")
+    from detectron2 import model_zoo
+    from detectron2.data.transforms import ResizeShortestEdge
+    from detectron2.modeling import build_model
+    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    config = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
+    config.MODEL.DEVICE = "cpu"
+    theirs = build_model(config)
+    ours = _detectron2_config(setting).build(coco_things())
+    _copy_from_torchvision(_random_torchvision(setting), ours)
+    with torch.no_grad():  # here the network sees grey levels, there divided by about 57
+        ours.backbone.get_parameter("bottom_up.stem.conv1.weight").div_(57)
+    theirs.load_state_dict(to_detectron2(ours.state_dict()))
+    resize = ResizeShortestEdge([setting.short, setting.short], setting.long)
+
+    def predict(image: Tensor) -> Any:
+        """What ``DefaultPredictor`` does."""
+        bgr = image.flip(0).permute(1, 2, 0).numpy()
+        resized = resize.get_transform(bgr).apply_image(bgr)
+        values = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
+        height, width = bgr.shape[:2]
+        return theirs([{"image": values, "height": height, "width": width}])[0]["instances"]
+
+    def losses(images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        inputs = []
+        for image, target in zip(images, targets, strict=True):
+            instances = Instances(tuple(image.shape[1:]))
+            instances.gt_boxes = Boxes(target["boxes"])
+            instances.gt_classes = target["labels"]
+            instances.gt_masks = BitMasks(target["masks"])
+            inputs.append({"image": image.flip(0), "instances": instances})
+        with EventStorage():
+            found: dict[str, Tensor] = theirs(inputs)
+        return found
+
+    def detections(answer: Any) -> Detections:
+        boxes = answer.pred_boxes.tensor
+        return Detections(boxes, answer.scores, answer.pred_classes, answer.pred_masks)
+
+    return Pair("Detectron2", ours, theirs, predict, detections, losses)
+
+
+def _detectron2_config(setting: Setting) -> MaskRCNNConfig:
+    base = PRESETS["mask_rcnn_r50"]
+    assert isinstance(base, MaskRCNNConfig)
+    return replace(
+        base, conventions=replace(base.conventions, short=setting.short, long=setting.long)
+    )
+
+
+def _copy_from_torchvision(theirs: nn.Module, ours: MaskRCNN) -> None:
+    NAMES.load(Path("random weights"), theirs.state_dict(), ours)
+
+
+def _random_torchvision(setting: Setting) -> nn.Module:
+    """``maskrcnn_resnet50_fpn`` as it is fine-tuned, with random weights that find 100 objects.
+
+    Fresh weights find nothing: all scores are 1/81.
+    """
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    model = TorchvisionMaskRCNN(
+        backbone,
+        num_classes=81,
+        min_size=setting.short,
+        max_size=setting.long,
+        _skip_resize=True,  # in training, where it would also draw a random number
+    )
+    for name, value in model.state_dict().items():
+        if re.search(r"bn\d|downsample\.1", name):
+            value.uniform_(0.5, 1.0)
+        if "layer_blocks" in name and name.endswith("weight"):
+            value *= 0.03  # features of about 1, so that rounding stays small
+    for layer, std in (
+        (model.roi_heads.box_predictor.cls_score, 1.0),
+        (model.roi_heads.box_predictor.bbox_pred, 0.01),
+        (model.rpn.head.cls_logits, 0.1),
+        (model.rpn.head.bbox_pred, 0.02),
+    ):
+        nn.init.normal_(layer.weight, std=std)
+    return model

@@ -1,0 +1,87 @@
+"""Where the time of a detector goes, by its parts."""
+
+from __future__ import annotations
+
+import cProfile
+import inspect
+import pstats
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from labkit import predictor
+from labkit.models import images, mask_head, pasting, pooler
+from labkit.models.fpn import FPN
+from labkit.models.mask_rcnn import check_targets
+from labkit.models.resnet_bottleneck import ResNet
+from labkit.models.roi_heads import BoxHead, RoIHeads
+from labkit.models.rpn import RPN
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the work: the functions that do it, and in which other part they are called."""
+
+    name: str
+    functions: tuple[Callable[..., Any], ...]
+    inside: str | None = None
+
+
+PARTS = (
+    Part("resizing", (predictor.resize,)),
+    Part("checks, normalising", (check_targets, images.normalised)),
+    Part("backbone", (ResNet.forward,), "pyramid"),
+    Part("pyramid", (FPN.forward,)),
+    Part("RPN", (RPN.forward,)),
+    Part("proposals and NMS", (RPN.propose,), "RPN"),
+    Part("RoI pooling", (pooler.pool,), "scores, boxes, NMS"),
+    Part("box head", (BoxHead.forward,), "scores, boxes, NMS"),
+    Part("mask head", (mask_head.MaskHead.forward,), "scores, boxes, NMS"),
+    Part("mask targets", (mask_head.cut_masks,), "scores, boxes, NMS"),
+    Part("scores, boxes, NMS", (RoIHeads.forward,)),
+    Part("mask pasting", (pasting.paste_masks, pasting.paste_masks_resized)),
+    Part("backward", (torch.Tensor.backward,)),
+    Part("optimizer", (torch.optim.SGD.step,)),
+)
+"""The time of a part is without that of the parts inside it."""
+
+
+def profile(call: Callable[[], Any]) -> dict[str, float]:
+    """Milliseconds by part, in the order of the work, of one call; the parts that it has."""
+    profiler = cProfile.Profile()
+    profiler.runcall(call)
+    stats = pstats.Stats(profiler)
+    seconds = {
+        function: cumulative
+        for function, (_, _, _, cumulative, _) in stats.stats.items()  # type: ignore[attr-defined]
+    }
+    spent = {part.name: sum(seconds.get(_key(f), 0.0) for f in part.functions) for part in PARTS}
+    total: float = stats.total_tt  # type: ignore[attr-defined]
+    own = dict(spent)
+    for part in PARTS:
+        if part.inside is not None:
+            own[part.inside] -= spent[part.name]
+    own["the rest"] = total - sum(own.values())
+    return {name: 1000 * value for name, value in own.items() if spent.get(name, 1.0) > 0}
+
+
+def print_profile(title: str, parts: Mapping[str, float]) -> None:
+    """Print a table of what :func:`profile` found."""
+    table = Table(title=title)
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(parts.values())
+    for name, milliseconds in parts.items():
+        table.add_row(name, f"{milliseconds:.1f}", f"{milliseconds / total:.0%}")
+    Console().print(table)
+
+
+def _key(function: Callable[..., Any]) -> tuple[str, int, str]:
+    """How the profiler names a function; a decorator's wrapper is another one."""
+    code = inspect.unwrap(function).__code__
+    return code.co_filename, code.co_firstlineno, code.co_name
