@@ -45,6 +45,8 @@ def describe_environment() -> dict[str, str]:
 
 def examine() -> list[Check]:
     """Look for every part that labkit can use."""
+    from labkit.ops.build import HOST_COMPILERS  # here, because it takes torch along
+
     has_gpu, device = _device()
     return [
         Check("Python", True, f"{platform.python_version()} ({sys.executable})", "runs everything"),
@@ -59,7 +61,7 @@ def examine() -> list[Check]:
         ),
         _program(
             "C++ compiler",
-            ("c++", "g++", "clang++"),
+            HOST_COMPILERS,
             "the compiled RoIAlign; without it the slower PyTorch version serves",
             _system_install(apt="g++", dnf="gcc-c++", brew="gcc"),
         ),

@@ -79,5 +79,10 @@ def mask_loss(logits: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
     """
     if len(labels) == 0:
         return logits.sum() * 0.0  # keeps the branch in the graph of every process
-    chosen = logits[torch.arange(len(labels), device=labels.device), labels]
+    chosen = masks_of(logits, labels)
     return F.binary_cross_entropy_with_logits(chosen, truth.to(logits.dtype))
+
+
+def masks_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each box's mask of its class: ``(K, C, m, m)`` and ``(K,)`` to ``(K, m, m)``."""
+    return logits[torch.arange(len(labels), device=labels.device), labels]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.roi_align import roi_align
+from labkit.ops.rois import rois_of
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,8 @@ def pool(
     Returns:
         ``(K, D, s, s)``, image by image.
     """
-    image = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
-    all_boxes = torch.cat(list(boxes))
-    rois = torch.cat([image, all_boxes], dim=1)  # (K, 5)
-    level = level_of(all_boxes, config)
+    rois = rois_of(boxes)  # (K, 5)
+    level = level_of(rois[:, 1:], config)
     parts, order = [], []
     for i, name in enumerate(config.levels):
         index = (level == i).nonzero()[:, 0]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou
 
-from labkit.models.mask_head import MaskHead, cut_masks, mask_loss
+from labkit.models.mask_head import MaskHead, cut_masks, mask_loss, masks_of
 from labkit.models.matching import match, sample
 from labkit.models.pooler import PoolerConfig, pool
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes, larger_than
@@ -131,7 +131,7 @@ class RoIHeads(nn.Module):
             return found, None, {}
         logits = self.mask_head(self.mask_features(features, [f.boxes for f in found]))
         labels = torch.cat([f.labels for f in found])
-        masks = logits[torch.arange(len(labels)), labels].float().sigmoid()  # (K, m, m)
+        masks = masks_of(logits, labels).float().sigmoid()  # (K, m, m)
         return found, list(masks.split([len(f.boxes) for f in found])), {}
 
     def losses(
@@ -145,24 +145,24 @@ class RoIHeads(nn.Module):
         The box loss is divided by *all* that were drawn: divided by the positives, an image with
         few of them would count each one more.
         """
-        boxes, labels, objects = [], [], []
+        boxes, labels = [], []  # of all that are drawn, by image
+        cut, objects = [], []  # boxes of the positives, and which object each one is
         for of_image, target in zip(proposals, targets, strict=True):
             # The true boxes join in, so that there are positives before the RPN finds any.
             candidates = torch.cat([of_image.detach(), target["boxes"]])
             index, kinds = match(box_iou(target["boxes"], candidates), 0.5, 0.5, keep_best=False)
             positive, negative = sample(kinds, self.config.batch, self.config.positive_fraction)
-            drawn = torch.cat([positive, negative])
-            label = torch.full_like(drawn, self.classes)
-            label[: len(positive)] = target["labels"][index[positive]]
-            boxes.append(candidates[drawn])
-            labels.append(label)
-            objects.append(index[drawn])
+            cut.append(candidates[positive])
+            objects.append(index[positive])
+            boxes.append(torch.cat([cut[-1], candidates[negative]]))
+            background = torch.full_like(negative, self.classes)
+            labels.append(torch.cat([target["labels"][objects[-1]], background]))
         x = self.box_features(features, boxes)
         scores, deltas = self.cls_score(x), self.bbox_pred(x)
         label = torch.cat(labels)
         positive = (label < self.classes).nonzero()[:, 0]
-        truth = torch.cat([t["boxes"][o] for t, o in self._of_positives(targets, objects, labels)])
-        wanted = encode_boxes(truth, torch.cat(boxes)[positive], WEIGHTS)
+        truth = torch.cat([t["boxes"][o] for t, o in zip(targets, objects, strict=True)])
+        wanted = encode_boxes(truth, torch.cat(cut), WEIGHTS)
         delta = deltas.unflatten(1, (self.classes, 4))[positive, label[positive]]
         box_loss = F.smooth_l1_loss(delta, wanted, beta=self.config.beta, reduction="sum")
         losses = {
@@ -171,26 +171,14 @@ class RoIHeads(nn.Module):
             "loss_box_reg": box_loss / max(len(label), 1),
         }
         if self.mask_head is not None:
-            positives = [(one < self.classes).nonzero()[:, 0] for one in labels]
-            cut = [box[index] for box, index in zip(boxes, positives, strict=True)]
             logits = self.mask_head(self.mask_features(features, cut))  # (K, C, m, m)
+            side = logits.shape[-1]
             truth_masks = [
-                cut_masks(t["masks"], o, box, logits.shape[-1])
-                for (t, o), box in zip(
-                    self._of_positives(targets, objects, labels), cut, strict=True
-                )
+                cut_masks(t["masks"], o, box, side)
+                for t, o, box in zip(targets, objects, cut, strict=True)
             ]
             losses["loss_mask"] = mask_loss(logits, label[positive], torch.cat(truth_masks))
         return losses
-
-    def _of_positives(
-        self, targets: Sequence[Target], objects: Sequence[Tensor], labels: Sequence[Tensor]
-    ) -> list[tuple[Target, Tensor]]:
-        """Each image's target with the objects of its positive proposals."""
-        return [
-            (t, o[label < self.classes])
-            for t, o, label in zip(targets, objects, labels, strict=True)
-        ]
 
     def detect(
         self,

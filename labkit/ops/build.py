@@ -31,6 +31,7 @@ Backend = Literal["cpu", "cuda", "hip"]
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 CPU_SOURCE, GPU_SOURCE, GPU_KERNELS = "roi_align_cpu.cpp", "roi_align_gpu.cpp", "roi_align_gpu.cu"
+HOST_COMPILERS = ("c++", "g++", "clang++")
 LIBRARY, DIGEST = "library.so", "library.sha256"
 
 # Torch 2.10: the oldest version whose interface the sources use.
@@ -224,7 +225,7 @@ def gpu_kernel_command(backend: Backend, archs: list[str], output: Path) -> list
 
 def _host_compiler() -> list[str]:
     named = shlex.split(os.environ.get("CXX", ""))
-    for candidate in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+    for candidate in [named] if named else [[name] for name in HOST_COMPILERS]:
         if shutil.which(candidate[0]):
             return candidate
     wanted = f"CXX names {named[0]}, which is not there" if named else "no C++ compiler was found"

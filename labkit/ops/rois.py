@@ -87,13 +87,18 @@ def _as_rois(input: Tensor, boxes: Boxes, name: str) -> Tensor:
         raise LabkitError(
             f"{name}: boxes has {len(boxes)} tensors for a batch of {input.shape[0]} images"
         )
-    rows = []
     for index, one in enumerate(boxes):
         if not isinstance(one, Tensor) or one.dim() != 2 or one.shape[1] != 4:
             raise LabkitError(f"{name}: boxes[{index}] must be (K, 4), got {_describe(one)}")
-        one = one.detach().to(dtype)
-        rows.append(torch.cat([one.new_full((one.shape[0], 1), index), one], dim=1))
-    return torch.cat(rows) if rows else input.new_zeros((0, 5), dtype=dtype)
+    if len(boxes) == 0:
+        return input.new_zeros((0, 5), dtype=dtype)
+    return rois_of([one.detach().to(dtype) for one in boxes])
+
+
+def rois_of(boxes: Sequence[Tensor]) -> Tensor:
+    """The boxes ``(K_i, 4)`` of at least one image as ``(K, 5)``, its index first."""
+    index = torch.cat([one.new_full((one.shape[0], 1), i) for i, one in enumerate(boxes)])
+    return torch.cat([index, torch.cat(list(boxes))], dim=1)
 
 
 def _check_values(rois: Tensor, batch: int, name: str) -> None:

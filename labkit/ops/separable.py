@@ -7,6 +7,7 @@ that acts on its columns. That holds for any number of samples; only the matrice
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -93,29 +94,22 @@ def roi_align_separable(
     return pooled.to(input.dtype)
 
 
-class _Plan:
-    """For each box its image, the cells it touches, and the two matrices cut to them."""
-
-    def __init__(
-        self,
-        rois: Tensor,
-        height: int,
-        width: int,
-        size: tuple[int, int],
-        scale: float,
-        ratio: int,
-        aligned: bool,
-    ) -> None:
-        self.images = rois[:, 0].long().tolist()
-        options: dict[str, Any] = {"scale": scale, "ratio": ratio, "aligned": aligned}
-        self.rows = _bands(sampling_matrix(rois[:, 2], rois[:, 4], size[0], height, **options))
-        self.columns = _bands(sampling_matrix(rois[:, 1], rois[:, 3], size[1], width, **options))
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for image, (rows, a_y), (columns, a_x) in zip(
-            self.images, self.rows, self.columns, strict=True
-        ):
-            yield (image, slice(None), rows, columns), a_y, a_x
+def _plan(
+    rois: Tensor,
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    scale: float,
+    ratio: int,
+    aligned: bool,
+) -> Iterator[tuple[tuple[int, slice, slice, slice], Tensor, Tensor]]:
+    """For each box the cells it touches, as an index of the map, and the matrices cut to them."""
+    options: dict[str, Any] = {"scale": scale, "ratio": ratio, "aligned": aligned}
+    all_rows = _bands(sampling_matrix(rois[:, 2], rois[:, 4], size[0], height, **options))
+    all_columns = _bands(sampling_matrix(rois[:, 1], rois[:, 3], size[1], width, **options))
+    images = rois[:, 0].long().tolist()
+    for image, (rows, a_y), (columns, a_x) in zip(images, all_rows, all_columns, strict=True):
+        yield (image, slice(None), rows, columns), a_y, a_x
 
 
 def _bands(matrices: Tensor) -> list[tuple[slice, Tensor]]:
@@ -146,7 +140,7 @@ class _Separable(torch.autograd.Function):
         ctx.save_for_backward(rois)
         ctx.options = (size, scale, ratio, aligned)
         ctx.shape = input.shape
-        plan = _Plan(rois, *input.shape[2:], *ctx.options)
+        plan = _plan(rois, *input.shape[2:], *ctx.options)
         pooled = [a_y @ input[cells] @ a_x.T for cells, a_y, a_x in plan]
         return torch.stack(pooled) if pooled else input.new_zeros((0, input.shape[1], *size))
 
@@ -173,7 +167,7 @@ class _SeparableBackward(torch.autograd.Function):
         ctx.save_for_backward(rois)
         ctx.options = (size, scale, ratio, aligned)
         result = grad.new_zeros(shape)
-        plan = _Plan(rois, *shape[2:], *ctx.options)
+        plan = _plan(rois, *shape[2:], *ctx.options)
         for one, (cells, a_y, a_x) in zip(grad, plan, strict=True):
             result[cells] += a_y.T @ one @ a_x
         return result

@@ -10,6 +10,10 @@ from torchvision.ops import roi_align as torchvision_roi_align
 from labkit.ops import compiled, roi_align
 
 ROIS = torch.tensor([[0, 0.2, 0.7, 5.1, 4.9], [1, 1, 2, 9, 4], [0, -3, -3, 30, 30]])
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="no GPU; on a machine with one: labkit build && pytest -m cuda",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -125,19 +129,17 @@ def test_backward_checks_its_arguments():
 
 
 @pytest.mark.cuda
+@needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gpu_equals_torchvision(dtype):
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU; on a machine with one: labkit build && pytest -m cuda")
     for seed in range(3000, 3300):
         case = make_case(seed, dtype, "cuda")
         assert_equal_to_torchvision(case, lambda *a: roi_align(*a, impl="compiled"))
 
 
 @pytest.mark.cuda
+@needs_gpu
 def test_gpu_gives_nan_for_impossible_boxes():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU; on a machine with one: labkit build && pytest -m cuda")
     features = torch.ones(2, 70, 8, 8, device="cuda", requires_grad=True)
     rois = torch.tensor([[2.0, 0, 0, 4, 4], [0, 0, 0, math.nan, 4], [1, 2, 2, 5, 5]], device="cuda")
     pooled = roi_align(features, rois, 2, impl="compiled")
@@ -148,9 +150,8 @@ def test_gpu_gives_nan_for_impossible_boxes():
 
 
 @pytest.mark.cuda
+@needs_gpu
 def test_gpu_half_precision_and_layouts():
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU; on a machine with one: labkit build && pytest -m cuda")
     rois = ROIS.cuda()
     for dtype in (torch.float16, torch.bfloat16):
         for memory_format in (torch.contiguous_format, torch.channels_last):
