@@ -15,10 +15,11 @@ from labkit.errors import LabkitError
 from labkit.metrics.coco_ap import AREAS, COCOAP, COCOResult
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.metrics.reduction import sum_over_processes
 from labkit.metrics.semantic import ConfusionMatrix, SemanticResult
 from labkit.predictor import Predictor
 from labkit.progress import progress_bar
-from labkit.structures import Categories, Detections, Prediction
+from labkit.structures import Categories, Detections, Prediction, Target
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, dataset: Any, limit: int | None = None, progress: bool = True
+    model: nn.Module,
+    dataset: Any,
+    limit: int | None = None,
+    progress: bool = True,
+    need_panoptic: bool = False,
 ) -> Evaluation:
     """Measure ``model`` as :class:`~labkit.predictor.Predictor` uses it, one image at a time.
 
@@ -53,10 +58,12 @@ def evaluate(
         dataset: map-style with ``categories``, items ``(image, target)``.
         limit: only the first so many images.
         progress: show a bar.
+        need_panoptic: refuse a model or a data set without panoptic maps.
 
     Raises:
-        LabkitError: the model does not know a class of the data, there are no images, or nothing
-            that the model predicts is in the targets.
+        LabkitError: the model does not know a class of the data, or for maps has other categories
+            than the data, there are no images, or nothing that the model predicts is in the
+            targets.
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     if count < 1:
@@ -68,32 +75,56 @@ def evaluate(
     known: Categories = getattr(model, "categories", categories)
     labels = translation(known, categories)
     predictor = Predictor(model)
+    same = [(c.id, c.name) for c in known] == [(c.id, c.name) for c in categories]
+    maps = torch.zeros(2, dtype=torch.int64)  # how many semantic and panoptic ones were compared
     mine = range(rank(), count, world_size())
     for i in progress_bar(mine, unit="image", disable=not progress or rank() > 0, leave=False):
         image, target = dataset[i]
         prediction = predictor(image)
+        if need_panoptic:
+            _check_panoptic(prediction, target)
         if prediction.detections is not None:
             found = Prediction(_translated(prediction.detections, labels))
             in_file = isinstance(dataset, CocoInstances)
             rows = dataset.annotations(target["image_id"]) if in_file else None
             detection.update(found, target, rows)
-        if prediction.semantic is not None and "semantic" in target:
-            if [(c.id, c.name) for c in known] != [(c.id, c.name) for c in categories]:
+        pairs: list[tuple[Any, Any, Any]] = [
+            (confusion, prediction.semantic, target.get("semantic")),
+            (quality, prediction.panoptic, target.get("panoptic")),
+        ]
+        for k, (metric, predicted, true) in enumerate(pairs):
+            if predicted is None or true is None:
+                continue
+            if not same:
                 raise LabkitError(f"the model knows {known}, the data has {categories}")
-            confusion.update(prediction.semantic, target["semantic"])
-        if prediction.panoptic is not None and "panoptic" in target:
-            quality.update(prediction.panoptic, target["panoptic"])
+            metric.update(predicted, true)
+            maps[k] += 1
     for metric in (detection, confusion, quality):
         metric.all_reduce()
+    # Whether maps were compared, not whether anything was counted: all pixels may be unlabelled.
+    semantics, panoptics = sum_over_processes(maps).tolist()
     result = Evaluation(
         count,
         detection.compute() if len(detection) else None,
-        confusion.compute() if confusion.counts.any() else None,
-        quality.compute() if quality.counts.any() else None,
+        confusion.compute() if semantics else None,
+        quality.compute() if panoptics else None,
     )
     if result.detection is None and result.semantic is None and result.panoptic is None:
         raise LabkitError("evaluate: nothing that the model predicts is in this data set's targets")
     return result
+
+
+def _check_panoptic(prediction: Prediction, target: Target) -> None:
+    if prediction.panoptic is None:
+        raise LabkitError(
+            "this model makes no panoptic maps; take one that does, such as panoptic_fpn_tiny, or"
+            " measure what it makes without --panoptic"
+        )
+    if "panoptic" not in target:
+        raise LabkitError(
+            "this data set has no panoptic maps to compare with; take one that has, such as"
+            " coco_panoptic:DIR, or measure without --panoptic"
+        )
 
 
 def translation(known: Categories, wanted: Categories) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -77,11 +78,13 @@ def load_model(source: str | Path) -> nn.Module:
     """The trained model of a folder of ``labkit train``, or of a name of ``labkit zoo list``."""
     from labkit.checkpoints import store
     from labkit.checkpoints.folder import load_run
+    from labkit.checkpoints.shipped import shipped
 
     path = Path(source)
     if path.exists():
         return load_run(path)
-    return store.load(str(source))
+    own = shipped()
+    return own[str(source)].load() if str(source) in own else store.load(str(source))
 
 
 def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:
@@ -108,6 +111,11 @@ def resize(picture: Tensor, conventions: Conventions) -> Tensor:
     if conventions.resize is None:
         return picture
     height, width = picture.shape[1:]
+    if conventions.resize == "opencv":
+        scale = conventions.scale((height, width))
+        pixels = picture.permute(1, 2, 0).numpy().astype(np.float32)
+        large = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy(large).permute(2, 0, 1)
     if conventions.resize == "float":
         scale = min(conventions.short / min(height, width), conventions.long / max(height, width))
         return F.interpolate(

@@ -73,7 +73,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise LabkitError(f"TrainConfig.{name} must be positive, got {getattr(self, name)}")
         for name, allowed in (("optimizer", ("adamw", "sgd")), ("schedule", ("cosine", "step"))):
             if getattr(self, name) not in allowed:
@@ -169,14 +169,14 @@ def train(
                     losses: dict[str, Tensor] = network(images, targets)
                     total = torch.stack(list(losses.values())).sum()
                 values = _averaged({**losses, "total": total})
-                _require_finite(values, step, targets)
+                _require_finite(values, step, targets, last)
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(total).backward()
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
                 if not scaler.is_enabled():  # the scaler skips such steps by itself
                     # Before the update: weights that are not numbers never reach a checkpoint.
-                    _require_finite({"the gradient's norm": float(norm)}, step, targets)
+                    _require_finite({"the gradient's norm": float(norm)}, step, targets, last)
                 scaler.step(optimizer)
                 scaler.update()
 
@@ -250,14 +250,17 @@ def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(losses, values.tolist(), strict=True))
 
 
-def _require_finite(values: dict[str, float], step: int, targets: list[Target]) -> None:
+def _require_finite(
+    values: dict[str, float], step: int, targets: list[Target], last: Path | None
+) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             ids = ", ".join(str(target.get("image_id")) for target in targets)
             raise LabkitError(
                 f"step {step}: {name} is {value} on the images {ids}. Lower the learning rate, "
                 "lengthen the warm-up or check the targets of these images (empty boxes, labels "
-                "out of range). The last checkpoint is kept."
+                "out of range)."
+                + (f" {last} is of an earlier step and stays." if last and last.exists() else "")
             )
 
 

@@ -135,6 +135,12 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
     assert row["category_id"] in {1, 2, 3}
     assert coco_mask.decode(row["segmentation"]).shape == (101, 128)
     assert min(row["bbox"][2:]) > 0
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(LabkitError, match=r"bad\.jpg: .*not an image"):
+        predict_command([bad, paths[0]], model=str(runs / "whole"), out=tmp_path / "rest")
+    rest = json.loads((tmp_path / "rest" / "predictions.json").read_text())
+    assert rest == [row for row in results if row["image_id"] == "street"]
     with pytest.raises(LabkitError, match="two images are named street"):
         predict_command([paths[0], paths[0]], model=str(runs / "whole"), out=tmp_path / "found")
 
@@ -152,6 +158,16 @@ def test_training_goes_on_from_other_weights(runs, tmp_path):
     assert torch.equal(model.rpn.conv.weight, trained.rpn.conv.weight)
     with pytest.raises(LabkitError, match="another architecture"):
         start_from(build("fcn8_tiny", one), trained)
+
+
+def test_a_panoptic_model_starts_from_a_detector(runs):
+    trained = load_run(runs / "whole")
+    model = build("panoptic_fpn_tiny", trained.categories)
+    fresh = start_from(model, trained)
+    assert all(name.startswith("sem_seg_head.") for name in fresh)
+    assert torch.equal(model.roi_heads.cls_score.weight, trained.roi_heads.cls_score.weight)
+    with pytest.raises(LabkitError, match="unknown to this model, such as sem_seg_head"):
+        start_from(build("mask_rcnn_tiny", trained.categories), model)
 
 
 def test_images_are_resized_in_training_and_afterwards(tmp_path):
@@ -263,6 +279,13 @@ def test_semantic_models_train_and_are_measured_too(tmp_path, capsys):
     with pytest.raises(LabkitError, match="has objects only; fcn32_tiny needs a class for every"):
         train_command(
             "fcn32_tiny", data=f"coco:{tmp_path / 'coco'}", out=tmp_path / "x", split="val"
+        )
+    path = tmp_path / "coco" / "annotations" / "instances_val.json"
+    empty = {**json.loads(path.read_text()), "annotations": [], "categories": []}
+    path.write_text(json.dumps(empty))
+    with pytest.raises(LabkitError, match="none of them is a thing"):
+        train_command(
+            "mask_rcnn_tiny", data=f"coco:{tmp_path / 'coco'}", out=tmp_path / "x", split="val"
         )
     assert not (tmp_path / "x").exists()
     assert np.isfinite(evaluate(load_run(tmp_path / "run"), Shapes("val", 2)).semantic.miou)

@@ -154,6 +154,8 @@ def test_other_settings_or_another_model_do_not_resume(tmp_path):
 
 
 def test_wrong_settings_data_and_losses_are_refused():
+    with pytest.raises(LabkitError, match=r"TrainConfig\.lr must be positive, got nan"):
+        TrainConfig(lr=float("nan"))
     with pytest.raises(LabkitError, match=r"TrainConfig\.steps must be positive, got 0"):
         TrainConfig(steps=0)
     with pytest.raises(LabkitError, match=r"TrainConfig\.optimizer: 'adam' is not one of"):
@@ -162,8 +164,11 @@ def test_wrong_settings_data_and_losses_are_refused():
         train(_model(), Ramps(0), CONFIG)
     model = _model()
     model.net[0].weight.data[0] = float("nan")
-    with pytest.raises(LabkitError, match="step 0: loss_mse is nan on the images 0, 0, 0, 0"):
+    with pytest.raises(
+        LabkitError, match="step 0: loss_mse is nan on the images 0, 0, 0, 0"
+    ) as nan:
         train(model, Ramps(1), CONFIG)
+    assert "stays" not in str(nan.value)  # there is no checkpoint yet
 
 
 class Flat(Regressor):
@@ -183,8 +188,9 @@ def test_a_gradient_that_is_no_number_stops_before_the_update(tmp_path, monkeypa
     torch.manual_seed(3)
     model = Flat()
     config = TrainConfig(**{**CONFIG.__dict__, "clip": clip})
-    with pytest.raises(LabkitError, match=r"step 13: the gradient's norm is nan on the images \d"):
+    with pytest.raises(LabkitError, match=r"step 13: the gradient's norm is nan on") as refusal:
         train(model, Ramps(), config, out=tmp_path)
+    assert str(refusal.value).endswith("last.pt is of an earlier step and stays.")
     assert all(p.isfinite().all() for p in model.parameters())
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert len(state["losses"]["total"]) == 10

@@ -142,25 +142,26 @@ def load_run(path: Path) -> nn.Module:
 
 
 def start_from(model: nn.Module, weights: nn.Module) -> list[str]:
-    """Copy the weights of a trained model, but for layers whose shape is another.
+    """Copy the weights of a trained model, but for layers that it lacks or that differ in shape.
 
-    Those are the layers that answer for each class, where the number of classes differs.
+    Those are branches that are added, as a panoptic model adds one to a Mask R-CNN, and the layers
+    that answer for each class, where the number of classes differs.
 
     Returns:
         The names of what stayed fresh.
 
     Raises:
-        LabkitError: the models are of different architectures.
+        LabkitError: the trained model has parts that this one has not.
     """
     mine: dict[str, Tensor] = model.state_dict()
     theirs: dict[str, Tensor] = weights.state_dict()
-    missing = sorted(mine.keys() ^ theirs.keys())
-    if missing:
+    unknown = sorted(theirs.keys() - mine.keys())
+    if unknown:
         raise LabkitError(
-            f"the weights to start from are of another architecture: {len(missing)} names differ,"
-            f" such as {', '.join(missing[:3])}"
+            f"the weights to start from are of another architecture: {len(unknown)} names are"
+            f" unknown to this model, such as {', '.join(unknown[:3])}"
         )
-    fresh = [name for name in mine if mine[name].shape != theirs[name].shape]
+    fresh = [n for n in mine if n not in theirs or mine[n].shape != theirs[n].shape]
     model.load_state_dict({k: v for k, v in theirs.items() if k not in fresh}, strict=False)
     return fresh
 

@@ -14,18 +14,20 @@ from pathlib import Path
 import pooch
 from torch import nn
 
-from labkit.checkpoints import detectron2, torchvision
-from labkit.datasets import coco_categories
+from labkit.checkpoints import detectron2, torchvision, upsnet
+from labkit.datasets import cityscapes_categories, coco_categories
 from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
 
-FORMATS = ("detectron2", "torchvision")
+FORMATS = ("detectron2", "torchvision", "upsnet")
+NO_HASH = "none"
 CATEGORIES = {
     "coco_things": coco_categories.coco_things,
     "coco_panoptic": coco_categories.coco_panoptic,
     "coco_ids_1_to_90": coco_categories.coco_ids_1_to_90,
+    "cityscapes_panoptic": cityscapes_categories.cityscapes_panoptic,
 }
 
 
@@ -112,6 +114,8 @@ def get(
     folder = folder or download_folder()
     path = checkpoint.path(folder)
     show(f"{checkpoint.name}\nLicence: {checkpoint.licence}\nFrom: {checkpoint.url}")
+    if checkpoint.hash == NO_HASH:
+        show("Its publisher gives no hash: whether the file is whole shows only when it is loaded.")
     if path.is_file():
         if not _is_whole(path, checkpoint):
             raise LabkitError(
@@ -133,6 +137,8 @@ def get(
 
 
 def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
+    if checkpoint.hash == NO_HASH:
+        return True
     algorithm, prefix = checkpoint.hash.split(":")
     return str(pooch.file_hash(str(path), alg=algorithm)).startswith(prefix)
 
@@ -175,6 +181,10 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         model = torchvision.CONFIG.build(categories)
         torchvision.load(path, model)
         return model.eval()
+    if checkpoint.format == "upsnet":
+        of_upsnet = PRESETS[checkpoint.preset].build(categories)
+        upsnet.load(path, of_upsnet)
+        return of_upsnet.eval()
     of_detectron2 = PRESETS[checkpoint.preset].build(categories)
     detectron2.load(path, of_detectron2)
     return of_detectron2.eval()

@@ -40,12 +40,16 @@ def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:
             after_nms=(2000, 1000),
             min_side=1e-3,
             beta=beta,
+            mean_of_drawn=True,
         ),
         roi=replace(
             roi,
-            pooler=replace(roi.pooler, aligned=False, sampling_ratio=2, epsilon_inside=False),
+            pooler=replace(
+                roi.pooler, aligned=False, sampling_ratio=2, epsilon_inside=False, epsilon=1e-6
+            ),
             min_side=1e-2,
             beta=beta,
+            soft_masks=True,
         ),
     )
 

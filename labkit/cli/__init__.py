@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -48,6 +49,8 @@ app.add_typer(zoo.app, name="zoo")
 
 def main() -> None:
     """Run the command line; a user's mistake prints one message and exits with status 1."""
+    # What a warning says is for the user; the line of code that it comes from is not.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except LabkitError as error:

@@ -159,3 +159,41 @@ def detectors(
                 typer.echo(f"labkit and {m.comparison.peer}: {m.agreement}")
             if m.parts is not None:
                 print_profile(f"{name}, as {m.comparison.peer} has it", m.parts)
+
+
+@app.command("panoptic")
+def panoptic(json: Json = None) -> None:
+    """From branches to panoptic map: each step's time, and the merge against Detectron2's."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from labkit.bench import panoptic as bench
+    from labkit.bench.report import print_comparisons
+    from labkit.datasets.panoptic_format import write_json
+    from labkit.doctor import describe_environment
+    from labkit.errors import LabkitError
+
+    given = bench.scene()
+    steps = bench.steps(given)
+    table = Table("step", title=f"{bench.OBJECTS} objects, 480 x 640")
+    table.add_column("ms", justify="right")
+    for name, milliseconds in steps.items():
+        table.add_row(name, f"{milliseconds:.1f}")
+    Console().print(table)
+    comparisons = []
+    try:
+        comparisons.append(bench.compare_merge(given))
+    except LabkitError as error:  # without the peer the steps are still of use
+        Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
+    if json is not None:
+        write_json(
+            json,
+            {
+                "environment": describe_environment(),
+                "steps_ms": steps,
+                "merge": [c.to_json() for c in comparisons],
+            },
+        )
+    if comparisons:
+        print_comparisons("Merge", "covered", comparisons)

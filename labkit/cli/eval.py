@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,9 @@ def evaluate(
         typer.Option(help="As for `labkit train`; default: what the run was trained on."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="One table: PQ, SQ, RQ, mIoU and AP.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
 ) -> None:
@@ -26,6 +31,7 @@ def evaluate(
     Several processes: torchrun --nproc-per-node N -m labkit eval ...
     """
     from labkit.checkpoints.folder import read_run
+    from labkit.checkpoints.shipped import shipped
     from labkit.cli.pq import to_json
     from labkit.datasets.named import dataset
     from labkit.datasets.panoptic_json import write_json
@@ -35,28 +41,35 @@ def evaluate(
     from labkit.predictor import load_model
 
     if data is None:
-        if not Path(model).exists():
-            raise LabkitError(f"{model}: say --data; only a run's folder knows its own")
-        data = read_run(Path(model)).data
+        if Path(model).exists():
+            data = read_run(Path(model)).data
+        elif model in shipped():
+            data = "shapes"
+        else:
+            raise LabkitError(f"{model}: say --data; published weights do not know where it is")
     images = dataset(data, split)
     with process_group():
-        result = measure(load_model(model), images, limit)
+        result = measure(load_model(model), images, limit, need_panoptic=panoptic)
         if rank() > 0:
             return
     if json is not None:
         write_json(json, {"model": model, "data": data, "split": split, **to_json(result)})
-    areas = getattr(images, "area_limits", None)
-    print_result(result, f"{data}, {split}: {result.images} images", areas)
+    title = f"{data}, {split}: {result.images} images"
+    if panoptic:
+        print_summary(result, title)
+    else:
+        print_result(result, title, getattr(images, "area_limits", None))
 
 
 def print_result(result: Evaluation, title: str, areas: tuple[float, float] | None) -> None:
-    """One table of percentages, a row for each kind of output; undefined ones are dashes."""
+    """Tables of percentages, a row for each kind of output; undefined ones are dashes."""
     from rich.console import Console
 
-    from labkit.cli.pq import print_result as print_pq
-
     console = Console()
-    console.print(title, highlight=False)
+    if result.panoptic is not None:
+        print_summary(result, title)
+    else:
+        console.print(title, highlight=False)
     if result.detection is not None:
         _print(
             ("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -74,8 +87,39 @@ def print_result(result: Evaluation, title: str, areas: tuple[float, float] | No
         row = [semantic.miou, semantic.pixel_accuracy]
         row += [semantic.mean_accuracy, semantic.frequency_weighted_iou]
         _print(("mIoU", "pixel acc.", "mean acc.", "fw IoU"), {"classes": row})
-    if result.panoptic is not None:
-        print_pq(result.panoptic, per_class=False)
+
+
+def print_summary(result: Evaluation, title: str) -> None:
+    """The one table of a panoptic model, in percent; AP is of things, and stuff has none."""
+    from rich.console import Console
+
+    panoptic, detection, none = result.panoptic, result.detection, math.nan
+    assert panoptic is not None
+    boxes = none if detection is None else detection.bbox.ap
+    masks = none if detection is None or detection.segm is None else detection.segm.ap
+    iou: dict[bool, list[float]] = {True: [], False: []}
+    if result.semantic is not None:
+        for category, value in zip(panoptic.per_class, result.semantic.iou, strict=True):
+            iou[category.isthing].append(value)
+    rows = {
+        "All": (panoptic.all, iou[True] + iou[False], none, none),
+        "Things": (panoptic.things, iou[True], boxes, masks),
+        "Stuff": (panoptic.stuff, iou[False], none, none),
+    }
+    Console().print(title, highlight=False)
+    _print(
+        ("PQ", "SQ", "RQ", "mIoU", "box AP", "mask AP"),
+        {
+            name: [mean.pq, mean.sq, mean.rq, _mean(of_classes), box_ap, mask_ap]
+            for name, (mean, of_classes, box_ap, mask_ap) in rows.items()
+        },
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are defined; nan of none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _print(columns: tuple[str, ...], rows: dict[str, list[float]]) -> None:

@@ -14,14 +14,88 @@ if TYPE_CHECKING:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Pictures.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures.", metavar="[IMAGE...]")
+    ] = None,
+    *,
     model: Annotated[str, typer.Option(help="Folder of a run, or a name of `labkit zoo list`.")],
-    out: Annotated[Path, typer.Option(help="Folder for NAME.png and predictions.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")],
     score: Annotated[
-        float, typer.Option(min=0, max=1, help="Draw objects from this score on.")
-    ] = 0.5,
+        float | None, typer.Option(min=0, max=1, help="Draw objects from this score on, 0.5.")
+    ] = None,
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="Write the panoptic maps of a data set.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="With --panoptic: a data set as for `labkit train`.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --panoptic: which part of the data, val.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --panoptic: only the first so many images.")
+    ] = None,
 ) -> None:
-    """Draw what a model finds, and write its objects as COCO results (all, whatever the score)."""
+    """Draw what a model finds on pictures, or write its panoptic maps of a data set.
+
+    Pictures: a drawing NAME.png of each, and predictions.json, all objects
+    as COCO results.
+
+    With --panoptic: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
+    format, for `labkit pq` and panopticapi; the same command goes on after
+    Ctrl-C. Several processes: torchrun --nproc-per-node N -m labkit predict ...
+    """
+    from labkit.errors import LabkitError
+
+    if panoptic:
+        if images:
+            raise LabkitError("--panoptic is for a data set: say --data, and no pictures")
+        if data is None:
+            raise LabkitError("--panoptic needs a data set: say --data NAME [--split SPLIT]")
+        if score is not None:
+            raise LabkitError(
+                "--score is for drawings; the panoptic map has the model's own limits"
+            )
+        _maps(model, data, split or "val", out, limit)
+        return
+    for option, value in (("data", data), ("split", split), ("limit", limit)):
+        if value is not None:
+            raise LabkitError(f"--{option} is for a data set: add --panoptic")
+    if not images:
+        raise LabkitError("name pictures to draw on, or a data set: --panoptic --data NAME")
+    _pictures(images, model, out, 0.5 if score is None else score)
+
+
+def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> None:
+    from labkit.datasets.named import dataset
+    from labkit.distributed import process_group, rank
+    from labkit.panoptic_prediction import predict_panoptic
+    from labkit.predictor import load_model
+
+    images = dataset(data, split)
+    with process_group():
+        try:
+            path, made = predict_panoptic(
+                load_model(model),
+                images,
+                out,
+                model_name=model,
+                data_name=data,
+                split=split,
+                limit=limit,
+            )
+        except KeyboardInterrupt:
+            if rank() == 0:
+                typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
+            raise typer.Exit(130) from None
+        if rank() == 0:
+            typer.echo(
+                f"{made} panoptic maps made now; {path} lists all\nmeasure: labkit pq --gt"
+                f" GROUND_TRUTH.json --pred {path}"
+            )
+
+
+def _pictures(images: list[Path], model: str, out: Path, score: float) -> None:
     from labkit.datasets.panoptic_json import write_json
     from labkit.errors import LabkitError
     from labkit.predictor import Predictor, as_picture
@@ -34,14 +108,26 @@ def predict(
     predictor = Predictor(model)
     categories: Any = predictor.model.categories
     results: list[dict[str, Any]] = []
+    unread: list[str] = []
     for path in progress_bar(images, unit="image", disable=len(images) < 2):
-        picture = as_picture(path)
+        try:
+            picture = as_picture(path)
+        except LabkitError as error:  # the other pictures are not lost for it
+            unread.append(str(error))
+            continue
         prediction = predictor(picture)
         if prediction.detections is not None:
             results += coco_results(prediction.detections, path, categories)
         _draw(out / f"{path.stem}.png", picture, prediction, categories, score)
     write_json(out / "predictions.json", results)
-    typer.echo(f"{len(images)} pictures and {len(results)} objects are in {out}")
+    done = len(images) - len(unread)
+    typer.echo(f"{_counted(done, 'picture')} and {_counted(len(results), 'object')} are in {out}")
+    if unread:
+        raise LabkitError("; ".join(unread))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def coco_results(found: Detections, path: Path, categories: Categories) -> list[dict[str, Any]]:

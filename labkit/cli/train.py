@@ -13,7 +13,9 @@ def train(
     preset: Annotated[str, typer.Argument(help="The model, such as mask_rcnn_tiny.")],
     data: Annotated[
         str,
-        typer.Option(help="shapes, crowded, penn_fudan[:DIR], coco:DIR or coco_panoptic:DIR."),
+        typer.Option(
+            help="shapes, crowded, penn_fudan[:DIR], or coco, coco_panoptic, cityscapes:DIR."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; of an unfinished one, to go on.")],
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
@@ -25,7 +27,7 @@ def train(
         typer.Option(help="Resize images to this shorter side, in training and afterwards."),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Start from this run's folder or these zoo weights.")
+        str | None, typer.Option(help="Start from a run's folder or weights of `labkit zoo list`.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the flips.")] = 0,
@@ -62,7 +64,8 @@ def train(
         if init and not (out / STATE).exists():
             fresh = start_from(model, load_model(init))
             if main and fresh:
-                typer.echo(f"fresh, for these classes: {', '.join(fresh)}")
+                layers = dict.fromkeys(".".join(name.split(".")[:2]) for name in fresh)
+                typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
         if main:
             save_run(out, run)
         changes: list[v2.Transform] = [v2.RandomHorizontalFlip()]

@@ -9,22 +9,28 @@ import typer
 
 from labkit.cli.options import DOWNLOAD_FOLDER
 
-app = typer.Typer(help="Published weights: list them, fetch one.", no_args_is_help=True)
+app = typer.Typer(help="Trained weights: list them, fetch published ones.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
-    """List the published weights, what they reach on COCO val2017, and which are here."""
+    """List labkit's own weights and the published ones, and what they reach."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from labkit.checkpoints.shipped import shipped
     from labkit.checkpoints.store import catalogue
     from labkit.datasets.download import download_folder
 
+    metrics = ("box AP", "mask AP", "PQ")
+    own = Table("name", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
+    for small in shipped().values():
+        own.add_row(small.name, *(str(small.metrics.get(metric, "")) for metric in metrics))
+    Console().print("with labkit, trained on Shapes and measured on its val:", own, sep="\n")
+    typer.echo("published, measured on COCO val2017:")
     where = folder or download_folder()
     known = catalogue().values()
-    metrics = ("box AP", "mask AP", "PQ")
     table = Table(
         "name", "model", *metrics, "MB", "here", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0)
     )

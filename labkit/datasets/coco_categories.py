@@ -151,12 +151,12 @@ _STUFF = """
 
 def coco_things() -> Categories:
     """The 80 things; label ``i`` is class ``i`` of models trained on COCO's instances."""
-    return Categories(_read(_THINGS, isthing=True))
+    return Categories(read_table(_THINGS, isthing=True))
 
 
 def coco_panoptic() -> Categories:
     """The 80 things and, labels 80 to 132, the 53 kinds of stuff of COCO panoptic."""
-    return Categories(_read(_THINGS, isthing=True) + _read(_STUFF, isthing=False))
+    return Categories(read_table(_THINGS, isthing=True) + read_table(_STUFF, isthing=False))
 
 
 def coco_ids_1_to_90() -> Categories:
@@ -165,11 +165,12 @@ def coco_ids_1_to_90() -> Categories:
     COCO uses 80 of the ids; torchvision's models nevertheless have all, and the softmax runs over
     all of them, so that leaving some out would change the scores. The unused are named "N/A".
     """
-    used = {category.id: category for category in _read(_THINGS, isthing=True)}
+    used = {category.id: category for category in read_table(_THINGS, isthing=True)}
     return Categories(used.get(id_, Category(id_, "N/A", isthing=True)) for id_ in range(1, 91))
 
 
-def _read(table: str, isthing: bool) -> list[Category]:
+def read_table(table: str, isthing: bool) -> list[Category]:
+    """Categories of lines ``id colour name``, the colour as six hexadecimal digits."""
     rows = (line.split(maxsplit=2) for line in table.strip().splitlines())
     return [
         Category(

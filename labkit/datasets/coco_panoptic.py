@@ -82,7 +82,12 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         image_info, annotation = self._items[index]
         size = image_info["height"], image_info["width"]
-        image = read_image(self.image_dir / image_info["file_name"], size)
+        image = read_image(self.image_path(image_info), size)
         png = self.png_dir / annotation["file_name"]
         panoptic = to_panoptic(annotation, read_png(png, size), self.categories, str(png))
         return image, target_of(panoptic, self.categories, image_info["id"])
+
+    def image_path(self, image_info: dict[str, Any]) -> Path:
+        """The file of an entry of ``images``."""
+        name: str = image_info["file_name"]
+        return self.image_dir / name

@@ -23,11 +23,17 @@ def read_image(path: Path, size: tuple[int, int] | None = None, *, upright: bool
             on the rows as they are stored.
 
     Raises:
-        LabkitError: the file is missing, truncated, no image, or of other size.
+        LabkitError: the file is missing, truncated, no image, of more pixels than Pillow agrees to
+            read, of fractional numbers, or of other size.
     """
     try:
         with Image.open(path) as stored:
             image = ImageOps.exif_transpose(stored) if upright else stored
+            if image.mode == "F":  # Pillow would cut it to whole numbers, 0 to 1 to black
+                raise LabkitError(
+                    f"{path}: the pixels are fractional numbers, whose range is not known; save it"
+                    " as an image of 8 bits"
+                )
             if image.mode.startswith("I"):  # Pillow would cut 16-bit grey off at 255
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 rgb = np.stack([grey] * 3, axis=2)
@@ -35,6 +41,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None, *, upright: bool
                 rgb = np.array(image.convert("RGB"))  # a copy: a tensor needs writable memory
     except FileNotFoundError:
         raise LabkitError(f"{path}: image not found") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
+    except Image.DecompressionBombError as error:
+        raise LabkitError(f"{path}: too large ({error}); make it smaller first") from None
     except UnidentifiedImageError:
         raise LabkitError(f"{path}: not an image file that can be read") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from labkit.datasets.cityscapes import Cityscapes
 from labkit.datasets.coco_instances import CocoInstances, split_file
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.download import download_folder
@@ -12,7 +13,7 @@ from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 
-NAMES = "shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR"
+NAMES = "shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR, cityscapes:DIR"
 
 SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
 """Images of Shapes: training should seldom see one twice, measuring should take seconds."""
@@ -25,7 +26,8 @@ def dataset(name: str, split: str) -> Any:
         name: ``shapes`` or ``crowded``, Shapes and its harder variant at 128 pixels; ``penn_fudan``
             in the download folder or, with ``:DIR``, in a folder ``PennFudanPed``; ``coco:DIR``
             with ``annotations/instances_SPLIT.json``; ``coco_panoptic:DIR`` with
-            ``annotations/panoptic_SPLIT.json``.
+            ``annotations/panoptic_SPLIT.json``; ``cityscapes:DIR`` with
+            ``gtFine/cityscapes_panoptic_SPLIT.json`` and ``leftImg8bit/``.
         split: ``train``, ``val``, ...; COCO's year may be left out.
 
     Returns:
@@ -44,4 +46,6 @@ def dataset(name: str, split: str) -> Any:
         return CocoInstances.from_folder(folder, split)
     if kind == "coco_panoptic" and folder:
         return CocoPanoptic(split_file(Path(folder), "panoptic", split))
+    if kind == "cityscapes" and folder:
+        return Cityscapes(folder, split)
     raise LabkitError(f"data: {name!r} is not one of {NAMES}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from labkit.errors import LabkitError
 
 VOID = 0
 IOU, TP, FP, FN = range(4)  # the columns of a table of counts
+MAX_TABLE = 2**20
 
 
 class SegmentTable(NamedTuple):
@@ -84,25 +85,33 @@ def match_segments(
     row_of, rows = _positions(true[starts], target.ids, where[0], names)
     column_of, columns = _positions(predicted[starts], prediction.ids, where[1], names)
     num_rows, num_columns = rows.max(initial=0) + 1, columns.max(initial=0) + 1
-    shared = np.bincount(row_of * num_columns + column_of, lengths, num_rows * num_columns)
-    shared = shared.reshape(num_rows, num_columns)  # (T + 1, P + 1) pixels in both
+    pairs, shared = _sums(row_of * num_columns + column_of, lengths, num_rows * num_columns)
+    r, c = np.divmod(pairs, num_columns)  # the pairs of segments that share pixels
 
     row_label, column_label = np.full(num_rows, -1), np.full(num_columns, -2)
     row_label[rows], column_label[columns] = target.labels, prediction.labels
     crowd = np.zeros(num_rows, bool)
     crowd[rows] = target.iscrowd
-    true_area, predicted_area = shared.sum(axis=1), shared.sum(axis=0)
+    true_area = np.bincount(r, shared, num_rows)
+    predicted_area = np.bincount(c, shared, num_columns)
     if target.areas is not None:
         true_area[rows] = target.areas
 
-    comparable = (row_label[:, None] == column_label) & ~crowd[:, None] & (shared > 0)
-    r, c = np.nonzero(comparable)
-    if (impossible := true_area[r] < shared[r, c]).any():
+    # A false prediction is excused where more than half of it lies on void or crowd. Of several
+    # crowd regions of a category in one image only the last one listed counts: that is
+    # panopticapi's rule (a dictionary per category), and the published numbers were made with it.
+    on_void = np.bincount(c[r == VOID], shared[r == VOID], num_columns)
+    crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
+    on_crowd = np.isin(r, list(crowd_of.values())) & (row_label[r] == column_label[c])
+    excused = on_void + np.bincount(c[on_crowd], shared[on_crowd], num_columns)
+
+    comparable = (row_label[r] == column_label[c]) & ~crowd[r]
+    r, c, shared = r[comparable], c[comparable], shared[comparable]
+    if (impossible := true_area[r] < shared).any():
         t = int(target.ids[rows == r[impossible][0]][0])
         raise LabkitError(f'{where[0]}: the "area" of segment {t} is less than its pixels')
     # Pixels without truth (row 0) speak neither for nor against a prediction.
-    union = predicted_area[c] + true_area[r] - shared[r, c] - shared[VOID, c]
-    iou = shared[r, c] / union
+    iou = shared / (predicted_area[c] + true_area[r] - shared - on_void[c])
     r, c, iou = r[iou > 0.5], c[iou > 0.5], iou[iou > 0.5]
 
     counts = np.zeros((num_categories, 4))
@@ -112,16 +121,25 @@ def match_segments(
     missed = ~np.isin(rows, r) & ~target.iscrowd
     np.add.at(counts[:, FN], target.labels[missed], 1)
 
-    # A false prediction is excused where more than half of it lies on void or crowd. Of several
-    # crowd regions of a category in one image only the last one listed counts: that is
-    # panopticapi's rule (a dictionary per category), and the published numbers were made with it.
-    excused = shared[VOID].copy()
-    crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
-    for label, row in crowd_of.items():
-        excused[column_label == label] += shared[row, column_label == label]
     wrong = ~np.isin(columns, c) & (excused[columns] / predicted_area[columns] <= 0.5)
     np.add.at(counts[:, FP], prediction.labels[wrong], 1)
     return counts
+
+
+def _sums(
+    keys: NDArray[np.intp], values: NDArray[np.intp], size: int
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """The keys that occur, ascending, and the sum of the values of each; keys are below ``size``.
+
+    Counting in a table is quicker than sorting, but one for all pairs of a hundred thousand
+    segments would not fit into memory.
+    """
+    if size <= MAX_TABLE:
+        table = np.bincount(keys, values, size)
+        found = np.flatnonzero(table)
+        return found, table[found]
+    found, position = np.unique(keys, return_inverse=True)
+    return found, np.bincount(position, values)
 
 
 def _positions(

@@ -30,6 +30,26 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return anchors.round() if rounded else anchors
 
 
+def legacy_cell_anchors(size: float, ratios: Sequence[float], stride: int) -> Tensor:
+    """Boxes as Detectron of 2018 makes them, ``(A, 4)``: around the middle of the first cell.
+
+    The sides of a box the size of a *cell* are rounded to whole pixels, then enlarged.
+
+    Args:
+        size: square root of the area, in pixels.
+        ratios: height / width.
+        stride: pixels per cell.
+    """
+    boxes = []
+    for ratio in ratios:
+        width = round((stride**2 / ratio) ** 0.5)
+        height = round(width * ratio)
+        half = (width * size / stride / 2, height * size / stride / 2)
+        middle = stride / 2
+        boxes.append((middle - half[0], middle - half[1], middle + half[0], middle + half[1]))
+    return torch.tensor(boxes)
+
+
 def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int]) -> Tensor:
     """The anchors of a level, ``(h · w · A, 4)``: row by row, at a cell all A.
 

@@ -25,7 +25,9 @@ class BackboneConfig:
             "dc5", the map of a dilated ``res5``.
         depth: layers, 50 or 101; 0 is the tiny network.
         pyramid: channels of the pyramid.
-        stride_in_1x1, eps, frozen: of :class:`labkit.models.resnet_bottleneck.ResNet`.
+        stride_in_1x1, eps, frozen, deformable: of
+            :class:`labkit.models.resnet_bottleneck.ResNet`.
+        context: of :class:`labkit.models.fpn.FPN`.
     """
 
     kind: Literal["fpn", "c4", "dc5"]
@@ -34,6 +36,8 @@ class BackboneConfig:
     stride_in_1x1: bool = True
     eps: float = 1e-5
     frozen: int = 2
+    deformable: bool = False
+    context: bool = False
 
     def build(self) -> Backbone:
         """A network with fresh weights; ``channels`` and ``strides`` by name of its maps."""
@@ -50,9 +54,10 @@ class BackboneConfig:
                 stride_in_1x1=self.stride_in_1x1,
                 eps=self.eps,
                 frozen=self.frozen,
+                deformable=self.deformable,
             )
         if self.kind == "fpn":
-            return FPN(bottom_up, self.pyramid, group_norm=self.depth == 0)
+            return FPN(bottom_up, self.pyramid, self.depth == 0, self.context)
         return bottom_up
 
 

@@ -20,9 +20,17 @@ class FPN(Backbone):
         channels: D.
         group_norm: a GroupNorm of 16 channels a group after each convolution, for training from
             scratch; the published models have biases instead.
+        context: the mean of the whole deepest map, through a linear layer, joins its lateral (Y.
+            Xiong et al., "UPSNet", CVPR 2019). The mean includes padding.
     """
 
-    def __init__(self, bottom_up: Backbone, channels: int, group_norm: bool = False) -> None:
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        channels: int,
+        group_norm: bool = False,
+        context: bool = False,
+    ) -> None:
         super().__init__()
         self.bottom_up = bottom_up
         self.levels = [int(name[3:]) for name in bottom_up.channels]  # res2 -> 2
@@ -31,6 +39,7 @@ class FPN(Backbone):
             self.add_module(f"lateral{level}", _conv(inputs, channels, 1, group_norm))
             self.add_module(f"output{level}", _conv(channels, channels, 3, group_norm))
         last = self.levels[-1]
+        self.context = nn.Linear(bottom_up.channels[f"res{last}"], channels) if context else None
         self.strides = {f"p{n}": bottom_up.strides[f"res{n}"] for n in self.levels}
         self.strides[f"p{last + 1}"] = 2 * self.strides[f"p{last}"]
         self.channels = dict.fromkeys(self.strides, channels)
@@ -42,6 +51,9 @@ class FPN(Backbone):
         top_down: Tensor | None = None
         for level in reversed(self.levels):
             lateral = self.get_submodule(f"lateral{level}")(stages[f"res{level}"])
+            if top_down is None and self.context is not None:
+                mean = stages[f"res{level}"].mean(dim=(2, 3))  # (B, c)
+                lateral = lateral + self.context(mean)[:, :, None, None]
             if top_down is not None:
                 lateral = lateral + F.interpolate(top_down, scale_factor=2.0, mode="nearest")
             top_down = lateral

@@ -50,7 +50,9 @@ class MaskHead(nn.Module):
         return logits
 
 
-def cut_masks(masks: Tensor, objects: Tensor, boxes: Tensor, side: int) -> Tensor:
+def cut_masks(
+    masks: Tensor, objects: Tensor, boxes: Tensor, side: int, soft: bool = False
+) -> Tensor:
     """The true mask in each box: sampled as the features are, inside from one half on.
 
     Args:
@@ -58,15 +60,16 @@ def cut_masks(masks: Tensor, objects: Tensor, boxes: Tensor, side: int) -> Tenso
         objects: ``(K,)`` which object each box is matched to.
         boxes: ``(K, 4)`` proposals, in pixels of the masks.
         side: m.
+        soft: keep the sampled values, and sample half a pixel further right and down (torchvision).
 
     Returns:
-        ``(K, m, m)`` bool.
+        ``(K, m, m)`` bool; float from 0 to 1 if ``soft``.
     """
     if len(objects) == 0:
-        return masks.new_zeros((0, side, side))
+        return boxes.new_zeros((0, side, side)) if soft else masks.new_zeros((0, side, side))
     rois = torch.cat([objects[:, None].to(boxes), boxes], dim=1)
-    sampled = roi_align(masks[:, None].to(boxes.dtype), rois, side, 1.0, 0, True)
-    return sampled[:, 0] >= 0.5
+    sampled = roi_align(masks[:, None].to(boxes.dtype), rois, side, 1.0, 0, not soft)[:, 0]
+    return sampled if soft else sampled >= 0.5
 
 
 def mask_loss(logits: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def mask_loss(logits: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
     Args:
         logits: ``(K, C, m, m)``.
         labels: ``(K,)``.
-        truth: ``(K, m, m)`` bool.
+        truth: ``(K, m, m)`` bool, or float from 0 to 1.
     """
     if len(labels) == 0:
         return logits.sum() * 0.0  # keeps the branch in the graph of every process

@@ -30,17 +30,25 @@ class MaskRCNN(nn.Module):
     Args:
         config: every number, and the parts.
         categories: the things among them are the classes.
+
+    Raises:
+        LabkitError: there are no things.
     """
 
     def __init__(self, config: MaskRCNNConfig, categories: Categories) -> None:
         super().__init__()
+        classes = len(categories.things)
+        if classes == 0:
+            raise LabkitError(
+                "categories: none of them is a thing, so there is nothing to detect; for stuff"
+                " alone choose a semantic model, such as deeplab_tiny"
+            )
         self.config = config
         self.categories = categories
         self.backbone = config.backbone.build()
         channels = self.backbone.channels[config.rpn.levels[0]]
         strides = self.backbone.strides
         self.rpn = RPN(channels, strides, config.rpn)
-        classes = len(categories.things)
         self.roi_heads = config.heads(channels, strides, classes)
 
     def forward(
@@ -68,6 +76,16 @@ class MaskRCNN(nn.Module):
             raise ValueError("targets are needed in training mode; call model.eval() first?")
         check_targets(targets, len(self.categories.things))
         features, padded = self.features(images)
+        return self.losses(features, padded, sizes, targets)
+
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        padded: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """All losses by name, from the maps of a batch of ``padded`` pixels."""
         proposals, _, losses = self.rpn(features, padded, sizes, targets)
         _, _, of_heads = self.roi_heads(features, proposals, sizes, targets)
         return {**losses, **of_heads}
@@ -85,6 +103,16 @@ class MaskRCNN(nn.Module):
         """
         features, padded = self.features(images)
         inner = [_size(image) for image in images]
+        return self.predictions(features, padded, inner, sizes)
+
+    def predictions(
+        self,
+        features: dict[str, Tensor],
+        padded: tuple[int, int],
+        inner: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Prediction]:
+        """Predictions at ``sizes`` from the maps of images of ``inner`` (height, width)."""
         proposals, _, _ = self.rpn(features, padded, inner)
         found, masks, _ = self.roi_heads(features, proposals, inner)
         return [

@@ -27,7 +27,8 @@ class Conventions:
         mean, std: of red, green and blue, in units of 0 to 255.
         paste_resized: how masks get back into the image, see ``pasting.py``.
         resize: what :class:`labkit.predictor.Predictor` does to an image first: "whole", whole grey
-            levels (Pillow); "float", interpolated as numbers (torchvision); None, nothing.
+            levels (Pillow); "float", interpolated as numbers (torchvision); "opencv", the same by
+            OpenCV, which rounds sizes; None, nothing.
         short, long: the sides that it is resized to: the shorter one to ``short``, unless the other
             one would get longer than ``long``.
     """
@@ -36,13 +37,27 @@ class Conventions:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     paste_resized: bool
-    resize: Literal["whole", "float"] | None = None
+    resize: Literal["whole", "float", "opencv"] | None = None
     short: int = 800
     long: int = 1333
+
+    def scale(self, size: tuple[int, int]) -> float:
+        """How much an image of ``size`` (height, width) is enlarged under "opencv"."""
+        scale = self.short / min(size)
+        if round(scale * max(size)) > self.long:
+            scale = self.long / max(size)
+        return max(scale, 1 / min(size))  # a flat one keeps a row
 
 
 DETECTRON2 = Conventions(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), paste_resized=False, resize="whole")
 TORCHVISION = Conventions(False, IMAGENET_MEAN, IMAGENET_STD, paste_resized=True, resize="float")
+UPSNET = Conventions(
+    True,
+    (122.7717, 115.9465, 102.9801),
+    (1.0, 1.0, 1.0),
+    paste_resized=True,
+    resize="opencv",
+)
 LABKIT = Conventions(False, IMAGENET_MEAN, IMAGENET_STD, paste_resized=False)
 """For networks trained here: nothing to be compatible with, so the simpler choice of each."""
 

@@ -26,15 +26,20 @@ class PoolerConfig:
         canonical_level: index into ``levels``.
         epsilon_inside: guard against rounding, added to the ratio before the logarithm
             (Detectron2), or to the result (torchvision); decides boxes right at a border.
+        epsilon: the guard.
         aligned, sampling_ratio: of RoIAlign.
+        plus_one: boxes go from pixel to pixel, and windows end at the last pixel's coordinate
+            instead of its far edge (:mod:`labkit.ops.boxes`).
     """
 
     levels: tuple[str, ...]
     canonical: float = 224.0
     canonical_level: int = 2
     epsilon_inside: bool = True
+    epsilon: float = 1e-8
     aligned: bool = True
     sampling_ratio: int = 0
+    plus_one: bool = False
 
 
 def pool(
@@ -58,6 +63,8 @@ def pool(
     """
     rois = rois_of(boxes)  # (K, 5)
     level = level_of(rois[:, 1:], config)
+    if config.plus_one:
+        rois = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])
     parts, order = [], []
     for i, name in enumerate(config.levels):
         index = (level == i).nonzero()[:, 0]
@@ -74,7 +81,7 @@ def level_of(boxes: Tensor, config: PoolerConfig) -> Tensor:
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     ratio = (width * height).sqrt() / config.canonical
     if config.epsilon_inside:
-        level = torch.floor(config.canonical_level + torch.log2(ratio + 1e-8))
+        level = torch.floor(config.canonical_level + torch.log2(ratio + config.epsilon))
     else:
-        level = torch.floor(config.canonical_level + torch.log2(ratio) + 1e-6)
+        level = torch.floor(config.canonical_level + torch.log2(ratio) + config.epsilon)
     return level.clamp(0, len(config.levels) - 1).long()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from torch import nn
 
@@ -10,10 +10,15 @@ from labkit.errors import LabkitError
 from labkit.models.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
 from labkit.models.deeplab import DeepLabConfig
 from labkit.models.fcn import FCNConfig
-from labkit.models.mask_rcnn_config import DETECTRON2, LABKIT, MaskRCNNConfig
+from labkit.models.mask_rcnn_config import DETECTRON2, LABKIT, UPSNET, MaskRCNNConfig
+from labkit.models.panoptic_fpn import PanopticFPNConfig
 from labkit.models.pooler import PoolerConfig
 from labkit.models.roi_heads import RoIConfig
 from labkit.models.rpn import RPNConfig
+from labkit.models.semantic_fpn import SemanticFPNConfig
+from labkit.models.upsnet import UPSNetConfig
+from labkit.models.upsnet_fusion import FusionConfig
+from labkit.models.upsnet_semantic import DeformableConfig
 from labkit.structures import Categories
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
@@ -53,13 +58,63 @@ def _one_level_rpn(level: str) -> RPNConfig:
     return RPNConfig((level,), sizes, before_nms=(12000, 6000), after_nms=(2000, 1000))
 
 
+def _panoptic_r(depth: int) -> PanopticFPNConfig:
+    return _panoptic(_r_fpn(depth), SemanticFPNConfig(PYRAMID[:4]))
+
+
+def _panoptic(
+    detector: MaskRCNNConfig, semantic: SemanticFPNConfig, **numbers: float
+) -> PanopticFPNConfig:
+    parts = {field.name: getattr(detector, field.name) for field in fields(detector)}
+    return PanopticFPNConfig(**parts, semantic=semantic, **numbers)  # type: ignore[arg-type]
+
+
+def _upsnet_coco(depth: int, deformable: bool) -> UPSNetConfig:
+    # Boxes from pixel to pixel, as Detectron had them in 2018.
+    return UPSNetConfig(
+        UPSNET,
+        BackboneConfig("fpn", depth, deformable=deformable, context=True),
+        RPNConfig(
+            PYRAMID,
+            sizes=((32,), (64,), (128,), (256,), (512,)),
+            legacy_anchors=True,
+            plus_one=True,
+            by_probability=True,
+            after_nms=(2000, 1000),
+            beta=1 / 9,
+        ),
+        RoIConfig(
+            PoolerConfig(PYRAMID[:4], epsilon=1e-6, aligned=False, sampling_ratio=2, plus_one=True),
+            beta=1.0,
+            plus_one=True,
+        ),
+        semantic=DeformableConfig(PYRAMID[:4]),
+        fusion=FusionConfig(),
+    )
+
+
+def _upsnet_cityscapes(depth: int) -> UPSNetConfig:
+    coco = _upsnet_coco(depth, deformable=False)
+    return replace(
+        coco,
+        conventions=replace(UPSNET, short=1024, long=2048),
+        backbone=replace(coco.backbone, context=False),
+        semantic=replace(coco.semantic, widths=(128, 128)),
+        fusion=replace(coco.fusion, stuff_area=2048),
+        semantic_weight=1.0,
+        roi_weight=0.0,
+        panoptic_weight=0.5,
+    )
+
+
 # The tiny detectors see 128-pixel images whose objects are 8 to 66 pixels large.
 TINY_SIZES = (10.0, 20.0, 40.0, 64.0)
 TINY_ROI = RoIConfig(
     PoolerConfig(("p2", "p3", "p4"), canonical=32.0, canonical_level=1, sampling_ratio=2),
     hidden=128,
-    mask_widths=(64, 64, 64),
-    batch=64,
+    mask_widths=(64, 64, 32),
+    batch=128,
+    mask_batch=10,
 )
 TINY_FPN = MaskRCNNConfig(
     LABKIT,
@@ -80,7 +135,31 @@ def _tiny_one_level(kind: str, level: str) -> MaskRCNNConfig:
     rpn = replace(TINY_FPN.rpn, levels=(level,), sizes=(TINY_SIZES,))
     pooler = replace(TINY_ROI.pooler, levels=(level,), canonical_level=0)
     roi = replace(TINY_ROI, pooler=pooler)
+    # C4 runs res5 on every proposal; DC5's one map is twice as wide as the pyramid's.
+    roi = replace(roi, batch=64) if kind == "c4" else replace(roi, hidden=96)
     return replace(TINY_FPN, backbone=BackboneConfig(kind, 0), rpn=rpn, roi=roi)  # type: ignore[arg-type]
+
+
+def _panoptic_tiny(detector: MaskRCNNConfig, levels: tuple[str, ...]) -> PanopticFPNConfig:
+    # 4096 pixels of stuff in a picture of 480 x 640 are 218 in one of 128 x 128.
+    return _panoptic(
+        detector,
+        SemanticFPNConfig(levels, channels=64, things_as_one=False),
+        semantic_weight=1.0,
+        stuff_area=218,
+    )
+
+
+def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
+    parts = {field.name: getattr(detector, field.name) for field in fields(detector)}
+    return UPSNetConfig(
+        **parts,
+        semantic=DeformableConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
+        fusion=FusionConfig(stuff_area=218),
+        semantic_weight=1.0,
+        roi_weight=0.2,
+        panoptic_weight=0.5,
+    )
 
 
 PRESETS: dict[str, Config] = {
@@ -94,12 +173,22 @@ PRESETS: dict[str, Config] = {
     "mask_rcnn_tiny": TINY_FPN,
     "mask_rcnn_tiny_c4": _tiny_one_level("c4", "res4"),
     "mask_rcnn_tiny_dc5": _tiny_one_level("dc5", "res5"),
+    "panoptic_fpn_tiny": _panoptic_tiny(TINY_FPN, PYRAMID[:4]),
+    "panoptic_fpn_tiny_c4": _panoptic_tiny(_tiny_one_level("c4", "res4"), ("res4",)),
+    "panoptic_fpn_tiny_dc5": _panoptic_tiny(_tiny_one_level("dc5", "res5"), ("res5",)),
+    "upsnet_tiny": _upsnet_tiny(TINY_FPN),
     "mask_rcnn_r50": _r_fpn(50),
     "mask_rcnn_r50_c4": _r_c4(50),
     "mask_rcnn_r50_dc5": _r_dc5(50),
     "mask_rcnn_r101": _r_fpn(101),
     "mask_rcnn_r101_c4": _r_c4(101),
     "mask_rcnn_r101_dc5": _r_dc5(101),
+    "panoptic_fpn_r50": _panoptic_r(50),
+    "panoptic_fpn_r101": _panoptic_r(101),
+    "upsnet_r50": _upsnet_coco(50, deformable=False),
+    "upsnet_r101_dcn": _upsnet_coco(101, deformable=True),
+    "upsnet_r50_cityscapes": _upsnet_cityscapes(50),
+    "upsnet_r101_cityscapes": _upsnet_cityscapes(101),
 }
 
 

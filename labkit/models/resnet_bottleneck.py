@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.models.backbone import Backbone
+from labkit.ops.deform_conv import deform_conv2d
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STEM_CHANNELS = 64
@@ -68,6 +69,34 @@ class ConvNorm(nn.Conv2d):
         return y
 
 
+class DeformConvNorm(ConvNorm):
+    """A 3 × 3 convolution that looks where its own input tells it to, and its norm.
+
+    J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. It starts as the
+    plain convolution: the offsets begin at 0.
+    """
+
+    def __init__(self, inputs: int, outputs: int, eps: float, stride: int, dilation: int) -> None:
+        super().__init__(inputs, outputs, 3, eps, stride, dilation)
+        self.offset = nn.Conv2d(inputs, 2 * 9, 3, stride, padding=dilation, dilation=dilation)
+        nn.init.zeros_(self.offset.weight)
+        assert self.offset.bias is not None
+        nn.init.zeros_(self.offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = deform_conv2d(
+            x,
+            self.offset(x),
+            self.weight,
+            self.bias,
+            (self.stride[0], self.stride[1]),
+            (int(self.padding[0]), int(self.padding[1])),
+            (self.dilation[0], self.dilation[1]),
+        )
+        y: Tensor = self.norm(moved)
+        return y
+
+
 class Bottleneck(nn.Module):
     """1 × 1, 3 × 3 and 1 × 1 convolution, and a shortcut.
 
@@ -78,6 +107,7 @@ class Bottleneck(nn.Module):
         stride_in_1x1: which convolution carries the stride: the first (the original weights) or
             the 3 × 3 one (torchvision), which then skips no pixel.
         eps: of the norms.
+        deformable: the 3 × 3 convolution is one of :class:`DeformConvNorm`.
     """
 
     def __init__(
@@ -89,11 +119,15 @@ class Bottleneck(nn.Module):
         dilation: int,
         stride_in_1x1: bool,
         eps: float,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         first, middle = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = ConvNorm(inputs, width, 1, eps, stride=first)
-        self.conv2 = ConvNorm(width, width, 3, eps, stride=middle, dilation=dilation)
+        if deformable:
+            self.conv2: ConvNorm = DeformConvNorm(width, width, eps, middle, dilation)
+        else:
+            self.conv2 = ConvNorm(width, width, 3, eps, stride=middle, dilation=dilation)
         self.conv3 = ConvNorm(width, outputs, 1, eps)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
@@ -115,9 +149,10 @@ def stage(
     dilation: int,
     stride_in_1x1: bool,
     eps: float,
+    deformable: bool = False,
 ) -> nn.Sequential:
     """A stage of ``blocks`` bottlenecks, ``inputs`` to ``4 · width`` channels."""
-    rest = (stride_in_1x1, eps)
+    rest = (stride_in_1x1, eps, deformable)
     layers = [Bottleneck(inputs, width, 4 * width, stride, dilation, *rest)]
     layers += [
         Bottleneck(4 * width, width, 4 * width, 1, dilation, *rest) for _ in range(blocks - 1)
@@ -146,6 +181,7 @@ class ResNet(Backbone):
             (DC5 as in Detectron2; torchvision leaves the first one undilated).
         stride_in_1x1, eps: see :class:`Bottleneck`.
         frozen: stages that are not trained, counted from the stem; 2 freezes stem and ``res2``.
+        deformable: the 3 × 3 convolutions of ``res3`` and later are deformable.
     """
 
     def __init__(
@@ -156,6 +192,7 @@ class ResNet(Backbone):
         stride_in_1x1: bool = True,
         eps: float = 1e-5,
         frozen: int = 2,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         self.stem = Stem(eps)
@@ -166,9 +203,8 @@ class ResNet(Backbone):
             widen = dilated and name == "res5"
             step = 1 if name == "res2" or widen else 2
             dilation = 2 if widen else 1
-            self.add_module(
-                name, stage(inputs, outputs // 4, blocks, step, dilation, stride_in_1x1, eps)
-            )
+            rest = (stride_in_1x1, eps, deformable and name != "res2")
+            self.add_module(name, stage(inputs, outputs // 4, blocks, step, dilation, *rest))
             stride *= step
             self.strides[name] = stride
             inputs = outputs

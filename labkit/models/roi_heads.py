@@ -41,11 +41,15 @@ class RoIConfig:
         mask_size: side of the window for the mask.
         mask_widths: channels of the mask branch's convolutions, the deconvolution last.
         batch, positive_fraction: proposals drawn for the loss, an image.
+        mask_batch: at most so many of the positives train the mask branch, the costliest of the
+            heads; None: all.
         beta: where the box loss turns from quadratic to linear; 0 is L1.
+        soft_masks: what the masks are trained for is not cut at one half (torchvision).
         score: detections below or at it are dropped.
         nms: IoU above which of two detections of a class the lower-scored one goes.
         detections: at most so many an image.
         min_side: detections must be longer than this on both sides.
+        plus_one: boxes go from pixel to pixel (:mod:`labkit.ops.boxes`).
     """
 
     pooler: PoolerConfig
@@ -55,11 +59,14 @@ class RoIConfig:
     mask_widths: tuple[int, ...] = (256, 256, 256, 256, 256)
     batch: int = 512
     positive_fraction: float = 0.25
+    mask_batch: int | None = None
     beta: float = 0.0
+    soft_masks: bool = False
     score: float = 0.05
     nms: float = 0.5
     detections: int = 100
     min_side: float = 0.0
+    plus_one: bool = False
 
 
 @dataclass
@@ -103,6 +110,21 @@ class RoIHeads(nn.Module):
     @abstractmethod
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """What the mask branch sees of each box, ``(K, D, s, s)``."""
+
+    def both_features(
+        self, features: dict[str, Tensor], boxes: Sequence[Tensor], first: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """For training, ``box_features`` of all boxes and ``mask_features`` of the first ones.
+
+        Args:
+            features: ``(B, D, h, w)`` by level name.
+            boxes: ``(k, 4)`` for each image.
+            first: of each image's boxes, how many have a mask.
+        """
+        x = self.box_features(features, boxes)
+        if self.mask_head is None:
+            return x, None
+        return x, self.mask_features(features, [b[:n] for b, n in zip(boxes, first, strict=True)])
 
     def forward(
         self,
@@ -157,7 +179,8 @@ class RoIHeads(nn.Module):
             boxes.append(torch.cat([cut[-1], candidates[negative]]))
             background = torch.full_like(negative, self.classes)
             labels.append(torch.cat([target["labels"][objects[-1]], background]))
-        x = self.box_features(features, boxes)
+        cut_for_masks = [c[: self.config.mask_batch] for c in cut]
+        x, windows = self.both_features(features, boxes, [len(c) for c in cut_for_masks])
         scores, deltas = self.cls_score(x), self.bbox_pred(x)
         label = torch.cat(labels)
         positive = (label < self.classes).nonzero()[:, 0]
@@ -171,13 +194,14 @@ class RoIHeads(nn.Module):
             "loss_box_reg": box_loss / max(len(label), 1),
         }
         if self.mask_head is not None:
-            logits = self.mask_head(self.mask_features(features, cut))  # (K, C, m, m)
-            side = logits.shape[-1]
-            truth_masks = [
-                cut_masks(t["masks"], o, box, side)
-                for t, o, box in zip(targets, objects, cut, strict=True)
-            ]
-            losses["loss_mask"] = mask_loss(logits, label[positive], torch.cat(truth_masks))
+            logits = self.mask_head(windows)  # (positives, C, m, m)
+            side, soft = logits.shape[-1], self.config.soft_masks
+            mask_truth, mask_labels = [], []
+            for target, index, box in zip(targets, objects, cut_for_masks, strict=True):
+                index = index[: len(box)]
+                mask_truth.append(cut_masks(target["masks"], index, box, side, soft))
+                mask_labels.append(target["labels"][index])
+            losses["loss_mask"] = mask_loss(logits, torch.cat(mask_labels), torch.cat(mask_truth))
         return losses
 
     def detect(
@@ -187,22 +211,41 @@ class RoIHeads(nn.Module):
         sizes: Sequence[tuple[int, int]],
     ) -> list[Found]:
         """Score the proposals, move their boxes, and keep the best of each class."""
+        return [self.choose(*one) for one in self.scored(features, proposals, sizes)]
+
+    def choose(self, scores: Tensor, boxes: Tensor) -> Found:
+        """The best of each class of one image.
+
+        Args:
+            scores: ``(k, C)``.
+            boxes: ``(k, C, 4)``.
+        """
+        config = self.config
+        row, label = (scores > config.score).nonzero(as_tuple=True)
+        value, chosen = scores[row, label], boxes[row, label]
+        if config.min_side > 0:
+            large = larger_than(chosen, config.min_side)
+            value, chosen, label = value[large], chosen[large], label[large]
+        keep = batched_nms(chosen, value, label, config.nms)[: config.detections]
+        return Found(chosen[keep], value[keep], label[keep])
+
+    def scored(
+        self,
+        features: dict[str, Tensor],
+        proposals: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Each proposal's probability ``(k, C)`` and box ``(k, C, 4)`` for every class, by image."""
         x = self.box_features(features, proposals)
         scores = F.softmax(self.cls_score(x).float(), dim=1)[:, : self.classes]  # (K, C)
         boxes = decode_boxes(self.bbox_pred(x).float(), torch.cat(list(proposals)), WEIGHTS)
         counts = [len(p) for p in proposals]
-        config, results = self.config, []
+        results = []
         for score, box, size in zip(scores.split(counts), boxes.split(counts), sizes, strict=True):
             finite = box.isfinite().all(dim=1) & score.isfinite().all(dim=1)
             score, box = score[finite], box[finite]
-            box = clip_boxes(box.unflatten(1, (self.classes, 4)), size)  # (k, C, 4)
-            row, label = (score > config.score).nonzero(as_tuple=True)
-            value, chosen = score[row, label], box[row, label]
-            if config.min_side > 0:
-                large = larger_than(chosen, config.min_side)
-                value, chosen, label = value[large], chosen[large], label[large]
-            keep = batched_nms(chosen, value, label, config.nms)[: config.detections]
-            results.append(Found(chosen[keep], value[keep], label[keep]))
+            box = box.unflatten(1, (self.classes, 4))
+            results.append((score, clip_boxes(box, size, self.config.plus_one)))
         return results
 
 
@@ -250,6 +293,14 @@ class C4Heads(RoIHeads):
 
     def box_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         return self.mask_features(features, boxes).mean(dim=(2, 3))
+
+    def both_features(
+        self, features: dict[str, Tensor], boxes: Sequence[Tensor], first: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        windows = self.mask_features(features, boxes)  # once: res5 is most of the work
+        by_image = windows.split([len(b) for b in boxes])
+        of_first = torch.cat([w[:n] for w, n in zip(by_image, first, strict=True)])
+        return windows.mean(dim=(2, 3)), of_first
 
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         x: Tensor = self.res5(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou
 
-from labkit.models.anchors import cell_anchors, grid_anchors
+from labkit.models.anchors import cell_anchors, grid_anchors, legacy_cell_anchors
 from labkit.models.matching import POSITIVE, match, sample
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes, larger_than
 from labkit.structures import Target
@@ -33,12 +33,17 @@ class RPNConfig:
         sizes: anchor sizes in pixels, for each level.
         ratios: anchor heights / widths.
         rounded: anchors in whole pixels.
+        legacy_anchors: :func:`labkit.models.anchors.legacy_cell_anchors` instead; one size a level.
+        plus_one: boxes go from pixel to pixel (:mod:`labkit.ops.boxes`).
+        by_probability: candidates are ranked by probability, where rounding makes ties among those
+            that are all but certain, instead of by logit.
         before_nms: candidates a level, in training and in evaluation.
         after_nms: proposals an image, all levels together, in training and in evaluation.
         nms: IoU above which of two proposals of a level the lower-scored one goes.
         min_side: proposals must be longer than this on both sides.
         batch: anchors drawn for the loss, an image.
         beta: where the box loss turns from quadratic to linear; 0 is L1.
+        mean_of_drawn: losses are divided by the anchors that were there to draw (torchvision).
         strides_from_grid: anchors ``image size // cells`` apart (torchvision) instead of the
             level's stride; they differ where a level's cells overhang the image.
     """
@@ -47,12 +52,16 @@ class RPNConfig:
     sizes: tuple[tuple[float, ...], ...]
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rounded: bool = False
+    legacy_anchors: bool = False
+    plus_one: bool = False
+    by_probability: bool = False
     before_nms: tuple[int, int] = (2000, 1000)
     after_nms: tuple[int, int] = (1000, 1000)
     nms: float = 0.7
     min_side: float = 0.0
     batch: int = 256
     beta: float = 0.0
+    mean_of_drawn: bool = False
     strides_from_grid: bool = False
 
 
@@ -105,7 +114,7 @@ class RPN(nn.Module):
             scores.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
             offsets = self.deltas(hidden).permute(0, 2, 3, 1)  # (B, h, w, 4 A)
             deltas.append(offsets.reshape(len(x), -1, 4))  # (B, n, 4)
-            cell = cell_anchors(level_sizes, self.config.ratios, self.config.rounded).to(x.device)
+            cell = self._cell(name, level_sizes).to(x.device)
             height, width = x.shape[2:]
             step = (self.strides[name], self.strides[name])
             if self.config.strides_from_grid:
@@ -120,6 +129,14 @@ class RPN(nn.Module):
         boxes, best = self.propose(anchors, scores, deltas, sizes)
         return boxes, best, losses
 
+    def _cell(self, level: str, sizes: tuple[float, ...]) -> Tensor:
+        """The anchors of a level's first cell, ``(A, 4)``."""
+        config = self.config
+        if config.legacy_anchors:
+            (size,) = sizes
+            return legacy_cell_anchors(size, config.ratios, self.strides[level])
+        return cell_anchors(sizes, config.ratios, config.rounded)
+
     @torch.no_grad()
     def propose(
         self,
@@ -133,7 +150,8 @@ class RPN(nn.Module):
         candidates, values, levels = [], [], []
         for level, (of_level, score, delta) in enumerate(zip(anchors, scores, deltas, strict=True)):
             count = min(score.shape[1], self.config.before_nms[moment])
-            value, index = score.float().topk(count, dim=1)  # (B, count)
+            ranked = score.float().sigmoid() if self.config.by_probability else score.float()
+            value, index = ranked.topk(count, dim=1)  # (B, count)
             offsets = delta.float().gather(1, index[:, :, None].expand(-1, -1, 4))
             boxes = decode_boxes(offsets.reshape(-1, 4), of_level[index.flatten()], WEIGHTS)
             candidates.append(boxes.reshape(len(score), count, 4))
@@ -144,7 +162,7 @@ class RPN(nn.Module):
         for boxes, value, size in zip(
             torch.cat(candidates, dim=1), torch.cat(values, dim=1), sizes, strict=True
         ):
-            boxes = clip_boxes(boxes, size)
+            boxes = clip_boxes(boxes, size, self.config.plus_one)
             usable = boxes.isfinite().all(dim=1) & value.isfinite()
             usable &= larger_than(boxes, self.config.min_side)
             boxes, value, of_box = boxes[usable], value[usable], group[usable]
@@ -160,7 +178,7 @@ class RPN(nn.Module):
         """Cross-entropy of object or not, and distance of the boxes, over the anchors drawn.
 
         Both are divided by the anchors that *should* be drawn, so that an image with few positives
-        does not count its boxes more.
+        does not count its boxes more. (``mean_of_drawn``: by those that are drawn.)
 
         Args:
             anchors: ``(N, 4)``.
@@ -169,10 +187,12 @@ class RPN(nn.Module):
             targets: B targets with ``boxes`` ``(M, 4)``.
         """
         classification = localisation = scores.new_zeros(())
+        count = 0
         for score, delta, target in zip(scores, deltas, targets, strict=True):
             objects, kinds = match(box_iou(target["boxes"], anchors), 0.3, 0.7, keep_best=True)
             positive, negative = sample(kinds, self.config.batch, 0.5)
             drawn = torch.cat([positive, negative])
+            count += len(drawn) if self.config.mean_of_drawn else self.config.batch
             truth = (kinds[drawn] == POSITIVE).to(score.dtype)
             classification = classification + F.binary_cross_entropy_with_logits(
                 score[drawn], truth, reduction="sum"
@@ -181,5 +201,4 @@ class RPN(nn.Module):
             localisation = localisation + F.smooth_l1_loss(
                 delta[positive], wanted, beta=self.config.beta, reduction="sum"
             )
-        count = self.config.batch * len(targets)
         return {"loss_rpn_cls": classification / count, "loss_rpn_loc": localisation / count}

@@ -1,6 +1,12 @@
 """Boxes as the detectors see them: clipping, and the offsets that a network regresses.
 
 Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's.
+
+Detectron of 2018, and UPSNet after it, write a box by its first and its last pixel, so that its
+width is ``x2 - x1 + 1``. Here such boxes have the last pixel's far edge for ``x2``, one more: then
+offsets, IoU and NMS are the plain ones. What is left of the convention is called ``plus_one``: how
+boxes are clipped (:func:`clip_boxes`), and that windows are pooled up to the last pixel
+(``PoolerConfig``).
 """
 
 from __future__ import annotations
@@ -62,11 +68,25 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
     return torch.stack(corners, dim=-1).reshape(offsets.shape)
 
 
-def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes ``(..., 4)`` cut to an image of ``size`` (height, width), its far edges included."""
+def clip_boxes(boxes: Tensor, size: tuple[int, int], plus_one: bool = False) -> Tensor:
+    """Boxes cut to an image, its far edges included.
+
+    Args:
+        boxes: ``(..., 4)``.
+        size: (height, width).
+        plus_one: boxes go from pixel to pixel, and both are cut to pixels of the image: no side
+            becomes shorter than one pixel.
+
+    Returns:
+        ``(..., 4)``.
+    """
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
+    if plus_one:
+        low = torch.stack((x[..., 0].clamp(max=width - 1), y[..., 0].clamp(max=height - 1)), dim=-1)
+        high = torch.stack((x[..., 1].clamp(min=1), y[..., 1].clamp(min=1)), dim=-1)
+        return torch.cat((low, high), dim=-1)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 

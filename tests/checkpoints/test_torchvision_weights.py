@@ -108,6 +108,51 @@ def test_the_same_detections(theirs, ours):
         assert differ.sum() <= 5  # pixels at one half, of 30 masks
 
 
+def _target(height, width, number, generator):
+    """Boxes with ragged masks, for labkit and for torchvision."""
+    first = torch.rand(number, 2, generator=generator) * 0.5
+    last = first + 0.2 + torch.rand(number, 2, generator=generator) * 0.3
+    boxes = (torch.cat([first, last], dim=1) * torch.tensor([width, height] * 2)).round()
+    masks = torch.zeros(number, height, width, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = torch.rand(y2 - y1, x2 - x1, generator=generator) > 0.3
+    labels = torch.randint(0, THINGS, (number,), generator=generator)
+    ours = {"image_id": 0, "boxes": boxes, "labels": labels, "masks": masks}
+    return ours, {"boxes": boxes, "labels": labels + 1, "masks": masks.byte()}
+
+
+# Padded to 96 x 96 pixels, an image has 2307 anchors; where more are asked for than there are, it
+# shows what the losses are divided by.
+@pytest.mark.parametrize("anchors", [256, 4000])
+def test_the_same_losses(theirs, ours, anchors):
+    generator = torch.Generator().manual_seed(2)
+    sizes = (64, 96), (90, 70)
+    images = [torch.randint(0, 256, (3, *s), generator=generator, dtype=torch.uint8) for s in sizes]
+    targets = [_target(*size, n, generator) for size, n in zip(sizes, (5, 2), strict=True)]
+    theirs, ours = copy.deepcopy(theirs).train(), copy.deepcopy(ours).train()
+    theirs.transform._skip_resize = True  # in training it draws the size
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # frozen, as torchvision has it when weights are fine-tuned
+    theirs.rpn.fg_bg_sampler.batch_size_per_image = anchors
+    ours.rpn.config = replace(ours.rpn.config, batch=anchors)
+    torch.manual_seed(0)
+    wanted = theirs([image / 255 for image in images], [target for _, target in targets])
+    torch.manual_seed(0)  # both draw the same anchors and proposals
+    found = ours(images, [target for target, _ in targets])
+    names = {
+        "loss_rpn_cls": "loss_objectness",
+        "loss_rpn_loc": "loss_rpn_box_reg",
+        "loss_cls": "loss_classifier",
+        "loss_box_reg": "loss_box_reg",
+        "loss_mask": "loss_mask",
+    }
+    assert set(found) == set(names)
+    assert set(wanted) == set(names.values())
+    for a, b in names.items():
+        assert found[a].item() == pytest.approx(wanted[b].item(), rel=1e-5), a
+
+
 def test_names_of_older_versions(theirs, ours, tmp_path):
     """As torchvision renames them when it reads such a file."""
     old = {}

@@ -12,14 +12,23 @@ import torch
 from labkit.models.presets import PRESETS
 from labkit.structures import Categories, Category
 
-KINDS = {"fpn": "mask_rcnn_r50", "c4": "mask_rcnn_r50_c4", "dc5": "mask_rcnn_r50_dc5"}
+KINDS = {
+    "fpn": "mask_rcnn_r50",
+    "c4": "mask_rcnn_r50_c4",
+    "dc5": "mask_rcnn_r50_dc5",
+    "panoptic": "panoptic_fpn_r50",
+}
+STUFF = 4
+MERGE = {"score": 0.7, "overlap": 0.3, "stuff_area": 600}
 CLASSES, HIDDEN, MASK_CHANNELS, DETECTIONS, PROPOSALS = 5, 64, 32, 20, 200
 SIZE, OUTPUT_SIZE = (128, 160), (100, 130)
 
 # Standard deviations with which untrained heads find something and disagree with one another.
 SCALES = {"rpn_head": 0.01, "cls_score": 0.05, "bbox_pred": 0.01, "mask_head.predictor": 0.5}
 
-CATEGORIES = Categories(Category(i + 1, f"class {i}", True) for i in range(CLASSES))
+CATEGORIES = Categories(
+    Category(i + 1, f"class {i}", isthing=i < CLASSES) for i in range(CLASSES + STUFF)
+)
 
 
 def config(kind):
@@ -34,7 +43,7 @@ def config(kind):
         batch=64,
     )
     rpn = replace(preset.rpn, before_nms=(PROPOSALS, PROPOSALS), after_nms=(100, 100))
-    return replace(preset, roi=roi, rpn=rpn)
+    return replace(preset, roi=roi, rpn=rpn, **(MERGE if kind == "panoptic" else {}))
 
 
 def weight(name, shape):
@@ -72,9 +81,13 @@ def target(seed):
     masks = np.zeros((4, *SIZE), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         mask[y1:y2, x1:x2] = rng.random((y2 - y1, x2 - x1)) > 0.3
+    labels = rng.integers(0, CLASSES, 4)
+    semantic = np.kron(rng.integers(0, CLASSES + STUFF, (4, 5)), np.ones((32, 32), np.int64))
+    semantic[:, 70:80] = 255
     return {
         "image_id": seed,
         "boxes": torch.from_numpy(boxes.astype(np.float32)),
-        "labels": torch.from_numpy(rng.integers(0, CLASSES, 4)),
+        "labels": torch.from_numpy(labels),
         "masks": torch.from_numpy(masks),
+        "semantic": torch.from_numpy(semantic),
     }

@@ -58,6 +58,16 @@ def test_random_cases_equal_panopticapi(tmp_path: Path, seed: int) -> None:
     assert_equals_golden(result, NUMBERS["random"][str(seed)])
 
 
+@pytest.mark.parametrize("seed", MAKE["SEEDS"])
+def test_pairs_too_many_for_a_table_count_alike(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labkit.metrics.panoptic_matching.MAX_TABLE", 0)
+    MAKE["random_case"](tmp_path, seed)
+    result = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json", workers=1)
+    assert_equals_golden(result, NUMBERS["random"][str(seed)])
+
+
 @needs_sample
 @pytest.mark.parametrize("name", MAKE["PERTURBATIONS"])
 def test_real_annotations_equal_panopticapi(tmp_path: Path, name: str) -> None:

@@ -34,6 +34,20 @@ def test_worked_by_hand() -> None:
     assert result.frequency_weighted_iou == pytest.approx((3 * 0.5 + 3 * 0.5 + 1 * 0) / 7)
 
 
+def test_a_thing_that_no_object_covers_is_a_wrong_answer() -> None:
+    """A semantic branch with one output for all things leaves such pixels undecided (255)."""
+    metric = ConfusionMatrix(
+        Categories([Category(1, "cat", True), Category(2, "dog", True), Category(3, "sky", False)])
+    )
+    target = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 255]])
+    prediction = torch.tensor([[0, 255, 255, 255], [2, 2, 255, 255]])
+    metric.update(prediction, target)
+    result = metric.compute()
+    assert result.iou == pytest.approx((1 / 2, 0, 2 / 3))
+    assert result.pixel_accuracy == pytest.approx(3 / 7)
+    assert result.mean_accuracy == pytest.approx((1 / 2 + 0 + 2 / 3) / 3)
+
+
 def test_a_class_only_predicted_counts_in_miou_but_not_in_accuracy() -> None:
     metric = ConfusionMatrix(2)
     metric.update(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 0]))

@@ -25,13 +25,16 @@ pytestmark = [
 ]
 
 PRESETS = {
-    "mask_rcnn_r50": "R_50_FPN",
-    "mask_rcnn_r101": "R_101_FPN",
-    "mask_rcnn_r50_c4": "R_50_C4",
-    "mask_rcnn_r101_c4": "R_101_C4",
-    "mask_rcnn_r50_dc5": "R_50_DC5",
-    "mask_rcnn_r101_dc5": "R_101_DC5",
+    "mask_rcnn_r50": "InstanceSegmentation/mask_rcnn_R_50_FPN",
+    "mask_rcnn_r101": "InstanceSegmentation/mask_rcnn_R_101_FPN",
+    "mask_rcnn_r50_c4": "InstanceSegmentation/mask_rcnn_R_50_C4",
+    "mask_rcnn_r101_c4": "InstanceSegmentation/mask_rcnn_R_101_C4",
+    "mask_rcnn_r50_dc5": "InstanceSegmentation/mask_rcnn_R_50_DC5",
+    "mask_rcnn_r101_dc5": "InstanceSegmentation/mask_rcnn_R_101_DC5",
+    "panoptic_fpn_r50": "PanopticSegmentation/panoptic_fpn_R_50",
+    "panoptic_fpn_r101": "PanopticSegmentation/panoptic_fpn_R_101",
 }
+THINGS = 80
 
 
 @pytest.fixture(params=PRESETS)
@@ -39,8 +42,7 @@ def pair(request):
     """labkit's model and Detectron2's, with the same weights."""
     from detectron2.modeling import build_model
 
-    file = f"COCO-InstanceSegmentation/mask_rcnn_{PRESETS[request.param]}_3x.yaml"
-    cfg = model_zoo.get_config(file)
+    cfg = model_zoo.get_config(f"COCO-{PRESETS[request.param]}_3x.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.INPUT.MASK_FORMAT = "cpu", "", "bitmask"
     theirs = build_model(cfg)
     state = {name: small.weight(name, value.shape) for name, value in theirs.state_dict().items()}
@@ -50,7 +52,8 @@ def pair(request):
     for name, factor in (("cls_score.weight", spread), ("bbox_pred.weight", 0.2)):
         state[f"roi_heads.box_predictor.{name}"] *= factor
     theirs.load_state_dict(state)
-    ours = build(request.param, Categories(Category(i + 1, str(i), True) for i in range(80)))
+    categories = Categories(Category(i + 1, str(i), i < THINGS) for i in range(133))
+    ours = build(request.param, categories)
     names = to_detectron2({name: name for name in ours.state_dict()})
     ours.load_state_dict({name: state[published] for published, name in names.items()})
     return ours, theirs
@@ -60,14 +63,24 @@ def test_inference(pair):
     ours, theirs = (model.eval() for model in pair)
     with torch.no_grad():
         inputs = [{"image": small.image(0).flip(0).float(), "height": 100, "width": 130}]
-        expected = theirs(inputs)[0]["instances"]
-        found = ours.infer([small.image(0)], [(100, 130)])[0].detections
+        outputs = theirs(inputs)[0]
+        prediction = ours.infer([small.image(0)], [(100, 130)])[0]
+    expected, found = outputs["instances"], prediction.detections
     assert len(found) == len(expected)
     assert len(found) >= 20
     assert torch.equal(found.labels, expected.pred_classes)
     assert (found.scores - expected.scores).abs().max() <= 1e-4
     assert (found.boxes - expected.pred_boxes.tensor).abs().max() <= 1e-3
     assert (found.masks != expected.pred_masks).float().mean() <= 1e-4
+    if "panoptic_seg" in outputs:
+        ids, segments = outputs["panoptic_seg"]
+        assert torch.equal(prediction.panoptic.ids, ids)
+        # Detectron2's stuff begins with 1, labkit's after the things.
+        labels = [s["category_id"] + (not s["isthing"]) * (THINGS - 1) for s in segments]
+        assert [s.label for s in prediction.panoptic.segments] == labels
+        semantic = outputs["sem_seg"].argmax(dim=0)
+        stuff = semantic > 0
+        assert torch.equal(prediction.semantic[stuff], semantic[stuff] + THINGS - 1)
 
 
 def test_training_losses(pair):
@@ -81,7 +94,18 @@ def test_training_losses(pair):
         instances.gt_boxes = Boxes(target["boxes"])
         instances.gt_classes = target["labels"]
         instances.gt_masks = BitMasks(target["masks"])
-        samples.append({"image": small.image(seed).flip(0).float(), "instances": instances})
+        labels = target["semantic"]
+        labels[(labels >= small.CLASSES) & (labels != 255)] += THINGS - small.CLASSES
+        # Detectron2 numbers all things 0, then the stuff from 1 on.
+        outputs = (labels - THINGS + 1).clamp(min=0)
+        outputs[labels == 255] = 255
+        samples.append(
+            {
+                "image": small.image(seed).flip(0).float(),
+                "instances": instances,
+                "sem_seg": outputs,
+            }
+        )
     torch.manual_seed(0)
     with EventStorage():
         expected = theirs(samples)

@@ -1,0 +1,100 @@
+"""Put a trained run among the weights that come with labkit: float16, measured, recorded.
+
+    python data/checkpoints/pack.py RUN SECONDS
+
+RUN is a folder that `labkit train` wrote, on Shapes, and SECONDS what it said that it took. The
+weights are rounded to float16 and measured as rounded. A run that began (`--init`) from weights that
+come with labkit is recorded with their commands and seconds before its own.
+"""
+
+import argparse
+import tomllib
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from labkit.checkpoints.folder import Run, load_run, read_run
+from labkit.checkpoints.shipped import FOLDER, Shipped
+from labkit.datasets.shapes import Shapes
+from labkit.evaluation import evaluate
+from labkit.training import TrainConfig
+
+RECORD = FOLDER / "checkpoints.toml"
+LIMIT = 3_000_000  # bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("seconds", type=int)
+    arguments = parser.parse_args()
+    record = tomllib.loads(RECORD.read_text()) if RECORD.exists() else {}
+    run = read_run(arguments.run)
+    half = {name: value.half() for name, value in load_run(arguments.run).state_dict().items()}
+    path = FOLDER / f"{run.preset}.safetensors"
+    save_file(half, path)
+    if path.stat().st_size > LIMIT:
+        raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LIMIT}")
+    before = record.get(run.init or "", {"commands": [], "seconds": 0})
+    model = Shipped(run.preset, [], 0, {}, {}, {}).load()
+    entry = Shipped(
+        run.preset,
+        [*before["commands"], command(run)],
+        before["seconds"] + arguments.seconds,
+        measured(model, Shapes("val", 500)),
+        measured(model, Shapes("val", 200, crowded=True)),
+        measured(model, Shapes("val", 100)),
+    )
+    table = asdict(entry)
+    record[table.pop("name")] = table
+    RECORD.write_text("\n".join(written(name, record[name]) for name in sorted(record)))
+    print(entry)
+
+
+def command(run: Run) -> str:
+    """What to type to make it again; settings that are the defaults are left out."""
+    words = ["labkit", "train", run.preset, "--data", run.data]
+    if run.init:
+        words += ["--init", run.init]
+    default = {field.name: field.default for field in fields(TrainConfig)}
+    for name, value in run.train.items():
+        if name not in ("milestones",) and value != default[name]:
+            words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    return " ".join([*words, "--out", "RUN"])
+
+
+def measured(model: nn.Module, images: Shapes) -> dict[str, float]:
+    """Everything in percent, to a tenth."""
+    result = evaluate(model, images)
+    numbers = {}
+    if result.detection is not None:
+        assert result.detection.segm is not None
+        numbers |= {"box AP": result.detection.bbox.ap, "mask AP": result.detection.segm.ap}
+    if result.panoptic is not None and result.semantic is not None:
+        numbers |= {
+            "PQ": result.panoptic.all.pq,
+            "PQ things": result.panoptic.things.pq,
+            "PQ stuff": result.panoptic.stuff.pq,
+            "mIoU": result.semantic.miou,
+        }
+    return {name: round(100 * value, 1) for name, value in numbers.items()}
+
+
+def written(name: str, table: dict[str, object]) -> str:
+    """One table of the record."""
+    lines = [f"[{name}]"]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            value = "{ " + ", ".join(f'"{k}" = {v}' for k, v in value.items()) + " }"
+        elif isinstance(value, list):
+            value = "[\n" + "".join(f'    "{line}",\n' for line in value) + "]"
+        lines.append(f"{key} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

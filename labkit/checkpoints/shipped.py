@@ -1,0 +1,65 @@
+"""The small weights that come with labkit: trained on Shapes here, in ``data/checkpoints``.
+
+``checkpoints.toml`` beside them says how each was made and what it reaches; ``pack.py`` wrote both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from labkit.checkpoints.weights import load_weights
+from labkit.datasets.download import CHECKOUT, read_tables
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+from labkit.models.presets import build
+
+FOLDER = CHECKOUT / "data" / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One of them; its name is its preset.
+
+    Attributes:
+        name: of the preset.
+        commands: the trainings, in order.
+        seconds: that they took on one core.
+        metrics: in percent on 500 images of Shapes' ``val``.
+        crowded: in percent on 200 images of its harder variant's.
+        first_100: in percent on the first 100 images of ``val``, for a test.
+    """
+
+    name: str
+    commands: list[str]
+    seconds: int
+    metrics: dict[str, float]
+    crowded: dict[str, float]
+    first_100: dict[str, float]
+
+    @property
+    def path(self) -> Path:
+        """The float16 weights."""
+        return FOLDER / f"{self.name}.safetensors"
+
+    def load(self) -> nn.Module:
+        """The model in float32, in evaluation mode."""
+        model = build(self.name, Shapes.categories)
+        load_weights(self.path, model)
+        model.categories = Shapes.categories  # type: ignore[assignment]  # semantic models count them
+        return model.eval()
+
+
+def shipped() -> dict[str, Shipped]:
+    """All that come with labkit, by name.
+
+    Raises:
+        LabkitError: the record is missing, or has an unknown or missing field.
+    """
+    record = FOLDER / "checkpoints.toml"
+    try:
+        return {name: Shipped(name, **table) for name, table in read_tables(record).items()}
+    except TypeError as error:
+        raise LabkitError(f"{record}: {error}") from None

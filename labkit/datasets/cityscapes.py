@@ -1,0 +1,60 @@
+"""Reader for Cityscapes' panoptic annotations, which are in the COCO format but for one thing.
+
+Cityscapes' own tool makes them: ``createPanopticImgs`` of the package ``cityscapesscripts``, run
+without ``--use-train-id``, writes JSON and PNGs into ``gtFine``. The file names of images in its
+JSON do not exist; a photograph is found by its id, ``CITY_SEQUENCE_FRAME``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from labkit.datasets.cityscapes_categories import cityscapes_panoptic
+from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.errors import LabkitError
+
+
+class Cityscapes(CocoPanoptic):
+    """Street scenes of 2048 × 1024 pixels with the 19 classes of Cityscapes' evaluation.
+
+    What Cityscapes ignores, such as the own car's bonnet, is void. Groups of things that were not
+    told apart are crowds. Image ids are strings.
+
+    Args:
+        root: holds ``gtFine/cityscapes_panoptic_SPLIT.json``, ``gtFine/cityscapes_panoptic_SPLIT/``
+            with its PNGs, and ``leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png``.
+        split: ``train`` or ``val``.
+
+    Raises:
+        LabkitError: the split or a folder is not there, the JSON is refused, or its categories are
+            not Cityscapes' label ids. Reading an item raises it as :class:`CocoPanoptic` does.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        annotations = Path(root) / "gtFine"
+        path = annotations / f"cityscapes_panoptic_{split}.json"
+        if not path.exists():
+            found = [p.stem for p in sorted(annotations.glob("cityscapes_panoptic_*.json"))]
+            names = [name.removeprefix("cityscapes_panoptic_") for name in found]
+            names = [name for name in names if not name.endswith("_trainId")]
+            raise LabkitError(
+                f"{path}: there is no such file"
+                + (f"; the splits here are {', '.join(names)}" if names else "")
+                + ". Make it from Cityscapes' annotations with createPanopticImgs of"
+                " cityscapesscripts, without --use-train-id"
+            )
+        super().__init__(path, image_dir=Path(root) / "leftImg8bit" / split)
+        known = [(c.id, c.name, c.isthing) for c in cityscapes_panoptic()]
+        if sorted(known) != sorted((c.id, c.name, c.isthing) for c in self.categories):
+            raise LabkitError(
+                f"{path}: the categories are not Cityscapes' 19 label ids, 7 road to 33 bicycle;"
+                " make it with createPanopticImgs of cityscapesscripts, without --use-train-id"
+            )
+        # Whatever order and colours the file has, labels are those that weights expect.
+        self.categories = cityscapes_panoptic()
+
+    def image_path(self, image_info: dict[str, Any]) -> Path:
+        """``CITY/ID_leftImg8bit.png``, whatever the JSON calls it."""
+        image_id = str(image_info["id"])
+        return self.image_dir / image_id.split("_")[0] / f"{image_id}_leftImg8bit.png"

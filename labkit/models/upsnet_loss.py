@@ -1,0 +1,145 @@
+"""The losses that UPSNet adds to those of Mask R-CNN.
+
+Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.2: the
+semantic loss for all pixels, once more for the objects' boxes alone, and the panoptic loss.
+
+Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``h × w`` one quarter of it, ``C``
+categories (things first), ``T`` of them things, ``S = C - T``, ``n`` objects, ``m`` side of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labkit.errors import LabkitError
+from labkit.models.images import batch_semantic
+from labkit.models.upsnet_fusion import STRIDE
+from labkit.models.upsnet_head import panoptic_logits, windows_of
+from labkit.structures import IGNORE, Target
+
+
+def semantic_truth(targets: Sequence[Target], classes: int, size: tuple[int, int]) -> Tensor:
+    """The labels of every pixel, ``(B, H, W)``, IGNORE where there is none.
+
+    Args:
+        targets: B targets with ``semantic``.
+        classes: C.
+        size: (H, W).
+
+    Raises:
+        LabkitError: a target has no ``semantic``, or a label that is no category.
+    """
+    for target in targets:
+        where = f"target of image {target['image_id']}"
+        if "semantic" not in target:
+            raise LabkitError(
+                f"{where}: has objects only; a panoptic model needs a class for every pixel"
+            )
+        labels = target["semantic"]
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORE)]
+        if len(wrong):
+            raise LabkitError(
+                f"{where}: semantic label {int(wrong[0])} is neither one of the {classes}"
+                f" categories nor {IGNORE}"
+            )
+    return batch_semantic([target["semantic"] for target in targets], size)
+
+
+def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """The mean over the labelled places; 0 where there are none, of which there is no mean.
+
+    Args:
+        logits: ``(B, K, ...)``.
+        truth: ``(B, ...)``.
+    """
+    total = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="sum")
+    return total / (truth != IGNORE).sum().clamp(min=1)
+
+
+def labels_in_boxes(truth: Tensor, boxes: Sequence[Tensor], side: int) -> Tensor:
+    """The label at the middle of every bin of every box.
+
+    Args:
+        truth: ``(B, H, W)``.
+        boxes: ``(n, 4)`` for each image.
+        side: bins along a side of a box.
+
+    Returns:
+        ``(objects of all images, side, side)``.
+    """
+    middle = (torch.arange(side, device=truth.device) + 0.5) / side
+    parts = []
+    for labels, of_image in zip(truth, boxes, strict=True):
+        low, size = of_image[:, :2], of_image[:, 2:] - of_image[:, :2]
+        at = (low[:, :, None] + size[:, :, None] * middle).long()  # (n, 2, side) x before y
+        x, y = at[:, 0].clamp(0, labels.shape[1] - 1), at[:, 1].clamp(0, labels.shape[0] - 1)
+        parts.append(labels[y[:, :, None], x[:, None, :]])
+    return torch.cat(parts)
+
+
+def panoptic_truth(
+    semantic: Tensor, masks: Tensor, kept: Tensor, things: int, classes: int
+) -> Tensor:
+    """Which of the logits of ``panoptic_logits`` should win each pixel.
+
+    Objects that are not among ``kept`` are unknown, and so is every other thing without an object
+    (crowds).
+
+    Args:
+        semantic: ``(H, W)`` labels.
+        masks: ``(n, H, W)`` bool.
+        kept: indices of the objects that have a logit.
+        things, classes: T and C.
+
+    Returns:
+        ``(H, W)``: stuff 0 to S - 1, objects from S on, then unknown; IGNORE as it was.
+    """
+    stuff = classes - things
+    unknown = stuff + max(len(kept), 1)
+    truth = torch.where(semantic < things, unknown, semantic - things)
+    truth = truth.masked_fill(semantic == IGNORE, IGNORE)
+    for i, mask in enumerate(masks[kept]):
+        truth = truth.masked_fill(mask & (semantic < things), stuff + i)
+    return truth
+
+
+def panoptic_loss(
+    scores: Tensor,
+    semantic: Tensor,
+    target: Target,
+    mask_logits: Tensor,
+    things: int,
+    held_back: float,
+) -> Tensor:
+    """Cross-entropy of the panoptic logits of one image, made from the true boxes.
+
+    A share of the objects is held back, so that the network sees objects without a box, as it will
+    when the detector misses some, and learns to call them unknown.
+
+    Args:
+        scores: ``(C, h, w)`` semantic logits.
+        semantic: ``(H, W)`` labels.
+        target: with ``boxes`` ``(n, 4)``, ``labels`` and ``masks`` ``(n, ., .)`` of the image.
+        mask_logits: ``(n, m, m)`` of the true class in the true boxes.
+        things: T.
+        held_back: share of the objects; at least one keeps its logit. Which ones is drawn from
+            torch's generator.
+    """
+    count = len(target["labels"])
+    number = max(int((1 - held_back) * count), min(count, 1))
+    kept = torch.randperm(count, device=scores.device)[:number].sort().values
+    windows = windows_of(target["boxes"][kept], (scores.shape[1], scores.shape[2]), 1 / STRIDE)
+    logits = panoptic_logits(
+        scores, things, target["labels"][kept], mask_logits[kept], windows
+    )  # (S + n' + 1, h, w)
+    # Every fourth pixel: the nearest one.
+    small = semantic[::STRIDE, ::STRIDE]
+    masks = torch.zeros((count, *small.shape), dtype=torch.bool, device=scores.device)
+    of_objects = target["masks"][:, ::STRIDE, ::STRIDE]
+    masks[:, : of_objects.shape[1], : of_objects.shape[2]] = of_objects
+    truth = panoptic_truth(small, masks, kept, things, len(scores))
+    return cross_entropy(logits[None], truth[None])

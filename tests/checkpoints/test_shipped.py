@@ -1,0 +1,58 @@
+"""The weights that come with labkit: whole, small, and as good as their record says."""
+
+import shlex
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from labkit.checkpoints.shipped import FOLDER, shipped
+from labkit.datasets.shapes import Shapes
+from labkit.evaluation import evaluate
+from labkit.models import PRESETS
+from labkit.predictor import Predictor, load_model
+
+OWN = shipped()
+
+
+def test_each_file_has_a_record_and_each_record_a_file():
+    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(OWN)
+    assert set(OWN) <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_file_is_small_and_of_float16(name):
+    assert OWN[name].path.stat().st_size <= 3_000_000
+    with safe_open(OWN[name].path, "pt") as file:
+        assert all(file.get_slice(key).get_dtype() == "F16" for key in file.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_commands_are_complete(name):
+    words = [shlex.split(command) for command in OWN[name].commands]
+    assert words[-1][:3] == ["labkit", "train", name]
+    for before, after in zip(words, words[1:], strict=False):
+        assert after[after.index("--init") + 1] == before[2]
+    assert "--init" not in words[0]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_it_still_reaches_its_metrics(name):
+    """On the first 100 images, to one percent: another processor rounds otherwise."""
+    result = evaluate(load_model(name), Shapes("val", 100), progress=False)
+    found = {"box AP": result.detection.bbox.ap, "mask AP": result.detection.segm.ap}
+    if result.panoptic is not None:
+        found |= {
+            "PQ": result.panoptic.all.pq,
+            "PQ things": result.panoptic.things.pq,
+            "PQ stuff": result.panoptic.stuff.pq,
+            "mIoU": result.semantic.miou,
+        }
+    assert {k: 100 * v for k, v in found.items()} == pytest.approx(OWN[name].first_100, abs=1.0)
+
+
+def test_by_name():
+    image, target = Shapes("val")[0]
+    with torch.no_grad():
+        found = Predictor("mask_rcnn_tiny")(image).detections
+    assert (found.scores > 0.9).sum() >= len(target["labels"]) / 2

@@ -1,0 +1,90 @@
+"""The network of UPSNet's golden run: a whole ResNet-50 of few classes, weights by formula.
+
+Both sides build the same thing from names and shapes alone, so that no weights need to be kept.
+"""
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from labkit.models.presets import PRESETS
+from labkit.structures import Categories, Category
+
+THINGS, STUFF = 5, 4
+SHORT, LONG, STUFF_AREA = 128, 200, 300
+SIZES = {"plain": (90, 120), "small": (300, 150), "nothing": (100, 100), "crowd": (128, 150)}
+"""Pictures by the name of their case; the sides are enlarged, made smaller, and kept."""
+
+# Standard deviations with which untrained heads find something and disagree with one another.
+SCALES = {
+    "rpn.cls_score": 0.05,
+    "rpn.bbox_pred": 0.02,
+    "rcnn.cls_score": 0.06,
+    "rcnn.bbox_pred": 0.02,
+    "mask_score": 2.0,
+    "conv_offset": 0.02,
+    "fcn_head.score": 0.8,
+}
+
+CATEGORIES = Categories(Category(i + 1, f"class {i}", i < THINGS) for i in range(THINGS + STUFF))
+
+
+def config():
+    """labkit's configuration."""
+    preset = PRESETS["upsnet_r50"]
+    conventions = replace(preset.conventions, short=SHORT, long=LONG)
+    return replace(
+        preset, conventions=conventions, fusion=replace(preset.fusion, stuff_area=STUFF_AREA)
+    )
+
+
+def weight(name, shape):
+    """The value of a parameter or buffer, by its name in UPSNet's checkpoints."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    norm = ".bn" in name or "downsample.1" in name
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    if norm and name.endswith("weight"):
+        value = rng.uniform(0.6, 1.0, shape)
+        if "conv1.bn1" in name and "layers" not in name:
+            value /= 40  # images of 0 to 255 become maps of about unit variance
+    elif name.endswith("running_var"):
+        value = rng.uniform(0.9, 1.6, shape)
+    elif len(shape) == 1:
+        value = rng.normal(0, 0.02, shape)
+    else:
+        scale = (2 / np.prod([shape[0], *shape[2:]])) ** 0.5
+        for part, fixed in SCALES.items():
+            scale = fixed if part in name else scale
+        value = rng.standard_normal(shape, np.float32) * np.float32(scale)
+        if "fcn_head.score" in name:
+            # What all pixels have in common decides nothing then, and classes vary over the image.
+            value -= value.mean(axis=1, keepdims=True)
+    return torch.from_numpy(value.astype(np.float32))
+
+
+def classifier(case):
+    """The published names and values of the one layer that differs between the cases.
+
+    Where nothing is found, the background has the upper hand; in the crowd, it never has.
+    """
+    weight_of, bias = "rcnn.cls_score.weight", "rcnn.cls_score.bias"
+    values = {weight_of: weight(weight_of, (THINGS + 1, 1024)), bias: weight(bias, (THINGS + 1,))}
+    if case == "nothing":
+        values[bias][0] = 1000.0
+    if case == "crowd":
+        values[weight_of] *= 1.6
+        values[bias][0] = -1000.0
+    return values
+
+
+def image(case):
+    """``(3, H, W)`` uint8 RGB: large random patches with a little noise."""
+    height, width = SIZES[case]
+    rng = np.random.default_rng(zlib.crc32(case.encode()))
+    patches = rng.integers(0, 256, (3, height // 25 + 1, width // 25 + 1))
+    fine = np.kron(patches, np.ones((1, 25, 25)))[:, :height, :width]
+    fine += rng.normal(0, 12, fine.shape)
+    return torch.from_numpy(fine.clip(0, 255).astype(np.uint8))

@@ -1,0 +1,92 @@
+"""UPSNet: the numbers of a recorded run of the original, from the picture to the panoptic map."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from labkit.checkpoints.upsnet import load, names
+from labkit.predictor import Predictor
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
+import small_upsnet as small  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "upsnet.npz")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The model with weights from a file with the published names."""
+    model = small.config().build(small.CATEGORIES).eval()
+    published = names(small.STUFF)
+    shapes = {
+        published.name(key): published._shape(key, value)
+        for key, value in model.state_dict().items()
+    }
+    path = tmp_path_factory.mktemp("upsnet") / "weights.pth"
+    state = {f"module.{name}": small.weight(name, shape) for name, shape in shapes.items()}
+    torch.save(state, path)
+    load(path, model)
+    path.unlink()
+    return model
+
+
+@pytest.fixture(scope="module", params=list(small.SIZES))
+def case_and_prediction(request, model):
+    layer = [f"roi_heads.cls_score.{value}" for value in ("weight", "bias")]
+    case = request.param
+    names(small.STUFF).load(Path(case), small.classifier(case), model, layer)
+    return case, Predictor(model)(small.image(case))
+
+
+def test_objects(case_and_prediction, golden):
+    case, prediction = case_and_prediction
+    found, scores = prediction.detections, golden[f"{case}_scores"]
+    if case == "nothing":  # the original puts a box without a class in the place of none
+        assert golden["nothing_labels"].tolist() == [0]
+        assert len(found) == 0
+        return
+    assert len(found) == len(scores) > 20
+    order = np.argsort(-scores, kind="stable")  # the original has them class by class
+    assert np.abs(found.scores.numpy() - scores[order]).max() <= 1e-4
+    assert (found.labels + 1).tolist() == golden[f"{case}_labels"][order].tolist()
+    # The original's boxes end with a pixel, labkit's with its far edge; and the original's may end
+    # outside the picture, whose size the enlarged one's is only rounded from.
+    height, width = small.SIZES[case]
+    theirs = np.minimum(golden[f"{case}_boxes"][order] + [0, 0, 1, 1], [width, height] * 2)
+    assert np.abs(found.boxes.numpy() - theirs).max() <= 2e-3
+
+
+def test_maps(case_and_prediction, golden):
+    """Pixels whose two best logits are equal to rounding may fall on either side."""
+    case, prediction = case_and_prediction
+    of_original = [*range(small.STUFF, small.STUFF + small.THINGS), *range(small.STUFF)]
+    semantic = np.array(of_original)[prediction.semantic]
+    assert (semantic != golden[f"{case}_semantic"]).mean() <= 1e-3
+
+    classes = np.full(prediction.semantic.shape, 255)
+    numbers = np.full(prediction.semantic.shape, -1)  # of the object; -1 for stuff and void
+    objects = golden[f"{case}_objects"]
+    for segment in prediction.panoptic.segments:
+        region = prediction.panoptic.ids.numpy() == segment.id
+        classes[region] = of_original[segment.label]
+        if segment.score is not None:
+            numbers[region] = segment.id
+    theirs = golden[f"{case}_classes"].astype(int)
+    is_object = (theirs >= small.STUFF) & (theirs < 255)
+    if case == "nothing":
+        is_object[:] = False
+    # After the original's last step an object's region still has its number in the place of a class.
+    theirs[is_object] = objects[theirs[is_object] - small.STUFF] + small.STUFF - 1
+    assert (classes != theirs).mean() <= 1e-3, case
+    for number in np.unique(golden[f"{case}_numbers"][is_object]):
+        region = is_object & (golden[f"{case}_numbers"] == number)
+        assert np.median(numbers[region]) > 0
+        same = numbers == np.median(numbers[region])
+        assert (same != region).mean() <= 1e-3
