@@ -3,8 +3,8 @@
     python data/checkpoints/pack.py RUN SECONDS
 
 RUN is a folder that `labkit train` wrote, on Shapes, and SECONDS what it said that it took. The
-weights are rounded to float16 and measured as rounded. A run that began (`--init`) from weights that
-come with labkit is recorded with their commands and seconds before its own.
+weights are rounded to float16 and measured as rounded. A run that began (`--init`) from weights
+that come with labkit is recorded with their commands and seconds before its own.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
+from labkit.models.upsnet import UPSNet
 
 FORMATS = ("detectron2", "torchvision", "upsnet")
 NO_HASH = "none"
@@ -183,6 +184,7 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         return model.eval()
     if checkpoint.format == "upsnet":
         of_upsnet = PRESETS[checkpoint.preset].build(categories)
+        assert isinstance(of_upsnet, UPSNet)
         upsnet.load(path, of_upsnet)
         return of_upsnet.eval()
     of_detectron2 = PRESETS[checkpoint.preset].build(categories)

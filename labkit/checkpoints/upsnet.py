@@ -4,8 +4,8 @@ They fit ``upsnet_r50`` and its relatives. Their licence is non-commercial; :dat
 and it is shown before anything is fetched and whenever such a file is loaded.
 
 UPSNet's first class is the background, labkit's last; its box regression and its mask branch have
-rows for the background that nothing reads, and they are left out. Its semantic head has stuff before
-things, labkit's has things first.
+rows for the background that nothing reads, and they are left out. Its semantic head has stuff
+before things, labkit's has things first.
 """
 
 from __future__ import annotations

@@ -197,3 +197,34 @@ def panoptic(json: Json = None) -> None:
         )
     if comparisons:
         print_comparisons("Merge", "covered", comparisons)
+
+
+@app.command("crowded")
+def crowded(
+    out: Annotated[Path, typer.Option(help="Folder of the trainings; go on with the same one.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="To measure on.")] = 200,
+    json: Json = None,
+) -> None:
+    """Train backbones and fusions on crowded pictures, several seeds each (12 trainings)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.bench import crowded as bench
+    from labkit.datasets.panoptic_json import write_json
+
+    rows = bench.study(out, steps, seeds, images)
+    scores = ("PQ", "things", "stuff")
+    table = Table("model", *scores, title=f"{steps} steps, {seeds} seeds, {images} images")
+    for row in rows:
+        table.add_row(row.name, *(f"{row.mean(s):.1f} ± {row.spread(s):.1f}" for s in scores))
+    Console().print(table)
+    pairs = [("upsnet_tiny", bench.HEURISTIC)]
+    pairs += [("panoptic_fpn_tiny", other) for other in bench.PRESETS[1:]]
+    differences = {f"{a} - {b}": bench.differences(rows, a, b, "PQ") for a, b in pairs}
+    for name, values in differences.items():
+        typer.echo(f"PQ, {name}: {', '.join(f'{value:+.1f}' for value in values)}")
+    if json is not None:
+        found = {row.name: row.seeds for row in rows}
+        write_json(json, {"steps": steps, "scores": found, "differences": differences})

@@ -24,8 +24,8 @@ from labkit.structures import Categories, Category, Panoptic, Segment, Target
 
 Split = Literal["train", "val"]
 
-VAL_EVERY = 5
-"""Every fifth image in the order of the names is for validation, so both cities are in both."""
+HELD_OUT = 30
+"""So many images are for validation: the last ones in the order of their names."""
 
 
 class PennFudan(Dataset[tuple[Tensor, Target]]):
@@ -39,8 +39,8 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         split: ``train`` or ``val``.
 
     Raises:
-        LabkitError: the folder is another, or an image has no mask. Reading an item raises it for
-            a damaged file and for a mask that does not fit its image.
+        LabkitError: the folder is another, has too few images, or an image has no mask. Reading an
+            item raises it for a damaged file and for a mask that does not fit its image.
     """
 
     categories = Categories([Category(1, "pedestrian", True), Category(2, "background", False)])
@@ -58,11 +58,13 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         for image in images:
             if not self._mask_path(image).is_file():
                 raise LabkitError(f"{self._mask_path(image)}: missing, but {image} is there")
-        self._items = [
-            (number, image)
-            for number, image in enumerate(images)
-            if (number % VAL_EVERY == VAL_EVERY - 1) == (split == "val")
-        ]
+        if len(images) <= HELD_OUT:
+            raise LabkitError(
+                f"{self.root}: {len(images)} images; the last {HELD_OUT} are held out, so that none"
+                " would be left to train on"
+            )
+        numbered = list(enumerate(images))
+        self._items = numbered[-HELD_OUT:] if split == "val" else numbered[:-HELD_OUT]
 
     def _mask_path(self, image: Path) -> Path:
         return self.root / "PedMasks" / f"{image.stem}_mask.png"

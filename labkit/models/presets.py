@@ -140,13 +140,16 @@ def _tiny_one_level(kind: str, level: str) -> MaskRCNNConfig:
     return replace(TINY_FPN, backbone=BackboneConfig(kind, 0), rpn=rpn, roi=roi)  # type: ignore[arg-type]
 
 
+# 4096 pixels of stuff in a picture of 480 x 640 are as many in one of 128 x 128 as these.
+TINY_STUFF_AREA = 218
+
+
 def _panoptic_tiny(detector: MaskRCNNConfig, levels: tuple[str, ...]) -> PanopticFPNConfig:
-    # 4096 pixels of stuff in a picture of 480 x 640 are 218 in one of 128 x 128.
     return _panoptic(
         detector,
         SemanticFPNConfig(levels, channels=64, things_as_one=False),
         semantic_weight=1.0,
-        stuff_area=218,
+        stuff_area=TINY_STUFF_AREA,
     )
 
 
@@ -155,7 +158,7 @@ def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
     return UPSNetConfig(
         **parts,
         semantic=DeformableConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
-        fusion=FusionConfig(stuff_area=218),
+        fusion=FusionConfig(stuff_area=TINY_STUFF_AREA),
         semantic_weight=1.0,
         roi_weight=0.2,
         panoptic_weight=0.5,

@@ -235,7 +235,7 @@ class RoIHeads(nn.Module):
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[tuple[Tensor, Tensor]]:
-        """Each proposal's probability ``(k, C)`` and box ``(k, C, 4)`` for every class, by image."""
+        """Each proposal's probability ``(k, C)`` and box ``(k, C, 4)`` of each class, by image."""
         x = self.box_features(features, proposals)
         scores = F.softmax(self.cls_score(x).float(), dim=1)[:, : self.classes]  # (K, C)
         boxes = decode_boxes(self.bbox_pred(x).float(), torch.cat(list(proposals)), WEIGHTS)

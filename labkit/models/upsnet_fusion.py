@@ -110,7 +110,8 @@ def fuse(
         size: (H, W).
         unknown: with the unknown class.
     """
-    stuff, stuff_label, thing, thing_label = _largest(scores, things, size)
+    wanted, which = labels.unique(return_inverse=True)
+    stuff, stuff_label, thing, thing_label, of_class = _reduced(scores, things, wanted, size)
     semantic = torch.where(thing > stuff, thing_label, stuff_label)
     classes, count = len(scores), max(len(labels), 1)  # without objects: one that is nowhere
     best, winners = stuff, stuff_label
@@ -120,8 +121,7 @@ def fuse(
     first_outside = torch.zeros_like(winners)
     for i, (window, inner) in enumerate(zip(windows.seg, windows.mask, strict=True)):
         top, bottom, left, right = window
-        label = int(labels[i])
-        semantic_part = enlarged(scores[label : label + 1], *window)[0]
+        semantic_part = of_class[which[i], top:bottom, left:right]
         logit = semantic_part.clone()
         logit[: inner[1] - top, : inner[3] - left] += masks[i]
         place = (slice(top, bottom), slice(left, right))
@@ -148,16 +148,23 @@ def _replace(best: Tensor, winners: Tensor, logit: Tensor, number: int) -> None:
     torch.maximum(best, logit, out=best)
 
 
-def _largest(
-    scores: Tensor, things: int, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Largest stuff logit and its label, largest thing logit and its label, ``(H, W)`` each."""
+def _reduced(
+    scores: Tensor, things: int, wanted: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Largest stuff logit and its label, largest thing logit and its label, ``(H, W)`` each.
+
+    And the logits of the ``wanted`` labels, ``(wanted, H, W)``: of the same interpolation, for where
+    an object has the largest thing logit, unknown is to be exactly 0.
+    """
     parts = []
     for top in range(0, size[0], STRIP):
         strip = enlarged(scores, top, min(top + STRIP, size[0]), 0, size[1])
-        parts.append((*_max(strip[things:], things), *_max(strip[:things], 0)))
-    value, label, thing, thing_label = (torch.cat(rows) for rows in zip(*parts, strict=True))
-    return value, label, thing, thing_label
+        of_stuff, of_things = _max(strip[things:], things), _max(strip[:things], 0)
+        parts.append((*of_stuff, *of_things, strip[wanted]))
+    stuff, stuff_label, thing, thing_label, of_class = (
+        torch.cat(rows, dim=-2) for rows in zip(*parts, strict=True)
+    )
+    return stuff, stuff_label, thing, thing_label, of_class
 
 
 def _max(scores: Tensor, first: int) -> tuple[Tensor, Tensor]:

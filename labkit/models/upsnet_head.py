@@ -1,8 +1,8 @@
 """UPSNet's panoptic head: one logit a pixel for every stuff class and every object, no weights.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
-"Panoptic Segmentation Head", and figure 3. The head as the paper writes it, for training and for reading;
-:mod:`labkit.models.upsnet_fusion` takes the argmax of the same logits on large images.
+"Panoptic Segmentation Head", and figure 3. The head as the paper writes it, for training and for
+reading; :mod:`labkit.models.upsnet_fusion` takes the argmax of the same logits on large images.
 
 Letters in shapes: ``C`` categories (things first), ``T`` of them things, ``S = C - T``, ``n``
 objects, ``m`` side of a mask, ``H × W`` the map on which everything happens.
@@ -36,8 +36,9 @@ class Windows:
 def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Windows:
     """The windows of boxes.
 
-    A window begins with the pixel that the box begins in. The first and the last pixel of a box are
-    scaled, not its edges, as the published models have it.
+    A window begins with the pixel that the box begins in; a box narrower than a pixel may have
+    none. The first and the last pixel of a box are scaled, not its edges, as the published models
+    have it.
 
     Args:
         boxes: ``(n, 4)`` in pixels of the image.
@@ -45,10 +46,9 @@ def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Wind
         scale: cells of the map per pixel.
     """
     limit = torch.tensor([size[1], size[0]], device=boxes.device)
-    # Even a box of no width has a pixel, so that it has a mask.
-    first = torch.minimum((boxes[:, :2] * scale).long(), limit - 1)
+    first = (boxes[:, :2] * scale).long()
     last = (boxes[:, 2:] - 1) * scale
-    mask_end = torch.maximum(last.long(), first) + 1
+    mask_end = last.long() + 1
     seg_end = torch.maximum(last.round().long() + 1, mask_end)  # halves to the even number
 
     def listed(end: Tensor) -> list[Window]:
@@ -60,12 +60,12 @@ def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Wind
 
 def resized_masks(masks: Tensor, windows: list[Window]) -> list[Tensor]:
     """Each mask's logits ``(m, m)`` of ``(n, m, m)``, resized to its window ``(h, w)``."""
-    return [
-        F.interpolate(
-            mask[None, None], (bottom - top, right - left), mode="bilinear", align_corners=False
-        )[0, 0]
-        for mask, (top, bottom, left, right) in zip(masks, windows, strict=True)
-    ]
+    resized = []
+    for mask, (top, bottom, left, right) in zip(masks, windows, strict=True):
+        shape = (max(bottom - top, 1), max(right - left, 1))
+        large = F.interpolate(mask[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+        resized.append(large[: bottom - top, : right - left])
+    return resized
 
 
 def prune(

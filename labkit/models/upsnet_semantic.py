@@ -1,8 +1,8 @@
 """UPSNet's semantic head: the same deformable subnet on every level of the pyramid.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
-"Semantic Segmentation Head". Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels of
-the maps, ``c`` channels of the subnet, ``E`` = levels × c, ``C`` categories.
+"Semantic Segmentation Head". Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D``
+channels of the maps, ``c`` channels of the subnet, ``E`` = levels × c, ``C`` categories.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deformable convolution: a convolution that chooses for every pixel where its taps look.
 
-J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. In three steps: where the
-taps are, what the map holds there, and the product with the weights.
+J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. In three steps: where
+the taps are, what the map holds there, and the product with the weights.
 
 Letters in shapes: ``B × C × H × W`` the input, ``D`` channels out, ``kh × kw`` the kernel with
 ``n = kh · kw`` taps, ``h × w`` the output.
@@ -19,8 +19,8 @@ from labkit.errors import LabkitError
 Pair = tuple[int, int]
 
 SAMPLES = 2**22
-"""Values that are sampled before they are multiplied with the weights: 16 MB, not one per tap, pixel
-and channel of a large map."""
+"""Values that are sampled before they are multiplied with the weights: 16 MB, not one per tap,
+pixel and channel of a large map."""
 
 
 def sampling_positions(
@@ -33,13 +33,13 @@ def sampling_positions(
     """Where every tap of every output pixel looks.
 
     Args:
-        offset: ``(B, 2 n, h, w)`` in cells of the input: for each tap, row by row, along y and along
-            x. Zeros give the plain convolution.
+        offset: ``(B, 2 n, h, w)`` in cells of the input: for each tap, row by row, along y and
+            along x. Zeros give the plain convolution.
         kernel, stride, padding, dilation: along y and x.
 
     Returns:
-        ``(B, n, 2, h, w)`` positions (y, x) in cells of the input; (0, 0) is the middle of the first
-        one.
+        ``(B, n, 2, h, w)`` positions (y, x) in cells of the input; (0, 0) is the middle of the
+        first one.
 
     Raises:
         LabkitError: offsets for another kernel.

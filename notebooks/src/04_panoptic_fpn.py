@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 from torch import nn
 from torch.nn import functional as F
 
@@ -72,7 +73,7 @@ from labkit.visualize import draw, loss_curves, panels
 num_train, num_val, num_study, steps, branch_steps, study_steps = {
     "smoke": (16, 6, 4, 2, 1, 1),
     "quick": (500, 100, 60, 200, 100, 45),
-    "full": (10_000, 500, 500, 6000, 1000, 2000),
+    "full": (10_000, 300, 300, 6000, 1000, 2000),
 }[profile]
 BATCH = 8 if profile == "full" else 2
 _ = torch.manual_seed(seed)
@@ -108,8 +109,12 @@ SETS = {
 
 # %%
 rows = []
-for name, index in (("Shapes", 4), ("crowded", 2)):
-    image, target = SETS[name][index % num_val]
+for name, items in SETS.items():  # of the first pictures the one with the most objects in sight
+    _, index = max(
+        (sum(s.label < THINGS for s in target["panoptic"].segments), k)
+        for k, (_, target) in enumerate(items[:8])
+    )
+    image, target = items[index]
     rows += [
         (name, image, None),
         ("the class ℓ of each pixel", image, target["semantic"]),
@@ -171,7 +176,9 @@ ms_of_fpn = said["Shapes"][1]
 said = {name: answers for name, (answers, _) in said.items()}
 by_detector = {name: predictions_of(detector, items)[0] for name, items in SETS.items()}
 
-print(f"{'per cent of the pixels':32}" + "".join(f"{k:>13}" for k in ("things", "stuff ", "all")))
+print(
+    f"{'contradictions, % of':32}" + "".join(f"{k:>13}" for k in ("things", "stuff", "all pixels"))
+)
 shares = {}
 for name, items in SETS.items():
     for who, objects in (("two networks", by_detector[name]), ("one network", said[name])):
@@ -199,7 +206,7 @@ most = int(
     )
 )
 image, target = SETS["crowded"][most]
-colors = [(1, 1, 1), red, orange, purple, blue]
+colors = ["white", "black", "#ffd21a", "#e0007f", "#00a087"]  # none is a colour of a class
 figure, axes = plt.subplots(1, 4, figsize=(11.4, 3.6), layout="constrained")
 first, second = by_detector["crowded"][most].detections, said["crowded"][most].semantic
 
@@ -316,7 +323,8 @@ labkit.record("branch_over_detector_weights", size["branch"] / size["detector"])
 # %% [markdown]
 # **Who says what.** After the sum everything is linear, so the scores of the branch are *exactly* the
 # sum of what the levels contribute, $s = \sum_l W u_l(P_l) + b$. That lets us ask the branch what it
-# would say without its finer levels: first $P_5$ alone, then the others added one after the other.
+# would say without its finer levels: for a level that is left out we put its mean over the picture, so
+# that it still says what it says on average, and no longer where.
 
 # %%
 ORDER = ("p5", "p4", "p3", "p2")
@@ -325,15 +333,19 @@ shown, gap = [], 0.0
 with torch.no_grad():
     for k, (image, target) in enumerate(progress_bar(SETS["Shapes"][:40], unit="image")):
         maps, padded = panoptic_fpn.features([image])
-        total = branch.predictor.bias[:, None, None]
-        for level in ORDER:
-            brought = branch.bring(level, maps[level])
-            total = total + F.conv2d(brought, branch.predictor.weight)
+        of_level = {
+            level: F.conv2d(branch.bring(level, maps[level]), branch.predictor.weight)
+            for level in ORDER
+        }  # (1, C, H/4, W/4) each
+        for last in range(len(ORDER)):
+            total = branch.predictor.bias[:, None, None]
+            for level in ORDER:
+                used = ORDER.index(level) <= last
+                total = total + (of_level[level] if used else of_level[level].mean((2, 3), True))
             answer = upsample(total, padded)[0].argmax(dim=0)
-            confusions[level].update(answer, target["semantic"])
+            confusions[ORDER[last]].update(answer, target["semantic"])
             if k == 4 % num_val:
-                name = "p5 alone" if level == "p5" else f"and {level}"
-                shown.append((name, image, answer))
+                shown.append((f"and {ORDER[last]}" if last else "p5 alone", image, answer))
         gap = max(gap, (total - branch(maps)).abs().max().item())
         if k == 4 % num_val:
             shown.append(("truth", image, target["semantic"]))
@@ -347,7 +359,8 @@ panels(shown, categories, columns=5, names=False, size=2.3)
 
 # %% [markdown]
 # The levels were trained to work together, so none of the first answers is what a branch on that level
-# alone would learn; but it shows who is responsible for what.
+# alone would learn; but it shows who is responsible for what. On Shapes nearly everything comes from the
+# two fine levels: textures are told apart by a few pixels, and outlines need stride 4.
 #
 # ## 4.4 Joint training
 #
@@ -604,7 +617,7 @@ for axis, name in zip(axes, ("AP", "mIoU", "PQ"), strict=True):
         axis.plot([k - 0.25, k + 0.25], [np.mean(values)] * 2, color=color, linewidth=2)
     axis.axhline(100 * COLUMNS[name](study["only the branch"][0]), color=grey, linestyle=":")
     axis.set_xticks(
-        range(len(rows)), [row.replace("one, ", "").replace(" n", "\nn") for row in rows]
+        range(len(rows)), [row.replace("one, λ_s", "$λ_s$").replace(" n", "\nn") for row in rows]
     )
     axis.tick_params(axis="x", labelsize=8)
     axis.set_title(f"{name} of each run, and the mean", fontsize=9)
@@ -619,7 +632,7 @@ def mean_of(row, column):
 
 for column in ("AP", "mIoU", "PQ"):
     for row in study:
-        short = row.replace("one, ", "").replace(" = ", "_").replace(" ", "_")
+        short = row.replace("one, λ_s = ", "weight_").replace(" ", "_")
         labkit.record(f"{column}_{short}", mean_of(row, column))
     spreads = [np.ptp([COLUMNS[column](r) for r in study[row]]) for row in rows]
     labkit.record(f"largest_difference_between_two_seeds_{column}", max(spreads))
@@ -634,8 +647,15 @@ labkit.record("weights_two_over_one", cost["two networks"][0] / cost["one, λ_s 
 labkit.record("time_two_over_one", cost["two networks"][2] / cost["one, λ_s = 1"][2])
 
 # %% [markdown]
-# **What may be read from this.** Look at the two dots of a row before you compare rows. (Notes on the
-# numbers follow below.)
+# **What may be read from this?** Look at the two dots of a row before you compare rows.
+#
+# - With the backbone frozen the branch stays far behind: what serves a detector is not all that grass and
+#   water need. Every row in which the backbone may move is better, and no worse at objects.
+# - From $\lambda_s = 0.1$ to 1 mIoU, and with it PQ of stuff, rises by more than any two runs of a row differ:
+#   that is a result. AP seems to fall on the way, by no more than two runs differ: that is a hint. (And
+#   runs this short measure how *fast* a branch learns. Longer ones bring the rows closer.)
+# - One network with $\lambda_s = 1$ or 5 and the two networks differ by about as much as two runs, with
+#   two thirds of the weights. Here the heads, which do not double, are a large part.
 #
 # The paper's own tables, with full trainings on COCO, for comparison:
 #
@@ -645,6 +665,22 @@ labkit.record("time_two_over_one", cost["two networks"][2] / cost["one, λ_s = 1
 # | R50-FPN, one network | 33.3 | 45.9 | 41.0 | 28.7 | 39.0 |
 # | R101-FPN, one network | 35.2 | 47.5 | 42.1 | 29.5 | 40.3 |
 #
+# There too a single network gives up a little at objects, gains a little at stuff, and ends level. And what is
+# saved can be spent: the larger backbone of the last row costs less than the second network. We count:
+
+# %%
+with torch.device("meta"):  # shapes without numbers: nothing is filled in or trained
+    large = {depth: build(f"panoptic_fpn_r{depth}", categories) for depth in (50, 101)}
+    alone = build("mask_rcnn_r50", categories)
+two = weights_of(alone, SemanticFPNAlone(large[50]))
+print(f"R50-FPN × 2: {two:.1f} million weights", end="")
+for depth, network in large.items():
+    print(f", one R{depth}-FPN: {weights_of(network):.1f}", end="")
+print()
+labkit.record("weights_two_over_one_r50", two / weights_of(large[50]))
+labkit.record("weights_two_r50_over_one_r101", two / weights_of(large[101]))
+
+# %% [markdown]
 # ## 4.6 The merge, step by step
 #
 # The rule that makes one map of two answers is as simple as non-maximum suppression:
@@ -696,12 +732,13 @@ for name in SETS:
         stories[name].append([text for text, _ in story])
 labkit.record("own_merge_vs_labkit", differ)
 
-# A picture with something left out, and not too many objects to follow.
-left_out = [
-    sum("left out" in line for line in story) - max(0, len(story) - 16)
-    for story in stories["crowded"]
-]
-example = int(np.argmax(left_out))
+# A picture with objects left out, not too many to follow, and as much of it covered as can be.
+suits = []
+for answer, story in zip(said["crowded"], stories["crowded"], strict=True):
+    left_out = sum("taken" in line and "left out" in line for line in story)
+    covered = int((answer.panoptic.semantic() < THINGS).sum())
+    suits.append(covered if left_out >= 2 and len(story) <= 24 else left_out)
+example = int(np.argmax(suits))
 image, target = SETS["crowded"][example]
 answer = said["crowded"][example]
 whole, story = my_merge(answer.detections, answer.semantic, stuff_area=plain.stuff_area)
@@ -803,7 +840,9 @@ for column, (key, values) in zip(axes.T, GRID.items(), strict=True):
         axis.set_title(f"{kind} over {key}", fontsize=9)
         if key == "stuff_area":
             axis.set_xscale("symlog", linthresh=50)
+            axis.set_xlim(-8, 9000)
             axis.set_xticks([0, 50, 218, 872, 3488], ["0", "50", "218", "872", "3488"])
+            axis.xaxis.set_minor_locator(NullLocator())
     column[1].set_xlabel(LABELS[key], fontsize=9)
 axes[0, 0].legend(frameon=False, fontsize=8)
 plt.show()
@@ -993,9 +1032,9 @@ for kind, name in BACKBONES.items():
 
 # %% [markdown]
 # **Is a difference real?** The networks see the same pictures, so we may ask how the *difference* would
-# vary if the pictures had been others: draw a hundred pictures from ours with repetition, a thousand
-# times, and look at where 95 % of the differences lie (a bootstrap). It says nothing about what another
-# seed of the training would have given.
+# vary if the pictures had been others: draw as many pictures as we have from ours, with repetition, a
+# thousand times, and look at where 95 % of the differences lie (a bootstrap). It says nothing about what
+# another seed of the training would have given.
 
 
 # %%
@@ -1029,7 +1068,10 @@ for of in SETS:
         labkit.record(f"pq_all_fpn_minus_{other}_{of}_lowest", low[0])
 
 # %% [markdown]
-# And the pictures on which they differ most, one of each kind:
+# C4 and DC5 look at one map with a cell for each 16 × 16 pixels; FPN has cells of 4 × 4 as well. Objects
+# that are no larger than a cell are where they fall behind first, as the last columns show, and a crowd is
+# made of small objects. Stuff suffers too, along its borders and where a region is small. And the pictures
+# on which the three differ most, one of each kind:
 
 # %%
 shown = []
@@ -1056,7 +1098,7 @@ panels(shown, categories, columns=5, names=False, size=2.4)
 #   exists. After the sum it is linear, so each level's share of the answer can be read off.
 # - $\lambda_s$ weighs who is heard in the backbone. A study of it needs runs that are repeated: when the
 #   rows differ by less than the runs of a row, there is no result.
-# - One network does what two do, with little more than half of their weights and time.
+# - One network does what two do, with two thirds of their weights.
 # - The merge: best score first, `overlap`, `stuff_area`. PQ of things is decided by the first two, PQ of stuff
 #   by the third and by the objects that were missed.
 #
@@ -1066,7 +1108,7 @@ panels(shown, categories, columns=5, names=False, size=2.4)
 #    call a thing. On which pictures of 4.2 is it better? What happens to the PQ of things?
 # 2. **One output for all things.** `SemanticFPNConfig.things_as_one` is what the paper uses: the branch says
 #    "a thing", and the other branch which. Train both variants as in 4.5 (the common beginning needs a branch
-#    of its own). Which row of the table of 4.1's contradictions disappears?
+#    of its own). Which of the four contradictions of 4.2 disappears, and does PQ notice?
 # 3. **Concatenate.** In `SemanticBranch` replace the sum by a concatenation and a wider `predictor`. The
 #    paper found no difference (COCO: 40.2 and 39.9 mIoU). How many more multiplications does it cost?
 # 4. **Alternate.** Instead of adding the losses, take a step with $\lambda_s = 0$ and one with $\lambda_i =

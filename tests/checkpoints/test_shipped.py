@@ -1,5 +1,6 @@
 """The weights that come with labkit: whole, small, and as good as their record says."""
 
+import itertools
 import shlex
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_file_is_small_and_of_float16(name):
 def test_the_commands_are_complete(name):
     words = [shlex.split(command) for command in OWN[name].commands]
     assert words[-1][:3] == ["labkit", "train", name]
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in itertools.pairwise(words):
         assert after[after.index("--init") + 1] == before[2]
     assert "--init" not in words[0]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from labkit.datasets import penn_fudan
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.errors import LabkitError
 
@@ -22,8 +23,9 @@ needs_real = pytest.mark.skipif(
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
     """Seven images 3 × 4 with two pedestrians, numbered 1 and 3."""
+    monkeypatch.setattr(penn_fudan, "HELD_OUT", 2)
     (tmp_path / "PNGImages").mkdir()
     (tmp_path / "PedMasks").mkdir()
     numbers = np.array([[0, 1, 1, 0], [0, 1, 0, 3], [0, 0, 3, 3]], np.uint8)
@@ -44,9 +46,12 @@ def test_a_small_folder_by_hand(root):
     assert target["semantic"].tolist() == [[1, 0, 0, 1], [1, 0, 1, 0], [1, 1, 0, 0]]
 
 
-def test_every_fifth_image_is_for_validation(root):
-    assert [t["image_id"] for _, t in PennFudan(root, "train")] == [0, 1, 2, 3, 5, 6]
-    assert [t["image_id"] for _, t in PennFudan(root, "val")] == [4]
+def test_the_last_images_are_held_out(root, monkeypatch):
+    assert [t["image_id"] for _, t in PennFudan(root, "train")] == [0, 1, 2, 3, 4]
+    assert [t["image_id"] for _, t in PennFudan(root, "val")] == [5, 6]
+    monkeypatch.undo()
+    with pytest.raises(LabkitError, match="7 images; the last 30 are held out"):
+        PennFudan(root, "val")
 
 
 def test_images_without_people_or_without_background(root):
@@ -90,7 +95,7 @@ def annotated_boxes(name):
 def test_boxes_agree_with_the_published_ones():
     names = sorted(p.stem for p in (REAL / "PNGImages").glob("*.png"))
     dataset = PennFudan(REAL, "val")
-    assert len(dataset) == len(names) // 5
+    assert len(dataset) == 30
     equal, objects = 0, 0
     for _, target in dataset:
         boxes = annotated_boxes(names[target["image_id"]])
@@ -99,7 +104,7 @@ def test_boxes_agree_with_the_published_ones():
         assert (boxes - target["boxes"]).abs().max() <= 6
         equal += (boxes == target["boxes"]).all(1).sum().item()
         objects += len(boxes)
-    assert objects >= 2 * len(dataset)
+    assert objects > len(dataset)
     assert equal / objects > 0.9
 
 
@@ -107,6 +112,6 @@ def test_boxes_agree_with_the_published_ones():
 def test_a_copy_with_fewer_images(tmp_path):
     for part in ("PNGImages", "PedMasks"):
         (tmp_path / part).mkdir()
-        for path in sorted((REAL / part).glob("*.png"))[:3]:
+        for path in sorted((REAL / part).glob("*.png"))[:33]:
             shutil.copy(path, tmp_path / part)
     assert len(PennFudan(tmp_path)) == 3

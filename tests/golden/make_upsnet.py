@@ -79,7 +79,7 @@ def prepare():
     import collections.abc
 
     collections.Sequence = collections.abc.Sequence
-    np.float, np.int = float, int
+    np.__dict__.update(float=float, int=int)  # names that NumPy no longer has
 
 
 def main():
@@ -90,9 +90,8 @@ def main():
     for part, values in published.items():
         if isinstance(values, dict):
             config[part].update(values)
-    from upsnet.models.resnet_upsnet import resnet_50_upsnet
-
     from upsnet.dataset.base_dataset import BaseDataset
+    from upsnet.models.resnet_upsnet import resnet_50_upsnet
 
     config.dataset.num_classes = small.THINGS + 1
     config.dataset.num_seg_classes = small.THINGS + small.STUFF

@@ -53,14 +53,17 @@ def test_objects(case_and_prediction, golden):
         assert len(found) == 0
         return
     assert len(found) == len(scores) > 20
-    order = np.argsort(-scores, kind="stable")  # the original has them class by class
-    assert np.abs(found.scores.numpy() - scores[order]).max() <= 1e-4
-    assert (found.labels + 1).tolist() == golden[f"{case}_labels"][order].tolist()
-    # The original's boxes end with a pixel, labkit's with its far edge; and the original's may end
-    # outside the picture, whose size the enlarged one's is only rounded from.
+    # The original's boxes end with a pixel, labkit's with its far edge; and the original's may
+    # reach out of the picture, whose size the enlarged one's is only rounded from.
     height, width = small.SIZES[case]
-    theirs = np.minimum(golden[f"{case}_boxes"][order] + [0, 0, 1, 1], [width, height] * 2)
-    assert np.abs(found.boxes.numpy() - theirs).max() <= 2e-3
+    last = np.array([width - 1, height - 1] * 2)
+    theirs = np.minimum(golden[f"{case}_boxes"], last) + np.array([0, 0, 1, 1])
+    # Class by class, as the original has them; boxes that are equally sure stand in any order.
+    distance = np.abs(found.boxes.numpy()[:, None] - theirs).max(axis=2)
+    distance[(found.labels + 1).numpy()[:, None] != golden[f"{case}_labels"]] = np.inf
+    distance[np.abs(found.scores.numpy()[:, None] - scores) > 1e-5] = np.inf
+    assert distance.min(axis=0).max() <= 2e-3
+    assert sorted(distance.argmin(axis=0)) == list(range(len(scores)))
 
 
 def test_maps(case_and_prediction, golden):
@@ -72,21 +75,19 @@ def test_maps(case_and_prediction, golden):
 
     classes = np.full(prediction.semantic.shape, 255)
     numbers = np.full(prediction.semantic.shape, -1)  # of the object; -1 for stuff and void
-    objects = golden[f"{case}_objects"]
     for segment in prediction.panoptic.segments:
         region = prediction.panoptic.ids.numpy() == segment.id
         classes[region] = of_original[segment.label]
         if segment.score is not None:
             numbers[region] = segment.id
-    theirs = golden[f"{case}_classes"].astype(int)
+    theirs = golden[f"{case}_classes"]
+    assert (classes != theirs).mean() <= 1e-3
     is_object = (theirs >= small.STUFF) & (theirs < 255)
-    if case == "nothing":
-        is_object[:] = False
-    # After the original's last step an object's region still has its number in the place of a class.
-    theirs[is_object] = objects[theirs[is_object] - small.STUFF] + small.STUFF - 1
-    assert (classes != theirs).mean() <= 1e-3, case
+    assert is_object.any() == (case != "nothing")
+    # Numbers differ, since the original also counts objects without a pixel; regions do not.
     for number in np.unique(golden[f"{case}_numbers"][is_object]):
         region = is_object & (golden[f"{case}_numbers"] == number)
-        assert np.median(numbers[region]) > 0
-        same = numbers == np.median(numbers[region])
+        values, counts = np.unique(numbers[region], return_counts=True)
+        same = numbers == values[counts.argmax()]
+        assert values[counts.argmax()] > 0 or region.sum() < 3
         assert (same != region).mean() <= 1e-3

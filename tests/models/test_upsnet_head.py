@@ -77,11 +77,13 @@ def test_without_objects_something_has_zero():
 
 def test_windows():
     """The first and the last pixel of a box, whole; halves go to the even number."""
-    boxes = torch.tensor([[1.5, 0.0, 5.4, 3.5], [0.2, 2.0, 4.5, 9.0], [8.0, 8.0, 8.0, 8.0]])
+    boxes = torch.tensor([[1.5, 0.0, 5.4, 3.5], [0.2, 2.0, 4.5, 9.0], [7.4, 8.0, 7.7, 8.0]])
     windows = windows_of(boxes, (8, 8))
-    # Last pixels (4.4, 2.5), (3.5, 8): begun 4, 2, 3, 8; nearest 4, 2, 4, 8; at most 7.
-    assert windows.mask == [(0, 3, 1, 5), (2, 8, 0, 4), (7, 8, 7, 8)]
-    assert windows.seg == [(0, 3, 1, 5), (2, 8, 0, 5), (7, 8, 7, 8)]
+    # Last pixels (4.4, 2.5), (3.5, 8), (6.7, 7): begun 4, 2; 3, 8; 6, 7; nearest 4, 2; 4, 8; 7, 7.
+    assert windows.mask == [(0, 3, 1, 5), (2, 8, 0, 4), (8, 8, 7, 7)]  # the last one has no pixel
+    assert windows.seg == [(0, 3, 1, 5), (2, 8, 0, 5), (8, 8, 7, 8)]
+    masks = resized_masks(torch.ones(3, 2, 2), windows.mask)
+    assert [tuple(mask.shape) for mask in masks] == [(3, 4), (6, 4), (0, 0)]
     quarter = windows_of(torch.tensor([[0.0, 4.0, 8.0, 15.0]]), (4, 4), 0.25)
     # Last pixels 7 and 14: 1.75 and 3.5 cells.
     assert quarter.mask == [(1, 4, 0, 2)]
@@ -181,7 +183,7 @@ def _settled(winners, semantic, labels, **limits):
 
 
 def test_an_objects_region_votes():
-    """Half for one stuff: stuff. Two fifths for one stuff, the most: stays. Most for a thing: stays."""
+    """Half for one stuff: stuff. Two fifths, though the most, or most for a thing: it stays."""
     winners = [[4, 4, 4, 4, 0], [5] * 5, [6] * 5]
     semantic = [[2, 2, 0, 1, 0], [2, 2, 3, 0, 1], [0, 0, 0, 2, 2]]
     winners[0][4] = 2

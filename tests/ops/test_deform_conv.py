@@ -12,7 +12,7 @@ from labkit.ops.deform_conv import deform_conv2d, neighbours, sampling_positions
 
 
 def test_positions_of_a_plain_convolution():
-    """A 2 × 3 kernel, stride (2, 1), padding (1, 0), dilation (1, 2): tap (1, 2) of pixel (1, 1)."""
+    """Kernel 2 × 3, stride (2, 1), padding (1, 0), dilation (1, 2): tap (1, 2) of pixel (1, 1)."""
     positions = sampling_positions(torch.zeros(1, 12, 2, 2), (2, 3), (2, 1), (1, 0), (1, 2))
     assert positions.shape == (1, 6, 2, 2, 2)
     # y = 1 · 2 - 1 + 1 · 1, x = 1 · 1 - 0 + 2 · 2
