@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from labkit.checkpoints.folder import Run, load_run, read_run
-from labkit.checkpoints.shipped import FOLDER, Shipped
+from labkit.checkpoints.shipped import FOLDER, Shipped, shipped
 from labkit.datasets.shapes import Shapes
 from labkit.evaluation import evaluate
 from labkit.training import TrainConfig
 
 RECORD = FOLDER / "checkpoints.toml"
+README = FOLDER.parent / "README.md"
+MARKS = ("<!-- begin: written by checkpoints/pack.py -->\n", "<!-- end -->\n")
 LIMIT = 3_000_000  # bytes
 
 
@@ -52,7 +54,24 @@ def main() -> None:
     table = asdict(entry)
     record[table.pop("name")] = table
     RECORD.write_text("\n".join(written(name, record[name]) for name in sorted(record)))
+    before_mark, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+    after_mark = rest.split(MARKS[1])[1]
+    content = MARKS[0].join([before_mark, described(shipped())]) + MARKS[1] + after_mark
+    README.write_text(content, encoding="utf-8")
     print(entry)
+
+
+def described(weights: dict[str, Shipped]) -> str:
+    """The record for people, in Markdown."""
+    columns = ["box AP", "mask AP", "PQ", "PQ things", "PQ stuff", "mIoU"]
+    lines = [f"| {' | '.join(['name', *columns, 'crowded: mask AP', 'PQ', 'seconds'])} |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) + 3))
+    for each in weights.values():
+        cells = [each.metrics.get(column, "") for column in columns]
+        cells += [each.crowded.get("mask AP", ""), each.crowded.get("PQ", ""), each.seconds]
+        lines.append(f"| {' | '.join(map(str, [f'`{each.name}`', *cells]))} |")
+    commands = dict.fromkeys(c for each in weights.values() for c in each.commands)
+    return "\n".join([*lines, "", "```", *commands, "```"]) + "\n"
 
 
 def command(run: Run) -> str:
@@ -61,9 +80,9 @@ def command(run: Run) -> str:
     if run.init:
         words += ["--init", run.init]
     default = {field.name: field.default for field in fields(TrainConfig)}
-    for name, value in run.train.items():
-        if name not in ("milestones",) and value != default[name]:
-            words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    for name in ("steps", "batch_size", "lr", "seed"):
+        if run.train[name] != default[name]:
+            words += [f"--{name.replace('_', '-')}", f"{run.train[name]:g}"]
     return " ".join([*words, "--out", "RUN"])
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from labkit.models.backbones import BackboneConfig, res5_stage
 from labkit.models.images import IMAGENET_MEAN, IMAGENET_STD
-from labkit.models.roi_heads import C4Heads, FPNHeads, RoIConfig, RoIHeads
+from labkit.models.roi_config import RoIConfig
+from labkit.models.roi_heads import C4Heads, FPNHeads, RoIHeads
 from labkit.models.rpn import RPNConfig
 
 if TYPE_CHECKING:

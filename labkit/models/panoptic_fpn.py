@@ -13,14 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from labkit.errors import LabkitError
-from labkit.models.images import batch_semantic
 from labkit.models.mask_rcnn import MaskRCNN
 from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.semantic import upsample
 from labkit.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
+from labkit.models.semantic_loss import cross_entropy, semantic_truth
 from labkit.panoptic import merge
 from labkit.structures import IGNORE, Categories, Prediction, Target
 
@@ -65,16 +63,22 @@ class PanopticFPN(MaskRCNN):
 
     def __init__(self, config: PanopticFPNConfig, categories: Categories) -> None:
         super().__init__(config, categories)
-        # labels_of[k]: the label that output k stands for; IGNORE for all things together.
-        labels_of = list(range(len(categories)))
+        # label_of[k]: what output k stands for, IGNORE for all things together; output_of[label].
+        label_of = torch.arange(len(categories))
+        output_of = torch.full((IGNORE + 1,), IGNORE)
         if config.semantic.things_as_one:
-            labels_of = [IGNORE, *categories.stuff]
-        self.labels_of: Tensor
-        self.register_buffer("labels_of", torch.tensor(labels_of), persistent=False)
+            label_of = torch.tensor([IGNORE, *categories.stuff])
+            output_of[: len(categories.things)] = 0
+        output_of[label_of] = torch.arange(len(label_of))
+        output_of[IGNORE] = IGNORE
+        self.label_of: Tensor
+        self.output_of: Tensor
+        self.register_buffer("label_of", label_of, persistent=False)
+        self.register_buffer("output_of", output_of, persistent=False)
         self.sem_seg_head = SemanticFPN(
             self.backbone.channels[config.semantic.levels[0]],
             self.backbone.strides,
-            len(labels_of),
+            len(label_of),
             config.semantic,
         )
 
@@ -89,15 +93,13 @@ class PanopticFPN(MaskRCNN):
 
         ``loss_sem_seg`` is the mean over the labelled pixels of all images, at full size.
         """
-        truth = self._semantic_truth(targets, padded)
+        truth = self.output_of[semantic_truth(targets, len(self.categories), padded)]
         losses = super().losses(features, padded, sizes, targets)
         for name in ("loss_cls", "loss_box_reg", "loss_mask"):
             losses[name] = losses[name] * self.config.instance_weight
         logits = upsample(self.sem_seg_head(features).float(), padded)  # (B, outputs, H, W)
-        loss = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="sum")
-        # A batch may have no labelled pixel; a sum over nothing is 0, a mean is not a number.
-        loss = loss / (truth != IGNORE).sum().clamp(min=1)
-        return {**losses, "loss_sem_seg": loss * self.config.semantic_weight}
+        loss = cross_entropy(logits, truth) * self.config.semantic_weight
+        return {**losses, "loss_sem_seg": loss}
 
     def predictions(
         self,
@@ -118,7 +120,7 @@ class PanopticFPN(MaskRCNN):
         ):
             # Cropped before it is resized: padding has no place in the picture.
             scores = upsample(scores[None, :, :height, :width], size)[0]
-            semantic = self.labels_of[scores.argmax(dim=0)]  # (H', W') of the output
+            semantic = self.label_of[scores.argmax(dim=0)]  # (H', W') of the output
             assert prediction.detections is not None
             prediction.panoptic = merge(
                 prediction.detections,
@@ -131,27 +133,3 @@ class PanopticFPN(MaskRCNN):
             known = prediction.panoptic.semantic()
             prediction.semantic = torch.where(semantic == IGNORE, known, semantic)
         return found
-
-    def _semantic_truth(self, targets: Sequence[Target], padded: tuple[int, int]) -> Tensor:
-        """The number of the output for every pixel ``(B, H, W)``, IGNORE where unlabelled."""
-        maps = []
-        for target in targets:
-            where = f"target of image {target['image_id']}"
-            if "semantic" not in target:
-                raise LabkitError(
-                    f"{where}: has objects only; a panoptic model needs a class for every pixel"
-                )
-            labels = target["semantic"]
-            outside = (labels < 0) | (labels >= len(self.categories))
-            if bool((outside & (labels != IGNORE)).any()):
-                wrong = int(labels[outside & (labels != IGNORE)][0])
-                raise LabkitError(
-                    f"{where}: semantic label {wrong} is neither one of the"
-                    f" {len(self.categories)} categories nor {IGNORE}"
-                )
-            if self.config.semantic.things_as_one:
-                things = len(self.categories.things)
-                stuff = torch.where(labels < things, 0, labels - things + 1)
-                labels = torch.where(labels == IGNORE, IGNORE, stuff)
-            maps.append(labels)
-        return batch_semantic(maps, padded)

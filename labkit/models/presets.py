@@ -13,7 +13,7 @@ from labkit.models.fcn import FCNConfig
 from labkit.models.mask_rcnn_config import DETECTRON2, LABKIT, UPSNET, MaskRCNNConfig
 from labkit.models.panoptic_fpn import PanopticFPNConfig
 from labkit.models.pooler import PoolerConfig
-from labkit.models.roi_heads import RoIConfig
+from labkit.models.roi_config import RoIConfig
 from labkit.models.rpn import RPNConfig
 from labkit.models.semantic_fpn import SemanticFPNConfig
 from labkit.models.upsnet import UPSNetConfig

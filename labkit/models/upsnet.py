@@ -25,14 +25,10 @@ from labkit.models.pasting import paste_masks_resized
 from labkit.models.pooler import pool
 from labkit.models.roi_heads import Found
 from labkit.models.semantic import upsample
+from labkit.models.semantic_loss import cross_entropy, semantic_truth
 from labkit.models.upsnet_fusion import STRIDE, FusionConfig, at_size, fuse, settle
 from labkit.models.upsnet_head import prune, resized_masks, windows_of
-from labkit.models.upsnet_loss import (
-    cross_entropy,
-    labels_in_boxes,
-    panoptic_loss,
-    semantic_truth,
-)
+from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss
 from labkit.models.upsnet_semantic import DeformableConfig, DeformableHead
 from labkit.ops.boxes import clip_boxes
 from labkit.structures import Categories, Detections, Panoptic, Prediction, Target

@@ -153,8 +153,8 @@ def _reduced(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Largest stuff logit and its label, largest thing logit and its label, ``(H, W)`` each.
 
-    And the logits of the ``wanted`` labels, ``(wanted, H, W)``: of the same interpolation, for where
-    an object has the largest thing logit, unknown is to be exactly 0.
+    And the logits of the ``wanted`` labels, ``(wanted, H, W)``, of the same interpolation: where
+    an object has the largest thing logit, unknown must be exactly 0.
     """
     parts = []
     for top in range(0, size[0], STRIP):

@@ -52,6 +52,16 @@ def test_it_still_reaches_its_metrics(name):
     assert {k: 100 * v for k, v in found.items()} == pytest.approx(OWN[name].first_100, abs=1.0)
 
 
+def test_the_readme_says_what_the_record_says():
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    for each in OWN.values():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{each.name}` |")]
+        cells = [cell.strip() for cell in row.split("|")]
+        assert {str(value) for value in each.metrics.values()} <= set(cells)
+        assert str(each.seconds) in cells
+        assert all(f"\n{command}\n" in text for command in each.commands)
+
+
 def test_by_name():
     image, target = Shapes("val")[0]
     with torch.no_grad():

@@ -13,13 +13,8 @@ from labkit.models.anchors import legacy_cell_anchors
 from labkit.models.pooler import PoolerConfig, level_of
 from labkit.models.resnet_bottleneck import ConvNorm, DeformConvNorm
 from labkit.models.roi_heads import Found
-from labkit.models.upsnet_loss import (
-    cross_entropy,
-    labels_in_boxes,
-    panoptic_loss,
-    panoptic_truth,
-    semantic_truth,
-)
+from labkit.models.semantic_loss import cross_entropy, semantic_truth
+from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss, panoptic_truth
 from labkit.ops.boxes import clip_boxes, decode_boxes
 from labkit.predictor import Predictor, resize
 from labkit.structures import IGNORE, Categories, Category
