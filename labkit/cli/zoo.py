@@ -28,7 +28,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     for small in shipped().values():
         own.add_row(small.name, *(str(small.metrics.get(metric, "")) for metric in metrics))
     Console().print("with labkit, trained on Shapes and measured on its val:", own, sep="\n")
-    typer.echo("published, measured on COCO val2017:")
+    typer.echo("published, measured on COCO val2017 by their publishers:")
     where = folder or download_folder()
     known = catalogue().values()
     table = Table(
@@ -43,6 +43,9 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
             "yes" if weights.path(where).is_file() else "",
         )
     Console().print(table)
+    for weights in known:
+        for what in weights.metrics.keys() - set(metrics):
+            typer.echo(f"{weights.name}: {what} {weights.metrics[what]}")
     if not all(weights.usable for weights in known):
         typer.echo("* this version of labkit does not have the model")
     for licence in dict.fromkeys(weights.licence for weights in known):

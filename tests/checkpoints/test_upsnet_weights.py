@@ -16,10 +16,10 @@ from labkit.models import PRESETS
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PUBLISHED = {
     # depth, things, stuff, deformable backbone, entries, million parameters
-    "upsnet_resnet_50_coco_90000": (50, 80, 53, False, 376, 46.13),
-    "upsnet_resnet_101_dcn_coco_270000": (101, 80, 53, True, 742, 66.41),
-    "upsnet_resnet_50_cityscapes_12000": (50, 8, 11, False, 370, 44.53),
-    "upsnet_resnet_101_cityscapes_w_coco_3000": (101, 8, 11, False, 676, 63.52),
+    "upsnet_R_50": (50, 80, 53, False, 376, 46.13),
+    "upsnet_R_101_dcn": (101, 80, 53, True, 742, 66.41),
+    "upsnet_R_50_cityscapes": (50, 8, 11, False, 370, 44.53),
+    "upsnet_R_101_cityscapes": (101, 8, 11, False, 676, 63.52),
 }
 
 
@@ -129,7 +129,7 @@ def test_published_files_fit(name, wrapped, tmp_path, capsys):
     ],
 )
 def test_one_difference_is_refused(change, said, tmp_path):
-    name = "upsnet_resnet_50_coco_90000"
+    name = "upsnet_R_50"
     weights = content(published(*PUBLISHED[name][:4]))
     change(weights)
     torch.save(weights, tmp_path / "weights.pth")
@@ -153,7 +153,7 @@ def test_the_order_of_classes():
 def test_other_conventions_and_other_files_are_refused(tmp_path):
     torch.save([1], tmp_path / "weights.pth")
     with pytest.raises(LabkitError, match="holds a list, not a state dict"):
-        load(tmp_path / "weights.pth", meta_model("upsnet_resnet_50_coco_90000"))
+        load(tmp_path / "weights.pth", meta_model("upsnet_R_50"))
     with torch.device("meta"):
         tiny = PRESETS["upsnet_tiny"].build(store.CATEGORIES["coco_panoptic"]())
     with pytest.raises(LabkitError, match="need a model with its conventions"):
@@ -161,18 +161,18 @@ def test_other_conventions_and_other_files_are_refused(tmp_path):
 
 
 def test_the_store_builds_the_model_of_the_file(tmp_path, monkeypatch):
-    path = find("upsnet_resnet_50_cityscapes_12000").path(tmp_path)
+    path = find("upsnet_R_50_cityscapes").path(tmp_path)
     path.parent.mkdir()
-    torch.save(content(published(*PUBLISHED["upsnet_resnet_50_cityscapes_12000"][:4])), path)
+    torch.save(content(published(*PUBLISHED["upsnet_R_50_cityscapes"][:4])), path)
     with torch.device("meta"):
-        model = store.load("upsnet_resnet_50_cityscapes_12000", tmp_path)
+        model = store.load("upsnet_R_50_cityscapes", tmp_path)
     assert model.config == PRESETS["upsnet_r50_cityscapes"]
     assert not model.training
 
 
 def test_a_file_without_a_published_hash_is_said_to_be_unchecked(file_server, tmp_path):
     file_server.files["weights.pth"] = b"1234"
-    weights = replace(find("upsnet_resnet_50_coco_90000"), url=file_server.url("weights.pth"))
+    weights = replace(find("upsnet_R_50"), url=file_server.url("weights.pth"))
     said = []
     store.get(weights, tmp_path, said.append)
     assert "Uber Non-Commercial License" in said[0]
