@@ -202,12 +202,12 @@ def panoptic(json: Json = None) -> None:
 @app.command("crowded")
 def crowded(
     out: Annotated[Path, typer.Option(help="Folder of the trainings; go on with the same one.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
     images: Annotated[int, typer.Option(min=1, help="To measure on.")] = 200,
     json: Json = None,
 ) -> None:
-    """Train backbones and fusions on crowded pictures, several seeds each (12 trainings)."""
+    """Train backbones and fusions on with crowded pictures, several times each (12 trainings)."""
     from rich.console import Console
     from rich.table import Table
 

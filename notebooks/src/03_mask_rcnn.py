@@ -942,12 +942,15 @@ panels(rows, categories, columns=4)
 # - **FPN**: all stages, joined from top to bottom. Small objects are read from the fine level,
 #   large ones from a coarse one.
 #
-# Training them here until they differ by more than luck would take an hour, so we take the weights that
-# come with labkit: each was trained from nothing on Shapes by one command, which stands in
-# `data/README.md`. What a box costs is counted; what each finds is measured on the same pictures.
+# Training them here until they differ by more than luck would take an hour, so we take weights that come
+# with labkit, trained on Shapes by the commands in `data/README.md`. They are panoptic networks, that is,
+# Mask R-CNNs with one more branch (notebook 4), of which we look at the detections alone. What a box costs
+# is counted; what each finds is measured on the same pictures.
 
 # %%
-KINDS = {"FPN": "mask_rcnn_tiny", "C4": "mask_rcnn_tiny_c4", "DC5": "mask_rcnn_tiny_dc5"}
+KINDS = {
+    kind: f"panoptic_fpn_tiny{end}" for kind, end in (("FPN", ""), ("C4", "_c4"), ("DC5", "_dc5"))
+}
 trained, box_cost = {kind: load_model(name) for kind, name in KINDS.items()}, {}
 print(f"{'':6}stride {'weights':>9}   millions of multiplications a picture, a box")
 for kind, other in trained.items():
@@ -957,7 +960,8 @@ for kind, other in trained.items():
         once = count["multiplications"] / 1e6
         other.roi_heads.box_features(maps, [some_boxes(1)])
         box_cost[kind] = count["multiplications"] / 1e6 - once
-    weights = sum(p.numel() for p in other.parameters()) / 1e6
+    detector = {n: p for n, p in other.named_parameters() if not n.startswith("sem_seg_head")}
+    weights = sum(p.numel() for p in detector.values()) / 1e6
     used = [other.backbone.strides[name] for name in other.config.roi.pooler.levels]
     text = f"{min(used)}–{max(used)}" if len(used) > 1 else str(used[0])
     print(f"{kind:6}{text:>6}{weights:8.2f} M{once:20.1f}{box_cost[kind]:10.2f}")
@@ -971,14 +975,17 @@ for kind, other in trained.items():
     found = [p for p, _ in predict_dataset(other, val_items)]
     ms = 1000 * (time.perf_counter() - start) / len(val_items)
     measured[kind] = measure(found, val_items)
-    trained_for = f"{own[KINDS[kind]].seconds / 60:.0f} min training"
-    print_row(f"{kind}, {trained_for}, {ms:.0f} ms", measured[kind].segm)
+    minutes = own[KINDS[kind]].seconds / 60
+    print_row(f"{kind}, trained {minutes:.0f} min, {ms:.0f} ms", measured[kind].segm)
     labkit.record(f"trained_masks_ap_{kind}", measured[kind].segm.ap)
     labkit.record(f"trained_boxes_ap_{kind}", measured[kind].bbox.ap)
 if math.isfinite(measured["FPN"].segm.small):  # not with a handful of pictures
     for kind in ("C4", "DC5"):
-        for size in ("small", "large"):
-            gap = getattr(measured["FPN"].segm, size) - getattr(measured[kind].segm, size)
+        gaps = {
+            size: getattr(measured["FPN"].segm, size) - getattr(measured[kind].segm, size)
+            for size in ("small", "large")
+        }
+        for size, gap in gaps.items():
             labkit.record(f"trained_masks_ap_{size}_fpn_minus_{kind.lower()}", gap)
 
 # %% [markdown]
