@@ -86,6 +86,7 @@ def enlarged(scores: Tensor, top: int, bottom: int, left: int, right: int) -> Te
     return large[:, top:bottom, left:right]
 
 
+@torch.no_grad()  # an argmax has no gradient
 def fuse(
     scores: Tensor,
     things: int,

@@ -78,6 +78,15 @@ def test_contract(model):
         assert used == {segment.id for segment in prediction.panoptic.segments}
 
 
+def test_predictions_where_gradients_are_on():
+    torch.manual_seed(0)
+    model = build("upsnet_tiny", CATEGORIES).eval()
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    with_gradients = model([image])[0].panoptic
+    with torch.no_grad():
+        assert torch.equal(model([image])[0].panoptic.ids, with_gradients.ids)
+
+
 @pytest.mark.parametrize(
     ("boxes", "labels", "semantic"),
     [([], [], 3), ([[0, 0, 64, 64]], [1], 3), ([], [], IGNORE), ([[5, 5, 20, 20]], [0], IGNORE)],
