@@ -964,7 +964,8 @@ for name, result in results.items():
 #
 # The lecture's homework is to change the backbone and to discuss what happens, with numbers and with
 # pictures. Here are Panoptic FPNs on the three backbones of notebook 3, trained longer than a lesson can
-# wait (`data/checkpoints/checkpoints.toml` has the commands):
+# wait, and not equally long: FPN for 47 minutes, DC5 for 24, C4, whose steps cost most, for 10
+# (`data/README.md` has the commands). So the table shows what is there, not what could be:
 #
 # - **FPN**: the pyramid, as above;
 # - **C4**: one map of stride 16, after the fourth stage; the fifth runs on every region, and the

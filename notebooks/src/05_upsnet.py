@@ -1170,11 +1170,11 @@ panels(shown, categories, columns=4, names=False)
 # ## 5.9 One training is not a result
 #
 # Everything above is about one network. Another seed gives another network, and the difference between
-# two fusions may change with it. `labkit bench crowded --out RUNS` repeats the comparison properly: it
-# trains Panoptic FPN on its three backbones and UPSNet from nothing on crowded pictures, each with
-# three seeds and otherwise the same settings; measures all of them on 200 other crowded pictures; fuses
-# UPSNet's answers with both fusions, network by network; and prints means, spreads and the differences
-# seed by seed. These are twelve trainings, too long for a lesson.
+# two fusions may change with it. `labkit bench crowded --out RUNS` repeats the comparison: it
+# trains Panoptic FPN on its three backbones and UPSNet on with crowded pictures, from the weights that
+# come with labkit, each with three seeds and otherwise the same settings; measures all of them on other
+# crowded pictures; fuses UPSNet's answers with both fusions, network by network; and prints means, spreads
+# and the differences seed by seed. These are twelve trainings, too long for a lesson.
 #
 # Over its three seeds, on crowded pictures, the difference between the head and the merge is: (result
 # of the study).
