@@ -67,6 +67,7 @@ def scene() -> Scene:
     noise = torch.randn(OBJECTS, 1, 7, 7, generator=generator)
     noise = F.interpolate(noise, size=(28, 28), mode="bicubic")[:, 0]
     semantic = torch.randn(1, CLASSES, 9, 12, generator=generator)
+    semantic[:, :THINGS] *= 0.5  # eighty of them: else one of them would win nearly everywhere
     return Scene(
         torch.cat(corners, dim=1),
         torch.linspace(0.999, 0.61, OBJECTS),

@@ -11,7 +11,7 @@ def test_the_scene_leaves_work_for_every_step():
     panoptic = merge(found, semantic, bench.CATEGORIES)
     things = sum(s.label < bench.THINGS for s in panoptic.segments)
     assert 20 < things < bench.OBJECTS  # some are covered by others
-    assert len(panoptic.segments) > things
+    assert len(panoptic.segments) > things + 3
     assert (panoptic.ids == 0).any()
 
 

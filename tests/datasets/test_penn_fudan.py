@@ -105,7 +105,7 @@ def test_boxes_agree_with_the_published_ones():
         equal += (boxes == target["boxes"]).all(1).sum().item()
         objects += len(boxes)
     assert objects > len(dataset)
-    assert equal / objects > 0.9
+    assert equal / objects > 0.85
 
 
 @needs_real
