@@ -49,8 +49,10 @@ def pair(request):
     # A thousand features instead of the 64 of the golden runs, and one level instead of four:
     # scores that differ between eighty classes, boxes that stay.
     spread = 6.0 if request.param.endswith(("c4", "dc5")) else 0.3
-    if request.param == "mask_rcnn_r101_c4":  # twice as many blocks before its one map
-        spread = 30.0
+    if (
+        request.param == "mask_rcnn_r101_c4"
+    ):  # its features are the largest: one class would win everywhere
+        spread = 2.0
     for name, factor in (("cls_score.weight", spread), ("bbox_pred.weight", 0.2)):
         state[f"roi_heads.box_predictor.{name}"] *= factor
     theirs.load_state_dict(state)
