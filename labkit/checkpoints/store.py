@@ -15,6 +15,7 @@ import pooch
 from torch import nn
 
 from labkit.checkpoints import detectron2, torchvision, upsnet
+from labkit.checkpoints.shipped import shipped
 from labkit.datasets import cityscapes_categories, coco_categories
 from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
@@ -89,10 +90,10 @@ def find(name: str) -> Checkpoint:
     known = catalogue()
     if name in known:
         return known[name]
-    by_lower = {each.lower(): each for each in known}
+    by_lower = {each.lower(): each for each in (*shipped(), *known)}
     close = [by_lower[n] for n in difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
-    raise LabkitError(f"no published weights {name!r}; {meant}`labkit zoo list` shows all")
+    raise LabkitError(f"no weights are called {name!r}; {meant}`labkit zoo list` shows all")
 
 
 def get(

@@ -32,6 +32,7 @@ def evaluate(
     """
     from labkit.checkpoints.folder import read_run
     from labkit.checkpoints.shipped import shipped
+    from labkit.checkpoints.store import find
     from labkit.cli.pq import to_json
     from labkit.datasets.named import dataset
     from labkit.datasets.panoptic_json import write_json
@@ -46,6 +47,7 @@ def evaluate(
         elif model in shipped():
             data = "shapes"
         else:
+            find(model)  # an unknown name is the worse mistake
             raise LabkitError(f"{model}: say --data; published weights do not know where it is")
     images = dataset(data, split)
     with process_group():
