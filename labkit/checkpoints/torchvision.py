@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
-from labkit.checkpoints.unpickle import read_torch
+from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.mask_rcnn import MaskRCNN
 from labkit.models.mask_rcnn_config import TORCHVISION, MaskRCNNConfig
@@ -142,10 +142,8 @@ def load(path: Path, model: MaskRCNN) -> None:
             f"{path}: torchvision's weights need a model with torchvision's conventions:"
             " labkit.checkpoints.torchvision.CONFIG.build(categories)"
         )
-    content = read_torch(path)
-    if not isinstance(content, dict):
-        raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    NAMES.load(path, {_today(str(name)): value for name, value in content.items()}, model)
+    content = read_state_dict(path)
+    NAMES.load(path, {_today(name): value for name, value in content.items()}, model)
 
 
 def _today(name: str) -> str:

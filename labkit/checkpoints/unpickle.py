@@ -179,6 +179,18 @@ def read_torch(path: Path) -> Any:
         raise _damaged(path, "a file of torch.save", error) from None
 
 
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """What ``torch.save(model.state_dict(), path)`` wrote: tensors by name.
+
+    Raises:
+        LabkitError: as :func:`read_torch`, or the file holds something else than a dictionary.
+    """
+    content = read_torch(path)
+    if not isinstance(content, dict):
+        raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    return {str(name): value for name, value in content.items()}
+
+
 def _damaged(path: Path, expected: str, error: Exception) -> LabkitError:
     """The error for a file that cannot be read, which names the commonest wrong files."""
     with path.open("rb") as file:

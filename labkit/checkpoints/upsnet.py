@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
-from labkit.checkpoints.unpickle import read_torch
+from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.mask_rcnn_config import UPSNET
 from labkit.models.upsnet import UPSNet
@@ -99,11 +99,9 @@ def load(path: Path, model: UPSNet) -> None:
             f"{path}: UPSNet's weights need a model with its conventions: upsnet_r50,"
             " upsnet_r101_dcn, upsnet_r50_cityscapes or upsnet_r101_cityscapes"
         )
-    content = read_torch(path)
-    if not isinstance(content, dict):
-        raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    content = read_state_dict(path)
     weights: dict[str, Tensor] = {
-        str(name).removeprefix("module."): value for name, value in content.items()
+        name.removeprefix("module."): value for name, value in content.items()
     }
     print(NOTICE, file=sys.stderr)
     names(len(model.categories.stuff)).load(path, weights, model)

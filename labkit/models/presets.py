@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from torch import nn
 
@@ -62,11 +63,15 @@ def _panoptic_r(depth: int) -> PanopticFPNConfig:
     return _panoptic(_r_fpn(depth), SemanticFPNConfig(PYRAMID[:4]))
 
 
+def _parts(detector: MaskRCNNConfig) -> dict[str, Any]:
+    """A detector's numbers, for a network that adds a branch to it."""
+    return {field.name: getattr(detector, field.name) for field in fields(detector)}
+
+
 def _panoptic(
     detector: MaskRCNNConfig, semantic: SemanticFPNConfig, **numbers: float
 ) -> PanopticFPNConfig:
-    parts = {field.name: getattr(detector, field.name) for field in fields(detector)}
-    return PanopticFPNConfig(**parts, semantic=semantic, **numbers)  # type: ignore[arg-type]
+    return PanopticFPNConfig(**_parts(detector), semantic=semantic, **numbers)  # type: ignore[arg-type]
 
 
 def _upsnet_coco(depth: int, deformable: bool) -> UPSNetConfig:
@@ -154,9 +159,8 @@ def _panoptic_tiny(detector: MaskRCNNConfig, levels: tuple[str, ...]) -> Panopti
 
 
 def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
-    parts = {field.name: getattr(detector, field.name) for field in fields(detector)}
     return UPSNetConfig(
-        **parts,
+        **_parts(detector),
         semantic=DeformableConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
         fusion=FusionConfig(stuff_area=TINY_STUFF_AREA),
         semantic_weight=1.0,
