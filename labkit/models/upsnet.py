@@ -28,7 +28,7 @@ from labkit.models.semantic import upsample
 from labkit.models.semantic_loss import cross_entropy, semantic_truth
 from labkit.models.upsnet_fusion import STRIDE, FusionConfig, at_size, fuse, settle
 from labkit.models.upsnet_head import prune, resized_masks, windows_of
-from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss
+from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss, with_box
 from labkit.models.upsnet_semantic import DeformableConfig, DeformableHead
 from labkit.ops.boxes import clip_boxes
 from labkit.structures import Categories, Detections, Panoptic, Prediction, Target
@@ -101,10 +101,15 @@ class UPSNet(MaskRCNN):
                 labels_in_boxes(truth, boxes, side),
             )
         if config.panoptic_weight > 0:
-            masks = self._masks_in(features, boxes, [t["labels"] for t in targets])
+            kept = [with_box(len(b), config.held_back).to(b.device) for b in boxes]
+            masks = self._masks_in(
+                features,
+                [b[k] for b, k in zip(boxes, kept, strict=True)],
+                [t["labels"][k] for t, k in zip(targets, kept, strict=True)],
+            )
             each = [
-                panoptic_loss(*parts, len(self.categories.things), config.held_back)
-                for parts in zip(scores, truth, targets, masks, strict=True)
+                panoptic_loss(*parts, len(self.categories.things))
+                for parts in zip(scores, truth, targets, kept, masks, strict=True)
             ]
             losses["loss_panoptic"] = config.panoptic_weight * torch.stack(each).mean()
         return losses

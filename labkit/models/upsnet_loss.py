@@ -67,39 +67,44 @@ def panoptic_truth(
     return truth
 
 
-def panoptic_loss(
-    scores: Tensor,
-    semantic: Tensor,
-    target: Target,
-    mask_logits: Tensor,
-    things: int,
-    held_back: float,
-) -> Tensor:
-    """Cross-entropy of the panoptic logits of one image, made from the true boxes.
+def with_box(count: int, held_back: float) -> Tensor:
+    """Which objects of an image keep their box in the panoptic loss.
 
-    A share of the objects is held back, so that the network sees objects without a box, as it will
-    when the detector misses some, and learns to call them unknown.
+    A share of them is held back, so that the network sees objects without a box, as it will when
+    the detector misses some, and learns to call them unknown.
+
+    Args:
+        count: objects of the image.
+        held_back: share of them; at least one is kept.
+
+    Returns:
+        ``(kept,)`` indices in rising order, drawn from torch's generator.
+    """
+    number = max(int((1 - held_back) * count), min(count, 1))
+    return torch.randperm(count)[:number].sort().values
+
+
+def panoptic_loss(
+    scores: Tensor, semantic: Tensor, target: Target, kept: Tensor, mask_logits: Tensor, things: int
+) -> Tensor:
+    """Cross-entropy of the panoptic logits of one image, made from true boxes.
 
     Args:
         scores: ``(C, h, w)`` semantic logits.
         semantic: ``(H, W)`` labels.
         target: with ``boxes`` ``(n, 4)``, ``labels`` and ``masks`` ``(n, ., .)`` of the image.
-        mask_logits: ``(n, m, m)`` of the true class in the true boxes.
+        kept: ``(n',)`` indices of the objects that have a logit.
+        mask_logits: ``(n', m, m)`` of their true class in their true boxes.
         things: T.
-        held_back: share of the objects; at least one keeps its logit. Which ones is drawn from
-            torch's generator.
     """
-    count = len(target["labels"])
-    number = max(int((1 - held_back) * count), min(count, 1))
-    kept = torch.randperm(count, device=scores.device)[:number].sort().values
     windows = windows_of(target["boxes"][kept], (scores.shape[1], scores.shape[2]), 1 / STRIDE)
     logits = panoptic_logits(
-        scores, things, target["labels"][kept], mask_logits[kept], windows
+        scores, things, target["labels"][kept], mask_logits, windows
     )  # (S + n' + 1, h, w)
     # Every fourth pixel: the nearest one.
     small = semantic[::STRIDE, ::STRIDE]
-    masks = torch.zeros((count, *small.shape), dtype=torch.bool, device=scores.device)
     of_objects = target["masks"][:, ::STRIDE, ::STRIDE]
+    masks = torch.zeros((len(of_objects), *small.shape), dtype=torch.bool, device=scores.device)
     masks[:, : of_objects.shape[1], : of_objects.shape[2]] = of_objects
     truth = panoptic_truth(small, masks, kept, things, len(scores))
     return cross_entropy(logits[None], truth[None])

@@ -14,7 +14,7 @@ from labkit.models.pooler import PoolerConfig, level_of
 from labkit.models.resnet_bottleneck import ConvNorm, DeformConvNorm
 from labkit.models.roi_heads import Found
 from labkit.models.semantic_loss import cross_entropy, semantic_truth
-from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss, panoptic_truth
+from labkit.models.upsnet_loss import labels_in_boxes, panoptic_loss, panoptic_truth, with_box
 from labkit.ops.boxes import clip_boxes, decode_boxes
 from labkit.predictor import Predictor, resize
 from labkit.structures import IGNORE, Categories, Category
@@ -208,18 +208,34 @@ def test_panoptic_truth():
     assert panoptic_truth(semantic, masks, none, 2, 4).tolist() == [[0, 1, 3, 3, 3, 3, IGNORE]]
 
 
-@pytest.mark.parametrize(("objects", "kept"), [(1, 1), (3, 2), (10, 7)])
-def test_three_of_ten_objects_are_held_back(objects, kept, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "labkit.models.upsnet_loss.panoptic_truth",
-        lambda *arguments: seen.append(arguments[2]) or panoptic_truth(*arguments),
-    )
-    target = _target(32, 32, [[i, i, i + 8, i + 8] for i in range(objects)], [0] * objects)
-    scores, masks = torch.randn(5, 8, 8), torch.randn(objects, 4, 4)
-    loss = panoptic_loss(scores, target["semantic"], target, masks, 3, 0.3)
-    assert len(seen[0]) == len(set(seen[0].tolist())) == kept
-    assert loss.isfinite()
+@pytest.mark.parametrize(("objects", "kept"), [(0, 0), (1, 1), (3, 2), (10, 7)])
+def test_three_of_ten_objects_are_held_back(objects, kept):
+    chosen = with_box(objects, 0.3).tolist()
+    assert len(chosen) == kept
+    assert set(chosen) <= set(range(objects))
+    assert chosen == sorted(set(chosen))
+
+
+def test_the_panoptic_loss_by_hand():
+    """One stuff class, one thing; two cells of four pixels: stuff, and an object held back or not.
+
+    Logits: stuff 1 and 0, thing -1 and 2. The object's box is the second cell, its mask's logit 3.
+    """
+    scores = torch.tensor([[[-1.0, 2.0]], [[1.0, 0.0]]])
+    semantic = torch.cat([torch.full((4, 4), 1), torch.zeros((4, 4), dtype=torch.int64)], dim=1)
+    target = _target(4, 8, [[4, 0, 8, 4]], [0])
+    target["masks"] = semantic[None] == 0
+    kept, none = torch.tensor([0]), torch.tensor([], dtype=torch.int64)
+    # In each cell: stuff, the object (semantic logit in its box, and its mask), unknown.
+    first, second = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([0.0, 2.0 + 3.0, 2.0 - 2.0])
+    wanted = -(first.log_softmax(0)[0] + second.log_softmax(0)[1]) / 2
+    loss = panoptic_loss(scores, semantic, target, kept, torch.full((1, 4, 4), 3.0), 1)
+    torch.testing.assert_close(loss, wanted)
+    # Held back: an object that is nowhere has logit 0, and unknown is the thing's own logit.
+    second = torch.tensor([0.0, 0.0, 2.0])
+    wanted = -(first.log_softmax(0)[0] + second.log_softmax(0)[2]) / 2
+    loss = panoptic_loss(scores, semantic, target, none, torch.zeros(0, 4, 4), 1)
+    torch.testing.assert_close(loss, wanted)
 
 
 def test_the_mean_over_nothing_is_zero():
