@@ -24,9 +24,9 @@ from labkit.datasets.image_files import read_image
 from labkit.distributed import default_device
 from labkit.errors import LabkitError
 from labkit.inference import predict, to_cpu
+from labkit.models.conventions import Conventions
+from labkit.models.detector import Detector
 from labkit.models.folding import fold_norms
-from labkit.models.mask_rcnn import MaskRCNN
-from labkit.models.mask_rcnn_config import Conventions
 from labkit.structures import Prediction
 
 
@@ -67,7 +67,7 @@ class Predictor:
             LabkitError: the file cannot be read, or the array is not such a picture.
         """
         picture = as_picture(image)
-        if not isinstance(self.model, MaskRCNN):
+        if not isinstance(self.model, Detector):
             return predict(self.model, [picture])[0]
         size = (picture.shape[1], picture.shape[2])
         resized = resize(picture, self.model.config.conventions).to(self.device)
@@ -125,13 +125,24 @@ def resize(picture: Tensor, conventions: Conventions) -> Tensor:
             align_corners=False,
             recompute_scale_factor=True,
         )[0]
-    sides = [side * conventions.short / min(height, width) for side in (width, height)]
-    if max(sides) > conventions.long:
-        sides = [side * conventions.long / max(sides) for side in sides]
-    size = (max(int(sides[0] + 0.5), 1), max(int(sides[1] + 0.5), 1))  # a flat one keeps a row
+    size = _whole_size(width, height, conventions)
     if size == (width, height):
         return picture
     resized = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
         size, Image.Resampling.BILINEAR
     )
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def _whole_size(width: int, height: int, conventions: Conventions) -> tuple[int, int]:
+    """(width, height) under "whole" and "floor"; a flat picture keeps a row."""
+    small, large = min(width, height), max(width, height)
+    if conventions.resize == "floor":
+        short = conventions.short
+        if large / small * short > conventions.long:
+            short = max(round(conventions.long * small / large), 1)
+        return short * width // small, short * height // small
+    sides = [side * conventions.short / small for side in (width, height)]
+    if max(sides) > conventions.long:
+        sides = [side * conventions.long / max(sides) for side in sides]
+    return max(int(sides[0] + 0.5), 1), max(int(sides[1] + 0.5), 1)

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from labkit import predictor
 from labkit.models import images, mask_head, pasting, pooler
+from labkit.models.detector import check_targets
 from labkit.models.fpn import FPN
-from labkit.models.mask_rcnn import check_targets
 from labkit.models.resnet_bottleneck import ResNet
 from labkit.models.roi_heads import BoxHead, RoIHeads
 from labkit.models.rpn import RPN

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from labkit.checkpoints.weights import load_weights
 from labkit.errors import LabkitError
 from labkit.files import whole
-from labkit.models.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.detector import DetectorConfig
 from labkit.models.presets import PRESETS, build
 from labkit.structures import Categories
 
@@ -60,7 +60,7 @@ class Run:
         if self.short_side is None:
             return build(self.preset, self.categories)
         config = PRESETS.get(self.preset)
-        if config is not None and not isinstance(config, MaskRCNNConfig):
+        if config is not None and not isinstance(config, DetectorConfig):
             raise LabkitError(f"{self.preset}: takes images as they are; leave the short side out")
         if not 16 <= self.short_side <= 4096:
             raise LabkitError(f"short side {self.short_side}: must be in 16..4096 pixels")
@@ -141,20 +141,32 @@ def load_run(path: Path) -> nn.Module:
     return model.eval()
 
 
-def start_from(model: nn.Module, weights: nn.Module) -> list[str]:
+def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str]:
     """Copy the weights of a trained model, but for layers that it lacks or that differ in shape.
 
     Those are branches that are added, as a panoptic model adds one to a Mask R-CNN, and the layers
     that answer for each class, where the number of classes differs.
 
+    Args:
+        model: to be trained.
+        weights: the trained model.
+        part: of both models, such as ``backbone``; the rest stays fresh. Empty: everything.
+
     Returns:
         The names of what stayed fresh.
 
     Raises:
-        LabkitError: the trained model has parts that this one has not.
+        LabkitError: the trained model has parts that this one has not, or not the part.
     """
     mine: dict[str, Tensor] = model.state_dict()
     theirs: dict[str, Tensor] = weights.state_dict()
+    if part:
+        theirs = {name: value for name, value in theirs.items() if name.startswith(f"{part}.")}
+        if not theirs:
+            parts = sorted({name.split(".")[0] for name in weights.state_dict()})
+            raise LabkitError(
+                f"the weights to start from have no part {part!r}; they have {', '.join(parts)}"
+            )
     unknown = sorted(theirs.keys() - mine.keys())
     if unknown:
         raise LabkitError(

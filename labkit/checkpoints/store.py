@@ -14,16 +14,17 @@ from pathlib import Path
 import pooch
 from torch import nn
 
-from labkit.checkpoints import detectron2, torchvision, upsnet
+from labkit.checkpoints import detectron2, detr, torchvision, upsnet
 from labkit.checkpoints.shipped import shipped
 from labkit.datasets import cityscapes_categories, coco_categories
 from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
+from labkit.models.detr import DETR
 from labkit.models.upsnet import UPSNet
 
-FORMATS = ("detectron2", "torchvision", "upsnet")
+FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
 NO_HASH = "none"
 CATEGORIES = {
     "coco_things": coco_categories.coco_things,
@@ -104,7 +105,7 @@ def get(
     Args:
         checkpoint: of :func:`catalogue` or :func:`find`.
         folder: the download folder. None: the usual one.
-        show: takes lines for the user: the licence.
+        show: takes lines for the user: the licence, the hash.
 
     Returns:
         The file.
@@ -118,6 +119,8 @@ def get(
     show(f"{checkpoint.name}\nLicence: {checkpoint.licence}\nFrom: {checkpoint.url}")
     if checkpoint.hash == NO_HASH:
         show("Its publisher gives no hash: whether the file is whole shows only when it is loaded.")
+    else:
+        show(f"Its hash must begin with {checkpoint.hash}")
     if path.is_file():
         if not _is_whole(path, checkpoint):
             raise LabkitError(
@@ -188,6 +191,11 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         assert isinstance(of_upsnet, UPSNet)
         upsnet.load(path, of_upsnet)
         return of_upsnet.eval()
+    if checkpoint.format == "detr":
+        of_detr = PRESETS[checkpoint.preset].build(categories)
+        assert isinstance(of_detr, DETR)
+        detr.load(path, of_detr)
+        return of_detr.eval()
     of_detectron2 = PRESETS[checkpoint.preset].build(categories)
     detectron2.load(path, of_detectron2)
     return of_detectron2.eval()

@@ -19,8 +19,9 @@ from torch import Tensor
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
 from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
+from labkit.models.conventions import TORCHVISION
 from labkit.models.mask_rcnn import MaskRCNN
-from labkit.models.mask_rcnn_config import TORCHVISION, MaskRCNNConfig
+from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.presets import PRESETS
 
 
@@ -64,7 +65,7 @@ A model that was trained there from fresh or ImageNet weights has norms with an 
 _BODY = r"backbone\.bottom_up\."
 
 
-def _block(match: re.Match[str]) -> str:
+def residual_block(match: re.Match[str]) -> str:
     """``res2.0.conv1.norm.weight`` to ``layer1.0.bn1.weight``, for every layer of a block."""
     stage, block, layer, value = match.groups()
     norm = value.startswith("norm.")
@@ -72,7 +73,7 @@ def _block(match: re.Match[str]) -> str:
         name = "downsample.1" if norm else "downsample.0"
     else:
         name = layer.replace("conv", "bn") if norm else layer
-    return f"backbone.body.layer{int(stage) - 1}.{block}.{name}.{value.removeprefix('norm.')}"
+    return f"layer{int(stage) - 1}.{block}.{name}.{value.removeprefix('norm.')}"
 
 
 def _level(match: re.Match[str]) -> str:
@@ -83,7 +84,10 @@ def _level(match: re.Match[str]) -> str:
 _RULES: tuple[Rule, ...] = (
     (_BODY + r"stem\.conv1\.norm\.", "backbone.body.bn1."),
     (_BODY + r"stem\.", "backbone.body."),
-    (_BODY + r"res(\d)\.(\d+)\.(\w+)\.(.+)", _block),
+    (
+        _BODY + r"res(\d)\.(\d+)\.(\w+)\.(.+)",
+        lambda match: f"backbone.body.{residual_block(match)}",
+    ),
     (r"backbone\.(lateral|output)(\d)\.", _level),
     (r"rpn\.conv\.", "rpn.head.conv.0.0."),
     (r"rpn\.objectness\.", "rpn.head.cls_logits."),

@@ -20,7 +20,7 @@ from torch import Tensor
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
 from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.mask_rcnn_config import UPSNET
+from labkit.models.conventions import UPSNET
 from labkit.models.upsnet import UPSNet
 
 NOTICE = (

@@ -27,7 +27,11 @@ def train(
         typer.Option(help="Resize images to this shorter side, in training and afterwards."),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Start from a run's folder or weights of `labkit zoo list`.")
+        str | None,
+        typer.Option(
+            help="Start from a run's folder or weights of `labkit zoo list`;"
+            " with :backbone at the end, from that part of them alone."
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the flips.")] = 0,
@@ -46,7 +50,7 @@ def train(
     from labkit.datasets.transforms import Joint, Transformed
     from labkit.distributed import process_group, rank
     from labkit.errors import LabkitError
-    from labkit.models.mask_rcnn import MaskRCNN
+    from labkit.models.detector import Detector
     from labkit.models.semantic import SemanticModel
     from labkit.predictor import load_model
     from labkit.training import TrainConfig
@@ -62,14 +66,15 @@ def train(
     with process_group():
         main = rank() == 0
         if init and not (out / STATE).exists():
-            fresh = start_from(model, load_model(init))
+            source, _, part = init.partition(":")
+            fresh = start_from(model, load_model(source), part)
             if main and fresh:
                 layers = dict.fromkeys(".".join(name.split(".")[:2]) for name in fresh)
                 typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
         if main:
             save_run(out, run)
         changes: list[v2.Transform] = [v2.RandomHorizontalFlip()]
-        if isinstance(model, MaskRCNN) and model.config.conventions.resize:
+        if isinstance(model, Detector) and model.config.conventions.resize:
             conventions = model.config.conventions
             changes.append(v2.Resize(conventions.short, max_size=conventions.long))
         start = time.perf_counter()

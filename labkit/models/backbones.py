@@ -22,21 +22,22 @@ class BackboneConfig:
 
     Attributes:
         kind: "fpn", a pyramid on all stages; "c4", the map of ``res4``, with ``res5`` in the heads;
-            "dc5", the map of a dilated ``res5``.
+            "dc5", the map of a dilated ``res5``; "c5", of an ordinary one.
         depth: layers, 50 or 101; 0 is the tiny network.
         pyramid: channels of the pyramid.
-        stride_in_1x1, eps, frozen, deformable: of
+        stride_in_1x1, eps, frozen, deformable, late_dilation: of
             :class:`labkit.models.resnet_bottleneck.ResNet`.
         context: of :class:`labkit.models.fpn.FPN`.
     """
 
-    kind: Literal["fpn", "c4", "dc5"]
+    kind: Literal["fpn", "c4", "c5", "dc5"]
     depth: int
     pyramid: int = 256
     stride_in_1x1: bool = True
     eps: float = 1e-5
     frozen: int = 2
     deformable: bool = False
+    late_dilation: bool = False
     context: bool = False
 
     def build(self) -> Backbone:
@@ -55,6 +56,7 @@ class BackboneConfig:
                 eps=self.eps,
                 frozen=self.frozen,
                 deformable=self.deformable,
+                late_dilation=self.late_dilation,
             )
         if self.kind == "fpn":
             return FPN(bottom_up, self.pyramid, self.depth == 0, self.context)

@@ -74,6 +74,23 @@ def normalised(
     return batch
 
 
+def padding_of(images: Sequence[Tensor], padded: Sequence[int], cells: Sequence[int]) -> Tensor:
+    """Where a batch has no picture, on the coarser grid of a feature map.
+
+    Args:
+        images: B tensors ``(3, h, w)``.
+        padded: (H, W) of the batch.
+        cells: (rows, columns) of the map; a cell is what the pixel at its beginning is.
+
+    Returns:
+        ``(B, rows, columns)`` bool, True for padding.
+    """
+    mask = torch.ones(len(images), *padded, device=images[0].device)  # (B, H, W)
+    for row, image in zip(mask, images, strict=True):
+        row[: image.shape[1], : image.shape[2]] = 0
+    return F.interpolate(mask[None], tuple(cells), mode="nearest")[0] > 0
+
+
 def batch_semantic(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Pad label maps ``(h, w)`` with IGNORE to ``(B, H, W)``, as :func:`batch_images` pads images.
 

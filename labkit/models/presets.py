@@ -9,9 +9,11 @@ from torch import nn
 
 from labkit.errors import LabkitError
 from labkit.models.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
+from labkit.models.conventions import DETECTRON2, DETR, LABKIT, UPSNET
 from labkit.models.deeplab import DeepLabConfig
+from labkit.models.detr import DETRConfig
 from labkit.models.fcn import FCNConfig
-from labkit.models.mask_rcnn_config import DETECTRON2, LABKIT, UPSNET, MaskRCNNConfig
+from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.panoptic_fpn import PanopticFPNConfig
 from labkit.models.pooler import PoolerConfig
 from labkit.models.roi_config import RoIConfig
@@ -23,7 +25,7 @@ from labkit.models.upsnet_semantic import DeformableConfig
 from labkit.structures import Categories
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
-Config = FCNConfig | DeepLabConfig | MaskRCNNConfig
+Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | DETRConfig
 
 
 def _r_fpn(depth: int) -> MaskRCNNConfig:
@@ -158,6 +160,35 @@ def _panoptic_tiny(detector: MaskRCNNConfig, levels: tuple[str, ...]) -> Panopti
     )
 
 
+def _detr(depth: int, dilated: bool, panoptic: bool) -> DETRConfig:
+    kind: Any = "dc5" if dilated else "c5"
+    return DETRConfig(
+        DETR,
+        BackboneConfig(kind, depth, stride_in_1x1=False, late_dilation=True),
+        # Its outputs are COCO's ids: 90 things and, in a later list, stuff up to 200.
+        ids=250 if panoptic else 91,
+        panoptic=panoptic,
+        mask_widths=(128, 64, 32, 16) if panoptic else None,
+    )
+
+
+# 128-pixel images have two to eight objects and up to four kinds of stuff. A coarse map of 4 x 4
+# cells, as the last stage's is, would hold several objects in a cell, so that the transformer sees
+# the pyramid's level of stride 8, and the mask head needs one finer map only.
+DETR_TINY = DETRConfig(
+    LABKIT,
+    BackboneConfig("fpn", 0, pyramid=64),
+    levels=("p3", "p2"),
+    width=128,
+    hidden=256,
+    dropout=0.0,
+    encoder_layers=2,
+    decoder_layers=3,
+    queries=20,
+    score=0.5,
+)
+
+
 def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
     return UPSNetConfig(
         **_parts(detector),
@@ -184,6 +215,8 @@ PRESETS: dict[str, Config] = {
     "panoptic_fpn_tiny_c4": _panoptic_tiny(_tiny_one_level("c4", "res4"), ("res4",)),
     "panoptic_fpn_tiny_dc5": _panoptic_tiny(_tiny_one_level("dc5", "res5"), ("res5",)),
     "upsnet_tiny": _upsnet_tiny(TINY_FPN),
+    "detr_tiny": DETR_TINY,
+    "detr_panoptic_tiny": replace(DETR_TINY, mask_widths=(64, 32), frozen=True),
     "mask_rcnn_r50": _r_fpn(50),
     "mask_rcnn_r50_c4": _r_c4(50),
     "mask_rcnn_r50_dc5": _r_dc5(50),
@@ -196,6 +229,13 @@ PRESETS: dict[str, Config] = {
     "upsnet_r101_dcn": _upsnet_coco(101, deformable=True),
     "upsnet_r50_cityscapes": _upsnet_cityscapes(50),
     "upsnet_r101_cityscapes": _upsnet_cityscapes(101),
+    "detr_r50": _detr(50, dilated=False, panoptic=False),
+    "detr_r50_dc5": _detr(50, dilated=True, panoptic=False),
+    "detr_r101": _detr(101, dilated=False, panoptic=False),
+    "detr_r101_dc5": _detr(101, dilated=True, panoptic=False),
+    "detr_panoptic_r50": _detr(50, dilated=False, panoptic=True),
+    "detr_panoptic_r50_dc5": _detr(50, dilated=True, panoptic=True),
+    "detr_panoptic_r101": _detr(101, dilated=False, panoptic=True),
 }
 
 

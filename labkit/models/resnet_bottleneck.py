@@ -150,10 +150,12 @@ def stage(
     stride_in_1x1: bool,
     eps: float,
     deformable: bool = False,
+    late_dilation: bool = False,
 ) -> nn.Sequential:
     """A stage of ``blocks`` bottlenecks, ``inputs`` to ``4 · width`` channels."""
     rest = (stride_in_1x1, eps, deformable)
-    layers = [Bottleneck(inputs, width, 4 * width, stride, dilation, *rest)]
+    first = 1 if late_dilation else dilation
+    layers = [Bottleneck(inputs, width, 4 * width, stride, first, *rest)]
     layers += [
         Bottleneck(4 * width, width, 4 * width, 1, dilation, *rest) for _ in range(blocks - 1)
     ]
@@ -178,7 +180,9 @@ class ResNet(Backbone):
         depth: 50 or 101.
         last: 5, or 4 to leave ``res5`` to the RoI heads (C4).
         dilated: ``res5`` keeps stride 16; its 3 × 3 convolutions, all of them, are dilated by 2
-            (DC5 as in Detectron2; torchvision leaves the first one undilated).
+            (DC5 as in Detectron2).
+        late_dilation: but for the first block's, which reads a map whose stride is still right
+            (DC5 as in torchvision and DETR).
         stride_in_1x1, eps: see :class:`Bottleneck`.
         frozen: stages that are not trained, counted from the stem; 2 freezes stem and ``res2``.
         deformable: the 3 × 3 convolutions of ``res3`` and later are deformable.
@@ -193,6 +197,7 @@ class ResNet(Backbone):
         eps: float = 1e-5,
         frozen: int = 2,
         deformable: bool = False,
+        late_dilation: bool = False,
     ) -> None:
         super().__init__()
         self.stem = Stem(eps)
@@ -203,7 +208,7 @@ class ResNet(Backbone):
             widen = dilated and name == "res5"
             step = 1 if name == "res2" or widen else 2
             dilation = 2 if widen else 1
-            rest = (stride_in_1x1, eps, deformable and name != "res2")
+            rest = (stride_in_1x1, eps, deformable and name != "res2", late_dilation)
             self.add_module(name, stage(inputs, outputs // 4, blocks, step, dilation, *rest))
             stride *= step
             self.strides[name] = stride

@@ -1,0 +1,54 @@
+"""Weights of DETR as its authors published them (N. Carion et al., ECCV 2020).
+
+They fit ``detr_r50``, ``detr_panoptic_r50`` and their relatives. A panoptic network is a mask head
+around a network for boxes, whose names begin with ``detr.`` there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.checkpoints.key_map import KeyMap, Rule
+from labkit.checkpoints.torchvision import residual_block
+from labkit.checkpoints.unpickle import read_state_dict
+from labkit.errors import LabkitError
+from labkit.models.conventions import DETR as CONVENTIONS
+from labkit.models.detr import DETR
+
+_BODY = "backbone.0.body."
+
+
+def names(panoptic: bool) -> KeyMap:
+    """DETR's names of the parameters of a model with or without a mask head."""
+    prefix = "detr." if panoptic else ""
+    rules: tuple[Rule, ...] = (
+        (r"backbone\.stem\.conv1\.norm\.", f"{prefix}{_BODY}bn1."),
+        (r"backbone\.stem\.", f"{prefix}{_BODY}"),
+        (
+            r"backbone\.res(\d)\.(\d+)\.(\w+)\.(.+)",
+            lambda match: f"{prefix}{_BODY}{residual_block(match)}",
+        ),
+        (r"(bbox_attention|mask_head)\.", r"\1."),
+        (r"", prefix),
+    )
+    return KeyMap(rules, dropped=r".*\.num_batches_tracked")
+
+
+def load(path: Path, model: DETR) -> None:
+    """Read published weights.
+
+    Args:
+        path: the ``.pth``; its state dict is its entry ``model``.
+        model: of the preset that the file is for; changed only if everything fits.
+
+    Raises:
+        LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
+            model's (the message lists which), or the model has other conventions than DETR.
+    """
+    if model.config.conventions != CONVENTIONS:
+        raise LabkitError(
+            f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
+        )
+    panoptic = model.config.mask_widths is not None
+    content = read_state_dict(path)
+    names(panoptic).load(path, content.get("model", content), model)

@@ -1,0 +1,107 @@
+"""DETR's mask head: where a query looks, sharpened by the backbone's finer maps.
+
+N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, section 4.4, figure 8.
+
+Letters in shapes: ``B`` images, ``D`` channels, ``h × w`` the transformer's map, ``N`` queries that
+get a mask, those of all images in a row, ``M`` heads.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 8  # of the group norms
+
+
+class AttentionMaps(nn.Module):
+    """How much each query attends to each cell, for each head: attention without values.
+
+    Args:
+        width: D.
+        heads: M.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_linear = nn.Linear(width, width)
+        self.k_linear = nn.Linear(width, width)
+        for layer in (self.q_linear, self.k_linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, queries: Tensor, memory: Tensor, padding: Tensor, image: Tensor) -> Tensor:
+        """Maps ``(N, M, h, w)``; all heads' maps of a query add up to 1.
+
+        Args:
+            queries: ``(N, D)``.
+            memory: ``(B, D, h, w)``.
+            padding: ``(B, h, w)`` bool; nothing attends to it.
+            image: ``(N,)``, which image each query belongs to.
+        """
+        weight = self.k_linear.weight[:, :, None, None]
+        keys = F.conv2d(memory, weight, self.k_linear.bias)  # a linear layer for every cell
+        keys = keys.unflatten(1, (self.heads, -1))  # (B, M, D / M, h, w)
+        asked = self.q_linear(queries).unflatten(1, (self.heads, -1))  # (N, M, D / M)
+        asked = asked * asked.shape[-1] ** -0.5
+        logits = torch.einsum("nmd,nmdhw->nmhw", asked, keys[image])
+        logits = logits.masked_fill(padding[image][:, None], -torch.inf)
+        return logits.flatten(1).softmax(dim=1).view_as(logits)
+
+
+class MaskHead(nn.Module):
+    """A small pyramid of convolutions that one query at a time goes through.
+
+    Args:
+        width: D.
+        heads: M.
+        skips: channels of the backbone's maps that join, coarse to fine.
+        widths: channels after the second convolution and after each join.
+    """
+
+    def __init__(self, width: int, heads: int, skips: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        inputs = width + heads
+        channels = (inputs, inputs, *widths)
+        for i, (a, b) in enumerate(itertools.pairwise(channels), 1):
+            self.add_module(f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
+            self.add_module(f"gn{i}", nn.GroupNorm(GROUPS, b))
+        for i, (skip, joined) in enumerate(zip(skips, widths, strict=False), 1):
+            self.add_module(f"adapter{i}", nn.Conv2d(skip, joined, 1))
+        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.skips = len(skips)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, x: Tensor, attention: Tensor, finer: Sequence[Tensor], image: Tensor
+    ) -> Tensor:
+        """Mask logits ``(N, H, W)`` at the size of the finest map.
+
+        Args:
+            x: ``(B, D, h, w)``, what went into the transformer.
+            attention: ``(N, M, h, w)``.
+            finer: the backbone's maps ``(B, ., ., .)``, coarse to fine.
+            image: ``(N,)``, which image each query belongs to.
+        """
+        y = torch.cat([x[image], attention], dim=1)
+        y = self._layer(2, self._layer(1, y))
+        for i, skip in enumerate(finer, 1):
+            # The adapter runs once an image, not once a query.
+            joined = self.get_submodule(f"adapter{i}")(skip)
+            y = joined[image] + F.interpolate(y, size=joined.shape[-2:], mode="nearest")
+            y = self._layer(2 + i, y)
+        masks: Tensor = self.out_lay(y)[:, 0]
+        return masks
+
+    def _layer(self, number: int, y: Tensor) -> Tensor:
+        y = self.get_submodule(f"gn{number}")(self.get_submodule(f"lay{number}")(y))
+        return F.relu(y, inplace=True)
