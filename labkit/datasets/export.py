@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from labkit.datasets.panoptic_format import to_annotation, write_png
 from labkit.datasets.panoptic_json import write_json
+from labkit.datasets.polygons import segmentation_of
 from labkit.datasets.targets import SegmentationDataset
 from labkit.errors import LabkitError
 from labkit.progress import progress_bar
@@ -21,19 +20,25 @@ from labkit.structures import Categories, Panoptic
 
 
 def export(
-    dataset: SegmentationDataset, out_dir: str | Path, num: int | None = None, split: str = "val"
+    dataset: SegmentationDataset,
+    out_dir: str | Path,
+    num: int | None = None,
+    split: str = "val",
+    polygons: bool = False,
 ) -> None:
     """Write the first images of a data set and their ground truth, all of it or nothing.
 
     The layout is COCO's: ``SPLIT/*.png`` images, ``annotations/instances_SPLIT.json`` (masks as
-    run-length codes, so they are exact), ``annotations/panoptic_SPLIT.json`` and
-    ``annotations/panoptic_SPLIT/*.png``. All annotations are made from the panoptic map.
+    run-length codes, which are exact, unless polygons are asked for),
+    ``annotations/panoptic_SPLIT.json`` and ``annotations/panoptic_SPLIT/*.png``. All annotations
+    are made from the panoptic map.
 
     Args:
         dataset: any labkit data set whose targets have ``panoptic``.
         out_dir: must not exist yet, or be empty.
         num: how many images; by default all.
         split: the name in the layout.
+        polygons: objects as polygons, as far as these are the masks to 0.99 of IoU.
 
     Raises:
         LabkitError: ``out_dir`` is in use, there are fewer than ``num`` images, a target has no
@@ -44,12 +49,14 @@ def export(
         raise LabkitError(f"export: num {num} must be in 1..{len(dataset)}, the data set's length")
     try:
         with _whole_folder(Path(out_dir)) as folder:
-            _write(dataset, folder, num, split)
+            _write(dataset, folder, num, split, polygons)
     except OSError as error:
         raise LabkitError(f"{out_dir}: cannot be written: {error.strerror}") from None
 
 
-def _write(dataset: SegmentationDataset, folder: Path, num: int, split: str) -> None:
+def _write(
+    dataset: SegmentationDataset, folder: Path, num: int, split: str, polygons: bool
+) -> None:
     image_dir, png_dir = folder / split, folder / "annotations" / f"panoptic_{split}"
     image_dir.mkdir()
     images: list[dict[str, Any]] = []
@@ -66,7 +73,7 @@ def _write(dataset: SegmentationDataset, folder: Path, num: int, split: str) -> 
         height, width = panoptic.ids.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         panoptics.append(to_annotation(panoptic, image_id, name, dataset.categories))
-        instances += _instances(panoptic, panoptics[-1], dataset.categories)
+        instances += _instances(panoptic, panoptics[-1], dataset.categories, polygons)
 
     for number, instance in enumerate(instances, start=1):  # pycocotools takes id 0 for no match
         instance["id"] = number
@@ -86,7 +93,7 @@ def _write(dataset: SegmentationDataset, folder: Path, num: int, split: str) -> 
 
 
 def _instances(
-    panoptic: Panoptic, annotation: dict[str, Any], categories: Categories
+    panoptic: Panoptic, annotation: dict[str, Any], categories: Categories, polygons: bool
 ) -> list[dict[str, Any]]:
     """The instance annotations of the things of a panoptic annotation."""
     ids = panoptic.ids.numpy()
@@ -94,12 +101,13 @@ def _instances(
     for info in annotation["segments_info"]:
         if categories.label(info["category_id"]) not in categories.things:
             continue
-        code = coco_mask.encode(np.asfortranarray(ids == info["id"], np.uint8))
+        # A crowd is always a run-length code: readers tell it by that.
+        segmentation = segmentation_of(ids == info["id"], polygons and not info["iscrowd"])
         found.append(
             {
                 "image_id": annotation["image_id"],
                 "category_id": info["category_id"],
-                "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
+                "segmentation": segmentation,
                 "area": info["area"],
                 "bbox": info["bbox"],
                 "iscrowd": info["iscrowd"],

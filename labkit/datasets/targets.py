@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labkit.structures import Categories, Panoptic, Target
+from labkit.structures import Categories, Detections, Panoptic, Target
 
 
 class SegmentationDataset(Protocol):
@@ -52,3 +52,11 @@ def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -
         "semantic": panoptic.semantic(),
         "panoptic": panoptic,
     }
+
+
+def annotation_of(target: Target) -> Panoptic | Detections:
+    """What to draw over an image: its panoptic map, or its objects where it has none."""
+    if "panoptic" in target:
+        return target["panoptic"]
+    scores = torch.ones(len(target["labels"]))
+    return Detections(target["boxes"], scores, target["labels"], target["masks"])

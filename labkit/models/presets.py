@@ -195,8 +195,9 @@ def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
         semantic=DeformableConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
         fusion=FusionConfig(stuff_area=TINY_STUFF_AREA),
         semantic_weight=1.0,
-        roi_weight=0.2,
-        panoptic_weight=0.5,
+        # With more the heads learn later: of 580 steps from nothing PQ 79 came out, with these 80.
+        roi_weight=0.1,
+        panoptic_weight=0.2,
     )
 
 

@@ -1,0 +1,110 @@
+"""Which value or colour of a mask stands for which class: a small file that its owner writes."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.structures import Categories, Category
+
+EXAMPLE = (
+    '[{"name": "building", "isthing": true, "value": 1},'
+    ' {"name": "road", "isthing": false, "value": 2}]'
+)
+
+
+@dataclass(frozen=True)
+class MaskCategories:
+    """Classes, and how masks write them.
+
+    Attributes:
+        categories: with ids 1, 2, 3, ... in the file's order unless it gives them.
+        codes: what stands for each label, in the order of the labels: a grey or palette value, or
+            a colour.
+        colors: whether the codes are colours.
+        void: codes that stand for no class.
+    """
+
+    categories: Categories
+    codes: list[int | tuple[int, int, int]]
+    colors: bool
+    void: frozenset[int | tuple[int, int, int]]
+
+
+def read_mask_categories(path: Path) -> MaskCategories:
+    """Read a list of ``{name, isthing, value or color, id}`` as JSON or TOML (``[[category]]``).
+
+    ``id`` may be left out. ``color`` is ``[r, g, b]`` or ``"#rrggbb"``. JSON may also be an object
+    with ``categories`` and ``void``, TOML may have ``void``, a list of codes that mean "no class";
+    255 and 0 mean it where no category has them.
+
+    Raises:
+        LabkitError: the file cannot be read or is empty, or an entry lacks a field, repeats a name,
+            an id or a code, or mixes values with colours.
+    """
+    content = _read(path)
+    entries = content.get("categories", content.get("category", []))
+    if not entries:
+        raise LabkitError(f"{path}: lists no categories; it should be like {EXAMPLE}")
+    categories, codes = [], {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}: category {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise LabkitError(f"{where} has no name; an entry is like {EXAMPLE[1:-1]}")
+        where = f"{path}: category {entry['name']!r}"
+        if not isinstance(entry.get("isthing"), bool):
+            raise LabkitError(f"{where}: isthing must be true (objects) or false (stuff)")
+        if ("value" in entry) == ("color" in entry):
+            raise LabkitError(f"{where}: needs either value or color")
+        identity = entry.get("id", number)
+        if not isinstance(identity, int) or identity < 1:
+            raise LabkitError(f"{where}: id {identity!r} must be a whole number from 1 on")
+        code = _code(entry.get("value", entry.get("color")), where)
+        for other, known in codes.items():
+            if other.name == entry["name"]:
+                raise LabkitError(f"{where} is listed twice; names must differ")
+            if known == code:
+                raise LabkitError(f"{where} and {other.name!r} both have {code}")
+            if isinstance(known, int) != isinstance(code, int):
+                raise LabkitError(f"{where}: some categories have values, others colours")
+        category = Category(identity, entry["name"], entry["isthing"])
+        codes[category] = code
+        categories.append(category)
+    ordered = Categories(categories)  # refuses an id that repeats
+    of_name = {category.name: code for category, code in codes.items()}
+    used = [of_name[category.name] for category in ordered]
+    colors = not isinstance(used[0], int)
+    usual: set[Any] = {(0, 0, 0), (255, 255, 255)} if colors else {0, 255}
+    void = {_code(code, f"{path}: void") for code in content.get("void", [])} or usual - set(used)
+    return MaskCategories(ordered, used, colors, frozenset(void))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text or "[]")
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # JSON's, TOML's and of the encoding
+        raise LabkitError(f"{path}: neither JSON nor TOML ({error})") from None
+    return content if isinstance(content, dict) else {"categories": content}
+
+
+def _code(value: Any, where: str) -> int | tuple[int, int, int]:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
+        return value
+    if isinstance(value, str) and len(value) == 7 and value[0] == "#":
+        try:
+            value = list(bytes.fromhex(value[1:]))
+        except ValueError:
+            value = None
+    if isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value):
+        return value[0], value[1], value[2]
+    raise LabkitError(
+        f"{where}: {value!r} is neither a value from 0 to 65535 nor a colour such as"
+        ' [255, 0, 0] or "#ff0000"'
+    )

@@ -1,0 +1,269 @@
+"""From folders of masks to COCO annotations and back."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from labkit.datasets.coco_instances import CocoInstances
+from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.datasets.export import export
+from labkit.datasets.mask_categories import read_mask_categories
+from labkit.datasets.mask_folder import MaskFolder
+from labkit.datasets.polygons import polygons_of, segmentation_of
+from labkit.datasets.shapes import Shapes
+from labkit.datasets.suspicious import check
+from labkit.errors import LabkitError
+from labkit.structures import IGNORE
+
+SAMPLE = Path(os.environ.get("LABKIT_DATA", "")) / "coco_panoptic_sample"
+needs_sample = pytest.mark.skipif(
+    "LABKIT_DATA" not in os.environ or not SAMPLE.is_dir(),
+    reason="needs COCO's sample images: LABKIT_DATA=FOLDER uv run pytest, with"
+    " coco_panoptic_sample/ of the panopticapi project in FOLDER",
+)
+ENTRIES = [
+    {"name": "road", "isthing": False, "value": 7},
+    {"name": "car", "isthing": True, "value": 3},
+]
+
+
+def _categories(folder, entries=ENTRIES, name="categories.json"):
+    path = folder / name
+    path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+    return path
+
+
+def _folders(tmp_path, masks, size=None):
+    """Black images and masks (arrays, or dictionaries of files) by name."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name, mask in masks.items():
+        first = next(iter(mask.values())) if isinstance(mask, dict) else mask
+        height, width = size or first.shape[:2]
+        black = np.zeros((height, width, 3), np.uint8)
+        Image.fromarray(black).save(tmp_path / "images" / f"{name}.jpg")
+        if isinstance(mask, dict):
+            (tmp_path / "masks" / name).mkdir()
+            for file, array in mask.items():
+                Image.fromarray(array).save(tmp_path / "masks" / name / file)
+        else:
+            Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    return tmp_path / "images", tmp_path / "masks"
+
+
+def test_classes(tmp_path):
+    """Regions of a thing that touch by a corner are one, others two; 0 and 255 are nothing."""
+    mask = np.array([[3, 0, 3, 3], [7, 3, 255, 255], [7, 7, 7, 3]], np.uint8)
+    mask[0, 2:] = 3
+    classes = read_mask_categories(_categories(tmp_path))
+    data = MaskFolder(*_folders(tmp_path, {"a": mask}), classes)
+    image, target = data[0]
+    assert image.shape == (3, 3, 4)
+    assert [c.name for c in data.categories] == ["car", "road"]
+    assert [c.id for c in data.categories] == [2, 1]
+    # (0, 0) and (1, 1) touch by a corner, (1, 1) and (0, 2) too; (2, 3) touches none of them.
+    assert target["boxes"].tolist() == [[0, 0, 4, 2], [3, 2, 4, 3]]
+    assert target["semantic"].tolist() == [
+        [0, IGNORE, 0, 0],
+        [1, 0, IGNORE, IGNORE],
+        [1, 1, 1, 0],
+    ]
+    assert target["image_id"] == "a"
+
+
+def test_instances(tmp_path):
+    """1000 x value + number: two cars that touch stay two."""
+    mask = np.array([[3001, 3002], [7, 3002]], np.uint16)
+    classes = read_mask_categories(_categories(tmp_path))
+    _, target = MaskFolder(*_folders(tmp_path, {"a": mask}), classes)[0]
+    assert target["labels"].tolist() == [0, 0]
+    assert target["masks"].sum(dim=(1, 2)).tolist() == [1, 2]
+
+
+def test_objects(tmp_path):
+    """A file for each object; stuff lies below, and the later of two objects on top."""
+    first = np.array([[255, 255, 0]], np.uint8)
+    second = np.array([[0, 255, 0]], np.uint8)
+    files = {"car_1.png": first, "Car 2.png": second, "road.png": np.full((1, 3), 9, np.uint8)}
+    classes = read_mask_categories(_categories(tmp_path))
+    data = MaskFolder(*_folders(tmp_path, {"a": files}), classes)
+    _, target = data[0]
+    assert target["semantic"].tolist() == [[0, 0, 1]]
+    # In the order of the names: "Car 2" before "car_1", which takes the pixel that both have.
+    assert target["masks"].tolist() == [[[True, True, False]]]
+    found = [(f.kind, f.text) for f in check(data)]
+    assert ("covered", "car and car share 1 pixels, row 0, column 1") in found
+
+
+def test_colours_and_a_toml_file(tmp_path):
+    toml = """
+    void = ["#000000", [9, 9, 9]]
+    [[category]]
+    name = "car"
+    isthing = true
+    color = "#ff0000"
+    id = 26
+    [[category]]
+    name = "road"
+    isthing = false
+    color = [128, 64, 128]
+    """
+    mask = np.array([[[255, 0, 0], [128, 64, 128]], [[9, 9, 9], [0, 0, 0]]], np.uint8)
+    classes = read_mask_categories(_categories(tmp_path, toml, "c.toml"))
+    data = MaskFolder(*_folders(tmp_path, {"a": mask}), classes)
+    assert data[0][1]["semantic"].tolist() == [[0, 1], [IGNORE, IGNORE]]
+    assert data.categories[0].id == 26
+    (tmp_path / "masks" / "a.png").unlink()
+    mask[1, 0] = (1, 2, 3)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(LabkitError, match=r"a.png: \(1, 2, 3\) at row 1, column 0 \(1 pixels\)"):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("", "lists no categories"),
+        ("[]", "lists no categories"),
+        ("{", "neither JSON nor TOML"),
+        ([{"name": "a", "isthing": True}], "'a': needs either value or color"),
+        ([{"name": "a", "value": 1}], "isthing must be true"),
+        ([{"isthing": True, "value": 1}], "category 1 has no name"),
+        ([*ENTRIES, {"name": "car", "isthing": True, "value": 9}], "listed twice"),
+        ([*ENTRIES, {"name": "bus", "isthing": True, "value": 3}], "both have 3"),
+        ([*ENTRIES, {"name": "bus", "isthing": True, "color": "#00ff00"}], "others colours"),
+        ([*ENTRIES, {"name": "bus", "isthing": True, "color": "#00fg00"}], "neither a value"),
+        ([*ENTRIES, {"name": "bus", "isthing": True, "value": 4, "id": 1}], "id 1 is used more"),
+    ],
+)
+def test_category_files_that_are_refused(tmp_path, entries, message):
+    with pytest.raises(LabkitError, match=message):
+        read_mask_categories(_categories(tmp_path, entries))
+
+
+def test_folders_that_are_refused(tmp_path):
+    classes = read_mask_categories(_categories(tmp_path))
+    images, masks = _folders(tmp_path, {"a": np.full((2, 2), 7, np.uint8)})
+    with pytest.raises(LabkitError, match="no such folder"):
+        MaskFolder(images, tmp_path / "nowhere", classes)
+    Image.new("L", (2, 2)).save(masks / "b.png")
+    with pytest.raises(LabkitError, match="1 masks have no image: b"):
+        MaskFolder(images, masks, classes)
+    (masks / "b.png").unlink()
+    Image.new("L", (3, 2), 7).save(masks / "a.png")
+    with pytest.raises(LabkitError, match=r"the mask is 2 x 3, its image 2 x 2 pixels"):
+        MaskFolder(images, masks, classes)[0]
+    (masks / "a.png").write_bytes(b"no picture")
+    with pytest.raises(LabkitError, match="cannot be read"):
+        MaskFolder(images, masks, classes)[0]
+    Image.new("RGB", (2, 2), (7, 0, 0)).save(masks / "a.png")
+    with pytest.raises(LabkitError, match="give the categories color instead"):
+        MaskFolder(images, masks, classes)[0]
+
+
+def _as_masks(panoptic, categories):
+    """The mask of instances of a panoptic map, whose classes' values are their ids."""
+    mask = np.zeros(tuple(panoptic.ids.shape), np.uint16)
+    for segment in panoptic.segments:
+        value = categories[segment.label].id
+        if segment.label in categories.things:
+            value = 1000 * value + segment.id
+        mask[panoptic.ids.numpy() == segment.id] = value
+    return mask
+
+
+def _same(a, b):
+    """Whether two panoptic maps are the same regions with the same labels, whatever their ids."""
+
+    def table(panoptic):
+        return {(s.label, (panoptic.ids == s.id).numpy().tobytes()) for s in panoptic.segments}
+
+    return table(a) == table(b)
+
+
+def _as_files(panoptic, categories):
+    """A file for each segment, named by its category."""
+    return {
+        f"{categories[s.label].name}_{s.id}.png": np.where(
+            panoptic.ids.numpy() == s.id, 255, 0
+        ).astype(np.uint8)
+        for s in panoptic.segments
+    }
+
+
+def _round_trip(tmp_path, originals, categories, written):
+    """Masks to annotations to data sets: equal to the originals, polygons to an IoU of 0.99.
+
+    Args:
+        written: from a panoptic map to its masks.
+
+    Returns:
+        The content of the instance JSON with polygons.
+    """
+    masks = {f"{i:03d}": written(panoptic, categories) for i, panoptic in enumerate(originals)}
+    entries = [
+        {"name": c.name, "isthing": c.isthing, "value": c.id, "id": c.id} for c in categories
+    ]
+    data = MaskFolder(
+        *_folders(tmp_path, masks), read_mask_categories(_categories(tmp_path, entries))
+    )
+    export(data, tmp_path / "exact", split="train")
+    export(data, tmp_path / "polygons", split="train", polygons=True)
+    maps = CocoPanoptic.from_folder(tmp_path / "exact")
+    exact = CocoInstances.from_folder(tmp_path / "exact", "train")
+    drawn = CocoInstances.from_folder(tmp_path / "polygons", "train")
+    for i, original in enumerate(originals):
+        assert _same(maps[i][1]["panoptic"], original)
+        truth, other = exact[i][1]["masks"], drawn[i][1]["masks"]
+        things = [original.ids == s.id for s in original.segments if s.label in categories.things]
+        assert torch.equal(truth.sum(dim=0), torch.stack(things).sum(dim=0))
+        shared = (truth & other).sum(dim=(1, 2)) / (truth | other).sum(dim=(1, 2))
+        assert float(shared.min()) >= 0.99
+    return json.loads((tmp_path / "polygons/annotations/instances_train.json").read_text())
+
+
+def test_round_trip_of_shapes(tmp_path):
+    shapes = Shapes("val", 8)
+    originals = [target["panoptic"] for _, target in shapes]
+    content = _round_trip(tmp_path, originals, shapes.categories, _as_masks)
+    forms = [isinstance(a["segmentation"], list) for a in content["annotations"]]
+    assert sum(forms) > 0.8 * len(forms)
+
+
+@needs_sample
+def test_round_trip_of_coco(tmp_path):
+    data = CocoPanoptic(
+        SAMPLE / "panoptic_examples.json", SAMPLE / "panoptic_examples", SAMPLE / "input_images"
+    )
+    originals = [target["panoptic"] for _, target in data]
+    _round_trip(tmp_path, originals, data.categories, _as_files)
+
+
+def test_a_ring_is_a_run_length_code_and_a_square_is_a_polygon():
+    ring = np.ones((9, 9), bool)
+    ring[3:6, 3:6] = False
+    assert segmentation_of(ring, polygons=True)["size"] == [9, 9]
+    square = np.zeros((9, 9), bool)
+    square[2:6, 3:8] = True
+    (polygon,) = segmentation_of(square, polygons=True)
+    again = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 9, 9)))
+    assert np.array_equal(again.astype(bool), square)
+    assert polygons_of(np.zeros((4, 4), bool)) == []
+    assert isinstance(segmentation_of(square, polygons=False), dict)
+
+
+def test_what_looks_like_a_mistake(tmp_path):
+    mask = np.zeros((40, 40), np.uint16)
+    mask[:20, :20], mask[:20, 20:30] = 3001, 3002  # touch
+    mask[30, 30] = 3003  # a slip of the brush
+    classes = read_mask_categories(_categories(tmp_path))
+    nothing = np.zeros((40, 40), np.uint16)
+    data = MaskFolder(*_folders(tmp_path, {"a": mask, "b": nothing}), classes)
+    found = [(f.image, f.kind) for f in check(data)]
+    assert found == [("a", "tiny"), ("a", "touching"), ("a", "unlabelled"), ("b", "empty")]
