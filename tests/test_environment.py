@@ -11,6 +11,7 @@ CONDA_NAME = {
     "torch": "pytorch",
     "opencv-python-headless": "py-opencv",
     "matplotlib": "matplotlib-base",
+    "playwright": "playwright-python",
 }
 ONLY_CONDA = {"python", "pip", "detectron2"}
 

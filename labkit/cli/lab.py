@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
+from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
 from labkit.notebooks import find_root, resolve
+from labkit.workbook_copy import copy_workbook, writable
+
+COPY = "labkit-workbook"
+"""Where the copy is made if the reader does not say: in the home folder."""
+
+EXTENSIONS = {
+    "@jupyter-widgets/jupyterlab-manager": "jupyterlab_widgets",
+    "anywidget": "anywidget",
+}
+"""What JupyterLab must find for the apps to appear, and the package that brings it."""
 
 
 def lab(
@@ -17,23 +29,56 @@ def lab(
         str | None,
         typer.Argument(help="Number or name of the notebook to open.", show_default=False),
     ] = None,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Work on a copy of the notebooks in this folder; what is there already stays as it"
+            f" is. Where the notebooks cannot be written, a copy is made in ~/{COPY}.",
+            show_default=False,
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     port: Annotated[int, typer.Option(help="Port; the next free one if taken.")] = 8888,
     allow_root: Annotated[
         bool, typer.Option("--allow-root", help="Run as root, as in a container.")
     ] = False,
 ) -> None:
-    """Open JupyterLab on the workbook."""
+    """Open JupyterLab on the workbook, ready for its apps."""
     root = find_root()
-    opened = root / "notebooks"
-    if notebook is not None:
-        opened = resolve(notebook, root)
+    opened = root / "notebooks" if notebook is None else resolve(notebook, root)
+    if copy is None and not writable(root / "notebooks"):
+        copy = Path.home() / COPY
+        typer.echo(f"{root / 'notebooks'} cannot be written")
+    if copy is not None:
+        original, root = root, copy_workbook(root, copy)
+        typer.echo(f"opening the copy in {root}")
+        if opened.is_relative_to(original):
+            opened = root / opened.relative_to(original)
+    from jupyter_core.paths import jupyter_path
     from jupyterlab.labapp import LabApp  # type: ignore[import-untyped]
 
+    # A whole dictionary in one argument: the form that replaces it can only give strings.
+    warnings.filterwarnings("ignore", message="--ServerApp.tornado_settings")
+    check_widgets([Path(folder) for folder in jupyter_path("labextensions")])
     # In this very process, so that the terminal's Ctrl-C is JupyterLab's own.
     LabApp.launch_instance(
         lab_arguments(root, opened, browser=browser, port=port, allow_root=allow_root)
     )
+
+
+def check_widgets(folders: list[Path]) -> None:
+    """See that JupyterLab will find what the apps need.
+
+    Raises:
+        LabkitError: it will not, and apps would stay blank.
+    """
+    for extension, package in EXTENSIONS.items():
+        if not any((folder / extension / "package.json").is_file() for folder in folders):
+            raise LabkitError(
+                f"JupyterLab's extension {extension} is not installed, and without it the notebooks"
+                f" show no apps; install it again: uv sync --reinstall-package {package} (or pip"
+                f" install --force-reinstall {package})"
+            )
 
 
 def lab_arguments(
@@ -52,6 +97,7 @@ def lab_arguments(
     return [
         f"--ServerApp.root_dir={root}",
         f"--ServerApp.port={port}",
+        f"--ServerApp.tornado_settings={{'websocket_max_message_size': {LARGEST_UPLOAD}}}",
         f"--LabApp.default_url=/lab/tree/{quote(opened.relative_to(root).as_posix())}",
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

@@ -56,11 +56,14 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="A name that `labkit zoo list` shows.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Names that `labkit zoo list` shows.", metavar="NAME...")
+    ],
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch published weights: resumes, verifies."""
     from labkit.checkpoints import store
 
-    path = store.get(store.find(name), folder, typer.echo)
-    typer.echo(f"{name} is in {path}")
+    for checkpoint in [store.find(name) for name in names]:  # a wrong name before a long download
+        path = store.get(checkpoint, folder, typer.echo)
+        typer.echo(f"{checkpoint.name} is in {path}")

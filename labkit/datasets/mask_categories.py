@@ -50,7 +50,8 @@ def read_mask_categories(path: Path) -> MaskCategories:
     entries = content.get("categories", content.get("category", []))
     if not entries:
         raise LabkitError(f"{path}: lists no categories; it should be like {EXAMPLE}")
-    categories, codes = [], {}
+    categories: list[Category] = []
+    codes: dict[Category, int | tuple[int, int, int]] = {}
     for number, entry in enumerate(entries, 1):
         where = f"{path}: category {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):

@@ -72,7 +72,7 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         pair = self.pairs[index]
         image = read_image(pair.image)
         ids = np.full(image.shape[1:], VOID, np.int32)
-        segments = []
+        segments: list[Segment] = []
         for label, region in self.regions(index):
             segments.append(Segment(len(segments) + 1, label))
             ids[region] = segments[-1].id

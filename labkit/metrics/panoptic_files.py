@@ -29,6 +29,7 @@ from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
     PanopticResult,
     SegmentTable,
+    count,
     match_segments,
     summarize,
 )
@@ -153,18 +154,18 @@ def _table(segments: list[dict[str, Any]], label_of: dict[int, int], stated: boo
 
 
 def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
-    return match_segments(
+    matches = match_segments(
         read_png(pair.target_png, pair.size),
         read_png(pair.prediction_png),
         pair.target,
         pair.prediction,
-        num_categories,
         where=(
             f"{pair.target_png} (image {pair.image_id})",
             f"{pair.prediction_png} (image {pair.image_id})",
         ),
         names=("the PNG", "the JSON's segments_info"),
     )
+    return count(matches, pair.target, pair.prediction, num_categories)
 
 
 Mapper = Callable[

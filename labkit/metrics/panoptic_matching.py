@@ -45,28 +45,46 @@ class SegmentTable(NamedTuple):
     iscrowd: NDArray[np.bool_]
 
 
+class Matches(NamedTuple):
+    """What became of each segment of one image; numbers are positions in the two tables.
+
+    Attributes:
+        target, prediction: ``(M,)``, the true and the predicted segment of each match (TP).
+        iou: ``(M,)`` float64, above 0.5.
+        missed: ``(S,)`` bool, true segments without a match (FN).
+        wrong: ``(P,)`` bool, predicted segments without a match (FP). One that is neither matched
+            nor wrong lies mostly on void or crowd, and does not count.
+        rejected: ``(K, 2)``, pairs of a true and a predicted segment of one category that share
+            pixels, but too few.
+        rejected_iou: ``(K,)`` float64, at most 0.5.
+    """
+
+    target: NDArray[np.intp]
+    prediction: NDArray[np.intp]
+    iou: NDArray[np.float64]
+    missed: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    rejected: NDArray[np.intp]
+    rejected_iou: NDArray[np.float64]
+
+
 def match_segments(
     target_map: NDArray[np.int32],
     prediction_map: NDArray[np.int32],
     target: SegmentTable,
     prediction: SegmentTable,
-    num_categories: int,
     where: tuple[str, str],
     names: tuple[str, str],
-) -> NDArray[np.float64]:
-    """Count one image's matches.
+) -> Matches:
+    """Find one image's matches.
 
     Args:
         target_map: ``(H, W)`` true ids.
         prediction_map: ``(H, W)`` predicted ids.
         target: true segments; id 0 is void and not among them.
         prediction: predicted segments; id 0 may be one of them.
-        num_categories: C.
         where: what to call the true and the predicted map in messages.
         names: what to call map and list, see :func:`check_segments`.
-
-    Returns:
-        ``(C, 4)`` per category: sum of IoU over the matches, TP, FP, FN.
 
     Raises:
         LabkitError: the maps differ in size, a map and its list hold different ids, or a stated
@@ -112,17 +130,32 @@ def match_segments(
         raise LabkitError(f'{where[0]}: the "area" of segment {t} is less than its pixels')
     # Pixels without truth (row 0) speak neither for nor against a prediction.
     iou = shared / (predicted_area[c] + true_area[r] - shared - on_void[c])
-    r, c, iou = r[iou > 0.5], c[iou > 0.5], iou[iou > 0.5]
+    enough = iou > 0.5
+    number_of_row, number_of_column = np.zeros(num_rows, int), np.zeros(num_columns, int)
+    number_of_row[rows], number_of_column[columns] = range(rows.size), range(columns.size)
+    pairs = np.stack([number_of_row[r], number_of_column[c]], axis=1)
+    missed = ~np.isin(rows, r[enough]) & ~target.iscrowd
+    wrong = ~np.isin(columns, c[enough]) & (excused[columns] / predicted_area[columns] <= 0.5)
+    return Matches(
+        target=pairs[enough, 0],
+        prediction=pairs[enough, 1],
+        iou=iou[enough],
+        missed=missed,
+        wrong=wrong,
+        rejected=pairs[~enough],
+        rejected_iou=iou[~enough],
+    )
 
+
+def count(
+    matches: Matches, target: SegmentTable, prediction: SegmentTable, num_categories: int
+) -> NDArray[np.float64]:
+    """``(C, 4)`` per category: sum of IoU over one image's matches, TP, FP, FN."""
     counts = np.zeros((num_categories, 4))
-    np.add.at(counts[:, IOU], row_label[r], iou)
-    np.add.at(counts[:, TP], row_label[r], 1)
-
-    missed = ~np.isin(rows, r) & ~target.iscrowd
-    np.add.at(counts[:, FN], target.labels[missed], 1)
-
-    wrong = ~np.isin(columns, c) & (excused[columns] / predicted_area[columns] <= 0.5)
-    np.add.at(counts[:, FP], prediction.labels[wrong], 1)
+    np.add.at(counts[:, IOU], target.labels[matches.target], matches.iou)
+    np.add.at(counts[:, TP], target.labels[matches.target], 1)
+    np.add.at(counts[:, FN], target.labels[matches.missed], 1)
+    np.add.at(counts[:, FP], prediction.labels[matches.wrong], 1)
     return counts
 
 

@@ -7,8 +7,10 @@ import torch
 
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
+    Matches,
     PanopticResult,
     SegmentTable,
+    count,
     match_segments,
     summarize,
 )
@@ -39,15 +41,10 @@ class PanopticQuality:
             LabkitError: the maps differ in size, a map has ids without a segment or the reverse,
                 or a label is none of the categories.
         """
-        self.counts += match_segments(
-            target.ids.detach().cpu().numpy(),
-            prediction.ids.detach().cpu().numpy(),
-            self._table(target, "target"),
-            self._table(prediction, "prediction"),
-            len(self.categories),
-            where=("target", "prediction"),
-            names=("ids", "segments"),
-        )
+        true = _table(target, "target", self.categories)
+        predicted = _table(prediction, "prediction", self.categories)
+        matches = _match(prediction, target, true, predicted)
+        self.counts += count(matches, true, predicted, len(self.categories))
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what ``other`` has counted.
@@ -73,17 +70,40 @@ class PanopticQuality:
         """
         return summarize(self.counts, ((c.id, c.name, c.isthing) for c in self.categories))
 
-    def _table(self, panoptic: Panoptic, where: str) -> SegmentTable:
-        segments = panoptic.segments
-        for s in segments:
-            if not 0 <= s.label < len(self.categories):
-                raise LabkitError(
-                    f"{where}: segment {s.id} has label {s.label}; labels are"
-                    f" 0..{len(self.categories) - 1}"
-                )
-        return SegmentTable(
-            np.array([s.id for s in segments], np.int32),
-            np.array([s.label for s in segments], np.int64),
-            None,
-            np.array([s.iscrowd for s in segments], bool),
-        )
+
+def match(prediction: Panoptic, target: Panoptic, categories: Categories) -> Matches:
+    """What became of each segment: its match, or a false positive, or a false negative.
+
+    Raises:
+        LabkitError: as :meth:`PanopticQuality.update`.
+    """
+    true = _table(target, "target", categories)
+    return _match(prediction, target, true, _table(prediction, "prediction", categories))
+
+
+def _match(
+    prediction: Panoptic, target: Panoptic, true: SegmentTable, predicted: SegmentTable
+) -> Matches:
+    return match_segments(
+        target.ids.detach().cpu().numpy(),
+        prediction.ids.detach().cpu().numpy(),
+        true,
+        predicted,
+        where=("target", "prediction"),
+        names=("ids", "segments"),
+    )
+
+
+def _table(panoptic: Panoptic, where: str, categories: Categories) -> SegmentTable:
+    segments = panoptic.segments
+    for s in segments:
+        if not 0 <= s.label < len(categories):
+            raise LabkitError(
+                f"{where}: segment {s.id} has label {s.label}; labels are 0..{len(categories) - 1}"
+            )
+    return SegmentTable(
+        np.array([s.id for s in segments], np.int32),
+        np.array([s.label for s in segments], np.int64),
+        None,
+        np.array([s.iscrowd for s in segments], bool),
+    )

@@ -65,6 +65,8 @@ from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Detections
 from labkit.training import TrainConfig, train
 from labkit.visualize import panels
+from labkit.widgets import RoIAlignExplorer
+from labkit.widgets.roi_align import explore
 
 num_train, num_val, backbone_steps, head_steps, seeds = {
     "smoke": (16, 8, 2, 2, 1),
@@ -556,6 +558,22 @@ for axis, s, title in (
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=10)
 plt.show()
+
+# %% [markdown]
+# The same up close: the box above on that channel, cut into $4 \times 4$ bins, with all three operators
+# side by side. Each number below can be followed from the cells of the map to the bin; the arithmetic is
+# at the bottom. (The values come from `labkit.ops`, RoIAlign's from its loop over single samples.)
+
+# %%
+in_cells = (region / 8).tolist()
+explore(features[channel], in_cells, image=image, selected=(1, 2))
+
+# %% [markdown]
+# In JupyterLab the picture answers. Drag the box by a fraction of a cell, or move it with the arrow keys,
+# and watch which of the three grids change; click on a bin to see its points.
+
+# %%
+RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 
 # %% [markdown]
 # ## 2.5 The separable insight

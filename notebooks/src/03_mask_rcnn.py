@@ -81,6 +81,9 @@ from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Detections
 from labkit.training import TrainConfig, train
 from labkit.visualize import loss_curves, panels
+from labkit.widgets import AnchorsNMS
+from labkit.widgets.anchors_nms import explore
+from labkit.widgets.anchors_nms_levels import look
 
 num_train, num_val, steps, street_steps = {
     "smoke": (16, 4, 2, 1),
@@ -633,6 +636,21 @@ for k, axis in enumerate(axes):
         title = f"step {k}: keep {chance:.2f}, remove {len(removed[k - 1])}"
     axis.set_title(title, fontsize=9)
 plt.show()
+
+# %% [markdown]
+# From anchors to proposals in one picture, on one level of the pyramid: the anchors of a cell, what the
+# network makes of them, and suppression among the level's best boxes. The table names for each suppressed
+# box the one responsible.
+
+# %%
+explore(image, look(model, image), level="p4")
+
+# %% [markdown]
+# In JupyterLab, take it step by step: change the level and the threshold, and click on a cell or a box.
+# Can you find a box that goes although it was the best one of its object?
+
+# %%
+AnchorsNMS(model, image, level="p4")
 
 # %% [markdown]
 # That was the last part, and a region proposal network fits into a few lines: `candidates` above (one

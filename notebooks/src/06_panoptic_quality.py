@@ -610,6 +610,40 @@ plt.show()
 #   segment that is probably wrong is better left out (exercise 3 says from when on). That is why
 #   panoptic networks drop what is doubtful or small before they draw their map (notebook 4).
 #
+# ### The score of one picture, segment by segment
+#
+# PQ is the mean over the $n$ classes that occur. So each match of a class adds
+#
+# $$\frac{\mathrm{IoU}(p, g)}{TP + \frac12 FP + \frac12 FN} \cdot \frac1n$$
+#
+# to it, a mistake adds nothing, and the shares of the matches sum to PQ. Below, object 1 stays where
+# it is, object 2 is moved to the right by two pixels, object 3 by four, and so on. Which of them are
+# still found?
+
+# %%
+from labkit.widgets.pq_matching import explore, matching, move
+
+one_image, one_truth = val_set[example][0], truths[example]
+objects = [s.id for s in one_truth.segments if s.label in categories.things]
+one_guess = move(one_truth, {i: (2 * k, 0) for k, i in enumerate(objects)})
+found = matching(one_guess, one_truth, categories)
+added = [fate.share for fate in found.predicted.values()]
+labkit.record("shares_sum_to_pq", abs(sum(added) - found.quality.all.pq))
+explore(one_image, one_truth, one_guess, categories)
+
+# %% [markdown]
+# In JupyterLab the same picture can be touched. Point at a segment: its match is outlined in the
+# other map, and below stand the IoU and what it adds. Drag a predicted segment, or choose it with
+# Enter and use the arrow keys, and watch SQ grow while it fits better and RQ jump where its IoU
+# crosses one half. What a moved segment uncovers is void, what it covers is lost to others: try
+# to gain with one and lose with another.
+
+# %%
+from labkit.widgets import PQMatching
+
+PQMatching(one_image, one_truth, one_guess, categories)
+
+# %% [markdown]
 # ## 6.6 PQ against IoU
 #
 # mIoU looks at classes, PQ at segments. Take the *perfect* semantic map and make segments of it

@@ -108,8 +108,8 @@ def test_a_damaged_file_on_disk_is_told(weights, tmp_path):
 
 def test_the_catalogue():
     known = catalogue()
-    assert len(known) == 14
-    assert len({c.url for c in known.values()}) == 14
+    assert len(known) == 21
+    assert len({c.url for c in known.values()}) == 21
     for name, checkpoint in known.items():
         assert checkpoint.licence
         digits = checkpoint.hash.split(":")[-1]
@@ -142,7 +142,7 @@ def test_the_catalogue():
         (
             '[a]\npreset="p"\nformat="f"\ncategories="c"\nurl="u"\nhash="h"\nmegabytes=1\n'
             'licence="l"\nmetrics={}\n',
-            r"\[a\]: format is one of detectron2, torchvision, upsnet, categories one of coco",
+            r"\[a\]: format is one of detectron2, torchvision, upsnet, detr, categories one of",
         ),
     ],
 )
@@ -230,7 +230,7 @@ def test_the_commands(weights, server, tmp_path, monkeypatch, capsys):
     before = capsys.readouterr().out
     assert re.search(r"small_3x +mask_rcnn_tiny +1\.0 +1\s*\n", before)
     assert "licence of small_3x: free for all" in before
-    zoo.get("small_3x", tmp_path)
+    zoo.get(["small_3x"], tmp_path)
     said = capsys.readouterr().out
     assert "Licence: free for all" in said
     assert f"small_3x is in {tmp_path / 'checkpoints' / 'small_3x.pkl'}" in said

@@ -1,0 +1,30 @@
+"""Apps for the notebooks: thin ipywidgets over plain functions that draw the same pictures.
+
+Every app has a headless twin, a function that returns a figure and needs no browser. The apps are
+imported when they are first named, so that the twins work without a widget library being loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_APPS = {
+    "Compare": "labkit.widgets.compare_app",
+    "SegmentViewer": "labkit.widgets.viewer",
+    "PQMatching": "labkit.widgets.pq_matching_app",
+    "RoIAlignExplorer": "labkit.widgets.roi_align_app",
+    "AnchorsNMS": "labkit.widgets.anchors_nms_app",
+}
+
+__all__ = sorted(_APPS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _APPS:
+        return getattr(importlib.import_module(_APPS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_APPS])

@@ -1,0 +1,163 @@
+"""What every app of the notebooks shares: errors that show, keys that stay, a picture that remains.
+
+A callback that fails inside a widget is seen neither in the notebook nor in the server's log, so
+:meth:`App.guarded` puts the message under the app. With a menu focused JupyterLab still takes the
+keys, and ``d d`` deletes the cell, so ``app.js`` marks everything that can have the focus as
+keeping its keys. And where no widget can live, in an untrusted notebook, after the kernel has
+gone, on a printed page, the output still holds a picture and a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets
+import numpy as np
+import traitlets
+from matplotlib.figure import Figure
+from PIL import Image
+
+from labkit.errors import LabkitError
+
+DPI = 100
+"""Pixels per inch of every figure turned into PNG, whatever the reader's matplotlib settings."""
+
+
+def png(figure_or_array: Figure | np.ndarray) -> bytes:
+    """A PNG, the same bytes for the same picture.
+
+    Args:
+        figure_or_array: a matplotlib figure, or ``(H, W, 3)`` uint8 RGB.
+    """
+    buffer = io.BytesIO()
+    if isinstance(figure_or_array, Figure):
+        # Without the metadata the bytes would name the version of matplotlib.
+        figure_or_array.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    else:
+        Image.fromarray(figure_or_array).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def picture_html(data: bytes, text: str) -> str:
+    """The ``<img>`` of a PNG with its text alternative; assign it to a picture's ``value``."""
+    source = base64.b64encode(data).decode()
+    alt = html.escape(text, quote=True)
+    return f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{source}">'
+
+
+def picture(data: bytes, text: str) -> ipywidgets.HTML:
+    """A PNG as a widget that screen readers can name (JupyterLab drops ``Image(alt=...)``)."""
+    return ipywidgets.HTML(picture_html(data, text))
+
+
+def with_still(
+    bundle: dict[str, Any], still: Callable[[], tuple[bytes, str]], report: Callable[[str], None]
+) -> dict[str, Any]:
+    """A widget's MIME bundle with ``image/png`` and ``text/plain`` for where it cannot live.
+
+    Args:
+        bundle: what ipywidgets would send.
+        still: makes the PNG and its text.
+        report: told the message if that fails; the widget itself is shown all the same.
+    """
+    try:
+        data, text = still()
+    except Exception as error:
+        report(message_of(error))
+        return bundle
+    return {**bundle, "image/png": base64.b64encode(data).decode(), "text/plain": text}
+
+
+def message_of(error: Exception) -> str:
+    """What to show: labkit's own message as it is, anything else with where it came from."""
+    if isinstance(error, LabkitError):
+        return str(error)
+    lines = traceback.format_tb(error.__traceback__)[-2:]
+    return f"{type(error).__name__}: {error}\n" + "".join(lines).rstrip()
+
+
+class _Frame(anywidget.AnyWidget):
+    """The status line and the error panel of one app, and its hold on the keyboard."""
+
+    _esm = Path(__file__).with_name("app.js")
+    _css = Path(__file__).with_name("app.css")
+    status = traitlets.Unicode("").tag(sync=True)
+    error = traitlets.Unicode("").tag(sync=True)
+    ready = traitlets.Int(0).tag(sync=True)
+
+
+class App(ipywidgets.VBox):
+    """An app: its controls and pictures, a status line, and a place where errors are seen.
+
+    Its element has the classes ``labkit-app`` and ``labkit-NAME`` and the attribute ``data-ready``,
+    the number of changes that are finished. Subclasses wrap every callback in :meth:`guarded`,
+    call :meth:`ready` when a change has reached the page, and define :meth:`still`.
+
+    Args:
+        name: a short name for the class on the element, for example ``compare``.
+        children: the widgets, from top to bottom.
+    """
+
+    def __init__(self, name: str, children: Sequence[ipywidgets.Widget]) -> None:
+        self._frame = _Frame()
+        super().__init__(children=[*children, self._frame])
+        self.add_class("labkit-app")
+        self.add_class(f"labkit-{name}")
+
+    @property
+    def status(self) -> str:
+        """One line under the app that screen readers read out when it changes."""
+        return str(self._frame.status)
+
+    @status.setter
+    def status(self, text: str) -> None:
+        self._frame.status = text
+
+    @property
+    def error(self) -> str:
+        """The message in the error panel; empty while the panel is hidden."""
+        return str(self._frame.error)
+
+    @error.setter
+    def error(self, text: str) -> None:
+        self._frame.error = text
+
+    def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """``callback``, whose exceptions show in the error panel; its next success clears it.
+
+        Wrap every function given to ``observe``, ``on_click`` or ``on_msg``. A failure counts as
+        :meth:`ready`; after a success the app says so itself, as its work may go on in a thread.
+        """
+
+        @functools.wraps(callback)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = callback(*args, **kwargs)
+            except Exception as error:
+                self.error = message_of(error)
+                self.ready()
+                return None
+            self.error = ""
+            return result
+
+        return run
+
+    def ready(self) -> None:
+        """Say that a change is finished: the page's ``data-ready`` goes up by one."""
+        self._frame.ready += 1
+
+    def still(self) -> tuple[bytes, str]:
+        """The PNG that the headless twin draws of the present state, and a text that says it."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return with_still(bundle, self.still, lambda text: setattr(self, "error", text))

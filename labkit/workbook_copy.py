@@ -1,0 +1,58 @@
+"""A copy of the workbook for a reader who cannot, or does not want to, write into the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.files import whole
+
+COPIED = ("notebooks", "assignments")
+LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder: tried, because permissions alone do not tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def copy_workbook(root: Path, to: Path) -> Path:
+    """Copy notebooks and assignments; what is in the copy already is the reader's and stays.
+
+    Downloads go to the copy, too, unless the checkout has some already or ``LABKIT_DOWNLOADS`` says
+    where.
+
+    Args:
+        root: the workbook.
+        to: a folder; made if need be.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        LabkitError: the copy would lie in what is copied, or cannot be written.
+    """
+    to = to.expanduser().resolve()
+    for name in COPIED:
+        if to == root or to.is_relative_to(root / name):
+            raise LabkitError(f"{to}: lies in the workbook itself; name another folder")
+    for name in COPIED:
+        for source in sorted((root / name).rglob("*")):
+            place = to / source.relative_to(root)
+            if source.is_file() and not place.exists() and not LEFT_OUT & set(source.parts):
+                with whole(place) as temporary:
+                    shutil.copyfile(source, temporary)
+    if not writable(to):
+        raise LabkitError(f"{to}: cannot be written; name another folder")
+    from labkit.datasets.download import CHECKOUT  # here, because it takes requests along
+
+    if not (CHECKOUT / "data" / "downloads").exists():
+        os.environ.setdefault("LABKIT_DOWNLOADS", str(to / "data" / "downloads"))
+    return to

@@ -1,0 +1,290 @@
+"""JupyterLab in a real browser: `lab` opens notebooks, runs them and takes pictures.
+
+def test_slider(lab):
+    page = lab.open(["from labkit.widgets import PQMatching", "PQMatching(...)"], "pq")
+    seen = lab.changes(page, "pq-matching")
+    page.locator(".labkit-pq-matching .noUi-handle").press("ArrowRight")
+    lab.wait_for_change(page, "pq-matching", seen)
+    assert lab.picture(page.locator(".labkit-pq-matching img")) == png(explore(...))
+    lab.screenshot(page.locator(".labkit-pq-matching"), "pq_matching")
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import matplotlib
+import nbformat
+import platformdirs
+import pytest
+
+from labkit.doctor import BROWSERS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PICTURES = CHECKOUT / "runs" / "browser"
+SECONDS = 120
+"""How long anything may take: kernels import torch, on machines that do other things as well."""
+
+QUIET = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# The page's indicator reads "idle" before there is a kernel, and a run that is asked for then is
+# dropped without a word: hence first the session, then an answer of the kernel itself.
+HAS_SESSION = """(path) => {
+    const notebook = window.jupyterapp?.shell?.currentWidget;
+    return notebook?.context?.path === path && notebook.sessionContext.isReady;
+}"""
+KERNEL_ANSWERS = """() => {
+    window.labkitKernel = null;
+    const session = window.jupyterapp.shell.currentWidget.sessionContext;
+    session.ready
+        .then(() => session.session.kernel.info)
+        .then((info) => { window.labkitKernel = info; });
+}"""
+
+RUN_ALL = """() => {
+    window.labkitRun = null;
+    window.jupyterapp.commands.execute("notebook:run-all-cells").then(
+        (succeeded) => { window.labkitRun = { succeeded: Boolean(succeeded) }; },
+        (error) => { window.labkitRun = { succeeded: false, error: String(error) }; },
+    );
+}"""
+
+ERRORS = """() => Array.from(window.jupyterapp.shell.currentWidget.content.model.cells)
+    .filter((cell) => cell.type === "code")
+    .flatMap((cell) => cell.outputs.toJSON())
+    .filter((output) => output.output_type === "error")
+    .map((output) => [`${output.ename}: ${output.evalue}`, ...(output.traceback || [])].join("\\n"))
+"""
+
+
+class Lab:
+    """A running JupyterLab and a browser.
+
+    Attributes:
+        folder: what the server shows, a temporary one.
+        url, token: of the server.
+    """
+
+    def __init__(self, browser: Any, folder: Path, url: str, token: str) -> None:
+        self.browser, self.folder, self.url, self.token = browser, folder, url, token
+
+    def open(self, cells: Sequence[str], name: str, run: bool = True) -> Any:
+        """Write a notebook of code cells, open it in a fresh page, and run all of it.
+
+        Returns:
+            The page. No cell failed.
+        """
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        path = f"{name}.ipynb"
+        nbformat.write(notebook, self.folder / path)
+        page = self.visit(path)
+        if run:
+            self.run_all(page)
+        return page
+
+    def visit(self, path: str, address: str | None = None) -> Any:
+        """Open a notebook of the folder in a fresh page, and wait for its kernel.
+
+        `address`: what to open at the server instead of the notebook alone. Pages and kernels that
+        were open before are closed: each has torch in its memory.
+        """
+        for context in self.browser.contexts:
+            context.close()
+        for kernel in self._ask("GET", "api/kernels"):
+            self._ask("DELETE", f"api/kernels/{kernel['id']}")
+        context = self.browser.new_context(viewport={"width": 1400, "height": 1000})
+        context.set_default_timeout(SECONDS * 1000)
+        page = context.new_page()
+        address = f"doc/tree/{quote(path)}" if address is None else address
+        page.goto(f"{self.url}/{address}?token={self.token}")
+        self.wait_for_kernel(page, path)
+        return page
+
+    def wait_for_kernel(self, page: Any, path: str) -> None:
+        """Wait until the notebook of a page has a kernel that answers."""
+        page.wait_for_function(HAS_SESSION, arg=path)
+        page.evaluate(KERNEL_ANSWERS)
+        page.wait_for_function("() => window.labkitKernel !== null")
+
+    def run_all(self, page: Any, seconds: float = SECONDS) -> None:
+        """Run all cells and wait for the last; a cell that fails fails the test."""
+        page.evaluate(RUN_ALL)
+        page.wait_for_function("() => window.labkitRun !== null", timeout=seconds * 1000)
+        result = page.evaluate("() => window.labkitRun")
+        errors = [re.sub(r"\x1b\[[0-9;]*m", "", error) for error in page.evaluate(ERRORS)]
+        assert not errors, "\n\n".join(errors)
+        assert result["succeeded"], result
+
+    def changes(self, page: Any, app: str) -> int:
+        """How many changes the app of that name has finished (its attribute data-ready)."""
+        element = page.locator(f".labkit-{app}[data-ready]").first
+        element.wait_for(state="attached")
+        return int(element.get_attribute("data-ready"))
+
+    def wait_for_change(self, page: Any, app: str, seen: int) -> int:
+        """Wait until the app has finished a change after `seen`; returns the new number."""
+        page.wait_for_function(
+            "([app, seen]) => Number(document.querySelector(`.labkit-${app}[data-ready]`)"
+            "?.dataset.ready ?? -1) > seen",
+            arg=[app, seen],
+        )
+        return self.changes(page, app)
+
+    def picture(self, image: Any) -> bytes:
+        """The file behind an <img src="data:...">."""
+        source = image.get_attribute("src")
+        assert source.startswith("data:image/png;base64,"), source[:60]
+        return base64.b64decode(source.partition(",")[2])
+
+    def screenshot(self, what: Any, name: str) -> Path:
+        """A picture of a page or of a part of it (locator), in runs/browser."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
+        what.screenshot(path=path)
+        return path
+
+    def _ask(self, method: str, path: str) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+            content = reply.read()
+        return json.loads(content) if content else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The system's Chromium, driven by Playwright."""
+    reason = "Playwright is not installed; to enable: uv sync"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium here; to enable: sudo apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        # Root, as in a container, has no browser sandbox; the pages are the tests' own.
+        arguments = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else QUIET
+        chromium = driver.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def start_lab(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Sequence[str], Path], Lab]]:
+    """Starts JupyterLab servers: `start_lab(command, folder)`, the command without port and token.
+
+    Home and all of Jupyter's folders are fresh ones, so that neither the tests read settings of the
+    user nor write any; what labkit and matplotlib have cached stays in use.
+    """
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(command: Sequence[str], folder: Path) -> Lab:
+        home = tmp_path_factory.mktemp("home")
+        port, token = free_port(), secrets.token_hex(16)
+        config = {
+            "ServerApp": {"ip": "127.0.0.1", "port_retries": 0, "terminals_enabled": False},
+            "IdentityProvider": {"token": token},
+            "LabApp": {"expose_app_in_browser": True},
+        }
+        (home / "config").mkdir()
+        for name in ("jupyter_server_config.json", "jupyter_lab_config.json"):
+            (home / "config" / name).write_text(json.dumps(config))
+        # A fresh JupyterLab asks, on top of the page, whether to show news.
+        answer = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        answer.parent.mkdir(parents=True)
+        answer.write_text('{"fetchNews": "false"}')
+        folders = ("CONFIG", "DATA", "RUNTIME")
+        environment = {
+            **os.environ,
+            "HOME": str(home),
+            "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            **{f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in folders},
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
+            "LABKIT_CACHE": os.environ.get("LABKIT_CACHE")
+            or str(platformdirs.user_cache_path("labkit", appauthor=False)),
+            "NO_PROXY": "127.0.0.1",
+        }
+        log = home / "server.log"
+        with log.open("wb") as output:
+            server = subprocess.Popen(
+                [*command, "--port", str(port)],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        running.append(server)
+        lab = Lab(browser, folder, f"http://127.0.0.1:{port}", token)
+        last = time.monotonic() + SECONDS
+        while True:
+            try:
+                lab._ask("GET", "api/status")
+                return lab
+            except OSError:
+                over = server.poll() is not None or time.monotonic() > last
+                assert not over, f"JupyterLab did not start:\n{log.read_text(errors='replace')}"
+                time.sleep(0.1)
+
+    yield start
+    for context in browser.contexts:
+        context.close()
+    for server in running:
+        server.send_signal(signal.SIGTERM)
+    for server in running:
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="module")
+def lab(
+    start_lab: Callable[[Sequence[str], Path], Lab], tmp_path_factory: pytest.TempPathFactory
+) -> Lab:
+    """JupyterLab on an empty folder of the module's own, and a browser."""
+    folder = tmp_path_factory.mktemp("lab")
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    return start_lab(command, folder)

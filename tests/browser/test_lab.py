@@ -1,0 +1,26 @@
+"""`labkit lab` in a real browser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from labkit.notebooks import sync
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> None:
+    source = tmp_path / "notebooks" / "src" / "06_panoptic_quality.py"
+    source.parent.mkdir(parents=True)
+    text = (CHECKOUT / "notebooks" / "src" / source.name).read_text(encoding="utf-8")
+    assert 'profile: str = "quick"' in text
+    source.write_text(text.replace('profile: str = "quick"', 'profile: str = "smoke"'))
+    sync(tmp_path)
+    labkit = [sys.executable, "-m", "labkit"]
+    lab = start_lab([*labkit, "lab", "6", "--no-browser", "--allow-root"], tmp_path)
+    page = lab.visit("notebooks/06_panoptic_quality.ipynb", address="")
+    assert page.url.partition("?")[0] == f"{lab.url}/lab/tree/notebooks/06_panoptic_quality.ipynb"
+    lab.run_all(page, seconds=300)
+    assert page.locator(".jp-RenderedImage img").count() > 0
+    lab.screenshot(page, "lab")
