@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from labkit.cli import (
+    apps,
+    assignment,
     bench,
     build,
     data,
     doctor,
     eval,
+    grade,
     install,
     lab,
     notebooks,
@@ -34,6 +37,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("lab")(lab.lab)
+app.add_typer(apps.app, name="app")
 app.add_typer(notebooks.app, name="notebooks")
 app.command("doctor")(doctor.doctor)
 app.command("install")(install.install)
@@ -42,6 +46,9 @@ app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
 app.command("predict")(predict.predict)
 app.command("pq")(pq.pq)
+app.add_typer(assignment.app, name="assignment")
+app.command("grade")(grade.grade)
+app.command("regrade")(grade.regrade)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(zoo.app, name="zoo")

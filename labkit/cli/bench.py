@@ -228,3 +228,78 @@ def crowded(
     if json is not None:
         found = {row.name: row.seeds for row in rows}
         write_json(json, {"steps": steps, "scores": found, "differences": differences})
+
+
+@app.command("widgets")
+def widgets(json: Json = None) -> None:
+    """How soon the widgets answer, in Chromium (quiet cores matter)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.bench import widgets as bench
+    from labkit.datasets.panoptic_format import write_json
+    from labkit.doctor import describe_environment
+
+    responses = bench.measure()
+    table = Table("task", title="Answers of the widgets, milliseconds")
+    for column in ("median", "95th percentile", "target"):
+        table.add_column(column, justify="right")
+    for r in responses:
+        verdict = "[green]met[/]" if r.met else "[red]missed[/]"
+        numbers = (f"{r.median_ms:.1f}", f"{r.p95_ms:.1f}", f"< {r.target_ms:g} {verdict}")
+        table.add_row(r.task, *numbers)
+    Console().print(table)
+    if json is not None:
+        rows = [r.to_json() for r in responses]
+        write_json(json, {"environment": describe_environment(), "responses": rows})
+
+
+@app.command("grading")
+def grading(
+    submissions: Annotated[int, typer.Option(min=1, help="Of the large grading.")] = 300,
+    sample: Annotated[int, typer.Option(min=6, help="Of the others.")] = 30,
+    json: Json = None,
+) -> None:
+    """Cost of a submission, two workers against one, many at once, and what kill -9 does."""
+    import tempfile
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.bench import grading as bench
+    from labkit.datasets.panoptic_format import write_json
+    from labkit.doctor import describe_environment
+
+    with tempfile.TemporaryDirectory(prefix="labkit-bench-") as name:
+        course = bench.Course(Path(name, "sample"), sample)
+        one, two = course.run(1), course.run(2)
+        survivals = [bench.survive_killed_grader(course), bench.survive_killed_dask_worker(course)]
+        many = bench.Course(Path(name, "many"), submissions).run(2)
+    speedup = one.seconds / two.seconds
+    table = Table("what", "result", "target", title="labkit grade")
+
+    def row(what: str, result: str, target: str, met: bool) -> None:
+        verdict = "[green]met[/]" if met else "[red]missed[/]"
+        table.add_row(what, result, f"{target} {verdict}")
+
+    overhead = f"{one.overhead:.2f} s a submission"
+    row("overhead, 1 worker", overhead, "≤ 2 s", one.overhead <= bench.MOST_OVERHEAD)
+    row("2 workers against 1", f"{speedup:.2f}x", "≥ 1.8x", speedup >= bench.LEAST_SPEEDUP)
+    done = f"{many.right} right, {many.seconds:.0f} s"
+    row(f"{submissions} at once", done, "all right", many.right == submissions)
+    for survival in survivals:
+        result = (
+            f"{survival.done} of {survival.submissions} done; then {survival.lost} lost, "
+            f"{survival.repeated} repeated, {survival.left} processes left"
+        )
+        row(f"kill -9 of {survival.killed}", result, "none", survival.unharmed)
+    Console().print(table)
+    if json is not None:
+        report: dict[str, Any] = {
+            "environment": describe_environment(),
+            "runs": [bench.to_json(run) for run in (one, two, many)],
+            "speedup": speedup,
+            "survivals": [bench.to_json(survival) for survival in survivals],
+        }
+        write_json(json, report)

@@ -1,0 +1,92 @@
+"""``labkit assignment``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Write assignments and hand them out.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Its name, or the path of its folder.")]
+
+
+@app.callback()
+def assignment() -> None:
+    """Write assignments and hand them out."""
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What the folder will be called.")],
+    folder: Annotated[
+        Path, typer.Option("--in", metavar="DIR", help="Where assignments are kept.")
+    ] = Path("assignments"),
+) -> None:
+    """Make a small working assignment to edit: DIR/NAME/source.py."""
+    from labkit.grading.example import write_example
+
+    source = write_example(folder / name)
+    typer.echo(f"wrote {source}")
+    where = name if folder == Path("assignments") else folder / name
+    typer.echo(f"edit it, then: labkit assignment check {where}")
+
+
+@app.command()
+def release(
+    name: Name,
+    solution: Annotated[
+        bool, typer.Option("--solution", help="Write the notebook with the solutions instead.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE_OR_DIR",
+            help="Where the notebook goes.",
+            show_default="the assignment's folder; with --solution, the working directory",
+        ),
+    ] = None,
+) -> None:
+    """Write the notebook that students get."""
+    from labkit.grading.assignment import find_assignment, load_assignment
+    from labkit.grading.release import require_not_worked_in, write_notebook
+
+    loaded = load_assignment(find_assignment(name))
+    notebook = loaded.solution if solution else loaded.notebook
+    file_name = f"{loaded.name}{'-solution' if solution else ''}.ipynb"
+    # A solution beside the students' notebook would go out with it one day.
+    target = out or (Path() if solution else loaded.folder)
+    path = target / file_name if target.is_dir() or target.suffix != ".ipynb" else target
+    require_not_worked_in(path, notebook)
+    write_notebook(notebook, path)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def check(name: Name) -> None:
+    """Prove an assignment: the solution earns everything, the untouched notebook nothing.
+
+    Also that no line of a solution or a probe stands in the students' notebook, that this
+    notebook is the one that the source gives, and that the hidden inputs depend on the seed
+    alone. Exits with status 1 when something fails.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from labkit.grading.assignment import find_assignment, load_assignment
+    from labkit.grading.proof import prove
+
+    console = Console(highlight=False)
+    loaded = load_assignment(find_assignment(name))
+    title = f"[bold]{escape(loaded.assignment.title)}[/], {loaded.assignment.points:g} points"
+    console.print(f"{title}, {loaded.assignment.minutes:g} minutes")
+    failed = False
+    for finding in prove(loaded):
+        failed |= not finding.holds
+        mark = "[green]✓[/]" if finding.holds else "[bold red]✗[/]"
+        console.print(f"{mark} {escape(finding.text)}", soft_wrap=True)
+        for detail in finding.details:
+            console.print(f"    {escape(detail)}", soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Grading untrusted notebooks: answers leave the sandbox, tests never enter it."""

@@ -1,0 +1,184 @@
+"""Lifting a student's answers out of a notebook, as a person who looks for them would.
+
+The answers go into the instructor's clean notebook: setup cells, then one slot an exercise. A
+student who has duplicated, split, moved or deleted cells loses nothing but what is really gone.
+
+- An answer is every cell that carries the exercise's id, in order. Copies as they were handed out
+  count only if there is nothing else, and halves that are no Python by themselves are put together.
+- A function that is not in there is looked for by its name in the rest of the notebook.
+- Imports, helper functions and values that an answer uses come along before it, wherever they
+  stood; of those cells only the statements that matter.
+- What the setup defines stays as the instructor wrote it.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.grading.assignment import Exercise, LoadedAssignment
+from labkit.grading.code import Unit, dotted_uses, parse, plain, same_code, units
+from labkit.grading.source import Role
+from labkit.grading.submission import StudentCell
+
+BUILTINS = frozenset(dir(builtins)) | {"get_ipython", "display", "__name__", "__file__"}
+LONGEST_ANSWER = 100_000  # characters of a free-text answer
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What of a submission is graded.
+
+    Attributes:
+        notebook: the clean notebook with the answers, to be executed. Its cells' metadata say
+            ``labkit: {"role": "setup" | "helper"}`` or ``{"exercise": NAME}``.
+        questions: the free-text answers by name; empty where there is none.
+        forbidden: dotted names that an answer uses although the assignment forbids them.
+    """
+
+    notebook: Any
+    questions: dict[str, str]
+    forbidden: tuple[str, ...]
+
+
+def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
+    """Put a student's answers into the clean notebook of the assignment."""
+    import nbformat
+
+    setup = [cell for cell in loaded.cells if cell.role is Role.SETUP]
+    given = {name for cell in setup for unit in units(cell.source) for name in unit.binds}
+    rest = [
+        (number, unit)
+        for number, cell in enumerate(cells)
+        if cell.kind == "code" and cell.exercise not in loaded.exercises
+        for unit in units(cell.source)
+    ]
+    answers = {name: _answer(cells, rest, loaded.exercises[name]) for name in loaded.exercises}
+    for pieces in answers.values():
+        given |= {name for _, source in pieces for unit in units(source) for name in unit.binds}
+    lifted = []
+    written = set[int]()
+    for cell in loaded.cells:
+        if cell.role is Role.SETUP:
+            lifted.append(_code(cell.source, {"role": "setup"}))
+        elif cell.role is Role.EXERCISE:
+            helpers = _helpers(answers[cell.name], rest, given)
+            for index in sorted(helpers - written):
+                lifted.append(_code(rest[index][1].source, {"role": "helper"}))
+            written |= helpers
+            for _, source in answers[cell.name]:
+                lifted.append(_code(source, {"exercise": cell.name}))
+    notebook = nbformat.v4.new_notebook(cells=lifted, metadata=loaded.clean.metadata)
+    ours = (cell.source for cell in lifted if cell.metadata.labkit.get("role") != "setup")
+    return Lifted(notebook, _questions(cells, loaded), _forbidden(ours, loaded))
+
+
+def _answer(
+    cells: list[StudentCell], rest: list[tuple[int, Unit]], exercise: Exercise
+) -> list[tuple[int, str]]:
+    """Return the pieces of an answer, each with the place it stood at."""
+    marked = [
+        (number, cell.source)
+        for number, cell in enumerate(cells)
+        # A slip of the keyboard makes markdown of a code cell.
+        if cell.exercise == exercise.name and (cell.kind == "code" or parse(cell.source))
+    ]
+    own = [(n, source) for n, source in marked if plain(source).strip()]
+    own = [(n, source) for n, source in own if not same_code(source, exercise.stub)]
+    if any(parse(source) is None for _, source in own):
+        together = "\n".join(source for _, source in own)
+        if parse(together) is not None:
+            own = [(own[0][0], together)]
+    own = _without_unwritten_copies(own)
+    defined = {name for _, source in own for name in _defined(source)}
+    wanted = [name for name in exercise.names if name not in defined]
+    found = set[int]()
+    for name in wanted:
+        places = [n for n, unit in rest if name in unit.binds and name not in unit.unwritten]
+        if places:
+            found |= {
+                index
+                for index, (n, unit) in enumerate(rest)
+                if n == places[-1] and name in unit.binds
+            }
+    pieces = sorted([*own, *((rest[index][0], rest[index][1].source) for index in found)])
+    return pieces or [(n, source) for n, source in marked if plain(source).strip()][-1:]
+
+
+def _without_unwritten_copies(own: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Drop a copy whose functions are still unwritten where another copy has written them."""
+    written = {name for _, source in own for name in _defined(source)}
+    kept = []
+    for number, source in own:
+        unwritten = {name for unit in units(source) for name in unit.unwritten}
+        if not unwritten or unwritten - written:
+            kept.append((number, source))
+            continue
+        rest = [unit.source for unit in units(source) if not unit.unwritten]
+        kept.append((number, "\n".join(rest)))
+    return [(number, source) for number, source in kept if source.strip()]
+
+
+def _defined(source: str) -> set[str]:
+    return {name for unit in units(source) for name in unit.binds - unit.unwritten}
+
+
+def _helpers(
+    pieces: list[tuple[int, str]], rest: list[tuple[int, Unit]], given: set[str]
+) -> set[int]:
+    """Return which of the remaining units an answer needs, by way of others too."""
+    known = given | BUILTINS
+    helpers = set[int]()
+    stars = {index for index, (_, unit) in enumerate(rest) if unit.star}
+    waiting = [(place, name) for place, source in pieces for name in _uses(source)]
+    seen = set[str]()
+    while waiting:
+        place, name = waiting.pop()
+        if name in known or name in seen:
+            continue
+        seen.add(name)
+        numbers = [number for number, unit in rest if name in unit.binds]
+        if not numbers:
+            helpers |= stars
+            continue
+        # The definition that was in force when the answer ran; failing that, the last one.
+        chosen = max((n for n in numbers if n < place), default=numbers[-1])
+        for index, (number, unit) in enumerate(rest):
+            if number == chosen and name in unit.binds and index not in helpers:
+                helpers.add(index)
+                waiting += [(number, other) for other in unit.uses]
+    return helpers
+
+
+def _uses(source: str) -> Iterable[str]:
+    """Return what an answer needs; of one that is no Python, nothing."""
+    found = units(source)
+    return {name for unit in found for name in unit.uses}
+
+
+def _code(source: str, mark: dict[str, str]) -> Any:
+    import nbformat
+
+    return nbformat.v4.new_code_cell(source, metadata={"labkit": mark})
+
+
+def _questions(cells: list[StudentCell], loaded: LoadedAssignment) -> dict[str, str]:
+    answers = {}
+    for ours in loaded.cells:
+        if ours.role is not Role.QUESTION:
+            continue
+        copies = [cell.source.strip() for cell in cells if cell.question == ours.name]
+        written = [text for text in dict.fromkeys(copies) if text and text != ours.stub.strip()]
+        answers[ours.name] = "\n\n".join(written)[:LONGEST_ANSWER]
+    return answers
+
+
+def _forbidden(sources: Iterable[str], loaded: LoadedAssignment) -> tuple[str, ...]:
+    used = {name for source in sources for name in dotted_uses(source)}
+    return tuple(
+        name
+        for name in loaded.assignment.forbidden
+        if any(found == name or found.startswith(f"{name}.") for found in used)
+    )

@@ -1,0 +1,271 @@
+"""How values cross the sandbox's wall: strict JSON, with the arrays in it as base64 safetensors.
+
+Neither side ever unpickles anything, and what comes out is NumPy arrays and plain Python. The
+module stands alone (it imports nothing of labkit) because its source is also executed inside the
+sandbox, where this package is hidden.
+
+A wire value is ``{"value": tree, "arrays": text}``. In a tree, null, booleans, integers, finite
+floats, strings and lists stand for themselves; an object with one key stands for the rest:
+``{"float": "nan"}``, ``{"tuple": [...]}``, ``{"dict": [[key, tree], ...]}`` and
+``{"tensor": [number, dtype]}`` or ``{"ndarray": [number, dtype]}`` for an entry of the arrays.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+DEEPEST = 32  # levels of lists within lists
+MOST = 300_000  # values that are not in an array
+LONGEST = 10_000_000  # characters of a string
+LARGEST = 10**300  # integers beyond it are nobody's answer
+BUDGET = 64_000_000  # bytes of all arrays and strings
+
+SPELLED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+EXACT_IN = {"bfloat16": "float32"}  # NumPy has no bfloat16
+
+
+class WireError(ValueError):
+    """A value that does not cross; the message names its type or what is malformed."""
+
+
+def encode(value: Any, budget: int = BUDGET) -> dict[str, Any]:
+    """Encode a value.
+
+    Args:
+        value: tensors, arrays, NumPy's and Python's numbers, booleans, strings, None, and lists,
+            tuples and dictionaries with plain keys of these. Tensors may be on any device, need
+            gradients, and be of any layout; they arrive contiguous.
+        budget: bytes that its arrays and strings may have.
+
+    Raises:
+        WireError: it is something else, too large, or nested too deeply.
+    """
+    encoder = _Encoder(budget)
+    tree = encoder.tree(value, 0)
+    return {"value": tree, "arrays": encoder.packed()}
+
+
+def decode(
+    payload: Any, budget: int = BUDGET, tensor: Callable[[np.ndarray, str], Any] | None = None
+) -> Any:
+    """Decode what :func:`encode` gave, or refuse what claims to be that.
+
+    Args:
+        payload: anything that came out of JSON.
+        budget: bytes that its arrays and strings may have.
+        tensor: makes a tensor of an array and the name of its dtype; by default tensors come as
+            arrays, bfloat16 as float32.
+
+    Raises:
+        WireError: the payload is malformed, too large, or nested too deeply.
+    """
+    if type(payload) is not dict or set(payload) != {"value", "arrays"}:
+        raise WireError("not a wire value")
+    decoder = _Decoder(_unpack(payload["arrays"], budget), budget, tensor)
+    return decoder.value(payload["value"], 0)
+
+
+def loads(text: Any, longest: int) -> Any:
+    """Parse JSON from the sandbox: no NaN, no repeated keys, no unlimited depth or length.
+
+    Raises:
+        WireError: it is not such a text.
+    """
+    if type(text) is not str or len(text) > longest:
+        raise WireError("not a text, or too long")
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise WireError(f"malformed JSON ({type(error).__name__})") from None
+
+
+def dumps(value: Any) -> str:
+    """Write JSON that :func:`loads` reads."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+class _Encoder:
+    def __init__(self, budget: int) -> None:
+        self.budget = self.left = budget
+        self.count = 0
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def tree(self, value: Any, depth: int) -> Any:
+        self.count += 1
+        if depth > DEEPEST or self.count > MOST:
+            raise WireError("nested too deeply" if depth > DEEPEST else "too many values")
+        if value is None or isinstance(value, (bool, np.bool_)):
+            return None if value is None else bool(value)
+        if isinstance(value, (np.ndarray, np.generic)) or is_tensor(value):
+            return self.array(value)
+        if isinstance(value, int):
+            if abs(value) > LARGEST:
+                raise WireError("an integer that is too large")
+            return int(value)
+        if isinstance(value, float):
+            value = float(value)
+            return value if math.isfinite(value) else {"float": repr(value)}
+        if isinstance(value, str):
+            self.spend(len(value))
+            return str(value)
+        if isinstance(value, list):
+            return [self.tree(entry, depth + 1) for entry in value]
+        if isinstance(value, tuple):
+            return {"tuple": [self.tree(entry, depth + 1) for entry in value]}
+        if isinstance(value, dict):
+            pairs = [[_key(key), self.tree(entry, depth + 1)] for key, entry in value.items()]
+            return {"dict": pairs}
+        raise WireError(f"a value of type {type(value).__name__}")
+
+    def array(self, value: Any) -> Any:
+        tensor = is_tensor(value)
+        # The size first: an expanded or sparse tensor is small until it is copied.
+        self.spend(_bytes_of(value, tensor))
+        array = _numpy(value) if tensor else np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise WireError(f"an array of {array.dtype.name}")
+        name = str(value.dtype).removeprefix("torch.") if tensor else array.dtype.name
+        number = str(len(self.arrays))
+        # In order, contiguous and in this machine's byte order, as the format wants it.
+        native = array.dtype.newbyteorder("=")
+        self.arrays[number] = np.array(array, dtype=native, order="C", copy=True)
+        return {"tensor" if tensor else "ndarray": [int(number), name]}
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise WireError(f"larger than {self.budget / 1e6:g} MB")
+
+    def packed(self) -> str:
+        from safetensors.numpy import save
+
+        try:
+            return base64.b64encode(save(self.arrays)).decode("ascii") if self.arrays else ""
+        except Exception as error:
+            raise WireError(f"an array that safetensors refuses ({error})") from None
+
+
+class _Decoder:
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        budget: int,
+        tensor: Callable[[np.ndarray, str], Any] | None,
+    ) -> None:
+        self.arrays, self.left, self.tensor = arrays, budget, tensor
+        self.count = 0
+
+    def value(self, tree: Any, depth: int) -> Any:
+        self.count += 1
+        if depth > DEEPEST or self.count > MOST:
+            raise WireError("nested too deeply" if depth > DEEPEST else "too many values")
+        kind = type(tree)
+        if tree is None or kind is bool:
+            return tree
+        if kind is int and abs(tree) <= LARGEST:
+            return tree
+        if kind is float and math.isfinite(tree):
+            return tree
+        if kind is str:
+            self.left -= len(tree)
+            if len(tree) > LONGEST or self.left < 0:
+                raise WireError("too long a string")
+            return tree
+        if kind is list:
+            return [self.value(entry, depth + 1) for entry in tree]
+        if kind is dict and len(tree) == 1:
+            ((tag, content),) = tree.items()
+            return self.tagged(tag, content, depth)
+        raise WireError("not a wire value")
+
+    def tagged(self, tag: str, content: Any, depth: int) -> Any:
+        if tag == "float" and type(content) is str and content in SPELLED:
+            return SPELLED[content]
+        if type(content) is list:
+            if tag == "tuple":
+                return tuple(self.value(entry, depth + 1) for entry in content)
+            if tag == "dict":
+                return self.dictionary(content, depth)
+            if tag in {"tensor", "ndarray"}:
+                return self.array(tag, content)
+        raise WireError("not a wire value")
+
+    def dictionary(self, pairs: list[Any], depth: int) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for pair in pairs:
+            if type(pair) is not list or len(pair) != 2:
+                raise WireError("not a wire value")
+            key = self.value(pair[0], DEEPEST)
+            if isinstance(key, list) or key in found:
+                raise WireError("a dictionary with such keys")
+            found[key] = self.value(pair[1], depth + 1)
+        return found
+
+    def array(self, tag: str, content: list[Any]) -> Any:
+        if len(content) != 2 or type(content[0]) is not int or type(content[1]) is not str:
+            raise WireError("not a wire value")
+        array = self.arrays.pop(str(content[0]), None)
+        if array is None or array.dtype.name != EXACT_IN.get(content[1], content[1]):
+            raise WireError("an array that is not there")
+        if tag == "tensor" and self.tensor is not None:
+            return self.tensor(array, content[1])
+        return array
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether a value is a torch tensor, without importing torch for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _bytes_of(value: Any, tensor: bool) -> int:
+    if not tensor:
+        return int(value.nbytes) if isinstance(value, np.generic) else value.size * value.itemsize
+    size = value.element_size() * (2 if str(value.dtype) in map("torch.{}".format, EXACT_IN) else 1)
+    return int(math.prod(value.shape)) * size
+
+
+def _numpy(value: Any) -> np.ndarray:
+    value = value.detach().cpu()
+    value = (value if "strided" in str(value.layout) else value.to_dense()).resolve_conj()
+    if str(value.dtype).removeprefix("torch.") in EXACT_IN:
+        value = value.float()
+    return value.resolve_neg().numpy()
+
+
+def _key(key: Any) -> Any:
+    if key is None or type(key) in (bool, int, str) or (type(key) is float and key == key):
+        return key
+    raise WireError(f"a dictionary with a key of type {type(key).__name__}")
+
+
+def _unpack(text: Any, budget: int) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    if type(text) is not str or len(text) > budget * 4 // 3 + 1_000_000:
+        raise WireError("arrays that are too large")
+    try:
+        return load(base64.b64decode(text, validate=True)) if text else {}
+    except (binascii.Error, ValueError) as error:
+        raise WireError(f"malformed arrays ({type(error).__name__})") from None
+    except Exception as error:  # safetensors has an error class of its own
+        raise WireError(f"malformed arrays ({error})") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found

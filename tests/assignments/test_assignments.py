@@ -1,0 +1,52 @@
+"""Every assignment: the solution earns everything, the untouched notebook nothing, no leaks."""
+
+import pkgutil
+
+import pytest
+from played import NAMES, all_points, load, lost, play
+
+from labkit.grading.proof import inputs_from_seed, nothing_given_away, prove, released
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sandbox_gives_the_solution_everything_and_the_untouched_notebook_nothing(name):
+    # The whole way, trainings included: a minute or two for a2_instance and a3_backbones.
+    failed = [finding for finding in prove(load(name)) if not finding.holds]
+    assert not failed, failed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_untouched_notebook_earns_nothing(name, tmp_path):
+    assert lost(name, play(name, stubs=True), tmp_path) == all_points(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("examine", [nothing_given_away, released, inputs_from_seed])
+def test_what_students_get(name, examine):
+    finding = examine(load(name))
+    assert finding.holds, finding
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twenty_points_and_what_the_notebook_says_about_them(name):
+    loaded = load(name)
+    computed = sum(all_points(name).values())
+    questions = loaded.assignment.points - computed
+    assert loaded.assignment.points == 20
+    introduction = " ".join(loaded.notebook.cells[0].source.split())
+    assert "**Points:** 20" in introduction
+    assert f"{computed:g} are computed and {questions:g} are for" in introduction
+    rows = [line for line in loaded.notebook.cells[0].source.splitlines() if line.startswith("| ")]
+    told = [sum(map(int, row.split("|")[2].split("+"))) for row in rows[2:]]
+    assert sum(told) == 20
+    assert told[-1] == questions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_forbidden_exists(name):
+    for dotted in load(name).assignment.forbidden:
+        if dotted.startswith("panopticapi."):  # not everybody has it
+            continue
+        # By its owner: a package may have a function of a module's name.
+        owner, _, name = dotted.rpartition(".")
+        assert callable(getattr(pkgutil.resolve_name(owner), name))
