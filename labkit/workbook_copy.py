@@ -11,7 +11,8 @@ from labkit.errors import LabkitError
 from labkit.files import whole
 
 COPIED = ("notebooks", "assignments")
-LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
+LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
+"""Also what an assignment is made of: it holds the solution."""
 
 
 def writable(folder: Path) -> bool:

@@ -194,8 +194,9 @@ def survive_killed_dask_worker(course: Course) -> Survival:
     """
     with dask_cluster() as (address, workers):
         grader = _start(course, "dask", "--scheduler", address)
+        candidates = [psutil.Process(pid) for pid in workers()]
         _wait_for(course, "dask", grader)
-        worker = psutil.Process(workers()[0])
+        worker = max(candidates, key=lambda process: len(process.children(recursive=True)))
         family = worker.children(recursive=True)
         worker.kill()
         before, began = course.harvests("dask"), time.monotonic()
@@ -216,7 +217,7 @@ def dask_cluster() -> Iterator[tuple[str, Callable[[], list[int]]]]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise LabkitError("Dask is missing; install it: pip install 'labkit[cluster]'") from error
+        raise LabkitError("Dask is missing; install it: uv sync --extra cluster") from error
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,

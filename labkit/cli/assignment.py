@@ -82,11 +82,12 @@ def check(name: Name) -> None:
     title = f"[bold]{escape(loaded.assignment.title)}[/], {loaded.assignment.points:g} points"
     console.print(f"{title}, {loaded.assignment.minutes:g} minutes")
     failed = False
-    for finding in prove(loaded):
-        failed |= not finding.holds
-        mark = "[green]✓[/]" if finding.holds else "[bold red]✗[/]"
-        console.print(f"{mark} {escape(finding.text)}", soft_wrap=True)
-        for detail in finding.details:
-            console.print(f"    {escape(detail)}", soft_wrap=True)
+    with console.status("checking and running the notebooks"):
+        for finding in prove(loaded):
+            failed |= not finding.holds
+            mark = "[green]✓[/]" if finding.holds else "[bold red]✗[/]"
+            console.print(f"{mark} {escape(finding.text)}", soft_wrap=True)
+            for detail in finding.details:
+                console.print(f"    {escape(detail)}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

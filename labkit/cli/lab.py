@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,11 @@ EXTENSIONS = {
     "anywidget": "anywidget",
 }
 """What JupyterLab must find for the apps to appear, and the package that brings it."""
+
+
+SETTINGS = Path(__file__).parents[1] / "jupyter"
+"""Defaults for JupyterLab in the form of one of its configuration folders: it asks its users once
+whether to fetch news, whatever address of the news its command line has."""
 
 
 def lab(
@@ -59,6 +65,8 @@ def lab(
 
     # A whole dictionary in one argument: the form that replaces it can only give strings.
     warnings.filterwarnings("ignore", message="--ServerApp.tornado_settings")
+    before = os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [before, str(SETTINGS)]))
     check_widgets([Path(folder) for folder in jupyter_path("labextensions")])
     # In this very process, so that the terminal's Ctrl-C is JupyterLab's own.
     LabApp.launch_instance(

@@ -22,10 +22,10 @@ from labkit.grading.executors import (
     harvest_here,
     harvest_there,
     local_workers,
-    locked,
 )
 from labkit.grading.isolation import Level, choose
 from labkit.grading.late import LatePolicy, read_policy
+from labkit.grading.lock import locked, scratch_folder
 from labkit.grading.progress import GradingProgress
 from labkit.grading.resume import (
     UNPACKED,
@@ -102,7 +102,8 @@ def grade(request: Request, console: Console) -> Conclusion:
             done = len(wanted) - len(missing)
             console.print(f"{done} of {len(wanted)} submissions have been run already")
         with (
-            _workers(request, loaded, level, lock) as submit,
+            scratch_folder(out) as scratch,
+            _workers(request, loaded, level, lock, scratch) as submit,
             GradingProgress(console, len(missing)) as progress,
         ):
             errors = harvest_all(missing, out, loaded, submit, progress)
@@ -181,7 +182,7 @@ def harvest_all(
 
 @contextlib.contextmanager
 def _workers(
-    request: Request, loaded: LoadedAssignment, level: str | None, lock: int | None
+    request: Request, loaded: LoadedAssignment, level: str | None, lock: int | None, scratch: Path
 ) -> Iterator[Submit]:
     seconds = loaded.assignment.limits.total_seconds
     if request.scheduler is not None:
@@ -191,7 +192,7 @@ def _workers(
     else:
         with local_workers(request.workers or available_cores()) as executor:
             yield lambda task: executor.submit(
-                harvest_here, {**task, "isolation": level}, seconds, lock
+                harvest_here, {**task, "isolation": level}, seconds, lock, scratch
             )
 
 

@@ -8,15 +8,12 @@ asks it and dies with that thread, however the grader ends (``PR_SET_PDEATHSIG``
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -24,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.grading.lock import locked
 
 Task = dict[str, Any]
 STARTING = 300.0  # seconds beyond a submission's own limit after which its harvest is given up
 LAST_WORDS = 300  # characters of what a process wrote before it died
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _local = threading.local()
 
 
@@ -36,10 +33,12 @@ class Server:
     """A process that harvests one submission after the other: ``python -m labkit.grading.harvest``.
 
     Args:
-        lock: a file descriptor that the process holds as long as it lives; see :func:`locked`.
+        lock: a file descriptor that the process holds as long as it lives; see
+            :func:`labkit.grading.lock.locked`.
+        scratch: where it keeps the folders of its sandboxes; by default where programs do.
     """
 
-    def __init__(self, lock: int | None = None) -> None:
+    def __init__(self, lock: int | None = None, scratch: Path | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "labkit.grading.harvest"],
@@ -47,7 +46,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=_environment(),
+            env=_environment(scratch),
             pass_fds=() if lock is None else (lock,),
             # Ctrl-C in the terminal reaches the grader alone, which then stops this process.
             start_new_session=True,
@@ -110,13 +109,15 @@ class Server:
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
 
-def harvest_here(task: Task, seconds: float, lock: int | None = None) -> dict[str, Any]:
+def harvest_here(
+    task: Task, seconds: float, lock: int | None = None, scratch: Path | None = None
+) -> dict[str, Any]:
     """Harvest in the process that belongs to this thread; start it where there is none."""
     server: Server | None = getattr(_local, "server", None)
     if server is not None and not server.alive:
         server.close()
     if server is None or not server.alive:
-        server = _local.server = Server(lock)
+        server = _local.server = Server(lock, scratch)
     return server.ask(task, seconds + STARTING)
 
 
@@ -185,9 +186,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise LabkitError(
-            "--scheduler needs Dask; install it: pip install 'labkit[cluster]'"
-        ) from error
+        raise LabkitError("--scheduler needs Dask; install it: uv sync --extra cluster") from error
     try:
         client = Client(address, timeout="20s", set_as_default=False)
     except (OSError, ValueError) as error:
@@ -201,45 +200,8 @@ def dask_workers(address: str) -> Iterator[Executor]:
             executor.shutdown(wait=False)
 
 
-@contextlib.contextmanager
-def locked(folder: Path, seconds: float) -> Iterator[int | None]:
-    """Hold a folder's lock; give the descriptor, which processes may inherit.
-
-    A process that has inherited it keeps the lock until it ends, so that whoever has the lock
-    knows that nobody works in the folder any more.
-
-    Raises:
-        LabkitError: somebody else has had it all the time, or the folder cannot be written.
-    """
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise LabkitError(f"{path}: cannot be written: {error.strerror or error}") from error
-    try:
-        yield descriptor if _take(descriptor, folder, seconds) else None
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, folder: Path, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise LabkitError(f"{folder}: another labkit grade is at work there") from None
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno in NO_LOCKS:  # some file systems have none
-                return False
-            raise LabkitError(f"{folder}: cannot be locked: {error.strerror}") from error
-
-
-def _environment() -> dict[str, str]:
+def _environment(scratch: Path | None) -> dict[str, str]:
     # One core a worker: that many workers there are, and threads would only get in their way.
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**dict.fromkeys(threads, "1"), **os.environ}
+    folder = {} if scratch is None else {"TMPDIR": str(scratch)}
+    return {**dict.fromkeys(threads, "1"), **os.environ, **folder}

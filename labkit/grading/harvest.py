@@ -207,7 +207,7 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
     notebook.metadata["papermill"] = type(notebook.metadata)()
     assignment, course = loaded.assignment, Course()
     interview = Interview(loaded, result["content_hash"], result["probes"], course)
-    root = loaded.folder.parents[1]
+    data = _data(loaded)
     deadline = time.monotonic() + assignment.limits.total_seconds
     given_up = frozenset[str]()
     try:
@@ -222,7 +222,7 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
                 progress_bar=False,
                 limits=replace(assignment.limits, total_seconds=left),
                 level=Level(result["isolation"]),
-                data=tuple((root / name).resolve() for name in assignment.data),
+                data=data,
                 forbidden=assignment.forbidden,
                 course=course,
                 skip=given_up,
@@ -240,6 +240,17 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
     asked = sum(probe["seconds"] for probe in result["probes"].values())
     result["seconds"] = {"cells": round(spent, 3), "probes": round(asked, 3)}
     return notebook
+
+
+def _data(loaded: LoadedAssignment) -> tuple[Path, ...]:
+    root = loaded.folder.parents[1]
+    paths = tuple((root / name).resolve() for name in loaded.assignment.data)
+    for path in paths:
+        if not path.exists():
+            raise LabkitError(
+                f"{path} does not exist, which assignment {loaded.name} names in data"
+            )
+    return paths
 
 
 def _read(path: Path) -> bytes:

@@ -71,8 +71,9 @@ def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
             for _, source in answers[cell.name]:
                 lifted.append(_code(source, {"exercise": cell.name}))
     notebook = nbformat.v4.new_notebook(cells=lifted, metadata=loaded.clean.metadata)
-    ours = (cell.source for cell in lifted if cell.metadata.labkit.get("role") != "setup")
-    return Lifted(notebook, _questions(cells, loaded), _forbidden(ours, loaded))
+    ours = [cell.source for cell in lifted if cell.metadata.labkit.get("role") != "setup"]
+    used = set(dotted_uses(ours, (cell.source for cell in setup)))
+    return Lifted(notebook, _questions(cells, loaded), _forbidden(used, loaded))
 
 
 def _answer(
@@ -175,8 +176,7 @@ def _questions(cells: list[StudentCell], loaded: LoadedAssignment) -> dict[str, 
     return answers
 
 
-def _forbidden(sources: Iterable[str], loaded: LoadedAssignment) -> tuple[str, ...]:
-    used = {name for source in sources for name in dotted_uses(source)}
+def _forbidden(used: set[str], loaded: LoadedAssignment) -> tuple[str, ...]:
     return tuple(
         name
         for name in loaded.assignment.forbidden

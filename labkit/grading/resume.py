@@ -17,6 +17,7 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.files import whole
 from labkit.grading.gradebook import Student
+from labkit.grading.lock import LOCK
 from labkit.grading.submissions import HandedIn, Submission
 
 FILE = "grading.json"
@@ -62,7 +63,7 @@ def require_usable(out: Path, assignment: str) -> None:
         found = read_grading(out).assignment
         if found != assignment:
             raise LabkitError(f"{out} holds the grading of {found}; choose another --out")
-    elif out.is_dir() and any(path.name not in {".lock", UNPACKED} for path in out.iterdir()):
+    elif out.is_dir() and any(path.name not in {LOCK, UNPACKED} for path in out.iterdir()):
         raise LabkitError(f"{out} holds something else than a grading; choose another --out")
 
 

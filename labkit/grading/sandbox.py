@@ -197,9 +197,9 @@ def _readable(wall: Wall) -> list[tuple[Path, Path]]:
     shown = {path: path.resolve() for path in wanted if not _within(path, Path("/usr"))}
     shown |= {path: path for path in list(shown.values())}
     shown[PACKAGE] = PACKAGE
-    for path in (PACKAGE.parent / "data" / "checkpoints", *wall.data):
-        if path.exists():
-            shown[path] = path.resolve()
+    checkpoints = PACKAGE.parent / "data" / "checkpoints"
+    for path in (*([checkpoints] if checkpoints.is_dir() else []), *wall.data):
+        shown[path] = path.resolve()
     return [(shown[target], target) for target in sorted(shown)]
 
 

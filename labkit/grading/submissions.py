@@ -123,8 +123,8 @@ def collect(
             except OSError as error:
                 notes[key].append(f"{shown}: cannot be read: {error.strerror or error}")
     if not any(files.values()):
-        held = [*ignored, *chain.from_iterable(other.values())]
-        raise LabkitError(_nothing(source, held, list(chain.from_iterable(notes.values()))))
+        files_held = [*ignored, *chain.from_iterable(other.values())]
+        raise LabkitError(_nothing(source, files_held, list(chain.from_iterable(notes.values()))))
     if ignored:
         problems.append(f"ignored, neither notebooks nor zip files: {_some(ignored)}")
     handed_in = []

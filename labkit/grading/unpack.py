@@ -56,7 +56,7 @@ def is_notebook(name: str) -> bool:
 
 def is_hidden(name: PurePosixPath) -> bool:
     """Tell whether a file is something that a program has left behind, such as a checkpoint."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts if part != "..")
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
 
 
 def unpack_notebooks(archive: Path, folder: Path) -> Iterator[Unpacked]:
@@ -70,15 +70,15 @@ def unpack_notebooks(archive: Path, folder: Path) -> Iterator[Unpacked]:
     """
     try:
         with archive.open("rb") as file:
-            yield from _unpack(file, archive.name, folder, _Budget())
+            yield from _unpack(file, archive.name, folder, _Budget(MOST_MEMBERS, MOST_BYTES))
     except OSError as error:
         raise LabkitError(f"{archive}: cannot be unpacked: {error.strerror or error}") from error
 
 
 @dataclass
 class _Budget:
-    members: int = MOST_MEMBERS
-    bytes: int = MOST_BYTES
+    members: int
+    bytes: int
 
 
 def _unpack(
@@ -100,38 +100,40 @@ def _unpack(
     with archive:
         for member in members:
             name = _name(member)
-            if member.is_dir() or not name.parts or is_hidden(name):
+            # Whose it is must not depend on where it wants to go.
+            shown = PurePosixPath(*(part for part in name.parts if part not in {"..", name.root}))
+            if member.is_dir() or not shown.parts or is_hidden(shown):
                 continue
             nested = name.suffix.lower() == ".zip" and not inner
             if not nested and not is_notebook(name.name):
-                yield Unpacked(name)
+                yield Unpacked(shown)
                 continue
             problem = _refusal(member, name)
             if problem:
-                yield Unpacked(name, problem=problem)
+                yield Unpacked(shown, problem=problem)
                 continue
             try:
                 content = _content(archive, member, MOST_ARCHIVE if nested else LARGEST, budget)
             except _TooLarge as error:
-                yield Unpacked(name, problem=str(error))
+                yield Unpacked(shown, problem=str(error))
                 continue
             except DAMAGED as error:
-                yield Unpacked(name, problem=f"damaged ({error})")
+                yield Unpacked(shown, problem=f"damaged ({error})")
                 continue
             if not nested:
                 path = folder / f"{hashlib.sha256(content).hexdigest()}.ipynb"
                 if not path.is_file():
                     with whole(path) as temporary:
                         temporary.write_bytes(content)
-                yield Unpacked(name, path, _modified(member))
+                yield Unpacked(shown, path, _modified(member))
                 continue
             try:
                 found = list(_unpack(io.BytesIO(content), name.name, folder, budget, inner=True))
             except LabkitError as error:
-                yield Unpacked(name, problem=str(error))
+                yield Unpacked(shown, problem=str(error))
                 continue
             for one in found:
-                yield Unpacked(name / one.name, one.path, one.modified, one.problem)
+                yield Unpacked(shown / one.name, one.path, one.modified, one.problem)
 
 
 class _TooLarge(Exception):

@@ -105,6 +105,7 @@ def make_batch(tmp_path_factory) -> Batch:
             "assignment": str(attacked),
             "source": str(attacked / "source.py"),
             "canary": str(canary),
+            "home": str(Path.home()),
             **listeners.places,
         }
         submissions = {
@@ -113,7 +114,9 @@ def make_batch(tmp_path_factory) -> Batch:
                 {name: re.sub(r"\bf\b", name, code) for name, code in ANSWERS.items()}
             ),
             **{
-                f"attack: {n}": notebook({"double": a.code, "total": TOTAL})
+                f"attack: {n}": notebook(
+                    {"double": a.code.replace("{unix!r}", repr(places["unix"])), "total": TOTAL}
+                )
                 for n, a in ATTACKS.items()
             },
             **{

@@ -268,6 +268,20 @@ ATTACKS = {
         "    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\n" + RIGHT,
         double=4.0,
     ),
+    "links in place of its sockets": Attack(
+        "import glob, os, stat, time\n"
+        "run = os.path.dirname([a for a in open('/proc/self/cmdline').read().split('\\0')\n"
+        "                       if a.endswith('kernel.json')][0])\n"
+        "for path in glob.glob(run + '/k-*'):\n"
+        "    os.unlink(path)\n    os.symlink({unix!r}, path)\n"
+        "for fd in range(3, 200):\n"
+        "    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(fd).st_mode):\n            os.close(fd)\n"
+        "    except OSError:\n        pass\n"
+        "time.sleep(1)\n",
+        ("cell-timeout", "dead-kernel", "flood", "protocol-violation"),
+        total=EITHER,
+    ),
     # What stays behind.
     "threads and daemons": Attack(
         "import os, threading, time\n"
@@ -406,7 +420,10 @@ ESCAPES = {
         "reached = os.path.exists('/proc/1/root' + {source!r}) or "
         "os.path.exists('/proc/1/cwd/etc/shadow')"
     ),
-    "home directories": "reached = bool(set(os.listdir('/root')) - {'.pyenv', '.local', '.cache'})",
+    "home directories": (
+        "names = ('.bashrc', '.profile', '.ssh', '.bash_history', '.config')\n"
+        "reached = any(os.path.exists(f'{h}/{n}') for h in ('/root', {home!r}) for n in names)"
+    ),
     "passwords": "reached = os.path.exists('/etc/shadow') or os.path.exists('/etc/passwd')",
     "a TCP port of this machine": (
         "import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\nreached = True"

@@ -33,6 +33,7 @@ import nbformat
 import platformdirs
 import pytest
 
+from labkit.cli.lab import SETTINGS
 from labkit.doctor import BROWSERS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -221,10 +222,6 @@ def start_lab(
         (home / "config").mkdir()
         for name in ("jupyter_server_config.json", "jupyter_lab_config.json"):
             (home / "config" / name).write_text(json.dumps(config))
-        # A fresh JupyterLab asks, on top of the page, whether to show news.
-        answer = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-        answer.parent.mkdir(parents=True)
-        answer.write_text('{"fetchNews": "false"}')
         folders = ("CONFIG", "DATA", "RUNTIME")
         environment = {
             **os.environ,
@@ -281,6 +278,7 @@ def lab(
     """JupyterLab on an empty folder of the module's own, and a browser."""
     folder = tmp_path_factory.mktemp("lab")
     command = [
+        *("env", f"JUPYTER_CONFIG_PATH={SETTINGS}"),  # a question about news would lie on the page
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
         f"--ServerApp.root_dir={folder}",
         "--LabApp.extension_manager=readonly",

@@ -29,7 +29,7 @@ CELLS = [
     "handle = display({'text/plain': 'shown', 'text/html': '<b>'}, raw=True, display_id=True)\n"
     "handle.update({'text/plain': 'changed'}, raw=True)",
     "for n in range(10**6):\n    print('x' * 1000)\n    if n % 500 == 0: time.sleep(0.2)",
-    "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+    "import base64\ndisplay({'image/png': base64.encodebytes(bytes(200)).decode()}, raw=True)",
     "input()",
     "%time x = 1",
     "",

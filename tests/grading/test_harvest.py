@@ -87,26 +87,20 @@ SOFTEN = "def soften(x, power=2):\n    return {}"
 PATCHED = (
     "def one(*args, **kwargs):\n    return True\n"
     "torch.allclose = torch.equal = torch.Tensor.__eq__ = torch.Tensor.equal = one\n"
-    "torch.Tensor.numpy = lambda self, **k: 1\n"
 )
 VARIANTS = {  # the answer's code, and the points of values and gradients
     "solution": (None, (2, 2)),
-    "double precision": (SOFTEN.format("torch.softmax(x.double(), dim=-1) ** power"), (2, 2)),
-    "on a device of its own": (
-        "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-        + SOFTEN.format("torch.softmax(x.to(device), dim=-1) ** power"),
-        (2, 2),
-    ),
-    "warnings": (
+    "another dtype and device, and warnings": (
         "import sys, warnings\nprint('careful', file=sys.stderr)\n"
-        + SOFTEN.format("(warnings.warn('old'), torch.softmax(x, dim=-1) ** power)[1]"),
+        "device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
+        + SOFTEN.format(
+            "(warnings.warn('old'), torch.softmax(x.double().to(device), dim=-1) ** power)[1]"
+        ),
         (2, 2),
     ),
-    "without gradients": (SOFTEN.format("(torch.softmax(x, dim=-1) ** 2).detach()"), (2, 0)),
-    "as a list": (SOFTEN.format("(torch.softmax(x, dim=-1) ** 2).tolist()"), (2, 0)),
+    "a list, without gradients": (SOFTEN.format("(torch.softmax(x, -1) ** 2).tolist()"), (2, 0)),
     "forbidden": (SOFTEN.format("torch.nn.functional.softmax(x, dim=-1) ** 2"), (0, 0)),
-    "wrong": (SOFTEN.format("x"), (0, 0)),
-    "patched torch": (PATCHED + SOFTEN.format("x"), (0, 0)),
+    "wrong, with torch patched": (PATCHED + SOFTEN.format("x"), (0, 0)),
 }
 
 

@@ -238,7 +238,7 @@ def test_free_text(loaded):
     ],
 )
 def test_forbidden_names_are_found(loaded, use, found):
-    imports = "import numpy as np\nimport math\n"
+    imports = "import math\n"  # numpy comes with the setup
     imports += "from numpy import prod as product\n" if "product(b" in use[:9] else ""
     imports += "from scipy import ndimage as ndi\n" if "ndi" in use else ""
     answer = code(f"{imports}def area(box):\n    return {use}", "area")

@@ -214,6 +214,29 @@ def test_the_command_of_the_wall(monkeypatch):
     assert f"--ro-bind {CHECKOUT} " not in text
 
 
+def test_every_layout_of_python_is_shown_whole(monkeypatch, tmp_path):
+    real, alias = tmp_path / "uv" / "cpython-3.12.4", tmp_path / "uv" / "cpython-3.12"
+    (real / "bin").mkdir(parents=True)
+    (real / "bin" / "python3.12").touch()
+    alias.symlink_to(real)
+    environment = tmp_path / "venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python3").symlink_to(alias / "bin" / "python3.12")
+    (environment / "bin" / "python").symlink_to("python3")
+    monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    monkeypatch.setattr(sys, "base_prefix", str(real))
+    shown = {target: source for source, target in sandbox._readable(sandbox.Wall(STRONG[0]))}
+    assert shown[alias] == shown[real] == real
+    assert shown[environment] == environment
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    (environment / "bin" / "python3").unlink()
+    (environment / "bin" / "python3").symlink_to("/usr/bin/python3")
+    shown = {target for _, target in sandbox._readable(sandbox.Wall(STRONG[0]))}
+    assert environment in shown
+    assert not {path for path in shown if path.is_relative_to("/usr")}
+
+
 def test_labkit_inside_the_environment_is_hidden_by_every_name(monkeypatch, tmp_path):
     real = tmp_path / "real"
     package = real / "lib" / "labkit"

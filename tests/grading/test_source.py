@@ -72,7 +72,11 @@ REGION = "    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n"
     ("text", "cell", "message"),
     [
         ('# %% tags=["setpu"]\nx = 1\n', 1, "unknown tag 'setpu'; the tags are: setup, check"),
-        ("# %% tags=setup\nx = 1\n", 1, "'tags=setup' cannot be understood; write, say, tags"),
+        (
+            "# %% tags=setup\nx = 1\n",
+            1,
+            "'tags=setup' cannot be understood; write for example tags",
+        ),
         ("# %% exercises\nx = 1\n", 1, "'title' means nothing here; a cell has tags"),
         ('# %% tags=["setup", "check"]\nx = 1\n', 1, "setup, check at once; a cell has one role"),
         (f'# %% exercise="e" tags=["setup"]\ndef f():\n{REGION}', 1, "one role: split it"),

@@ -242,6 +242,7 @@ def test_served_alone_with_an_upload_above_ten_megabytes(
         app.get_by_role("button", name="choose a file").click()
     chooser.value.set_files(noise)
     app.get_by_text("noise.png: 2000 × 2000 pixels are 4.0 megapixels").first.wait_for()
+    app.locator(".labkit-viewer-picture").first.wait_for()  # the model has answered
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / "compare_alone.png")
     context.close()

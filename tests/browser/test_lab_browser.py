@@ -23,4 +23,5 @@ def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> Non
     assert page.url.partition("?")[0] == f"{lab.url}/lab/tree/notebooks/06_panoptic_quality.ipynb"
     lab.run_all(page, seconds=300)
     assert page.locator(".jp-RenderedImage img").count() > 0
+    assert page.locator(".Toastify__toast").count() == 0  # no question about news
     lab.screenshot(page, "lab")
