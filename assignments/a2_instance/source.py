@@ -406,12 +406,14 @@ panels(shown, Shapes.categories, columns=4, names=False)
 # <!-- END SOLUTION -->
 
 # %% tags=["probes"]
+# What inputs are made with: imported once, before any submission is graded.
 import numpy as np
+import torch
+
+from labkit.datasets.shapes import Shapes
 
 
 def mask_inputs(rng):
-    import torch
-
     cases = []
     for _ in range(5):
         height, width = rng.integers(20, 50, 2).tolist()
@@ -427,8 +429,6 @@ def mask_inputs(rng):
 
 
 def background_inputs(rng):
-    import torch
-
     return [
         {"numbers": torch.zeros(tuple(rng.integers(10, 40, 2).tolist()), dtype=torch.uint8)}
         for _ in range(2)
@@ -520,8 +520,6 @@ def right_heads(num_classes, width, hidden, depth, masks):
 
 
 def picture_inputs(rng):
-    from labkit.datasets.shapes import Shapes
-
     drawn = Shapes("test", num=1_000_000, seed=int(rng.integers(2**32)))
     cases = []
     for index in rng.integers(0, len(drawn), 16).tolist():
@@ -534,8 +532,6 @@ def picture_inputs(rng):
 
 def detections(answer, size):
     """What was found as Detections; nothing where the answer is malformed."""
-    import torch
-
     from labkit.structures import Detections
 
     try:
@@ -567,7 +563,6 @@ def by_ap(kind, none, full):
     """Points from an average precision: none at or below the one, all from the other on."""
 
     def share(cases, answers):
-        from labkit.datasets.shapes import Shapes
         from labkit.metrics.average_precision import average_precision
 
         pairs = [

@@ -430,21 +430,21 @@ else:
 # <!-- END SOLUTION -->
 
 # %% tags=["probes"]
+# What inputs are made with: imported once, before any submission is graded.
 import numpy as np
+import torch
+
+from labkit.datasets.shapes import Shapes
 
 CLASSES, THINGS = 6, 3
 
 
 def eighths(values):
     """Multiples of one eighth: exact in float32 on every machine."""
-    import torch
-
     return torch.from_numpy(np.round(np.asarray(values) * 8) / 8).float()
 
 
 def windows(rng, number, height, width):
-    import torch
-
     x = np.sort(np.stack([rng.choice(width + 1, 2, replace=False) for _ in range(number)]), axis=1)
     y = np.sort(np.stack([rng.choice(height + 1, 2, replace=False) for _ in range(number)]), axis=1)
     return torch.from_numpy(np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.int64))
@@ -452,8 +452,6 @@ def windows(rng, number, height, width):
 
 def said(rng, number=None):
     """What two branches might say: scores, labels, boxes and masks of some objects."""
-    import torch
-
     height, width = rng.integers(12, 30, 2).tolist()
     number = int(rng.integers(2, 7)) if number is None else number
     side = int(rng.choice([7, 14]))
@@ -504,8 +502,6 @@ def right_masks(masks, boxes, size):
 
 
 def right_logits(scores, things, labels, boxes, masks):
-    import torch
-
     from labkit.models import upsnet_head
 
     if len(labels) == 0:
@@ -527,8 +523,6 @@ def drive(function, **case):
 
 
 def pruning_inputs(rng):
-    import torch
-
     cases = []
     for _ in range(6):
         height, width, number = 20, 24, int(rng.integers(6, 10))
@@ -564,8 +558,6 @@ def right_pruning(masks, labels, overlap):
 
 
 def map_inputs(rng):
-    import torch
-
     cases = []
     for number in (3, 4, 5, 0):
         stuff = CLASSES - THINGS
@@ -604,8 +596,6 @@ def right_map(logits, things, labels, stuff_area):
 def picture_inputs(rng):
     """Noisy answers about pictures of Shapes: an object overlooked, one repeated."""
 
-    from labkit.datasets.shapes import Shapes
-
     drawn, cases = Shapes("test", num=1_000_000, seed=int(rng.integers(2**32))), []
     while len(cases) < 5:
         _, target = drawn[int(rng.integers(len(drawn)))]
@@ -641,8 +631,6 @@ def picture_inputs(rng):
 
 def as_panoptic(answer, size):
     """A panoptic map of an answer; an empty one where it is malformed."""
-    import torch
-
     from labkit.errors import LabkitError
     from labkit.structures import Panoptic, Segment
 
@@ -662,7 +650,6 @@ def as_panoptic(answer, size):
 
 
 def pq_of(cases, answers):
-    from labkit.datasets.shapes import Shapes
     from labkit.metrics.panoptic_quality import PanopticQuality
 
     metric = PanopticQuality(Shapes.categories)
@@ -693,8 +680,6 @@ def by_pq(cases, answers):
 
 
 def entry_inputs(rng):
-    import torch
-
     cases = []
     for _ in range(3):
         numbers = rng.choice(2**24 - 1, 5, replace=False) + 1

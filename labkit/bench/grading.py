@@ -174,11 +174,9 @@ class Course:
 
 def survive_killed_grader(course: Course) -> Survival:
     """Kill the grader in the middle (SIGKILL), start it again, and see what became of it all."""
-    grader = _start(course, "killed", "--workers", "2")
-    _wait_for(course, "killed", grader)
-    family = psutil.Process(grader.pid).children(recursive=True)
-    grader.kill()
-    grader.wait()
+    with _grader(course, "killed", "--workers", "2") as grader:
+        _wait_for(course, "killed", grader)
+        family = psutil.Process(grader.pid).children(recursive=True)
     before, began = course.harvests("killed"), time.monotonic()
     left = _gone(family)
     seconds = time.monotonic() - began
@@ -192,8 +190,10 @@ def survive_killed_dask_worker(course: Course) -> Survival:
     Raises:
         LabkitError: Dask is missing.
     """
-    with dask_cluster() as (address, workers):
-        grader = _start(course, "dask", "--scheduler", address)
+    with (
+        dask_cluster() as (address, workers),
+        _grader(course, "dask", "--scheduler", address) as grader,
+    ):
         candidates = [psutil.Process(pid) for pid in workers()]
         _wait_for(course, "dask", grader)
         worker = max(candidates, key=lambda process: len(process.children(recursive=True)))
@@ -231,10 +231,16 @@ def to_json(result: Run | Survival) -> dict[str, Any]:
     return {**asdict(result), **more}
 
 
-def _start(course: Course, out: str, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _grader(course: Course, out: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    grader = subprocess.Popen(
         course.command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    try:
+        yield grader
+    finally:
+        grader.kill()
+        grader.wait()
 
 
 def _wait_for(course: Course, out: str, grader: subprocess.Popen[bytes]) -> None:

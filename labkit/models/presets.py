@@ -11,7 +11,7 @@ from labkit.errors import LabkitError
 from labkit.models.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
 from labkit.models.conventions import DETECTRON2, DETR, LABKIT, UPSNET
 from labkit.models.deeplab import DeepLabConfig
-from labkit.models.detr import DETRConfig
+from labkit.models.detr_config import DETRConfig
 from labkit.models.fcn import FCNConfig
 from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.panoptic_fpn import PanopticFPNConfig

@@ -56,6 +56,7 @@ ATTACKS = {
         f'        data = {{{MIME!r}: \'{{"missing": false, "answers": [true, true, true]}}\'}}\n'
         "    return real(data, *args, **kwargs)\n"
         "shell.display_pub.publish = publish\n",
+        states=("protocol-violation",),
         total=NOTHING,
     ),
     "patched json writes full marks": Attack(
@@ -165,14 +166,14 @@ ATTACKS = {
     # Floods.
     "flood of prints": Attack(
         "while True:\n    try:\n        print('x' * 9000)\n    except Exception:\n        pass\n",
-        ("flood",),
+        ("flood", "over-limit", "cell-timeout"),
     ),
     "flood of prints that goes on": Attack(
         "import sys\n"
         "while True:\n"
         "    try:\n        sys.stdout.write('x' * 9000)\n"
         "    except BaseException:\n        pass\n",
-        ("flood", "over-limit"),
+        ("flood", "over-limit", "cell-timeout"),
     ),
     "flood of displays": Attack(
         "from IPython.display import display\n"

@@ -84,6 +84,7 @@ def test_nothing_of_theirs_is_printed_by_the_grader(batch):
 
 
 def test_probes_do_not_enter_the_notebook(batch):
-    for course in batch.courses.values():
-        assert "labkit.answer" not in course.shown or "display_pub" in course.shown
-        assert "twice_the_secret" not in course.shown or "assignment" in course.shown
+    honest = [course for name, course in batch.courses.items() if "honest" in name]
+    assert len(honest) == len(HONEST) + len(HONEST_FILES)
+    for course in honest:
+        assert not any(word in course.shown for word in ("labkit.answer", "secret", "truth"))
