@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import zmq
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import KernelManager
 
 from labkit.grading import inside, wire
 from labkit.grading.inside import ANSWER_MIME
@@ -24,7 +21,7 @@ from labkit.grading.isolation import Level
 from labkit.grading.limits import Watch
 from labkit.grading.outputs import Violation, name_of, output_from
 from labkit.grading.probes import Limits
-from labkit.grading.sandbox import SandboxProvisioner
+from labkit.grading.sandbox import SandboxManager
 
 START_SECONDS = 60.0
 GRACE = 3.0  # seconds between an interrupt and the end of the sandbox
@@ -32,7 +29,6 @@ IDLE_SECONDS = 3.0  # that "idle" may come after the reply
 POLL = 50  # milliseconds
 STALL = 2000  # milliseconds
 MOST_MESSAGES = 20_000
-KERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 
 # Looks up nothing in the notebook's own names, where `open` may be anything.
@@ -62,31 +58,6 @@ class Execution:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-class SandboxManager(KernelManager):
-    """Starts the running interpreter's kernel through the sandbox, whatever is installed."""
-
-    def __init__(self, **traits: Any) -> None:
-        self.confinement = traits.pop("confinement")
-        super().__init__(**traits)
-        self._kernel_spec = KernelSpec(
-            argv=[sys.executable, *KERNEL],
-            display_name="labkit sandbox",
-            language="python",
-            interrupt_mode="message",
-        )
-        self.kernel_id = "sandbox"
-        self.provisioner: Any = SandboxProvisioner(
-            kernel_id=self.kernel_id,
-            kernel_spec=self._kernel_spec,
-            parent=self,
-            **self.confinement,
-        )
-
-    def _connect_control_socket(self) -> None:
-        # The manager's own connection would come back to whatever a submission puts in its place.
-        pass
 
 
 class Kernel:
