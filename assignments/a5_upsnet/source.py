@@ -419,8 +419,8 @@ else:
 
 # %% [markdown] question="results"
 # <!-- BEGIN SOLUTION -->
-# (An example, without COCO.) upsnet_tiny on 200 crowded pictures of Shapes: PQ 68.4, things 49.5,
-# stuff 82.5. It cannot be compared with 42.5 on COCO: 7 classes against 133, drawn pictures,
+# (An example, without COCO.) upsnet_tiny on 200 crowded pictures of Shapes: PQ 68.4, things 49.0,
+# stuff 82.9. It cannot be compared with 42.5 on COCO: 7 classes against 133, drawn pictures,
 # another network. Worst are the triangles, by RQ: the SQ of the things is above 80, so what is
 # found fits, but half of the objects of a group are missed. Best is the sky: large, one segment a
 # picture. Success: picture 12, where two circles overlap and the softmax gives the front one its

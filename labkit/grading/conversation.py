@@ -23,7 +23,7 @@ from labkit.grading.outputs import Violation, name_of, output_from
 from labkit.grading.probes import Limits
 from labkit.grading.sandbox import SandboxManager
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0  # also for importing what is forbidden, which may be torchvision
 GRACE = 3.0  # seconds between an interrupt and the end of the sandbox
 IDLE_SECONDS = 3.0  # that "idle" may come after the reply
 POLL = 50  # milliseconds
@@ -201,9 +201,19 @@ class Kernel:
         return found
 
     def forbid(self, names: tuple[str, ...]) -> None:
-        """Make functions, classes and modules raise when they are used."""
-        if names:
-            self._run_inside({"forbid": list(names)}, self.limits.cell_seconds)
+        """Make functions, classes and modules raise when they are used.
+
+        Raises:
+            StartFailed: they could not be; nothing of a submission has run then.
+        """
+        if not names:
+            return
+        try:
+            done = self._run_inside({"forbid": list(names)}, START_SECONDS)
+        except SandboxEnded as error:
+            raise StartFailed(f"while taking away what is forbidden: {error}") from None
+        if done.status != "ok":
+            raise StartFailed(f"while taking away what is forbidden: {done.ename or done.status}")
 
     def ask(
         self, function: str, cases: list[dict[str, Any]], driver: str | None, seconds: float
