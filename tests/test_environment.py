@@ -17,7 +17,9 @@ ONLY_CONDA = {"python", "pip", "detectron2"}
 
 
 def _split(requirement: str) -> tuple[str, str]:
-    name, rest = re.fullmatch(r"([A-Za-z0-9_.-]+?)((?:[<>=~!].*)?)", requirement).groups()
+    # Extras in brackets: conda has no such thing, its package "dask" is the whole one.
+    pattern = r"([A-Za-z0-9_.-]+?)(?:\[.*\])?((?:[<>=~!].*)?)"
+    name, rest = re.fullmatch(pattern, requirement).groups()
     return name, rest
 
 

@@ -93,9 +93,12 @@ def wrap(command: list[str], folder: Path, wall: Wall) -> list[str]:
         for path in (run, *run.iterdir()):
             os.chown(path, NOBODY, NOBODY)
     if wall.level in STRONG:
-        stage, binds = _staged(_readable(wall), folder) if root else ([], _readable(wall))
+        shown = _readable(wall)
+        stage, binds = _staged(shown, folder) if root else ([], shown)
         inside = [*limits, f"--nproc={PROCESSES}", *command]
-        bubblewrap = [*_bubblewrap(binds, folder, wall), "--", *inside]
+        # Looked for before the staging: a staged place does not tell what it shows.
+        hidden = _grading_folders(shown)
+        bubblewrap = [*_bubblewrap(binds, hidden, folder, wall), "--", *inside]
         return [*stage, *other_user, *bubblewrap] if root else bubblewrap
     variables = environment(run / "scratch", run / "scratch")
     (run / "scratch").mkdir(exist_ok=True)
@@ -149,7 +152,9 @@ OUTER = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 """The environment of the wall itself. A submission can read it in /proc/1/environ."""
 
 
-def _bubblewrap(binds: list[tuple[Path, Path]], folder: Path, wall: Wall) -> list[str]:
+def _bubblewrap(
+    binds: list[tuple[Path, Path]], hidden: list[str], folder: Path, wall: Wall
+) -> list[str]:
     run, asked = str(folder / "run"), str(folder / "ask")
     size = wall.memory_mb * 1_000_000
     command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
@@ -162,17 +167,17 @@ def _bubblewrap(binds: list[tuple[Path, Path]], folder: Path, wall: Wall) -> lis
         command += ["--size", str(size // share), "--tmpfs", name]
     command += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            command += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
+        place = Path("/", name)
+        if place.is_symlink():
+            command += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            command += ["--ro-bind", str(place), str(place)]
     for name in ETC:
         command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for source, target in binds:
         command += ["--ro-bind", str(source), str(target)]
-    for hidden in _grading_folders(binds):
-        command += ["--size", "4096", "--tmpfs", hidden, "--remount-ro", hidden]
+    for path in hidden:
+        command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
     command += ["--bind", run, run, "--ro-bind", asked, asked]
     for name, value in environment(SCRATCH, Path("/tmp")).items():
         command += ["--setenv", name, value]

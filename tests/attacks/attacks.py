@@ -188,7 +188,8 @@ ATTACKS = {
         "while True:\n"
         "    try:\n        os.write(1, b'x' * 65536)\n        os.write(2, b'x' * 65536)\n"
         "    except BaseException:\n        pass\n",
-        ("flood", "cell-timeout"),
+        # Whichever limit is reached first: the kernel holds what it has not sent.
+        ("flood", "cell-timeout", "over-limit"),
     ),
     "one giant message": Attack(
         "from IPython.display import display\n"

