@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pooch
 from torch import nn
@@ -21,10 +22,14 @@ from labkit.datasets.download import CHECKOUT, download_folder, read_tables
 from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
-from labkit.models.detr import DETR
-from labkit.models.upsnet import UPSNet
 
-FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
+LOADERS: dict[str, Any] = {
+    "detectron2": detectron2,
+    "torchvision": torchvision,
+    "upsnet": upsnet,
+    "detr": detr,
+}
+"""By format, the module whose ``load(path, model)`` reads such a file."""
 NO_HASH = "none"
 CATEGORIES = {
     "coco_things": coco_categories.coco_things,
@@ -74,9 +79,9 @@ def catalogue(path: Path | None = None) -> dict[str, Checkpoint]:
             checkpoint = checkpoints[name] = Checkpoint(name, **table)
         except TypeError as error:
             raise LabkitError(f"{path}: [{name}]: {error}") from None
-        if checkpoint.format not in FORMATS or checkpoint.categories not in CATEGORIES:
+        if checkpoint.format not in LOADERS or checkpoint.categories not in CATEGORIES:
             raise LabkitError(
-                f"{path}: [{name}]: format is one of {', '.join(FORMATS)}, categories one of"
+                f"{path}: [{name}]: format is one of {', '.join(LOADERS)}, categories one of"
                 f" {', '.join(CATEGORIES)}"
             )
     return checkpoints
@@ -182,20 +187,11 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         )
     path = path_of(name, folder)
     categories = CATEGORIES[checkpoint.categories]()
-    if checkpoint.format == "torchvision":
-        model = torchvision.CONFIG.build(categories)
-        torchvision.load(path, model)
-        return model.eval()
-    if checkpoint.format == "upsnet":
-        of_upsnet = PRESETS[checkpoint.preset].build(categories)
-        assert isinstance(of_upsnet, UPSNet)
-        upsnet.load(path, of_upsnet)
-        return of_upsnet.eval()
-    if checkpoint.format == "detr":
-        of_detr = PRESETS[checkpoint.preset].build(categories)
-        assert isinstance(of_detr, DETR)
-        detr.load(path, of_detr)
-        return of_detr.eval()
-    of_detectron2 = PRESETS[checkpoint.preset].build(categories)
-    detectron2.load(path, of_detectron2)
-    return of_detectron2.eval()
+    # torchvision's weights fit one network only, with conventions of its own.
+    config = (
+        torchvision.CONFIG if checkpoint.format == "torchvision" else PRESETS[checkpoint.preset]
+    )
+    model: Any = config.build(categories)
+    LOADERS[checkpoint.format].load(path, model)
+    loaded: nn.Module = model.eval()
+    return loaded

@@ -71,9 +71,10 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         pair = self.pairs[index]
         image = read_image(pair.image)
-        ids = np.full(image.shape[1:], VOID, np.int32)
+        size = (image.shape[1], image.shape[2])
+        ids = np.full(size, VOID, np.int32)
         segments: list[Segment] = []
-        for label, region in self.regions(index):
+        for label, region in self._regions(pair, size):
             segments.append(Segment(len(segments) + 1, label))
             ids[region] = segments[-1].id
         left = set(np.unique(ids).tolist())  # what later objects cover wholly is not there
@@ -84,10 +85,13 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         """What the masks of an image say, whole: objects may cover each other in files of their
         own, where the later name lies on top."""
         pair = self.pairs[index]
-        size = read_image(pair.image).shape[1:]
+        _, height, width = read_image(pair.image).shape
+        return self._regions(pair, (height, width))
+
+    def _regions(self, pair: Pair, size: tuple[int, int]) -> list[Region]:
         if pair.masks.is_dir():
-            return self._objects(pair.masks, (size[0], size[1]))
-        mask = _read_mask(pair.masks, (size[0], size[1]), self.classes.colors)
+            return self._objects(pair.masks, size)
+        mask = _read_mask(pair.masks, size, self.classes.colors)
         return self._classes(pair.masks, mask)
 
     def _objects(self, folder: Path, size: tuple[int, int]) -> list[Region]:

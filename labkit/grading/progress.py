@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from labkit.live_bars import LiveBars
+
 COLOURS = {"ok": "green", "cell-error": "yellow"}
 
 
@@ -23,7 +24,7 @@ def coloured(state: str) -> str:
     return f"[{COLOURS.get(state, 'red')}]{state}[/]"
 
 
-class GradingProgress:
+class GradingProgress(LiveBars):
     """Shows how many submissions have been run, how they ended, and how long the rest will take."""
 
     def __init__(self, console: Console, total: int) -> None:
@@ -41,18 +42,6 @@ class GradingProgress:
             disable=not console.is_terminal or not total,
         )
         self.task = self.bars.add_task("", total=total, states="")
-
-    def __enter__(self) -> GradingProgress:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bars.stop()
 
     def end(self, name: str, state: str) -> None:
         """A submission has been run."""

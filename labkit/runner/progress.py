@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from labkit.live_bars import LiveBars
 from labkit.runner.execute import Job
 from labkit.runner.outcome import Outcome
 from labkit.runner.results import NotebookResult
@@ -24,7 +23,7 @@ def coloured(outcome: Outcome) -> str:
     return f"[{COLOURS.get(outcome, 'red')}]{outcome.value}[/]"
 
 
-class RunProgress:
+class RunProgress(LiveBars):
     """Shows the notebook, its cells done and in all, the time, and the outcome at the end."""
 
     def __init__(self, console: Console) -> None:
@@ -39,18 +38,6 @@ class RunProgress:
             console=console,
             disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> RunProgress:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.bars.stop()
 
     def start(self, job: Job) -> None:
         """A notebook's process was started."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
+from labkit.datasets.targets import annotation_of
 from labkit.errors import LabkitError
 from labkit.evaluation import translation
 from labkit.metrics.average_precision import match as match_objects
@@ -148,13 +148,7 @@ def truth_layer(picture: Picture) -> Layer:
     target, categories = picture.target, picture.categories
     assert target is not None
     assert categories is not None
-    panoptic = target.get("panoptic")
-    if panoptic is None:
-        ones = torch.ones(len(target["labels"]))
-        objects = Detections(target["boxes"], ones, target["labels"], target["masks"])
-        layer = layer_of(objects, categories, "truth")
-    else:
-        layer = layer_of(panoptic, categories, "truth")
+    layer = layer_of(annotation_of(target), categories, "truth")
     info = {i: replace(entry, score=None, match=i) for i, entry in layer.info.items()}
     return replace(layer, info=info)
 
