@@ -17,6 +17,7 @@ from labkit.cli import (
     data,
     doctor,
     eval,
+    export_detectron2,
     grade,
     install,
     lab,
@@ -44,6 +45,7 @@ app.command("install")(install.install)
 app.command("build")(build.build)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
+app.command("export-detectron2")(export_detectron2.export_detectron2)
 app.command("predict")(predict.predict)
 app.command("pq")(pq.pq)
 app.add_typer(assignment.app, name="assignment")

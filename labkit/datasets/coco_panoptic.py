@@ -87,6 +87,10 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         panoptic = to_panoptic(annotation, read_png(png, size), self.categories, str(png))
         return image, target_of(panoptic, self.categories, image_info["id"])
 
+    def image_info(self, index: int) -> dict[str, Any]:
+        """The entry of ``images`` that an item is made of."""
+        return self._items[index][0]
+
     def image_path(self, image_info: dict[str, Any]) -> Path:
         """The file of an entry of ``images``."""
         name: str = image_info["file_name"]

@@ -48,7 +48,7 @@ def export(
     if not 0 < num <= len(dataset):
         raise LabkitError(f"export: num {num} must be in 1..{len(dataset)}, the data set's length")
     try:
-        with _whole_folder(Path(out_dir)) as folder:
+        with whole_folder(Path(out_dir)) as folder:
             _write(dataset, folder, num, split, polygons)
     except OSError as error:
         raise LabkitError(f"{out_dir}: cannot be written: {error.strerror}") from None
@@ -117,7 +117,7 @@ def _instances(
 
 
 @contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; it gets that name on success, else it is removed."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise LabkitError(f"{path}: exists already; name a new folder, or remove it first")

@@ -1,0 +1,59 @@
+"""``labkit export-detectron2``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export_detectron2(
+    data: Annotated[str, typer.Argument(help="coco_panoptic:DIR, or coco:DIR for objects alone.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    split: Annotated[str, typer.Option(help="The part to learn from.")] = "train",
+    val_split: Annotated[str | None, typer.Option(help="The part to measure.")] = None,
+    semantic: Annotated[
+        bool, typer.Option("--semantic", help="Classes of pixels alone, without objects.")
+    ] = False,
+    depth: Annotated[int, typer.Option(help="Of the residual network, 50 or 101.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Images a step; the rate follows it.")] = 16,
+    epochs: Annotated[float, typer.Option(help="How often each image is seen.")] = 36,
+) -> None:
+    """Write what Detectron2 needs to learn from a data set: registration, configuration, trainer.
+
+    Classes are counted for each head, learning rate and steps follow the batch size.
+    """
+    from labkit.checkpoints.store import find
+    from labkit.datasets.detectron2_export import export_detectron2 as write
+    from labkit.errors import LabkitError
+
+    kind, _, folder = data.partition(":")
+    if kind not in ("coco", "coco_panoptic") or not folder:
+        raise LabkitError(f"data: {data!r} is neither coco_panoptic:DIR nor coco:DIR")
+    if semantic and kind == "coco":
+        raise LabkitError("--semantic needs coco_panoptic:DIR; coco:DIR has objects alone")
+    if depth not in (50, 101):
+        raise LabkitError(f"--depth {depth}: Detectron2's model zoo has 50 and 101")
+    names = {"coco_panoptic": f"panoptic_fpn_R_{depth}_3x", "coco": f"mask_rcnn_R_{depth}_FPN_3x"}
+    weights = find(names[kind])
+    config = write(
+        folder,
+        out,
+        "semantic" if semantic else "panoptic" if kind == "coco_panoptic" else "instance",
+        split,
+        val_split,
+        weights=weights.url,
+        depth=depth,
+        batch_size=batch_size,
+        epochs=epochs,
+    )
+    model, solver = config["MODEL"], config["SOLVER"]
+    for head in ("ROI_HEADS", "SEM_SEG_HEAD"):
+        if head in model:
+            typer.echo(f"MODEL.{head}.NUM_CLASSES {model[head]['NUM_CLASSES']}")
+    typer.echo(
+        f"{solver['IMS_PER_BATCH']} images a step, learning rate {solver['BASE_LR']:g},"
+        f" {solver['MAX_ITER']} steps\nit starts from {weights.name}; licence: {weights.licence}"
+    )
+    typer.echo(f"wrote {out}; where Detectron2 is installed: python {out / 'train.py'}")
