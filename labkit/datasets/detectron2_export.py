@@ -3,8 +3,8 @@
 Much of it goes wrong when written by hand, mostly without a message: the number of classes stands
 in two places and means two things (``ROI_HEADS`` counts things, ``SEM_SEG_HEAD`` counts stuff and
 one more, "things"); the learning rate of a model-zoo file belongs to 16 images a step; masks that
-are run-length codes need ``INPUT.MASK_FORMAT`` "bitmask"; in small pictures the fusion's limit of 4096
-pixels drops most stuff. Here all of it follows from the data.
+are run-length codes need ``INPUT.MASK_FORMAT`` "bitmask"; in small pictures the fusion's limit of
+4096 pixels drops most stuff. Here all of it follows from the data.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[list[float]]:
     # At twice the size the outline runs through quarter pixels of the outermost ones; half a pixel
     # outwards from there are their edges.
     large = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
-    outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     found = []
     for outline in outlines:
         corners = (outline[:, 0].astype(np.float64) + 0.5) / 2  # (n, 2) x before y
