@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import contextlib
+import os
 import re
 import signal
 import threading
@@ -11,6 +12,10 @@ import pytest
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Several workers share the cores: each has one, also in the programs that it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class Server(ThreadingHTTPServer):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from labkit.datasets.coco_instances import CocoInstances
 from labkit.datasets.coco_panoptic import CocoPanoptic
@@ -226,6 +228,38 @@ def _round_trip(tmp_path, originals, categories, written):
         shared = (truth & other).sum(dim=(1, 2)) / (truth | other).sum(dim=(1, 2))
         assert float(shared.min()) >= 0.99
     return json.loads((tmp_path / "polygons/annotations/instances_train.json").read_text())
+
+
+def _average_precision(path):
+    """COCO's own AP of masks when every annotation is found with its own outline."""
+    truth = COCO(str(path))
+    found = [
+        {k: a[k] for k in ("image_id", "category_id")}
+        | {"segmentation": truth.annToRLE(a), "score": 1.0}
+        for a in truth.dataset["annotations"]
+    ]
+    evaluation = COCOeval(truth, truth.loadRes(found), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def test_the_official_tools_accept_it(tmp_path, capsys):
+    """All annotations are read, and all are found again: AP and PQ of the truth itself are 1."""
+    export(Shapes("val", 4), tmp_path / "exact", split="train")
+    export(Shapes("val", 4), tmp_path / "polygons", split="train", polygons=True)
+    for form in ("exact", "polygons"):
+        annotations = tmp_path / form / "annotations"
+        assert _average_precision(annotations / "instances_train.json") == pytest.approx(1)
+    evaluation = pytest.importorskip(
+        "panopticapi.evaluation",
+        reason="panopticapi is not installed; run: labkit install panopticapi",
+    )
+    path = str(tmp_path / "exact" / "annotations" / "panoptic_train.json")
+    result = evaluation.pq_compute(path, path)
+    assert result["All"]["pq"] == 1
+    assert result["All"]["n"] == len(json.loads(Path(path).read_text())["categories"])
 
 
 def test_round_trip_of_shapes(tmp_path):
