@@ -122,6 +122,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             if isinstance(shape, list):
                 if not shape or any(len(p) < 6 or len(p) % 2 for p in shape):
                     raise ValueError("a polygon needs at least three points x, y")
+                # pycocotools walks every pixel of the outline: it would run out of memory or crash.
+                far = 10 * max(size)
+                if not all(abs(float(v)) <= far for p in shape for v in p):
+                    raise ValueError("a polygon has a corner that is no number or far outside")
                 code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
             else:
                 if tuple(shape["size"]) != size:

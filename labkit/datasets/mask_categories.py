@@ -48,13 +48,17 @@ def read_mask_categories(path: Path) -> MaskCategories:
     """
     content = _read(path)
     entries = content.get("categories", content.get("category", []))
-    if not entries:
+    if not isinstance(entries, list) or not entries:
         raise LabkitError(f"{path}: lists no categories; it should be like {EXAMPLE}")
     categories: list[Category] = []
     codes: dict[Category, int | tuple[int, int, int]] = {}
     for number, entry in enumerate(entries, 1):
         where = f"{path}: category {number}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("name"), str)
+            or not entry["name"]
+        ):
             raise LabkitError(f"{where} has no name; an entry is like {EXAMPLE[1:-1]}")
         where = f"{path}: category {entry['name']!r}"
         if not isinstance(entry.get("isthing"), bool):
@@ -66,8 +70,9 @@ def read_mask_categories(path: Path) -> MaskCategories:
             raise LabkitError(f"{where}: id {identity!r} must be a whole number from 1 on")
         code = _code(entry.get("value", entry.get("color")), where)
         for other, known in codes.items():
-            if other.name == entry["name"]:
-                raise LabkitError(f"{where} is listed twice; names must differ")
+            if other.name.lower() == entry["name"].lower():  # files of objects go by the name
+                twice = "is listed twice" if other.name == entry["name"] else f"is {other.name!r}"
+                raise LabkitError(f"{where} {twice}; names must differ, not in capitals alone")
             if known == code:
                 raise LabkitError(f"{where} and {other.name!r} both have {code}")
             if isinstance(known, int) != isinstance(code, int):

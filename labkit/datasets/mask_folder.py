@@ -74,9 +74,14 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         size = (image.shape[1], image.shape[2])
         ids = np.full(size, VOID, np.int32)
         segments: list[Segment] = []
+        stuff: dict[int, int] = {}  # one segment a class, however many files or numbers say so
         for label, region in self._regions(pair, size):
-            segments.append(Segment(len(segments) + 1, label))
-            ids[region] = segments[-1].id
+            if label not in stuff:
+                segments.append(Segment(len(segments) + 1, label))
+            identity = stuff.get(label, len(segments))
+            if label in self.categories.stuff:
+                stuff[label] = identity
+            ids[region] = identity
         left = set(np.unique(ids).tolist())  # what later objects cover wholly is not there
         panoptic = Panoptic(torch.from_numpy(ids), [s for s in segments if s.id in left])
         return image, target_of(panoptic, self.categories, pair.image.stem)
@@ -135,11 +140,11 @@ def _pairs(images: Path, masks: Path) -> list[Pair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise LabkitError(f"{folder}: no such folder")
-    found = {path.stem: path for path in _files(images)}
+    found = _by_name(images, _files(images))
     if not found:
         raise LabkitError(f"{images}: no images in it ({', '.join(IMAGES)})")
-    of_images: dict[str, Path] = {path.stem: path for path in _files(masks)}
-    of_images.update({path.name: path for path in sorted(masks.iterdir()) if path.is_dir()})
+    folders = [path for path in sorted(masks.iterdir()) if path.is_dir()]
+    of_images = _by_name(masks, _files(masks) + folders)
     alone = sorted(found.keys() - of_images.keys())
     left = sorted(of_images.keys() - found.keys())
     if alone or left:
@@ -150,6 +155,18 @@ def _pairs(images: Path, masks: Path) -> list[Pair]:
             " same name"
         )
     return [Pair(found[name], of_images[name]) for name in sorted(found)]
+
+
+def _by_name(folder: Path, paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = path.name if path.is_dir() else path.stem
+        if name in found:
+            raise LabkitError(
+                f"{folder}: {found[name].name} and {path.name} have the same name; keep one"
+            )
+        found[name] = path
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

@@ -107,6 +107,8 @@ def test_images_without_objects_and_objects_without_pixels(folder):
         ({"image_id": 6}, 'image 6, annotation 1: this image is not in "images"'),
         ({"segmentation": [[0, 0, 4, 0]]}, "a polygon needs at least three points"),
         ({"segmentation": []}, "a polygon needs at least three points"),
+        ({"segmentation": [[0, 0, 4, float("nan"), 4, 4]]}, "a corner that is no number"),
+        ({"segmentation": [[0, 0, 4, 0, 1e12, 4]]}, "far outside"),
         ({"segmentation": {**CODE, "counts": CODE["counts"][:-2]}}, "the code is damaged"),
         ({"segmentation": {**CODE, "counts": "zzzz"}}, "the code is damaged"),
         ({"segmentation": {**CODE, "counts": ""}}, "the code is damaged"),

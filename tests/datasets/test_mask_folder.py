@@ -134,6 +134,9 @@ def test_colours_and_a_toml_file(tmp_path):
         ("", "lists no categories"),
         ("[]", "lists no categories"),
         ("{", "neither JSON nor TOML"),
+        ("3", "lists no categories"),
+        ([{"name": "", "isthing": True, "value": 1}], "category 1 has no name"),
+        ([*ENTRIES, {"name": "Car", "isthing": True, "value": 9}], "'Car' is 'car'; names must"),
         ([{"name": "a", "isthing": True}], "'a': needs either value or color"),
         ([{"name": "a", "value": 1}], "isthing must be true"),
         ([{"isthing": True, "value": 1}], "category 1 has no name"),
@@ -167,6 +170,34 @@ def test_folders_that_are_refused(tmp_path):
     Image.new("RGB", (2, 2), (7, 0, 0)).save(masks / "a.png")
     with pytest.raises(LabkitError, match="give the categories color instead"):
         MaskFolder(images, masks, classes)[0]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    """Neither of them is left out without a word."""
+    classes = read_mask_categories(_categories(tmp_path))
+    images, masks = _folders(tmp_path, {"a": np.full((2, 2), 7, np.uint8)})
+    (masks / "a").mkdir()
+    with pytest.raises(LabkitError, match=r"masks: a.png and a have the same name; keep one"):
+        MaskFolder(images, masks, classes)
+    (masks / "a").rmdir()
+    Image.new("RGB", (2, 2)).save(images / "a.png")
+    with pytest.raises(LabkitError, match=r"images: a.jpg and a.png have the same name"):
+        MaskFolder(images, masks, classes)
+
+
+def test_stuff_is_one_segment(tmp_path):
+    """Whether it has a number, or files of its own for two regions."""
+    classes = read_mask_categories(_categories(tmp_path))
+    numbers = np.array([[7, 7001, 3001, 7002]], np.uint16)
+    files = {
+        "road_1.png": np.array([[255, 255, 0, 0]], np.uint8),
+        "road_2.png": np.array([[0, 0, 0, 255]], np.uint8),
+        "car.png": np.array([[0, 0, 255, 0]], np.uint8),
+    }
+    data = MaskFolder(*_folders(tmp_path, {"a": numbers, "b": files}), classes)
+    for _, target in data:
+        assert sorted(s.label for s in target["panoptic"].segments) == [0, 1]
+        assert target["semantic"].tolist() == [[1, 1, 0, 1]]
 
 
 def _as_masks(panoptic, categories):
