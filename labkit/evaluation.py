@@ -141,10 +141,8 @@ def translation(known: Categories, wanted: Categories) -> Tensor:
                 f"the data has the class {category.id} {category.name}; the model knows {there}."
                 " Measure it on data with the classes that it was trained on"
             )
-    return torch.tensor(
-        [wanted.label(known[k].id) if known[k].id in wanted else -1 for k in known.things],
-        dtype=torch.int64,
-    )
+    label_of = {wanted[label].id: label for label in wanted.things}
+    return torch.tensor([label_of.get(known[k].id, -1) for k in known.things], dtype=torch.int64)
 
 
 def _translated(found: Detections, labels: Tensor) -> Detections:

@@ -264,6 +264,9 @@ def test_what_cannot_be_measured_is_refused():
     people = Categories([Category(1, "pedestrian", True)])
     with pytest.raises(LabkitError, match="the class 1 pedestrian; the model knows 1 is square"):
         translation(Shapes.categories, people)
+    # Stuff with the id of one of the model's things is not that thing.
+    ground = Categories([Category(1, "ground", False)])
+    assert translation(Shapes.categories, ground).tolist() == [-1, -1, -1]
     with pytest.raises(LabkitError, match="no images"):
         evaluate(Oracle(shapes, shapes.categories), Shapes("val", 0))
     renamed = [Category(c.id, c.name if c.isthing else "x", c.isthing) for c in Shapes.categories]
