@@ -84,7 +84,7 @@ def from_masks(
     images: Annotated[Path, typer.Argument(help="Folder of images.")],
     masks: Annotated[Path, typer.Argument(help="Folder of masks with the images' names.")],
     categories: Annotated[Path, typer.Option(help="JSON or TOML: name, isthing, value or color.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="A new folder, or one that holds other splits.")],
     split: Annotated[str, typer.Option(help="Its name in the files.")] = "train",
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Objects as polygons where these are exact enough.")

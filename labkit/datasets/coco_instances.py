@@ -103,6 +103,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             "masks": torch.from_numpy(masks),
         }
 
+    def image_info(self, index: int) -> dict[str, Any]:
+        """The entry of ``images`` that an item is made of."""
+        return self._images[index]
+
     def annotations(self, image_id: int | str) -> list[Annotation]:
         """An image's annotations as the file has them, crowds included, masks as compressed
         run-length codes.

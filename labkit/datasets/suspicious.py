@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.datasets.coco_instances import CocoInstances
+from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.mask_folder import MaskFolder, Region
 from labkit.errors import LabkitError
 from labkit.progress import progress_bar
@@ -51,9 +53,17 @@ def check(dataset: Any, num: int | None = None) -> Iterator[Finding]:
             else:
                 regions = _regions_of(target)
         except LabkitError as error:
-            yield Finding(str(index), "damaged", str(error))
+            yield Finding(_name(dataset, index) or str(index), "damaged", str(error))
             continue
-        yield from findings(str(target["image_id"]), regions, target, dataset.categories)
+        name = _name(dataset, index) or str(target["image_id"])
+        yield from findings(name, regions, target, dataset.categories)
+
+
+def _name(dataset: Any, index: int) -> str | None:
+    """The file of an image, where the data set is in one of COCO's formats."""
+    if isinstance(dataset, CocoInstances | CocoPanoptic):
+        return str(dataset.image_info(index)["file_name"])
+    return None
 
 
 def findings(

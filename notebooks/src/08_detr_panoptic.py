@@ -68,7 +68,7 @@ from labkit.visualize import add_legend, panels
 
 num_train, num_val, free_steps, plain_steps, mask_steps, race_steps = {
     "smoke": (8, 4, 20, 2, 2, 2),
-    "quick": (400, 100, 300, 80, 300, 120),
+    "quick": (400, 100, 300, 80, 300, 90),
     "full": (10_000, 500, 300, 300, 2000, 1000),
 }[profile]
 BATCH, LR = (8, 2e-3) if profile == "full" else (2, 4e-3)
@@ -132,13 +132,13 @@ def show_box(axis, box, color, text="", **style):
     axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, **style))
     if text:
         axis.text(
-            x1 + 1,
-            y1 + 1,
+            x1,
+            y1,
             text,
             color="white",
             fontsize=7,
             ha="left",
-            va="top",
+            va="top" if y1 < 8 else "bottom",  # outside, where there is room
             clip_on=True,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1},
         )
@@ -461,7 +461,7 @@ for q, (_, box) in enumerate(SAYS):
             (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=2, linestyle="--"
         )
     )
-    axes[0].text(x1 + 0.01, y1 + 0.04 * (1 + (q == 0)), f"{q}", fontsize=9, va="center")
+    axes[0].text(x1 - 0.01, y2, f"{q}", fontsize=9, ha="right", va="bottom")
 axes[0].set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
 axes[0].set_xlabel("filled: the truth; dashed: the queries", fontsize=9)
 show_costs(axes[1], cost.round(2), "the cheapest assignment", of_objects, objects=list(TRUE))
@@ -654,8 +654,8 @@ for name, detections in FOUND.items():
 # does without: a few points are left to gain. They *are* left, though. In the paper suppression helps
 # after the first layer only and does nothing after the sixth, while ours gains a little in every layer,
 # and more boxes are above 0.5 than there are objects. Look at the picture of 8.1 again, and whether two
-# queries name the same thing, both of them sure. Duplicates are unlearnt last, and ours had forty minutes of one core (section 8.12 has the
-# bill).
+# queries name the same thing, both of them sure. Duplicates are unlearnt last, and ours had forty
+# minutes of one core (section 8.12 has the bill).
 #
 # ## 8.5 Where: sine positions
 #
@@ -963,11 +963,11 @@ labkit.record("cells_that_an_untrained_query_looks_at", untrained)
 # %% [markdown]
 # In the encoder, a cell of a thing looks several times as much at its own object as at any other place
 # of that size. A cell of stuff does not look at stuff: in the pictures it looks at the objects, small
-# ones above all. In the decoder, the query of a thing looks many times as much inside its object as chance
-# would, less along the outline (the paper, with finer maps, saw the outermost parts of animals light up), and the
-# query of a stuff region looks anywhere. The box of a stuff region is nearly always the whole picture,
-# and for its class a glance anywhere is enough. And attention had to be learnt: untrained it is spread
-# over all cells.
+# ones above all. In the decoder, the query of a thing looks many times as much inside its object as
+# chance would, less along the outline (the paper, with finer maps, saw the outermost parts of animals
+# light up), and the query of a stuff region looks anywhere. The box of a stuff region is nearly always
+# the whole picture, and for its class a glance anywhere is enough. And attention had to be learnt:
+# untrained it is spread over all cells.
 #
 # **Do queries share the work?** They are the same for every picture, so each can learn to be asked for
 # something. Where the boxes of each query were, over all pictures, when it named something; the colour
@@ -1007,8 +1007,9 @@ labkit.record("stuff_answers_from_four_queries", most[:4].sum() / max(1, most.su
 # Each query has a place of its own and answers for whatever lies there, of any class, like a very small
 # set of anchors that nobody designed; the centre has some more for large objects. Stuff is answered for
 # by a few queries that do nothing else and never move from the middle. The network was never told about
-# places, nor that things and stuff differ. It is also a weakness: kinds of stuff that are there at the same time
-# have to share what few queries there are for stuff, and a picture with three or four of them comes out with fewer.
+# places, nor that things and stuff differ. It is also a weakness: kinds of stuff that are there at the
+# same time have to share what few queries there are for stuff, and a picture with three or four of them
+# comes out with fewer.
 #
 # ## 8.8 Stage one: boxes for things and stuff
 #
@@ -1072,9 +1073,9 @@ for name, result in results.items():
     record_quality(short, result)
 
 # %% [markdown]
-# **A ceiling.** A circle fills $\pi / 4 = 79\,\%$ of its box, a triangle never more than half, however it is
-# turned. A match needs an IoU *above* one half (notebook 6), so a triangle that is all in view cannot be
-# matched by its own, perfect box. Class by class:
+# **A ceiling.** A circle fills $\pi / 4 = 79\,\%$ of its box, a triangle never more than half, however
+# it is turned. A match needs an IoU *above* one half (notebook 6), so a triangle that is all in view
+# cannot be matched by its own, perfect box. Class by class:
 
 # %%
 figure, axis = plt.subplots(figsize=(7.6, 2.7), layout="constrained")
@@ -1339,8 +1340,8 @@ for k in (EXAMPLE, *sorted({min(4, num_val - 1), min(7, num_val - 1)} - {EXAMPLE
 panels(shown, categories, columns=5, names=False, size=2.4)
 
 # %% [markdown]
-# The second stage is above the filled boxes, and after its full training above what the *true* boxes
-# could have reached. SQ grows most: what is found has an outline now. By class: triangles and stuff,
+# After its minute the live head is about level with the filled boxes or a little above; after the full
+# training the second stage is well above them, and above what the *true* boxes could have reached. SQ grows most: what is found has an outline now. By class: triangles and stuff,
 # whose boxes said little, gain a lot; a kind of stuff that hardly any query stands for stays low. But
 # squares and circles *fall*, below what the same answers gave as boxes. The pictures show why.
 #
@@ -1405,11 +1406,12 @@ panels(shown, categories, columns=4, names=False, size=2.6)
 
 # %% [markdown]
 # That is most of what was missing among the things: PQ from about one half to three quarters, and
-# squares and circles, too, are ahead of their boxes now. The masks were good all along; there were two of them.
-# (The filled boxes had not suffered, because their merge leaves out an object that is covered by more
-# than half.) `labkit eval` and all tables elsewhere make the map as the paper does, without suppression, and so
-# does the comparison below. The cure is not the suppression but a longer first stage: a DETR that has
-# learnt to say each thing once needs none. Stuff does not change, of course; it would need queries.
+# squares and circles, too, are ahead of their boxes now. The masks were good all along; there were two
+# of them. (The filled boxes had not suffered, because their merge leaves out an object that is covered
+# by more than half.) `labkit eval` and all tables elsewhere make the map as the paper does, without
+# suppression, and so does the comparison below. The cure is not the suppression but a longer first
+# stage: a DETR that has learnt to say each thing once needs none. Stuff does not change, of course; it
+# would need queries.
 #
 # **The two stages, as commands.** The tutorial that this lesson follows trains on a construction site's
 # pictures. Between its stages one comments lines in and out: those that load the frozen weights, those
@@ -1474,9 +1476,9 @@ labkit.record("seconds_detr_over_upsnet", ms["DETR"] / ms["UPSNet"])
 # To be honest about it: at this size, with so little training, DETR is far behind both, in a crowd and
 # out of it, with more weights than either and in about the same time. (The milliseconds are of this
 # machine; the mask head draws one query after the other, so they grow with the number of answers.) The
-# distance is not in the outlines but in the finding, duplicates and stuff, as we saw. On COCO, with a
-# thousand times our training, the three are level (section 8.12). What a method reaches and what it
-# costs to get there are two questions.
+# distance is not in the outlines but in the finding, duplicates and stuff, as we saw. On COCO, with
+# nearly a thousand times as many pictures, the three are level (section 8.12). What a method reaches
+# and what it costs to get there are two questions.
 #
 # **A crowd has more objects than DETR has queries.** Twenty questions have twenty answers at most, and
 # no training can change that. The line is each picture's true number of segments:
@@ -1527,9 +1529,9 @@ labkit.record("recorded_box_ap_mask_rcnn_minus_detr", gap)
 
 # %% [markdown]
 # And live: Mask R-CNN and DETR begin with the same trained backbone and a fresh rest, and see the same
-# pictures in the same order, as many as in `quick` fit into a quarter of a minute. Each has the learning
-# rate that its own checkpoint was trained with. For DETR we also watch who answers for whom: of the objects of ten
-# pictures, how many have changed their query since ten steps ago?
+# pictures in the same order, as many as a lesson has time for. Each has the learning rate that its own
+# checkpoint was trained with, held constant. For DETR we also watch who answers for whom: of the
+# objects of ten pictures, how many have changed their query since ten steps ago?
 
 # %%
 RACE = {"mask_rcnn_tiny": 3e-3, "detr_tiny": 5e-4}
@@ -1585,16 +1587,17 @@ plt.show()
 labkit.record("objects_that_changed_their_query", np.mean(changed))
 
 # %% [markdown]
-# Mask R-CNN finds most objects after two hundred pictures; DETR finds none. Its loss falls as well: it has
-# learnt which classes there are, and that most queries have no object. But box and class of a query
-# are learnt only by the one that is matched, and at first nearly every object has another query each
-# time one looks. What a query learns in one step, it is told to forget in the next. Add attention that
-# has to find its place among all cells (8.7), and no anchor that stands near an object from the start.
+# Mask R-CNN finds most objects after not even two hundred pictures; DETR finds none. Its loss falls as
+# well: it has learnt which classes there are, and that most queries have no object. But box and class
+# of a query are learnt only by the one that is matched, and at first nearly every object has another
+# query each time one looks. What a query learns in one step, it is told to forget in the next. Add
+# attention that has to find its place among all cells (8.7), and no anchor that stands near an object
+# from the start.
 #
 # On COCO it was the same on a larger scale: in the paper's table 1 a Faster R-CNN with pyramid reaches
 # box AP 42.0 in 109 epochs, DETR the same 42.0 in 500, better on large objects (61.1 against 53.4) and
 # worse on small ones (20.5 against 26.6). With the mask head (25 epochs more, the rest frozen) its PQ is
-# 43.4, where the paper's own retrained Panoptic FPN and UPSNet have 42.4 and 43.0.
+# 43.4, where a Panoptic FPN that the authors trained as long has 42.4, and UPSNet 42.5.
 #
 # ## To take away
 #
@@ -1617,31 +1620,34 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 #    with pencil and zeros. How many rounds does it take? Check with `my_hungarian`.
 # 2. **Ties.** In 8.3 make queries 0 and 1 equal in everything. Which one is matched, and what does the
 #    loss tell the two? Can they ever become different in 8.4, where no network tells them apart?
-# 3. **No object.** Train the free queries of 8.4 with `LossConfig(no_object=1.0)` and with 0. What becomes of the
-#    queries that nobody needs?
-# 4. **A softmax for each head.** Change `my_mask_attention` to one softmax per head. What is the largest
-#    value of a map now, and why might the authors have wanted the heads to compete?
-# 5. **Thresholds.** Draw the PQ of `detr_panoptic_tiny` over `config.score` from 0.1 to 0.9. The original has
-#    0.85. Why is it lower here?
-# 6. **The first layer's answers.** Evaluate the filled boxes of each decoder layer. How much PQ does a layer
-#    buy, and what does non-maximum suppression do to it?
-# 7. **All at once.** Train `replace(PRESETS["detr_panoptic_tiny"], frozen=False)` from `detr_tiny` for as
-#    many steps as the second stage had. Is it better, and what happens to the boxes?
-# 8. **Homework.** Give `detr_tiny` 50 queries and train both stages on crowded pictures
-#    (`labkit train detr_tiny --data crowded`; a preset of your own: `replace(PRESETS["detr_tiny"],
-#    queries=50)`). Report the PQ table after each stage, and show two pictures where Panoptic FPN finds
-#    what DETR does not, and one the other way round.
+# 3. **No object.** Train the free queries of 8.4 with `LossConfig(no_object=1.0)` and with 0. What
+#    becomes of the queries that nobody needs?
+# 4. **A softmax for each head.** Change `my_mask_attention` to one softmax per head. What is the
+#    largest value of a map now, and why might the authors have wanted the heads to compete?
+# 5. **Thresholds.** Draw the PQ of `detr_panoptic_tiny` over `config.score` from 0.1 to 0.9. The
+#    original has 0.85. Why is it lower here?
+# 6. **The first layer's answers.** Evaluate the filled boxes of each decoder layer. How much PQ does a
+#    layer buy, and what does non-maximum suppression do to it?
+# 7. **All at once.** Train `replace(PRESETS["detr_panoptic_tiny"], frozen=False)` from `detr_tiny` for
+#    as many steps as the second stage had. Is it better, and what happens to the boxes?
+# 8. **Homework.** Give `detr_tiny` 50 queries and train both stages on crowded pictures (`labkit train
+#    detr_tiny --data crowded`; a preset of your own: `replace(PRESETS["detr_tiny"], queries=50)`).
+#    Report the PQ table after each stage, and show two pictures where Panoptic FPN finds what DETR does
+#    not, and one the other way round.
 #
 # ## References
 #
 # - N. Carion, F. Massa, G. Synnaeve, N. Usunier, A. Kirillov, S. Zagoruyko. End-to-End Object Detection
 #   with Transformers. ECCV 2020: the matching loss in section 3.1, the table of 8.12 is table 1,
 #   suppression by layer in figure 4, panoptic in section 4.4 and table 5.
-# - H. W. Kuhn. The Hungarian Method for the Assignment Problem. Naval Research Logistics Quarterly, 1955.
+# - H. W. Kuhn. The Hungarian Method for the Assignment Problem. Naval Research Logistics Quarterly,
+#   1955.
 # - A. Vaswani et al. Attention Is All You Need. NeurIPS 2017.
 # - H. Rezatofighi et al. Generalized Intersection over Union. CVPR 2019.
-# - T.-Y. Lin et al. Focal Loss for Dense Object Detection. ICCV 2017. F. Milletari et al. V-Net. 3DV 2016: Dice.
-# - F. Li et al. DN-DETR: Accelerate DETR Training by Introducing Query DeNoising. CVPR 2022: the restless
-#   assignment, measured. X. Zhu et al. Deformable DETR. ICLR 2021: why it is slow, and a tenth of the epochs.
+# - T.-Y. Lin et al. Focal Loss for Dense Object Detection. ICCV 2017. F. Milletari et al. V-Net. 3DV
+#   2016: Dice.
+# - F. Li et al. DN-DETR: Accelerate DETR Training by Introducing Query DeNoising. CVPR 2022: the
+#   restless assignment, measured. X. Zhu et al. Deformable DETR. ICLR 2021: why it is slow, and a tenth
+#   of the epochs.
 # - B. Cheng et al. Masked-attention Mask Transformer for Universal Image Segmentation. CVPR 2022: where
 #   these ideas went.

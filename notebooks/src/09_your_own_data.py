@@ -672,12 +672,9 @@ def command(line):
 for of in SITES:
     _ = command(
         f"data from-masks {of}/images {of}/instances --categories categories.json"
-        f" --out {of}_annotated --split {of}"
+        f" --out site --split {of}"
     )
     print()
-# Splits have different names in COCO's layout, so that two folders can be laid into one.
-for of in SITES:
-    shutil.copytree(folder / f"{of}_annotated", folder / "site", dirs_exist_ok=True)
 for path in sorted((folder / "site").rglob("*")):
     if path.is_dir() or path.suffix == ".json":
         inside = f"{len(list(path.glob('*.png')))} PNGs" if path.is_dir() else ""
@@ -758,9 +755,10 @@ else:
 labkit.record("panopticapi_disagreements", disagreements)
 
 # %% [markdown]
-# A trap for those who read the files themselves: the images' ids are their names, as Cityscapes has
-# them, and pycocotools takes a single text for a list of letters. `getAnnIds(imgIds=[name])` with
-# brackets finds the objects, `getAnnIds(imgIds=name)` finds none, and says nothing.
+# A trap for those who write such files themselves: an image's id must be a number. With its name for
+# an id everything looks well, but pycocotools takes a single text for a list of letters, so that
+# `getAnnIds(imgIds="site_07")` finds nothing and says nothing, and Detectron2 stops at `int("site_07")`.
+# Labkit numbers the images; `file_name` is what connects an entry with its picture.
 #
 # ## 9.6 Mistakes that a program finds, and others
 #
@@ -815,10 +813,15 @@ labkit.record(
 # %%
 masks[a], masks[b] = good
 write_spoilt()
-before = Counter((f.image, f.kind) for f in check(CocoPanoptic.from_folder(folder / "site", "val")))
-after = Counter(
-    (f.image, f.kind) for f in check(CocoPanoptic.from_folder(folder / "spoilt_annotated"))
-)
+
+
+def found_in(data):
+    """How many findings of each kind there are in each picture of a folder, by its name."""
+    return Counter((Path(f.image).stem, f.kind) for f in check(data))
+
+
+before = found_in(CocoPanoptic.from_folder(folder / "site", "val"))
+after = found_in(CocoPanoptic.from_folder(folder / "spoilt_annotated"))
 found = {
     kind: after[name, kind] > before[name, kind]  # not one that was there before
     for kind, name in planted.items()

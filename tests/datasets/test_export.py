@@ -103,7 +103,8 @@ def test_crowd_void_and_named_images(tmp_path):
         (7, 1, 2),
     ]
     _, target = CocoPanoptic.from_folder(tmp_path / "out")[0]
-    assert target["image_id"] == "town_01"
+    assert target["image_id"] == 1  # a number, for other tools; the name is the file's
+    assert [image["file_name"] for image in data["images"]] == ["town_01.png"]
     assert target["panoptic"].ids.tolist() == [[70000, 70000, 0], [2, 2, 9]]
     assert target["panoptic"].segments[1].iscrowd
     assert target["boxes"].tolist() == [[0, 0, 2, 1]]
@@ -114,6 +115,22 @@ def test_a_folder_in_use_is_refused_and_untouched(tmp_path):
     with pytest.raises(LabkitError, match="exists already"):
         export(Shapes(num=1), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_second_split_is_laid_beside_the_first(tmp_path):
+    export(Shapes("train", num=2, size=64), tmp_path / "out", split="train")
+    export(Shapes("val", num=1, size=64), tmp_path / "out", split="val")
+    for split, num in (("train", 2), ("val", 1)):
+        back = CocoPanoptic.from_folder(tmp_path / "out", split)
+        assert len(back) == num
+        assert torch.equal(back[0][0], Shapes(split, num=num, size=64)[0][0])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(LabkitError, match=r"out/val: exists already; .* another split"):
+        export(Shapes("val", num=2, size=64), tmp_path / "out", split="val")
+    with pytest.raises(LabkitError, match=r"panoptic_train\.json has other categories"):
+        export(OneImage(), tmp_path / "out", split="test")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_empty_folder_will_do(tmp_path):
