@@ -26,7 +26,7 @@
 # is downloaded unless you ask for it.** The published networks of this lesson are 1.9 GB, so that
 # there are two ways to read it:
 #
-# - as it is: every experiment runs on five small networks that come with labkit, trained on the drawn
+# - as it is: every experiment runs on six small networks that come with labkit, trained on the drawn
 #   pictures of Shapes;
 # - with `fetch = True` (the profile `full` does that as well): the published networks come, and the
 #   same cells show photographs as well. What was fetched before is used without asking.
@@ -97,7 +97,7 @@ val_items = [val_set[i] for i in progress_bar(indices, unit="image")]
 # a data set that everybody knows. The article that we follow (*Panoptic segmentation and instance
 # segmentation with Detectron2 on AMD GPUs*, 2024) takes five networks from Detectron2's zoo: two that
 # draw panoptic maps, and three Mask R-CNNs that differ in the feature map that the detector looks at.
-# We add UPSNet.
+# We add UPSNet (notebook 5), and DETR (notebook 8), which works without anchors and suppression.
 
 # %%
 PUBLISHED = [
@@ -315,7 +315,7 @@ if here:
     print(f"These published networks are used: {', '.join(here)}.")
 else:
     print(
-        "NO PUBLISHED NETWORK IS HERE. All pictures and numbers below are of the five small networks"
+        "NO PUBLISHED NETWORK IS HERE. All pictures and numbers below are of the six small networks"
         " that come with labkit, on the drawn pictures of Shapes. They show the same effects, not the"
         " article's numbers."
     )
@@ -324,7 +324,7 @@ labkit.record("ran_on", "published weights" if here else "small networks on Shap
 
 # %% [markdown]
 # A **scene** is some pictures and the networks that are asked about them. The first is always there: the
-# pictures of Shapes, whose truth we know, and the five small networks, C4, DC5 and FPN among them. With
+# pictures of Shapes, whose truth we know, and the six small networks, C4, DC5 and FPN among them. With
 # published networks there is a second, the article's photograph (image 16 of COCO's test set: a batter,
 # a catcher and an umpire, before spectators). A photograph of your own (parameter `photograph`) is asked
 # about with the best that is here.
@@ -359,6 +359,7 @@ small = [  # they come with labkit
     "panoptic_fpn_tiny_c4",
     "panoptic_fpn_tiny_dc5",
     "upsnet_tiny",
+    "detr_panoptic_tiny",
 ]
 scenes = [
     Scene(
@@ -531,7 +532,7 @@ for scene in scenes:
 
 # %% [markdown]
 # "All of them identified 4 objects, accurately", the article says of its detectors. Ours say 4 as well, all
-# five of them: that is why this picture was chosen among a hundred. Look at the panels, and at the truth.
+# five that have anchors: that is why this picture was chosen among a hundred. Look at the panels, and at the truth.
 # C4 has cut the large triangle in two, DC5 lists it a second time as a circle, and both have missed the small
 # one beside it. Two mistakes, and the count is right.
 #
@@ -668,7 +669,7 @@ for a, b in itertools.combinations(
     labkit.record(f"agreement_{a}_{b}", tables["Shapes"][order.index(a), order.index(b)])
 
 # %% [markdown]
-# Does agreement mean that they are right? On Shapes we can ask. For each object that one of the five
+# Does agreement mean that they are right? On Shapes we can ask. For each object that one of the six
 # reports: how many of them (itself included) report it, and is it true?
 
 # %%
@@ -687,11 +688,11 @@ for number, share in true_share.items():
     labkit.record(f"true_if_reported_by_{number}", share)
 
 # %% [markdown]
-# What a single network claims is nearly always wrong, what all five claim is nearly always right, and no
+# What a single network claims is nearly always wrong, what all six claim is nearly always right, and no
 # truth was needed to sort them. But votes count only if the voters are independent. Three of ours
 # (`mask_rcnn_tiny`, `panoptic_fpn_tiny`, `upsnet_tiny`) were trained on from the same weights, and agree with
 # one another more than with the truth: compare the table. What they all get wrong has three votes as well.
-# (Exercise 3 looks for pictures on which all five agree and err.)
+# (Exercise 3 looks for pictures on which all six agree and err.)
 #
 # ## 7.6 Red and blue
 #
@@ -888,9 +889,9 @@ Compare(last.networks, last.source)
 #    what does a schedule three times as long (`panoptic_fpn_R_50_1x` and `_3x`)? Which would you pay for?
 # 2. **More digits.** In 7.2 measure 3, 4 and 5 digits. How does the time grow, and how long would a forger
 #    need for the 8 digits of torchvision on your machine with all of its cores?
-# 3. **All agree and err.** Find the pictures of Shapes with an object that all five report and that is not
+# 3. **All agree and err.** Find the pictures of Shapes with an object that all six report and that is not
 #    true. Draw them. What do they have in common? Repeat 7.5 with `Shapes("val", crowded=True)`: is "all
-#    five" still a proof?
+#    six" still a proof?
 # 4. **A fair threshold.** For each small network find the threshold at which its mean count is the truth's.
 #    In how many pictures are the *objects* right then?
 # 5. **Other conventions.** Instead of exchanging red and blue, subtract no mean (change `pixel_mean` of the
