@@ -44,11 +44,14 @@ def main() -> None:
         raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LIMIT}")
     begun = (run.init or "").partition(":")[0]  # NAME:backbone is a part of NAME
     before = record.get(begun, {"commands": [], "seconds": 0})
+    commands, seconds = [*before["commands"], command(run)], before["seconds"] + arguments.seconds
+    if before["commands"][-1:] == commands[-1:]:  # it was packed before
+        commands, seconds = before["commands"], before["seconds"]
     model = Shipped(run.preset, [], 0, {}, {}, {}).load()
     entry = Shipped(
         run.preset,
-        [*before["commands"], command(run)],
-        before["seconds"] + arguments.seconds,
+        commands,
+        seconds,
         measured(model, Shapes("val", 500)),
         measured(model, Shapes("val", 200, crowded=True)),
         measured(model, Shapes("val", 100)),
