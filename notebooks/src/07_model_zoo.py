@@ -534,7 +534,8 @@ for scene in scenes:
 # "All of them identified 4 objects, accurately", the article says of its detectors. Ours say 4 as well, all
 # five that have anchors: that is why this picture was chosen among a hundred. Look at the panels, and at the truth.
 # C4 has cut the large triangle in two, DC5 lists it a second time as a circle, and both have missed the small
-# one beside it. Two mistakes, and the count is right.
+# one beside it. Two mistakes, and the count is right. DETR counts 6, since it says some objects twice and has
+# nothing that takes the second away.
 #
 # Three things about such numbers:
 #
@@ -627,7 +628,7 @@ for name, (count_right, objects_right) in shares.items():
 
 # %% [markdown]
 # A count flatters, and the worse the network the more: with C4 and DC5 more than half of the right counts
-# are of wrong objects. That five networks count 4 on *one* picture says next to nothing about them.
+# are of wrong objects, with DETR about half. That five networks count 4 on *one* picture says next to nothing about them.
 #
 # ## 7.5 Who agrees with whom
 #
