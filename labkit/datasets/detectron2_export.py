@@ -14,7 +14,7 @@ import shutil
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -22,21 +22,18 @@ from PIL import Image
 
 from labkit.datasets.coco_instances import CocoInstances, split_file
 from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.datasets.detectron2_config import (
+    EPOCHS,
+    Task,
+    config_of,
+    metadata_of,
+    sorted_labels,
+)
 from labkit.datasets.export import whole_folder
 from labkit.errors import LabkitError
 from labkit.progress import progress_bar
-from labkit.structures import IGNORE, Categories, Category
+from labkit.structures import IGNORE, Category
 
-Task = Literal["panoptic", "instance", "semantic"]
-
-EPOCHS = 36
-"""270,000 steps of 16 of COCO's 118,287 images, the schedule "3x" of Detectron2's model zoo."""
-DROPS = (7 / 9, 25 / 27)
-"""Where in that schedule the learning rate falls to a tenth: 210,000 and 250,000 steps."""
-RATE = 0.02 / 16
-"""Learning rate for each image of a step (Goyal et al., 2017, the linear scaling rule)."""
-STUFF_AREA = 4096 / (480 * 640)
-"""The smallest stuff region that the fusion keeps, as a share of a picture of COCO."""
 TRAINER = Path(__file__).with_name("detectron2_train.py")
 
 
@@ -83,11 +80,20 @@ def export_detectron2(
     for other in found[1:]:
         if _ids(other.categories) != _ids(found[0].categories):
             raise LabkitError(
-                f"{other.files}: its categories differ from those of {found[0].name!r}; one model"
-                " cannot serve both"
+                f"{root}: the categories of {other.name!r} differ from those of {found[0].name!r};"
+                " one model cannot serve both"
             )
-    metadata = _metadata(found[0].categories, task)
-    config = _config(task, metadata, found[0], depth, batch_size, epochs)
+    metadata = metadata_of(found[0].categories, task)
+    config = config_of(
+        task,
+        metadata,
+        found[0].length,
+        found[0].area,
+        found[0].polygons,
+        depth,
+        batch_size,
+        epochs,
+    )
     name = root.name.replace(" ", "_") or "data"
     config["MODEL"]["WEIGHTS"] = weights
     config["DATASETS"] = {
@@ -118,6 +124,7 @@ class _Split:
 
     def __init__(self, root: Path, split: str, task: Task) -> None:
         self.files: dict[str, str] = {}
+        self.polygons = False
         data: CocoPanoptic | CocoInstances
         if task != "semantic":
             path = split_file(root, "instances", split)
@@ -146,7 +153,7 @@ class _Split:
         """A PNG of classes for each image, 255 where nothing is labelled."""
         things = len(self.panoptic.categories.things)
         table = np.full(IGNORE + 1, IGNORE, np.uint8)
-        order = _sorted_labels(self.panoptic.categories, task)
+        order = sorted_labels(self.panoptic.categories, task)
         for number, label in enumerate(order):
             table[label] = number
         if task == "panoptic":
@@ -178,111 +185,3 @@ def _require_same(instances: dict[str, Any], panoptic: CocoPanoptic, path: Path)
                 f"{path}: its {what} are not those of the panoptic JSON beside it; make both from"
                 " the same masks (`labkit data from-masks`)"
             )
-
-
-def _sorted_labels(categories: Categories, task: Task) -> list[int]:
-    """Labels in the order of Detectron2's classes of the semantic head: by category id.
-
-    For "panoptic" a place for all things together comes first; it is given the first thing here.
-    """
-    stuff = sorted(categories.stuff, key=lambda label: int(categories[label].id))
-    if task == "panoptic":
-        return [0, *stuff]
-    return sorted(range(len(categories)), key=lambda label: int(categories[label].id))
-
-
-def _metadata(categories: Categories, task: Task) -> dict[str, Any]:
-    """Names, colours and ids of the classes, as Detectron2 names them."""
-    things = sorted((categories[k] for k in categories.things), key=lambda c: c.id)
-    stuff = sorted((categories[k] for k in categories.stuff), key=lambda c: c.id)
-    found: dict[str, Any] = {"ignore_label": IGNORE}
-    if task == "panoptic" and not (things and stuff):
-        lacks = "stuff" if things else "things"
-        raise LabkitError(f"the data has no {lacks}; a panoptic model needs things and stuff")
-    if task != "semantic":
-        found["thing_classes"] = [c.name for c in things]
-        found["thing_colors"] = [_color(c) for c in things]
-        found["thing_dataset_id_to_contiguous_id"] = {c.id: k for k, c in enumerate(things)}
-    if task == "semantic":
-        every = sorted(categories, key=lambda c: c.id)
-        found["stuff_classes"] = [c.name for c in every]
-        found["stuff_colors"] = [_color(c) for c in every]
-        found["stuff_dataset_id_to_contiguous_id"] = {c.id: k for k, c in enumerate(every)}
-    if task == "panoptic":
-        found["stuff_classes"] = ["things", *(c.name for c in stuff)]
-        found["stuff_colors"] = [[128, 128, 128], *(_color(c) for c in stuff)]
-        # Class 0 stands for all things; 0 is no category's id.
-        contiguous = {0: 0} | {c.id: k for k, c in enumerate(stuff, start=1)}
-        found["stuff_dataset_id_to_contiguous_id"] = contiguous
-    return found
-
-
-def _color(category: Category) -> list[int]:
-    assert category.color is not None  # Categories gives each one
-    return list(category.color)
-
-
-def _config(
-    task: Task, metadata: dict[str, Any], split: _Split, depth: int, batch_size: int, epochs: float
-) -> dict[str, Any]:
-    """Every setting that differs from Detectron2's defaults."""
-    steps = max(1, round(epochs * split.length / batch_size))
-    levels = ["p2", "p3", "p4", "p5"]
-    model: dict[str, Any] = {
-        "META_ARCHITECTURE": {
-            "panoptic": "PanopticFPN",
-            "instance": "GeneralizedRCNN",
-            "semantic": "SemanticSegmentor",
-        }[task],
-        "MASK_ON": task != "semantic",
-        "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
-        "RESNETS": {"DEPTH": depth, "OUT_FEATURES": ["res2", "res3", "res4", "res5"]},
-        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"]},
-    }
-    if task != "semantic":
-        model |= {
-            "ANCHOR_GENERATOR": {
-                "SIZES": [[32], [64], [128], [256], [512]],
-                "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-            },
-            "RPN": {
-                "IN_FEATURES": [*levels, "p6"],
-                "PRE_NMS_TOPK_TRAIN": 2000,
-                "PRE_NMS_TOPK_TEST": 1000,
-                "POST_NMS_TOPK_TRAIN": 1000,
-                "POST_NMS_TOPK_TEST": 1000,
-            },
-            "ROI_HEADS": {
-                "NAME": "StandardROIHeads",
-                "IN_FEATURES": levels,
-                "NUM_CLASSES": len(metadata["thing_classes"]),
-            },
-            "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
-            "ROI_MASK_HEAD": {
-                "NAME": "MaskRCNNConvUpsampleHead",
-                "NUM_CONV": 4,
-                "POOLER_RESOLUTION": 14,
-            },
-        }
-    if task != "instance":
-        model["SEM_SEG_HEAD"] = {"NUM_CLASSES": len(metadata["stuff_classes"])}
-    if task == "panoptic":
-        model["SEM_SEG_HEAD"]["LOSS_WEIGHT"] = 0.5
-        limit = round(STUFF_AREA * split.area)
-        model["PANOPTIC_FPN"] = {"COMBINE": {"STUFF_AREA_LIMIT": limit}}
-    return {
-        "VERSION": 2,
-        "MODEL": model,
-        "INPUT": {
-            "MASK_FORMAT": "polygon" if task != "semantic" and split.polygons else "bitmask",
-            "MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800],
-        },
-        "DATALOADER": {"FILTER_EMPTY_ANNOTATIONS": task == "instance"},
-        "SOLVER": {
-            "IMS_PER_BATCH": batch_size,
-            "BASE_LR": RATE * batch_size,
-            "MAX_ITER": steps,
-            "STEPS": sorted({max(1, round(share * steps)) for share in DROPS} - {steps}),
-            "WARMUP_ITERS": min(1000, steps // 10),
-        },
-    }

@@ -177,8 +177,8 @@ def _detr(depth: int, dilated: bool, panoptic: bool) -> DETRConfig:
 # cells, as the last stage's is, would hold several objects in a cell, so that the transformer sees
 # the pyramid's level of stride 8, and the mask head needs one finer map only. The paper's weight of
 # "no object", 0.1, is for 100 queries of which nine in ten have none; of these 20 it is six in ten,
-# and with 0.1 too many named something: 8.7 a picture were sure, of 7.7 segments. Its scores are low:
-# of the thresholds 0.2 to 0.6 those up to 0.3 gave the best maps of 100 training images.
+# and with 0.1 too many named something: 8.7 a picture were sure, of 7.7 segments. Its scores are
+# low: of the thresholds 0.2 to 0.6 those up to 0.3 gave the best maps of 100 training images.
 DETR_TINY = DETRConfig(
     LABKIT,
     BackboneConfig("fpn", 0, pyramid=64),

@@ -117,7 +117,7 @@ def test_splits_with_other_categories_are_refused(root: Path, tmp_path: Path) ->
     for path in [*(root / "annotations").glob("*_train.json"), root / "annotations/panoptic_train"]:
         (annotations / path.name).symlink_to(path)
     (tmp_path / "data" / "train").symlink_to(root / "train")
-    with pytest.raises(LabkitError, match="its categories differ from those of 'train'"):
+    with pytest.raises(LabkitError, match="the categories of 'val' differ from those of 'train'"):
         export_detectron2(
             tmp_path / "data", tmp_path / "out", "panoptic", "train", "val", weights=WEIGHTS
         )
