@@ -94,8 +94,8 @@ folder = Path(scratch.name)
 # seen from above. Three kinds of **things** are counted, concrete pipes that stand on end, planks and
 # bags of cement; three kinds of **stuff** are the ground, soil, concrete and puddles. Three properties
 # are those of real data. Objects **cover** one another. A plank across a pipe **splits** it. And a pipe
-# has a **hole**, through which one sees what lies beneath. You may put your own pictures in the place
-# of these; from section 9.2 on everything reads files.
+# has a **hole**, through which one sees what lies beneath. (Your own pictures go through the
+# commands of 9.5 and 9.6 and the training of 9.7; the other cells compare with the drawing.)
 #
 # We draw at four times the size and shrink the picture, so that edges are soft, as a camera makes them.
 # For each object the drawing keeps the *whole* mask, also what others hide.
@@ -360,8 +360,8 @@ for way in WAYS:
 # %% [markdown]
 # **Classes** cannot be turned back into objects: whatever is connected becomes one, and whatever is
 # split two. Sometimes both mistakes cancel, so that not even the number shows them. **Objects** keep
-# everything but the order: whose file lies on top? labkit takes the order of the names, and here that
-# is wrong wherever a plank lies on a pipe. (Cut the files to what is visible, and they say the same as
+# everything but the order: whose file lies on top? labkit lets the later name lie on top, and
+# here that is wrong wherever a bag lies on a pipe or a plank, or a pipe on a plank. (Cut the files to what is visible, and they say the same as
 # instances.) **Instances** lose nothing that a panoptic model needs, and we go on with them.
 #
 # **A mask is not a picture.** It looks like one, and programs treat it so. What happens to the values
@@ -385,7 +385,7 @@ for name, values in OTHERS.items():
     labkit.record(f"invented_{name.split(',')[-1].strip().replace(' ', '_')}", invented.mean())
 
 # %% [markdown]
-# Values between 2 and 21 that nobody painted, and some of them *are* classes: 5 and 9 lie between, so
+# Values that nobody painted, and some of them *are* classes: 5 and 9 lie between, so
 # a pipe gets an edge of plank and bag. PNG without loss, and nearest neighbour: nothing else.
 #
 # ## 9.3 A mask as an outline
@@ -445,7 +445,7 @@ holes = sum(any(shoelace(walk) < 0 for walk in outlines(mask)) for _, mask, _ in
 print(f"{holes} of {len(parts)} objects have a hole")
 
 # %% [markdown]
-# **The usual recipe.** What one finds most often on the way from masks to COCO are four lines of OpenCV:
+# **The usual recipe.** Often the way from masks to COCO is four lines of OpenCV:
 # `findContours` with `RETR_EXTERNAL`, its points as the polygon, and `contourArea` of all of them
 # joined as the area.
 
@@ -485,13 +485,13 @@ for kind, masks in KINDS.items():
         labkit.record(f"usual_area_in_percent_{short}", percent.mean())
 
 # %% [markdown]
-# Every row is wrong, each for a reason of its own.
+# Every row is wrong, for one of three reasons.
 #
 # **Too small.** OpenCV's contour does not run along the edges of the border pixels but through their
 # *middles*: half a pixel is lost all around. How much that is can be said exactly. The middles are the
 # points of a lattice, and for a polygon between lattice points **Pick's theorem** holds: with $I$ points
 # inside and $B$ on its border the area is $I + \frac B2 - 1$. All $N = I + B$ of them are pixels of the
-# mask, so
+# mask, so that for one part without a hole
 #
 # $$A_{\text{contour}} = N - \tfrac B2 - 1 .$$
 #
@@ -537,7 +537,7 @@ print(f"in our {len(parts)} objects: {thin[1]} polygons of one point, {thin[2]} 
 # %% [markdown]
 # Four numbers in COCO's files are a *box*, and so pycocotools takes them. As a list, which is what comes
 # out of JSON, it stops with a message about a `bb` that nobody has written; as an array they are x 60,
-# y 70, 68 wide and 70 high, as far as the picture goes; and as one part among others the line is gone
+# y 70, 68 wide and 70 high, as far as the picture goes; and as a later part of an object the line is gone
 # without a word. It happens in good data too, wherever a plank hides all but a sliver of a bag. labkit
 # refuses such a polygon and says where it stands.
 #
@@ -582,8 +582,8 @@ labkit.record("own_run_lengths_different", different)
 # height with the *edges* of the outermost pixels, so that a single pixel is 1 wide and not 0.
 #
 # Now everything side by side: the polygon of the usual recipe; the outer walks of our own outline;
-# labkit's (`polygons_of`, which comes from OpenCV too, but at twice the size and moved outwards by half a
-# pixel); and run-length code. What COCO's program makes of each is compared with the mask.
+# labkit's (`polygons_of`, which comes from OpenCV too, but at twice the size, so that it runs a quarter of
+# a pixel inside the edges: near enough for COCO's program to give the mask back); and run-length code. What COCO's program makes of each is compared with the mask.
 
 
 # %%
@@ -686,10 +686,11 @@ for path in sorted((folder / "site").rglob("*")):
 #
 # **labkit** reads the panoptic files; every pixel must have the class and the object that it had.
 # **pycocotools** reads the instance file; masks, areas and boxes must be those of the drawing.
-# **panopticapi** is the program that papers measure with. Its rules: the ids in the PNG are those in
+# **panopticapi** is the program that papers measure with. What it relies on: the ids in the PNG are those in
 # `segments_info`, neither more nor less; no id occurs twice in a picture; classes are those of
-# `categories`; areas are the numbers of pixels. We check the rules, and where the program is installed
-# it also measures the files against themselves.
+# `categories`; areas are the numbers of pixels. (It checks ids and classes of predictions only; what the
+# truth says it believes.) We check these rules, and where the program is installed it also measures the
+# files against themselves.
 
 
 # %%
@@ -757,12 +758,12 @@ labkit.record("panopticapi_disagreements", disagreements)
 # %% [markdown]
 # A trap for those who write such files themselves: an image's id must be a number. With its name for
 # an id everything looks well, but pycocotools takes a single text for a list of letters, so that
-# `getAnnIds(imgIds="site_07")` finds nothing and says nothing, and Detectron2 stops at `int("site_07")`.
-# Labkit numbers the images; `file_name` is what connects an entry with its picture.
+# `getAnnIds(imgIds="site_0007")` finds nothing and says nothing, and Detectron2's loader of panoptic files
+# (`register_coco_panoptic`) stops at `int("site_0007")`. labkit numbers the images; `file_name` is what connects an entry with its picture.
 #
 # ## 9.6 Mistakes that a program finds, and others
 #
-# Now we spoil a copy of six masks, each in another way.
+# Now we plant six mistakes in copies of masks: four that only look odd, two that cannot be right.
 
 # %%
 spoilt_of = dict(zip(names["val"], SITES["val"], strict=True))
@@ -807,8 +808,8 @@ labkit.record(
 # What cannot be right is refused, all of it at once and before anything is written: a value that stands
 # for nothing, a mask that does not fit its picture. We repair these two. The other four are allowed in
 # the format and only *look* like mistakes, so they are written and reported. (`labkit data check` says
-# the same about any data set in COCO's formats, whoever made it, and `labkit.datasets.suspicious` is
-# both in Python.)
+# the same about any data set in COCO's formats, whoever made it, and `labkit.datasets.suspicious`
+# does the same checks from Python.)
 
 # %%
 masks[a], masks[b] = good
@@ -837,13 +838,13 @@ print(
 labkit.record("clean_pictures_with_an_alarm", np.mean(np.array(alarms) > 0))
 
 # %% [markdown]
-# All four are found. The price are alarms where nothing is wrong: on a building site two pipes *do* lie
+# All four are found. The price is alarms where nothing is wrong: on a building site two pipes *do* lie
 # side by side, and no program can know from a mask that they are two. A finding is a place to look at,
 # not a verdict.
 #
 # **And now mistakes that are perfectly good annotations.** A mask that lies six pixels beside its
 # object, an object under another class's name, an object that was overlooked so that its pixels count
-# as ground. The format has no objection. We need these three again in section 9.8, for a share of all
+# as what lies beneath. The format has no objection. We need these three again in section 9.8, for a share of all
 # objects.
 
 # %%
@@ -901,8 +902,8 @@ for kind in ("drop", "shift", "true", "swap"):
 # %% [markdown]
 # ## 9.7 Two models
 #
-# Any folder in COCO's format trains with one command, `labkit train PRESET --data coco_panoptic:DIR`,
-# and `labkit eval` measures what came out. Here we call what these commands call. The pictures are read
+# Any folder in COCO's format trains with one command: `labkit train PRESET --data coco_panoptic:site --out
+# RUN` takes its split `train`, and `labkit eval RUN` its `val`; with instances alone it is `coco:DIR`. Here we call what these commands call. The pictures are read
 # once and mirrored at random; mirroring is the cheapest way to more data where left and right mean the
 # same.
 #
@@ -1003,8 +1004,8 @@ for name, network in (("warm start", panoptic), ("from nothing", cold_one)):
 
 # %% [markdown]
 # The warm start is worth much for the things: proposals, boxes and outlines of objects carry over. For the
-# stuff it is worth nothing, rather less. Three grounds that differ in colour are quickly learnt from
-# nothing, and features that were made for other textures may have to be unlearnt first. The total of the
+# stuff it is worth nothing here (in `quick`, with one seed, even a few points less): three grounds that
+# differ in colour are quickly learnt from nothing. The total of the
 # losses hides both; look at what you want to know.
 
 # %%
@@ -1017,18 +1018,17 @@ panels(rows, categories, columns=4)
 
 # %% [markdown]
 # The semantic model sees what is where and cannot say how many; where two bags touch it has one region.
-# The panoptic model tells them apart, sees through pipes, and leaves some pixels open: a
+# The panoptic model tells them apart, often sees through pipes, and leaves some pixels open: a
 # pixel that its semantic branch takes for a thing, while no object was found there, belongs to nobody
-# and stays unpainted (notebook 4). That is what happens to planks, its worst class: long, thin and lying
-# askew they fill little of their boxes, and nothing that the weights have learnt before looked like
-# them. Where *your* data differ from what a model was made for, the table by class is the place to see
+# and stays unpainted (notebook 4). Planks are its worst class: most are missed or covered by less than
+# half, perhaps because, long, thin and lying askew, they fill little of their boxes. Where *your* data differ from what a model was made for, the table by class is the place to see
 # it.
 #
 # ## 9.8 What bad labels do to the result
 #
 # How much care do labels need? We spoil the masks of the *training* set as in section 9.6, four
 # objects in ten, and measure on the clean validation set. Everything else stays: the pictures, the steps, the
-# weights to begin with. Two seeds each, for which objects are hit and for the training.
+# weights to begin with. Two seeds each in `quick`, for which objects are hit and for the training.
 #
 # - **shift**: the mask lies six pixels beside its object;
 # - **swap**: the object has the name of another thing;
@@ -1151,17 +1151,16 @@ for image, target in val_set.items[3:6]:
 panels(rows, categories, columns=5, size=2.2)
 
 # %% [markdown]
-# **Every mistake is noticed by another number.** (Of `quick`, on two seeds, of which some differ by seven
-# points: what follows are differences that are larger than that, or agree in both.) *mIoU* suffers most
-# from dropped objects, whose pixels teach that a plank is soil; to shifts it is nearly deaf, for most
-# pixels of a shifted mask are still right. *AP*, which looks at outlines, suffers most from shifts and
-# hardly from what was dropped. *PQ* of the things loses much in all three. Stuff is as good as before,
-# since its labels are.
+# **Not every number notices every mistake.** (Of `quick`, on two seeds, which differ by up to seven points,
+# single classes by fifteen.) Shifts cost *AP*, which looks at outlines, and *PQ* of the things, but hardly
+# *mIoU*: most pixels of a shifted mask are still right. Dropped objects cost mIoU, since their pixels teach
+# that a plank is soil, but hardly AP, which counts unsure objects as well. Swapped names cost all three.
+# Stuff is as good as before, since its labels are.
 #
 # **It depends on the object.** A bag is thick: moved by six pixels it still covers more than half of
-# itself. The wall of a pipe is five pixels wide and then lies where no pipe is, and nothing is left to
-# learn from. And planks, which were learnt last, are lost first, under any mistake: where the data are
-# scarce for a class, their labels must be good.
+# itself. The wall of a pipe is four to six pixels wide: moved by six, less than four tenths of it still lie on
+# the pipe, at an IoU of about 0.2. And planks, the class with the lowest PQ to begin with, are nearly gone
+# under every mistake: what is barely learnt has no reserve.
 #
 # **Doubt is not ignorance.** The right figure turns the score from which on objects enter the panoptic map.
 # With swapped and dropped labels PQ of the things gains ten points or so if less sure objects are let
@@ -1193,7 +1192,7 @@ def doubts(network, dataset, hits):
             best = [max([0.0, *row[one.labels == c].tolist()]) for c in range(len(THINGS))]
             other = int(np.argmax([-1 if c == label else v for c, v in enumerate(best)]))
             found.append((best[other] - best[label], bool(hit[n]), k, n, other))
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda row: -row[0])
 
 
 dataset, hits = spoilt_set("swap", seed)
@@ -1232,8 +1231,8 @@ plt.show()
 # %% [markdown]
 # Three in four of the first fifty suspects are rightly suspected, where chance would find two in five,
 # and two thirds of all swapped labels are among the reports: an hour of looking that is spent well.
-# (False alarms have a red title.) With fewer wrong labels the proofreader gets better, for it has learnt
-# from better ones; exercise 7 is about it.
+# (False alarms have a red title.) With fewer wrong labels the proofreader ought to make fewer mistakes of its
+# own, but has fewer to find; exercise 7 is about it.
 #
 # ## 9.9 The same data in Detectron2
 #
@@ -1242,13 +1241,15 @@ plt.show()
 #
 # **Two class counts that mean two things.** `MODEL.ROI_HEADS.NUM_CLASSES` counts things (the background
 # is added inside). `MODEL.SEM_SEG_HEAD.NUM_CLASSES` counts, for Panoptic FPN, the stuff **and one more**,
-# class 0, "things", all objects together. Both have COCO's defaults, 80 and 54. Forget one and nothing
-# fails: a head with 80 classes learns three as well, only never fires for the rest. Setting both to the
+# class 0, "things", all objects together. (labkit's tiny model keeps the things apart in its semantic
+# branch and so has 6 classes there; Detectron2's has one for all, so 4.) Both have COCO's defaults, 80 and
+# 54. Forget one and nothing fails as long as the data have fewer: a head with 80 classes learns three as well, only never fires for the rest. Setting both to the
 # same number, as one reads it often, is right for no data but by chance.
 #
 # **Ids are not classes.** Networks count 0, 1, 2, ...; files have the ids that somebody chose (ours: 2,
-# 5, 9, 21, 22, 30). Detectron2 translates by `thing_dataset_id_to_contiguous_id` and its sister for
-# stuff, in the order of the ids.
+# 5, 9, 21, 22, 30). For things Detectron2's loader numbers the sorted ids itself and notes it as
+# `thing_dataset_id_to_contiguous_id`, which must not contradict yours. For stuff nobody translates: the
+# PNGs must have the network's numbers already, and the sister table only serves to measure.
 #
 # **Semantic PNGs.** The semantic head does not read the panoptic PNGs but others, with its own classes:
 # 0 for all things, then the stuff, 255 where nothing is labelled. Whoever hands it a mask as it is has
@@ -1259,7 +1260,12 @@ plt.show()
 # 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that every picture
 # is seen as often.
 #
-# `labkit export-detectron2` takes care of all of it:
+# **And the small print.** `register_coco_panoptic_separated` takes every picture for a `.jpg`; pictures
+# without things are left out unless `DATALOADER.FILTER_EMPTY_ANNOTATIONS` is false; run-length codes need
+# `INPUT.MASK_FORMAT` "bitmask".
+#
+# `labkit export-detectron2` takes care of all of it. The training starts from weights of COCO, whose
+# licence it prints:
 
 # %%
 things, stuff = [c for c in categories if c.isthing], [c for c in categories if not c.isthing]
@@ -1309,7 +1315,7 @@ labkit.record("puddles_under_the_limit", np.mean(np.array(puddles) < limit))
 # %% [markdown]
 # Beside the configuration lies `train.py`, which registers both splits and trains: `python train.py`
 # is all. Where Detectron2 is installed we let it register the data, read a picture of ours back through
-# *its* data loader and build the model, and count classes once more where they end: in the shapes of
+# *its* mapper and build the model, and count classes once more where they end: in the shapes of
 # the last layers.
 
 # %%
@@ -1343,14 +1349,20 @@ else:
     _, ground, objects = SITES["train"][0]
     mine = np.where(np.any([mask for _, mask in objects], axis=0), 0, 1 + ground.astype(int))
     holds["semantic map as drawn"] = bool((read["sem_seg"].numpy() == mine).all())
-    holds["objects as drawn"] = len(read["instances"]) == len(objects)
+    seen = [(LABEL[name], mask) for name, mask in visible(objects) if mask.any()]
+    drawn = sorted((label, mask.tobytes()) for label, mask in seen)
+    masks = read["instances"].gt_masks.tensor.numpy()
+    classes = read["instances"].gt_classes.tolist()
+    found = sorted((label, mask.tobytes()) for label, mask in zip(classes, masks, strict=True))
+    holds["objects as drawn"] = found == drawn
     _ = network.train()
     with EventStorage():  # Detectron2's losses write into one
         losses = network([read])
     print({name: round(value.item(), 2) for name, value in losses.items()})
     holds["losses are finite"] = all(np.isfinite(value.item()) for value in losses.values())
 failed = [name for name, true in holds.items() if not true]
-print(f"{len(holds)} statements about Detectron2, not true: {', '.join(failed) or 'none'}")
+if holds:
+    print(f"{len(holds)} statements about Detectron2, not true: {', '.join(failed) or 'none'}")
 labkit.record("detectron2_statements_not_true", len(failed))
 
 # %% [markdown]
@@ -1358,15 +1370,15 @@ labkit.record("detectron2_statements_not_true", len(failed))
 #
 # - Keep instances apart when you paint: from classes no objects come back, and the errors of merging and
 #   splitting hide each other. Masks are PNGs, resized by nearest neighbour, and 0 is nobody's class.
-# - A contour through the middles of pixels loses half its perimeter ($N - B/2 - 1$); outer contours fill
+# - A contour through the middles of pixels has the area $N - B/2 - 1$: half of the border pixels, and one more, are lost; outer contours fill
 #   holes; joined contours are nonsense; thin regions become polygons of two points. Areas and boxes come
 #   from the mask. Run-length code has none of these problems.
 # - Believe a conversion after a round trip, pixel by pixel, not after a look.
 # - A program finds what is malformed and can point at what is odd. What is merely *false* it cannot see.
 # - With few pictures begin from trained weights, and do not read agreement of shapes as agreement of
 #   classes.
-# - Bad labels cost most where objects are thin or rare. Shifts are seen by AP, dropped objects by mIoU, both
-#   and swapped names by PQ. Part of the loss is only doubt: look at lower scores before you despair.
+# - Bad labels cost most where objects are thin or hardly learnt. Shifts are seen by AP, dropped objects by
+#   mIoU, both and swapped names by PQ. Part of the loss is only doubt: look at lower scores before you despair.
 # - A model that was trained on labels with mistakes is a good proofreader of them.
 # - Two class counts, ids against classes, semantic PNGs, the rate for the batch: let them follow from the
 #   data instead of typing them.
@@ -1374,7 +1386,8 @@ labkit.record("detectron2_statements_not_true", len(failed))
 # ## Exercises
 #
 # 1. **Your own pictures.** Paint ten photographs with any program that saves PNGs, write a category
-#    file, and go through sections 9.5 to 9.7. Which findings were mistakes?
+#    file, use `data from-masks`, `data check` and `data show`, then train as in 9.7. Which findings were
+#    mistakes?
 # 2. **A keyhole.** A polygon can say *hole* after all: cut the ring open along a line and let the walk go
 #    in, round the hole and out again. Join the two walks of `outlines` like this. What IoU does COCO's
 #    program make of it, and what would a person who edits polygons say?
