@@ -10,7 +10,7 @@ from attacked import HONEST, files
 from attacks import ANSWERS, ATTACKS, ESCAPES
 
 LONGEST = 60 + 30  # seconds: the limit of the assignment, and what starting and ending may take
-MOST_MB = 100
+MOST_MB = 300  # with this assignment a harvest ends at 208 of its own; some come between two looks
 
 HONEST_FILES = [name for name in files() if name.startswith("file: honest")]
 BAD_FILES = [name for name in files() if not name.startswith("file: honest")]
