@@ -103,6 +103,16 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             "masks": torch.from_numpy(masks),
         }
 
+    @property
+    def polygons(self) -> bool:
+        """Whether all objects that are no crowds are written as polygons."""
+        return all(
+            isinstance(annotation["segmentation"], list)
+            for annotations in self._objects.values()
+            for annotation in annotations
+            if not annotation.get("iscrowd")
+        )
+
     def image_info(self, index: int) -> dict[str, Any]:
         """The entry of ``images`` that an item is made of."""
         return self._images[index]

@@ -129,25 +129,21 @@ class _Split:
         if task != "semantic":
             path = split_file(root, "instances", split)
             self.files["instances"] = str(path)
-            data = CocoInstances(path)
-            content = json.loads(path.read_bytes())
-            self.polygons = all(
-                isinstance(annotation["segmentation"], list)
-                for annotation in content["annotations"]
-                if not annotation.get("iscrowd")
-            )
+            data = instances = CocoInstances(path)
+            self.polygons = instances.polygons
         if task != "instance":
             path = split_file(root, "panoptic", split)
             self.panoptic = CocoPanoptic(path)
             self.files |= {"panoptic": str(path), "pngs": str(self.panoptic.png_dir)}
             if task == "panoptic":
-                _require_same(content, self.panoptic, Path(self.files["instances"]))
-            data, content = self.panoptic, json.loads(path.read_bytes())
+                _require_same(instances, self.panoptic)
+            data = self.panoptic
         self.name = path.stem.partition("_")[2]
         self.files["images"] = str(data.image_dir)
         self.categories = data.categories
         self.length = len(data)
-        self.area = statistics.median(i["height"] * i["width"] for i in content["images"])
+        images = [data.image_info(index) for index in range(len(data))]
+        self.area = statistics.median(image["height"] * image["width"] for image in images)
 
     def write_semantic(self, folder: Path, task: Task) -> None:
         """A PNG of classes for each image, 255 where nothing is labelled."""
@@ -169,19 +165,19 @@ def _ids(categories: Iterable[Category]) -> list[tuple[int, str]]:
     return sorted((c.id, c.name) for c in categories)
 
 
-def _require_same(instances: dict[str, Any], panoptic: CocoPanoptic, path: Path) -> None:
+def _require_same(instances: CocoInstances, panoptic: CocoPanoptic) -> None:
     """Refuse an instance JSON about other things or images than the panoptic one beside it."""
     things = [panoptic.categories[label] for label in panoptic.categories.things]
-    of_panoptic = {panoptic.image_info(k)["file_name"] for k in range(len(panoptic))}
     for what, same in (
-        (
-            "categories",
-            _ids(things) == sorted((c["id"], c["name"]) for c in instances["categories"]),
-        ),
-        ("images", {i["file_name"] for i in instances["images"]} == of_panoptic),
+        ("categories", _ids(things) == _ids(instances.categories)),
+        ("images", _files(instances) == _files(panoptic)),
     ):
         if not same:
             raise LabkitError(
-                f"{path}: its {what} are not those of the panoptic JSON beside it; make both from"
-                " the same masks (`labkit data from-masks`)"
+                f"{instances.path}: its {what} are not those of the panoptic JSON beside it; make"
+                " both from the same masks (`labkit data from-masks`)"
             )
+
+
+def _files(data: CocoInstances | CocoPanoptic) -> set[str]:
+    return {data.image_info(index)["file_name"] for index in range(len(data))}

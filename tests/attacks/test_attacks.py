@@ -10,7 +10,10 @@ from attacked import HONEST, files
 from attacks import ANSWERS, ATTACKS, ESCAPES
 
 LONGEST = 60 + 30  # seconds: the limit of the assignment, and what starting and ending may take
-MOST_MB = 300  # with this assignment a harvest ends at 208 of its own; some come between two looks
+MOST_MB = 100
+# A message without an end is not seen before it ends: what stops it is the harvest's own limit, 208
+# with this assignment, and some come between two looks.
+ENDLESS_MB = {"message of endless parts": 300}
 
 HONEST_FILES = [name for name in files() if name.startswith("file: honest")]
 BAD_FILES = [name for name in files() if not name.startswith("file: honest")]
@@ -25,7 +28,7 @@ def test_attack(batch, name):
     assert course.harvest["isolation"].startswith("namespaces")
     # It ended, which an attack that was cut short by the test would not have.
     assert course.seconds < LONGEST
-    assert course.harvest["grader_mb"] < MOST_MB
+    assert course.harvest["grader_mb"] < ENDLESS_MB.get(name, MOST_MB)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
