@@ -93,12 +93,12 @@ def test_lab_serves_the_notebook(workbook: Path) -> None:
 
 def test_lab_serves_a_copy(workbook: Path, tmp_path: Path) -> None:
     copy = tmp_path / "mine"
-    arguments = ["1", "--copy", str(copy)]
-    said = serve(
-        arguments, workbook, "notebooks/01_first.ipynb", "/lab/tree/notebooks/01_first.ipynb"
-    )
+    (workbook / "assignments" / "a1" / "source.py").write_text("")
+    assignment = "assignments/a1/a1.ipynb"
+    said = serve(["a1", "--copy", str(copy)], workbook, assignment, f"/lab/tree/{assignment}")
     assert f"opening the copy in {copy}" in said
     assert (copy / "notebooks" / "01_first.ipynb").is_file()
+    assert not list(copy.rglob("source.py"))
 
 
 def test_a_copy_keeps_what_the_reader_did(workbook: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import typer
 
 from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
-from labkit.notebooks import find_root, resolve
+from labkit.notebooks import find_root
+from labkit.openable import find_openable
 from labkit.workbook_copy import copy_workbook, writable
 
 COPY = "labkit-workbook"
@@ -33,7 +34,9 @@ whether to fetch news, whatever address of the news its command line has."""
 def lab(
     notebook: Annotated[
         str | None,
-        typer.Argument(help="Number or name of the notebook to open.", show_default=False),
+        typer.Argument(
+            help="Number, name or path of the lesson or assignment to open.", show_default=False
+        ),
     ] = None,
     copy: Annotated[
         Path | None,
@@ -51,7 +54,7 @@ def lab(
 ) -> None:
     """Open JupyterLab on the workbook, ready for its apps."""
     root = find_root()
-    opened = root / "notebooks" if notebook is None else resolve(notebook, root)
+    opened = root / "notebooks" if notebook is None else find_openable(notebook, root)
     if copy is None and not writable(root / "notebooks"):
         copy = Path.home() / COPY
         typer.echo(f"{root / 'notebooks'} cannot be written")
