@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from labkit.errors import LabkitError
 from labkit.records import RECORD_MIME
+from labkit.runner.execute import kernel_environment
 from labkit.runner.workbook import Request, run
 
 GOOD = """
@@ -351,3 +353,44 @@ def test_command_refuses_an_unknown_parameter(project: Path) -> None:
     assert "error: 01_good has no parameter 'stepz'. Did you mean 'steps'?" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (project / "runs").exists()
+
+
+def test_as_many_at_a_time_as_cores_and_the_longest_first(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labkit.runner.workbook.available_cores", lambda: 2)
+    (project / "notebooks" / "minutes.toml").write_text(
+        "[quick]\n01_good = 1\n[smoke]\n01_good = 9\n"
+    )
+    console = Console(record=True, width=200, file=io.StringIO())
+    report = run(Request(["1", "6", "4"], out=project / "out"), console)
+    assert report.jobs == 2
+    assert [result.name for result in report.results] == ["01_good", "06_dies", "04_exits"]
+    lines = console.export_text().splitlines()
+    assert lines[0] == "3 notebooks, 2 at a time, the longest first"
+    # What nothing is known of, and 1 last: the others have not ended when they are started.
+    assert lines[1:3] == ["06_dies: started", "04_exits: started"]
+    assert lines[-1].endswith("(3 of 3 notebooks done)")
+
+
+@pytest.mark.parametrize(("jobs", "notebooks", "threads"), [(None, 1, 6), (4, 2, 3), (None, 9, 1)])
+def test_notebooks_at_a_time_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int | None, notebooks: int, threads: int
+) -> None:
+    def run_jobs(jobs: list[Any], *, at_once: int, **_: Any) -> None:
+        environments.append(kernel_environment(at_once))
+
+    environments: list[dict[str, str]] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("labkit.runner.workbook.available_cores", lambda: 6)
+    monkeypatch.setattr("labkit.runner.execute.available_cores", lambda: 6)
+    monkeypatch.setattr("labkit.runner.workbook.run_jobs", run_jobs)
+    folder = tmp_path / "notebooks" / "src"
+    folder.mkdir(parents=True)
+    for number in range(notebooks):
+        (folder / f"{number:02}_empty.py").write_text("# %%\n1\n")
+    monkeypatch.chdir(tmp_path)
+    run(Request(jobs=jobs), Console(quiet=True))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # what somebody has chosen stays
+    run(Request(jobs=jobs), Console(quiet=True))
+    assert [env["OMP_NUM_THREADS"] for env in environments] == [str(threads), "5"]

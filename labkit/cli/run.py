@@ -42,7 +42,11 @@ def run(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Notebooks at a time.", show_default="one for every two cores"),
+        typer.Option(
+            min=1,
+            help="Notebooks at a time; they share the cores.",
+            show_default="as many as cores",
+        ),
     ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="MINUTES", min=0.01, help="Deadline of each notebook.")

@@ -24,10 +24,15 @@ def coloured(outcome: Outcome) -> str:
 
 
 class RunProgress(LiveBars):
-    """Shows the notebook, its cells done and in all, the time, and the outcome at the end."""
+    """Shows the notebook, its cells done and in all, the time, and the outcome at the end.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        notebooks: how many there are.
+    """
+
+    def __init__(self, console: Console, notebooks: int) -> None:
         self.console = console
+        self.notebooks, self.ended = notebooks, 0
         self.tasks: dict[str, TaskID] = {}
         self.bars = Progress(
             TextColumn("{task.fields[name]}"),
@@ -62,6 +67,7 @@ class RunProgress(LiveBars):
 
     def end(self, result: NotebookResult) -> None:
         """A notebook ended."""
+        self.ended += 1
         if self.console.is_terminal:
             task = self.tasks[result.name]
             self.bars.update(task, outcome=coloured(result.outcome))
@@ -69,7 +75,8 @@ class RunProgress(LiveBars):
         else:
             self._line(
                 f"{result.name}: {result.outcome.value} after {result.seconds:.1f} s, "
-                f"{result.cells_run} of {result.cells} cells"
+                f"{result.cells_run} of {result.cells} cells "
+                f"({self.ended} of {self.notebooks} notebooks done)"
             )
 
     def _line(self, text: str) -> None:

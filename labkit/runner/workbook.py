@@ -14,6 +14,7 @@ from labkit.errors import LabkitError
 from labkit.notebooks import edited, find_root, load, resolve, sources
 from labkit.runner.claims import PROFILES, load_expected
 from labkit.runner.execute import Job, run_jobs
+from labkit.runner.order import longest_first
 from labkit.runner.parameters import coerce, read_parameters
 from labkit.runner.progress import RunProgress
 from labkit.runner.report import Report, write_notebook_page, write_report
@@ -25,7 +26,8 @@ class Request:
     """What `labkit run` was asked for.
 
     ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
-    ``jobs`` None runs one notebook for every two cores; ``out`` None is a new folder in ``runs/``.
+    ``jobs`` None runs as many notebooks at a time as there are cores; ``out`` None is a new folder
+    in ``runs/``.
     """
 
     notebooks: list[str] = field(default_factory=list)
@@ -48,7 +50,7 @@ def run(request: Request, console: Console) -> Report:
     root = find_root()
     paths = _chosen(request.notebooks, root)
     expected = load_expected(root / "notebooks" / "expected.toml")
-    jobs_at_once = request.jobs or max(1, available_cores() // 2)
+    at_once = min(request.jobs or available_cores(), len(paths))
     started = datetime.now().astimezone()
     out = (request.out or root / "runs" / f"{started:%Y-%m-%dT%H-%M-%S}").resolve()
     jobs, profiles = [], {}
@@ -69,7 +71,12 @@ def run(request: Request, console: Console) -> Report:
         if edited(path):
             note = f"note: {path.name} differs from src/{path.stem}.py; the notebook is what is run"
             console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    by_name = {job.name: job for job in jobs}
+    order = longest_first(profiles, root / "notebooks" / "minutes.toml")
     _prepare_folder(out, jobs)
+    if at_once > 1:
+        text = f"{len(jobs)} notebooks, {at_once} at a time, the longest first"
+        console.print(text, highlight=False)
     results: dict[str, NotebookResult] = {}
 
     def end(job: Job) -> None:
@@ -78,10 +85,10 @@ def run(request: Request, console: Console) -> Report:
         results[job.name] = result
         progress.end(result)
 
-    with RunProgress(console) as progress:
+    with RunProgress(console, len(jobs)) as progress:
         run_jobs(
-            jobs,
-            at_once=jobs_at_once,
+            [by_name[name] for name in order],
+            at_once=at_once,
             seconds_each=request.timeout_minutes * 60,
             on_start=progress.start,
             on_event=progress.cell,
@@ -94,7 +101,7 @@ def run(request: Request, console: Console) -> Report:
         folder=out,
         started=started,
         command=request.command,
-        jobs=jobs_at_once,
+        jobs=at_once,
         results=[results[job.name] for job in jobs],
     )
     write_report(report)
