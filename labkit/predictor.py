@@ -94,7 +94,7 @@ def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:
         LabkitError: the file cannot be read, or the array is not RGB uint8.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image), upright=True)
+        return read_image(Path(image))
     tensor = torch.as_tensor(image)
     if not isinstance(image, Tensor) and tensor.ndim == 3:
         tensor = tensor.permute(2, 0, 1)

@@ -11,6 +11,7 @@ translated where the file is read or written and nowhere else.
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
@@ -148,7 +149,7 @@ class Categories(Sequence[Category]):
                 id=int(e["id"]),
                 name=str(e["name"]),
                 isthing=bool(e.get("isthing", 1)),
-                color=tuple(e["color"]) if e.get("color") else None,
+                color=_color(e.get("color")),
             )
             for e in entries
         )
@@ -165,6 +166,15 @@ class Categories(Sequence[Category]):
             }
             for c in self._items
         ]
+
+
+def _color(value: Any) -> tuple[int, int, int] | None:
+    """A file's colour, ``[r, g, b]`` or ``"#rrggbb"``; None for others: it only decorates."""
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        value = list(bytes.fromhex(value[1:]))
+    if isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value):
+        return int(value[0]), int(value[1]), int(value[2])
+    return None
 
 
 def distinct_colors(n: int) -> list[tuple[int, int, int]]:

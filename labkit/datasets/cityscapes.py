@@ -8,7 +8,6 @@ JSON do not exist; a photograph is found by its id, ``CITY_SEQUENCE_FRAME``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from labkit.datasets.cityscapes_categories import cityscapes_panoptic
 from labkit.datasets.coco_panoptic import CocoPanoptic
@@ -54,7 +53,7 @@ class Cityscapes(CocoPanoptic):
         # Whatever order and colours the file has, labels are those that weights expect.
         self.categories = cityscapes_panoptic()
 
-    def image_path(self, image_info: dict[str, Any]) -> Path:
+    def image_path(self, index: int) -> Path:
         """``CITY/ID_leftImg8bit.png``, whatever the JSON calls it."""
-        image_id = str(image_info["id"])
+        image_id = str(self.image_info(index)["id"])
         return self.image_dir / image_id.split("_")[0] / f"{image_id}_leftImg8bit.png"

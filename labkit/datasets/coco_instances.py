@@ -7,25 +7,38 @@ codes; pycocotools makes pixels of both.
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.counted import counted
+from labkit.datasets.file_names import file_in
 from labkit.datasets.image_files import read_image
-from labkit.datasets.targets import boxes_of
+from labkit.datasets.json_fields import (
+    check_categories,
+    check_images,
+    entries,
+    other_kind,
+    read_json_file,
+    require,
+    shown,
+)
+from labkit.datasets.segmentations import code_of
+from labkit.datasets.targets import boxes_of, require_memory
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Target
 
 Annotation = dict[str, Any]
+FARTHEST = 1e9
+"""No box has a number beyond it."""
+MANY_CROWDS = 0.1
+"""Share of crowds above which they are hardly meant; COCO has one in a hundred annotations."""
 
 
 class CocoInstances(Dataset[tuple[Tensor, Target]]):
@@ -59,12 +72,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         self.categories = Categories.from_coco(data["categories"])
         self._images: list[dict[str, Any]] = data["images"]
         self._objects: dict[int | str, list[Annotation]] = {i["id"]: [] for i in self._images}
-        if len(self._objects) < len(self._images):
-            raise LabkitError(f"{self.path}: images: ids must differ")
-        for annotation in data["annotations"]:
-            _check(annotation, self._objects, self.categories, self.path)
+        for number, annotation in enumerate(data["annotations"]):
+            _check(annotation, number, self._objects, self.categories, self.path)
             self._objects[annotation["image_id"]].append(annotation)
-        _warn_of_flat([a for a in data["annotations"] if min(a["bbox"][2:]) == 0], self.path)
+        _warn_of_left_out(data["annotations"], self.path)
         self._sizes = {i["id"]: (i["height"], i["width"]) for i in self._images}
 
     @classmethod
@@ -85,23 +96,32 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         info = self._images[index]
-        image = read_image(self.image_dir / info["file_name"], self._sizes[info["id"]])
+        image = read_image(self.image_path(index), self._sizes[info["id"]])
         rows = [
             a for a in self.annotations(info["id"]) if not a["iscrowd"] and min(a["bbox"][2:]) > 0
         ]
-        masks = np.zeros((len(rows), *image.shape[1:]), np.bool_)
-        if rows:
-            codes = [row["segmentation"] for row in rows]
-            masks = coco_mask.decode(codes).transpose(2, 0, 1).astype(np.bool_)
-        seen: NDArray[np.bool_] = np.any(masks, axis=(1, 2))
-        labels = np.array([self.categories.label(row["category_id"]) for row in rows], np.int64)
-        masks = np.ascontiguousarray(masks[seen])
+        seen = [row for row in rows if coco_mask.area(row["segmentation"]) > 0]
+        for row in rows:
+            if not coco_mask.area(row["segmentation"]):
+                warnings.warn(
+                    f"{_where(row, self.path)}: the mask has no pixel in the image and is left out",
+                    stacklevel=2,
+                )
+        require_memory(len(seen), image.shape[1:], f"{self.path}: image {info['id']}")
+        masks = np.zeros((len(seen), *image.shape[1:]), np.bool_)
+        for mask, row in zip(masks, seen, strict=True):
+            mask[:] = coco_mask.decode(row["segmentation"])
+        labels = [self.categories.label(row["category_id"]) for row in seen]
         return image, {
             "image_id": info["id"],
             "boxes": torch.from_numpy(boxes_of(masks)),
-            "labels": torch.from_numpy(labels[seen]),
+            "labels": torch.tensor(labels, dtype=torch.int64),
             "masks": torch.from_numpy(masks),
         }
+
+    def image_path(self, index: int) -> Path:
+        """The file of an image."""
+        return file_in(self.image_dir, self._images[index]["file_name"])
 
     @property
     def polygons(self) -> bool:
@@ -131,51 +151,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         ]
 
     def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
-        shape, where = annotation["segmentation"], _where(annotation, self.path)
         try:
-            if isinstance(shape, list):
-                if not shape or any(len(p) < 6 or len(p) % 2 for p in shape):
-                    raise ValueError("a polygon needs at least three points x, y")
-                # pycocotools walks every pixel of the outline: it would run out of memory or crash.
-                far = 10 * max(size)
-                if not all(abs(float(v)) <= far for p in shape for v in p):
-                    raise ValueError("a polygon has a corner that is no number or far outside")
-                code = coco_mask.merge(coco_mask.frPyObjects(shape, *size))
-            else:
-                if tuple(shape["size"]) != size:
-                    raise ValueError(f"its size is {shape['size']}, the image's {list(size)}")
-                code = shape
-                if isinstance(shape["counts"], list):
-                    if sum(shape["counts"]) != size[0] * size[1] or min(shape["counts"]) < 0:
-                        raise ValueError("its run lengths do not add up to the image")
-                    code = coco_mask.frPyObjects(shape, *size)
-                else:
-                    _require_whole(shape["counts"], size)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise LabkitError(f"{where}: segmentation: {error}") from None
-        return dict(code)
-
-
-def _require_whole(counts: str | bytes, size: tuple[int, int]) -> None:
-    """Refuse a compressed code whose runs are not exactly the image's pixels.
-
-    pycocotools fills what a short one leaves out with whatever was in memory. Each run is written
-    in characters of five bits, low ones first, a sixth bit meaning that another follows; from the
-    fourth on it is the difference to the last run but one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts.encode() if isinstance(counts, str) else counts:
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or sum(runs) != size[0] * size[1] or min(runs) < 0:
-        raise ValueError("its run lengths do not add up to the image; the code is damaged")
+            return code_of(annotation["segmentation"], size)
+        except ValueError as error:
+            raise LabkitError(f"{_where(annotation, self.path)}: segmentation: {error}") from None
 
 
 def split_file(root: Path, kind: str, split: str) -> Path:
@@ -197,66 +176,79 @@ def split_file(root: Path, kind: str, split: str) -> Path:
     return found[close[0]]
 
 
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox", "area", "segmentation"),
-}
-
-
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise LabkitError(f"{path}: cannot read the JSON: {error.strerror}") from None
-    except ValueError as error:
-        raise LabkitError(f"{path}: not a JSON file: {error}") from None
-    for name, fields in _FIELDS.items():
-        entries = data.get(name) if isinstance(data, dict) else None
-        if not isinstance(entries, list):
+    data = read_json_file(path)
+    for name in ("images", "categories", "annotations"):
+        if not isinstance(data, dict) or not isinstance(data.get(name), list):
             raise LabkitError(
                 f'{path}: not a COCO instance JSON: it needs the lists "images", "categories" and'
                 f' "annotations", and "{name}" is none'
             )
-        for number, entry in enumerate(entries):
-            missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            if missing:
-                raise LabkitError(f'{path}: {name}[{number}]: "{missing[0]}" is missing')
+    check_categories(data, path)
+    check_images(data, path)
+    entries(data, "annotations", str(path))
     return data
 
 
 def _check(
     annotation: Annotation,
+    number: int,
     images: dict[int | str, list[Annotation]],
     categories: Categories,
     path: Path,
 ) -> None:
+    """Check an entry of ``annotations`` but for its mask, which is read with its image."""
+    require(annotation, ("image_id",), f"{path}: annotations[{number}]")
     where = _where(annotation, path)
     if annotation["image_id"] not in images:
-        raise LabkitError(f'{where}: this image is not in "images"')
+        raise LabkitError(
+            f'{where}: this image is not in "images"' + other_kind(annotation["image_id"], images)
+        )
+    category_id = annotation.get("category_id")
+    if not isinstance(category_id, str):
+        require(annotation, ("category_id",), where)
     if annotation["category_id"] not in categories:
         raise LabkitError(
-            f'{where}: category_id {annotation["category_id"]} is not in "categories"'
+            f'{where}: category_id {json.dumps(category_id)} is not in "categories"'
+            + other_kind(category_id, [category.id for category in categories])
         )
-    box: Sequence[Any] = annotation["bbox"]
-    numbers = isinstance(box, list) and all(isinstance(v, int | float) for v in box)
-    if not numbers or len(box) != 4 or not all(math.isfinite(v) for v in box):
-        raise LabkitError(f"{where}: bbox {box} must be four numbers x, y, width, height")
+    require(annotation, ("area", "iscrowd") if "iscrowd" in annotation else ("area",), where)
+    if annotation["area"] < 0:
+        raise LabkitError(f'{where}: "area" {annotation["area"]} must not be negative')
+    for field in ("bbox", "segmentation"):
+        if field not in annotation:
+            raise LabkitError(f'{where}: "{field}" is missing')
+    box: Any = annotation["bbox"]
+    numbers = isinstance(box, list) and all(type(v) in (int, float) for v in box)
+    if not numbers or len(box) != 4 or not all(abs(v) < FARTHEST for v in box):  # nan, too
+        raise LabkitError(f"{where}: bbox {shown(box)} must be four numbers x, y, width, height")
     if min(box[2:]) < 0:
         raise LabkitError(f"{where}: bbox {box} has a negative side; it is x, y, width, height")
 
 
-def _warn_of_flat(flat: list[Annotation], path: Path) -> None:
-    # COCO's own train2017 has two of them, so they are no reason to refuse a file.
-    if flat:
+def _warn_of_left_out(annotations: list[Annotation], path: Path) -> None:
+    """Say once what training never sees: crowds, if they are many, and flat boxes."""
+    crowds = [a for a in annotations if a.get("iscrowd")]
+    if len(crowds) > MANY_CROWDS * len(annotations):
         warnings.warn(
-            f"{path}: {len(flat)} objects have boxes without area and are left out of the targets;"
-            f" the first is in image {flat[0]['image_id']}",
+            f"{path}: {len(crowds)} of {counted(len(annotations), 'annotation')} are iscrowd=1 and"
+            " are left out of training (a crowd is a region of objects that nobody told apart;"
+            " some programs write 1 for every mask that is painted: then write 0)",
+            stacklevel=3,
+        )
+    # COCO's own train2017 has two of them, so they are no reason to refuse a file.
+    flat = [a for a in annotations if min(a["bbox"][2:]) == 0]
+    if flat:
+        are = "has a box" if len(flat) == 1 else "have boxes"
+        left = "is" if len(flat) == 1 else "are"
+        warnings.warn(
+            f"{path}: {counted(len(flat), 'object')} {are} without area and {left} left out of the"
+            f" targets; the first is in image {flat[0]['image_id']}",
             stacklevel=3,
         )
 
 
 def _where(annotation: Annotation, path: Path) -> str:
-    return (
-        f"{path}: image {annotation['image_id']}, annotation {annotation.get('id', 'without id')}"
-    )
+    identity = annotation.get("id")
+    known = identity if type(identity) in (int, str) else "without id"
+    return f"{path}: image {annotation['image_id']}, annotation {known}"

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.datasets.file_names import file_in
 from labkit.datasets.image_files import read_image
 from labkit.datasets.panoptic_format import read_png, to_panoptic
 from labkit.datasets.panoptic_json import read_json
@@ -82,8 +83,8 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         image_info, annotation = self._items[index]
         size = image_info["height"], image_info["width"]
-        image = read_image(self.image_path(image_info), size)
-        png = self.png_dir / annotation["file_name"]
+        image = read_image(self.image_path(index), size)
+        png = file_in(self.png_dir, annotation["file_name"])
         panoptic = to_panoptic(annotation, read_png(png, size), self.categories, str(png))
         return image, target_of(panoptic, self.categories, image_info["id"])
 
@@ -91,7 +92,11 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         """The entry of ``images`` that an item is made of."""
         return self._items[index][0]
 
-    def image_path(self, image_info: dict[str, Any]) -> Path:
-        """The file of an entry of ``images``."""
-        name: str = image_info["file_name"]
-        return self.image_dir / name
+    def segments(self, index: int) -> list[dict[str, Any]]:
+        """What the JSON says of an item's segments."""
+        found: list[dict[str, Any]] = self._items[index][1]["segments_info"]
+        return found
+
+    def image_path(self, index: int) -> Path:
+        """The file of an image."""
+        return file_in(self.image_dir, self._items[index][0]["file_name"])

@@ -1,7 +1,13 @@
-"""Image files to tensors, with errors that name the file."""
+"""Image files to tensors, with errors that name the file.
+
+One rule for photographs, everywhere: what a picture looks like is what its viewer shows, turned as
+its EXIF entry says. People annotate what they see, and Detectron2 turns pictures too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,49 +15,121 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from labkit.datasets.file_names import near
 from labkit.errors import LabkitError
 
+ORIENTATION = 0x0112
+"""EXIF's entry: 1 is as stored, 2 to 4 mirrored or upside down, 5 to 8 with sides exchanged."""
 
-def read_image(path: Path, size: tuple[int, int] | None = None, *, upright: bool = False) -> Tensor:
-    """``(3, H, W)`` uint8 RGB. Grey and palette images get three channels, 16-bit ones keep their
-    upper byte, transparency is dropped.
+
+@contextmanager
+def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
+    """A picture as it is stored; whatever is wrong with the file becomes one message.
 
     Args:
         path: the file, of any format that Pillow reads.
-        size: the (H, W) it must have.
-        upright: turn a photograph as its EXIF entry says. Data sets leave it: annotations are made
-            on the rows as they are stored.
+        what: what to call it.
 
     Raises:
-        LabkitError: the file is missing, truncated, no image, of more pixels than Pillow agrees to
-            read, of fractional numbers, or of other size.
+        LabkitError: the file is missing, truncated, no image, or of more pixels than Pillow agrees
+            to read.
     """
     try:
-        with Image.open(path) as stored:
-            image = ImageOps.exif_transpose(stored) if upright else stored
-            if image.mode == "F":  # Pillow would cut it to whole numbers, 0 to 1 to black
-                raise LabkitError(
-                    f"{path}: the pixels are fractional numbers, whose range is not known; save it"
-                    " as an image of 8 bits"
-                )
-            if image.mode.startswith("I"):  # Pillow would cut 16-bit grey off at 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                rgb = np.stack([grey] * 3, axis=2)
-            else:
-                rgb = np.array(image.convert("RGB"))  # a copy: a tensor needs writable memory
+        with Image.open(path) as picture:
+            yield picture
+    except LabkitError:
+        raise
     except FileNotFoundError:
-        raise LabkitError(f"{path}: image not found") from None
-    except (IsADirectoryError, PermissionError) as error:
+        raise LabkitError(f"{path}: {what} not found{near(path)}") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
     except Image.DecompressionBombError as error:
         raise LabkitError(f"{path}: too large ({error}); make it smaller first") from None
     except UnidentifiedImageError:
         raise LabkitError(f"{path}: not an image file that can be read") from None
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's for damaged files
-        raise LabkitError(f"{path}: the image is damaged ({error}); fetch it again") from None
-    if size is not None and rgb.shape[:2] != tuple(size):
-        raise LabkitError(
-            f"{path}: the image is {rgb.shape[0]} x {rgb.shape[1]}, its annotation says"
-            f" {size[0]} x {size[1]} pixels (height x width)"
-        )
+    except MemoryError:
+        raise LabkitError(f"{path}: too large for the memory; make it smaller first") from None
+    except Exception as error:  # of damaged files Pillow raises whatever its decoder runs into
+        raise LabkitError(f"{path}: the {what} is damaged ({error}); fetch it again") from None
+
+
+def orientation(picture: Image.Image) -> int:
+    """Its EXIF orientation, 1 where there is none that means anything."""
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # a damaged entry turns nothing, as in viewers
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says."""
+    return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+
+
+def header(path: Path) -> tuple[tuple[int, int], int]:
+    """The upright (H, W) of a picture and its EXIF orientation, without decoding it.
+
+    Raises:
+        LabkitError: as :func:`opened`.
+    """
+    with opened(path) as picture:
+        return upright_size(picture), orientation(picture)
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """``(3, H, W)`` uint8 RGB, upright. Grey and palette images get three channels, 16-bit ones
+    keep their upper byte, transparency is dropped.
+
+    Args:
+        path: the file, of any format that Pillow reads.
+        size: the (H, W) that it must have.
+
+    Raises:
+        LabkitError: as :func:`opened`; the pixels are fractional numbers, or the size is another.
+    """
+    with opened(path) as stored:
+        turn = orientation(stored)
+        if size is not None:
+            require_size(path, upright_size(stored), turn, size)
+        image = upright(stored)
+        if image.mode == "F":  # Pillow would cut it to whole numbers, 0 to 1 to black
+            raise LabkitError(
+                f"{path}: the pixels are fractional numbers, whose range is not known; save it"
+                " as an image of 8 bits"
+            )
+        if image.mode.startswith("I"):  # Pillow would cut 16-bit grey off at 255
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            rgb = np.stack([grey] * 3, axis=2)
+        else:
+            rgb = np.array(image.convert("RGB"))  # a copy: a tensor needs writable memory
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(H, W) as a viewer shows it."""
+    width, height = picture.size
+    return (width, height) if orientation(picture) >= 5 else (height, width)
+
+
+def require_size(path: Path, found: tuple[int, int], turn: int, wanted: tuple[int, int]) -> None:
+    """Refuse a picture whose upright size is not its annotation's.
+
+    Raises:
+        LabkitError: the sizes differ; where the EXIF orientation explains it, the message says so.
+    """
+    if found == tuple(wanted):
+        return
+    message = (
+        f"{path}: the image is {found[0]} x {found[1]}, its annotation says {wanted[0]} x"
+        f" {wanted[1]} pixels (height x width)"
+    )
+    if found == (wanted[1], wanted[0]):
+        message += (
+            f". Its EXIF orientation is {turn}, and upright, as viewers show it, its sides are"
+            " exchanged: annotations must belong to the upright picture. If these were made on the"
+            " picture as it is stored, delete the entry (exiftool -Orientation= FILE)"
+            if turn >= 5
+            else "; are height and width exchanged in the annotation?"
+        )
+    raise LabkitError(message)

@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.datasets.image_files import read_image
+from labkit.datasets.file_names import visible
+from labkit.datasets.image_files import opened, read_image, upright
 from labkit.datasets.targets import target_of
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment, Target
@@ -49,7 +49,7 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         if split not in get_args(Split):
             raise LabkitError(f"PennFudan: split {split!r} is not one of train, val")
         self.root = Path(root)
-        images = sorted((self.root / "PNGImages").glob("*.png"))
+        images = visible((self.root / "PNGImages").glob("*.png"))
         if not images:
             raise LabkitError(
                 f"{self.root}: no PNGImages/*.png in it; it must be the folder PennFudanPed that"
@@ -77,11 +77,8 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         image_id, path = self._items[index]
         image = read_image(path)
         mask_path = self._mask_path(path)
-        try:
-            with Image.open(mask_path) as file:
-                numbers = np.array(file)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise LabkitError(f"{mask_path}: the mask is damaged ({error})") from None
+        with opened(mask_path, "mask") as file:
+            numbers = np.array(upright(file))
         if numbers.dtype != np.uint8 or numbers.shape != tuple(image.shape[1:]):
             raise LabkitError(
                 f"{mask_path}: the mask is {' x '.join(map(str, numbers.shape))} {numbers.dtype},"

@@ -9,7 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from labkit.errors import LabkitError
 from labkit.structures import Categories, Detections, Panoptic, Target
+
+MOST_MASK_BYTES = 4 * 2**30
+"""A byte for each pixel of each object of an image; above it, memory would run out."""
 
 
 class SegmentationDataset(Protocol):
@@ -35,6 +39,21 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
 
+def require_memory(objects: int, size: tuple[int, ...], where: str) -> None:
+    """Refuse an image whose objects' masks would take more than :data:`MOST_MASK_BYTES`.
+
+    Raises:
+        LabkitError: they would.
+    """
+    needed = objects * size[0] * size[1]
+    if needed > MOST_MASK_BYTES:
+        raise LabkitError(
+            f"{where}: {objects:,} objects on {size[0]} x {size[1]} pixels need"
+            f" {needed / 2**30:.0f} GiB of masks, more than {MOST_MASK_BYTES / 2**30:.0f}; cut the"
+            " image into smaller ones"
+        )
+
+
 def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -> Target:
     """The target whose objects, boxes and semantic map follow from a panoptic map.
 
@@ -43,6 +62,7 @@ def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -
     """
     things = [s for s in panoptic.segments if s.label in categories.things and not s.iscrowd]
     ids = panoptic.ids.numpy()
+    require_memory(len(things), ids.shape, f"image {image_id}")
     masks = ids == np.array([s.id for s in things], np.int32).reshape(-1, 1, 1)  # (N, H, W)
     return {
         "image_id": image_id,

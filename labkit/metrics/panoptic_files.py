@@ -24,6 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.cores import available_cores
+from labkit.counted import counted
+from labkit.datasets.file_names import file_in
+from labkit.datasets.json_fields import other_kind
 from labkit.datasets.panoptic_format import read_json, read_png
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
@@ -93,7 +96,10 @@ def evaluate_files(
         for image_counts in mapper(count, pairs):
             counts += image_counts
             bar.update()
-    return summarize(counts, categories)
+    result = summarize(counts, categories)
+    if result.all.n == 0:
+        raise LabkitError(f"{gt_json}: neither it nor the predictions have a segment to measure")
+    return result
 
 
 def _folder(given: str | Path | None, json_path: Path, kind: str, option: str) -> Path:
@@ -117,15 +123,20 @@ def _read_pairs(
         for a in gt["annotations"]
     }
     del gt  # as objects the JSON takes many times its size in the file
-    predictions = {
-        a["image_id"]: (a["file_name"], _table(a["segments_info"], label_of, stated=False))
-        for a in read_json(pred_json, predictions_for=label_of)["annotations"]
-        if a["image_id"] in targets
-    }
+    predictions, others = {}, []
+    for a in read_json(pred_json, predictions_for=label_of)["annotations"]:
+        if a["image_id"] in targets:
+            table = _table(a["segments_info"], label_of, stated=False)
+            predictions[a["image_id"]] = a["file_name"], table
+        else:
+            others.append(a["image_id"])
+    if not targets:
+        raise LabkitError(f"{gt_json}: no image is annotated, so that there is nothing to measure")
     if missing := [image_id for image_id in targets if image_id not in predictions]:
         raise LabkitError(
             f"{pred_json}: no prediction for image {missing[0]} of {gt_json}"
-            f" ({len(missing)} of {len(targets)} images are missing)"
+            f" ({len(missing)} of {counted(len(targets), 'image')} are missing)"
+            + other_kind(missing[0], others)
         )
     pred_dir = _folder(pred_dir, pred_json, "predicted", "--pred-dir")
     pairs = []
@@ -135,9 +146,9 @@ def _read_pairs(
             ImagePair(
                 image_id,
                 sizes[image_id],
-                gt_dir / target_png,
+                file_in(gt_dir, target_png),
                 target,
-                pred_dir / prediction_png,
+                file_in(pred_dir, prediction_png),
                 prediction,
             )
         )

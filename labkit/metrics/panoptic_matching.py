@@ -27,6 +27,8 @@ from labkit.errors import LabkitError
 VOID = 0
 IOU, TP, FP, FN = range(4)  # the columns of a table of counts
 MAX_TABLE = 2**20
+AREA_SLACK = (2, 0.01)
+"""Pixels, or a share of them, by which a stated area may differ from the map."""
 
 
 class SegmentTable(NamedTuple):
@@ -88,7 +90,7 @@ def match_segments(
 
     Raises:
         LabkitError: the maps differ in size, a map and its list hold different ids, or a stated
-            area is too small for the pixels in the map.
+            area is not that of the map.
     """
     if target_map.shape != prediction_map.shape:
         size, expected = prediction_map.shape, target_map.shape
@@ -113,6 +115,7 @@ def match_segments(
     true_area = np.bincount(r, shared, num_rows)
     predicted_area = np.bincount(c, shared, num_columns)
     if target.areas is not None:
+        _check_areas(target.ids, target.areas, true_area[rows], where[0])
         true_area[rows] = target.areas
 
     # A false prediction is excused where more than half of it lies on void or crowd. Of several
@@ -173,6 +176,23 @@ def _sums(
         return found, table[found]
     found, position = np.unique(keys, return_inverse=True)
     return found, np.bincount(position, values)
+
+
+def _check_areas(
+    ids: NDArray[np.int32], stated: NDArray[np.float64], counted: NDArray[Any], where: str
+) -> None:
+    """Refuse areas that are not the map's: with them IoU, and so PQ, means nothing.
+
+    panopticapi divides by what the file states, and so does this; a slip of a pixel or two passes.
+    """
+    wrong = np.abs(stated - counted) > np.maximum(AREA_SLACK[0], AREA_SLACK[1] * counted)
+    if wrong.any():
+        k = int(wrong.argmax())
+        raise LabkitError(
+            f'{where}: the "area" of segment {ids[k]} is {stated[k]:g}, in the PNG it has'
+            f" {int(counted[k])} pixels ({int(wrong.sum())} of {ids.size} areas of this image are"
+            " wrong); write the number of pixels"
+        )
 
 
 def _positions(

@@ -67,7 +67,7 @@ def picture(source: Source) -> Picture:
     if isinstance(source, tuple):
         return from_dataset(*source)
     path = Path(source)
-    return _of_pixels(path.name, read_image(path, upright=True))
+    return _of_pixels(path.name, read_image(path))
 
 
 def from_dataset(name: str, index: int) -> Picture:
@@ -104,7 +104,7 @@ def from_upload(name: str, content: bytes) -> Picture:
         path = Path(folder) / (Path(name.replace("\\", "/")).name or "picture")
         path.write_bytes(content)
         try:
-            pixels = read_image(path, upright=True)
+            pixels = read_image(path)
         except LabkitError as error:
             raise LabkitError(str(error).replace(f"{path}", path.name)) from None
     return _of_pixels(path.name, pixels)

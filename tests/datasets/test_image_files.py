@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.datasets.image_files import read_image
+from labkit.datasets.image_files import header, read_image
 from labkit.errors import LabkitError
 
 GREY = np.array([[0, 10, 20], [128, 200, 255]], np.uint8)
@@ -21,13 +21,46 @@ def test_sixteen_bits_keep_the_upper_ones(tmp_path):
     assert read_image(tmp_path / "x.png").tolist() == [GREY.tolist()] * 3
 
 
-def test_a_photograph_is_turned_where_asked(tmp_path):
+TURNED = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
+          6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}  # fmt: skip
+
+
+def _photograph(path, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the first row is the right side
-    Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
-    assert read_image(tmp_path / "x.png").shape == (3, 2, 3)
-    turned = read_image(tmp_path / "x.png", upright=True)
-    assert turned[0].tolist() == np.rot90(GREY, -1).tolist()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_photograph_is_upright(tmp_path, orientation):
+    path = _photograph(tmp_path / "x.png", orientation)
+    expected = TURNED[orientation](GREY)
+    assert read_image(path)[0].tolist() == expected.tolist()
+    assert read_image(path, expected.shape).shape == (3, *expected.shape)
+    assert header(path) == (expected.shape, orientation)
+
+
+def test_annotations_of_the_picture_as_stored_are_refused_with_the_orientation(tmp_path):
+    with pytest.raises(LabkitError, match=r"is 3 x 2, .* says 2 x 3 .* EXIF orientation is 6"):
+        read_image(_photograph(tmp_path / "x.png", 6), (2, 3))
+    with pytest.raises(LabkitError, match=r"are height and width exchanged in the annotation\?"):
+        read_image(_photograph(tmp_path / "x.png", 3), (3, 2))
+
+
+def test_an_orientation_without_meaning_turns_nothing(tmp_path):
+    assert read_image(_photograph(tmp_path / "x.png", 0))[0].tolist() == GREY.tolist()
+
+
+def test_a_missing_file_names_the_one_that_is_there(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "x.PNG")
+    for name in ("x.png", "x.jpg", "sub/x.png", "C:\\data\\x.PNG", "https://host/x.PNG?a=b"):
+        with pytest.raises(LabkitError, match=r"not found; x\.PNG is in .*: correct the name"):
+            read_image(tmp_path / name)
+    with pytest.raises(LabkitError, match=r"y\.png: image not found$"):
+        read_image(tmp_path / "y.png")
+    with pytest.raises(LabkitError, match="there is no such folder"):
+        read_image(tmp_path / "z/y.png")
 
 
 def test_each_unreadable_file_has_its_own_message(tmp_path):

@@ -200,8 +200,30 @@ BAD_JSON: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "area smaller than the pixels": (
         "gt",
         shrink_areas,
-        r'gt/\d+\.png \(image \d+\): the "area" of segment \d+ is less than its pixels',
+        r'gt/\d+\.png \(image \d+\): the "area" of segment \d+ is 1, in the PNG it has \d+ pixels',
     ),
+    "area larger than the pixels": (
+        "gt",
+        lambda d: segment(d).update(area=10 * segment(d)["area"]),
+        r"gt/1\.png \(image 1\): .* \(1 of \d+ areas of this image are wrong\); write the number",
+    ),
+    "text for an id": (
+        "pred",
+        lambda d: d["annotations"][1].update(image_id="1"),
+        r"no prediction for image 1 of .*; it is a number here and the text \"1\" there",
+    ),
+    "red and blue exchanged": (
+        "gt",
+        lambda d: (
+            [
+                info.update(id=(info["id"] & 255) << 16 | info["id"] & 0xFF00 | info["id"] >> 16)
+                for info in d["annotations"][1]["segments_info"]
+            ]
+            and None
+        ),
+        r"gt/1\.png \(image 1\): segment \d+ is in .*; red and blue look exchanged",
+    ),
+    "no annotated image": ("gt", lambda d: {**d, "annotations": []}, "no image is annotated"),
     "detection format": (
         "pred",
         lambda d: {**d, "annotations": [{"image_id": 1, "segmentation": [], "bbox": []}]},
@@ -288,3 +310,20 @@ def test_command_with_bad_input(case: Path) -> None:
     assert "Traceback" not in done.stderr
     assert not out.exists()
     assert done.stdout == ""
+
+
+def test_nothing_is_no_result(case: Path) -> None:
+    """Maps without a segment have no quality: that is said, not shown as a table of dashes."""
+
+    def clear(data: dict[str, Any]) -> None:
+        for annotation in data["annotations"]:
+            annotation["segments_info"].clear()
+
+    for side in ("gt", "pred"):
+        edit(case / f"{side}.json", clear)
+        for path in (case / side).iterdir():
+            with Image.open(path) as image:
+                size = image.size
+            Image.new("RGB", size).save(path)
+    with pytest.raises(LabkitError, match="neither it nor the predictions have a segment"):
+        evaluate_files(case / "gt.json", case / "pred.json", workers=1)

@@ -1,0 +1,38 @@
+"""Names of files in annotations and folders, as other systems and programs leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Of the images that are found in a folder."""
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """The file of a ``file_name``, whose separators may be Windows' backslashes."""
+    path = folder / name
+    return path if "\\" not in name or path.exists() else folder / name.replace("\\", "/")
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Sorted, without what systems and programs leave behind unasked, such as
+    ``.ipynb_checkpoints`` and macOS' ``._x.png``."""
+    return sorted(path for path in paths if not path.name.startswith((".", "__MACOSX")))
+
+
+def near(path: Path) -> str:
+    """What to say of a file that is not there: one that may be meant, or a folder that misses."""
+    base = Path(path.name.replace("\\", "/").rpartition("/")[2].partition("?")[0])
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    for ending in (base.suffix, *SUFFIXES, *map(str.upper, SUFFIXES)):
+        there = folder / f"{base.stem}{ending}"
+        if base.stem and there != path and there.is_file():
+            return f"; {there.name} is in {folder}: correct the name"
+    if path.parent != folder or "\\" in path.name:
+        return (
+            "; there is no such folder (names in annotations are relative to the folder of files)"
+        )
+    return ""

@@ -1,0 +1,193 @@
+"""A JSON of annotations from anywhere: reading it, and checking its fields one by one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.text_files import decoded
+
+LARGEST_ID = 2**63 - 1
+MOST_CATEGORIES = 255
+MAX_PIXELS = 178_956_970
+"""Pixels of an image above which Pillow refuses to read it."""
+
+
+def read_json_file(path: str | Path) -> Any:
+    """The content of a JSON file in UTF-8, or in what its byte order mark says.
+
+    Raises:
+        LabkitError: the file cannot be read, is no JSON, or an object in it has a key twice.
+    """
+    try:
+        return json.loads(decoded(Path(path).read_bytes()), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot read the JSON: {error.strerror}") from None
+    except RecursionError:
+        raise LabkitError(f"{path}: not a JSON file of annotations: nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, _without_repeats
+        raise LabkitError(f"{path}: not a JSON file: {error}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # of two lists "annotations" the first would be lost silently
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'the key "{twice}" occurs twice in one object')
+    return found
+
+
+def _integer(value: Any) -> bool:
+    # By type, not isinstance: True is an int for isinstance and no id.
+    return (type(value) is int and abs(value) <= LARGEST_ID) or (
+        type(value) is float and value.is_integer() and abs(value) <= 2**53
+    )
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e15 and math.isfinite(value)
+
+
+def _text(value: Any) -> bool:
+    """Whether it can be a name: not empty, and nothing in it that no file's name can have."""
+    if type(value) is not str or not value or "\0" in value:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (_integer, "an integer"),
+    # Cityscapes names its images by strings.
+    "image_id": (lambda v: _integer(v) or _text(v), "an integer or a string"),
+    "category_id": (_integer, "an integer"),
+    "name": (_text, "a string"),
+    "file_name": (_text, "a string"),
+    "height": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
+    "width": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
+    "area": (_number, "a number"),
+    "iscrowd": (lambda v: type(v) in (int, float, bool) and v in (0, 1), "0 or 1"),
+    "isthing": (lambda v: type(v) in (int, float, bool) and v in (0, 1), "0 or 1"),
+    "images": (lambda v: type(v) is list, "a list"),
+    "categories": (lambda v: type(v) is list, "a list"),
+    "annotations": (lambda v: type(v) is list, "a list"),
+    "segments_info": (lambda v: type(v) is list, "a list"),
+}
+
+
+def require(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = "") -> None:
+    """Check fields of an entry; an integer that is written as ``1.0`` becomes one.
+
+    Args:
+        entry: an object of the JSON.
+        keys: its fields, which must be there.
+        where: file and entry, for the message.
+        kind: what the fields must be, where their names do not say it.
+
+    Raises:
+        LabkitError: a field is missing, or is something else.
+    """
+    for key in keys:
+        right, description = _KINDS[kind or key]
+        value = entry.get(key)
+        if not right(value):
+            found = f"is {shown(value)}" if key in entry else "is missing"
+            raise LabkitError(f'{where}: "{key}" {found}; it must be {description}')
+        if type(value) is float and description != "a number":
+            entry[key] = int(value)
+
+
+def entries(owner: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    """The list ``owner[key]``, every entry of it an object.
+
+    Raises:
+        LabkitError: it is missing or no list, or an entry is no object.
+    """
+    require(owner, (key,), where)
+    for i, entry in enumerate(owner[key]):
+        if type(entry) is not dict:
+            raise LabkitError(f"{where}, {key}[{i}]: is {shown(entry)}, it must be an object")
+    found: list[dict[str, Any]] = owner[key]
+    return found
+
+
+def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> set[Any]:
+    """The values of ``key``, which must differ.
+
+    Raises:
+        LabkitError: a value is missing, of a wrong kind, or there twice.
+    """
+    seen: set[Any] = set()
+    for i, row in enumerate(rows):
+        require(row, (key,), f"{where}[{i}]", kind)
+        if row[key] in seen:
+            raise LabkitError(
+                f'{where}[{i}]: "{key}" {shown(row[key])} occurs twice; ids must differ'
+            )
+        seen.add(row[key])
+    return seen
+
+
+def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
+    """Check the list ``images``; its ids.
+
+    Raises:
+        LabkitError: a field is missing or wrong, or no image can have so many pixels.
+    """
+    ids = unique(entries(data, "images", str(path)), "id", f"{path}: images", "image_id")
+    for i, image in enumerate(data["images"]):
+        where = f"{path}: images[{i}]"
+        require(image, ("file_name", "height", "width"), where)
+        if image["height"] * image["width"] > MAX_PIXELS:
+            raise LabkitError(
+                f'{where}: "height" {image["height"]} and "width" {image["width"]} are more than'
+                f" the {MAX_PIXELS:,} pixels that can be read"
+            )
+    return ids
+
+
+def check_categories(
+    data: dict[str, Any], path: str | Path, fields: tuple[str, ...] = ("name",)
+) -> set[int]:
+    """Check the list ``categories``; its ids.
+
+    Args:
+        data: the JSON.
+        path: its file, for messages.
+        fields: what must be there beside the id; ``isthing`` is checked where it is.
+
+    Raises:
+        LabkitError: a field is missing or wrong, or there are too many.
+    """
+    ids = unique(entries(data, "categories", str(path)), "id", f"{path}: categories")
+    for i, category in enumerate(data["categories"]):
+        wanted = (*fields, "isthing") if "isthing" in category else fields
+        require(category, wanted, f"{path}: categories[{i}]")
+    if len(ids) > MOST_CATEGORIES:
+        raise LabkitError(
+            f"{path}: {len(ids)} categories; at most {MOST_CATEGORIES} fit beside the value for"
+            " pixels without a class"
+        )
+    return ids
+
+
+def shown(value: Any) -> str:
+    """A value in JSON's words, cut at a length that a line bears."""
+    if type(value) is str:
+        return f'the text "{value:.60}"'
+    # Not the whole of a long list is written only to be cut.
+    text = json.dumps(value[:20] if type(value) is list else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def other_kind(value: Any, known: Iterable[Any]) -> str:
+    """What to say of an id that is not known but would be as text, or as a number; or nothing."""
+    if type(value) is str and any(str(other) == value for other in known if type(other) is int):
+        return f"; it is text here and the number {value} there"
+    if type(value) is int and str(value) in known:
+        return f"; it is a number here and the text {json.dumps(str(value))} there"
+    return ""
