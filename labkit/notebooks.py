@@ -15,6 +15,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.files import whole
+from labkit.places import WORKBOOK
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NUMBERED = re.compile(r"\d\d_\w+")
@@ -23,15 +24,14 @@ NUMBERED = re.compile(r"\d\d_\w+")
 def find_root(start: Path | None = None) -> Path:
     """Return the project folder: the one that holds ``notebooks/src``.
 
-    Looked for in `start` (the working directory by default) and the folders above it, then in
-    the checkout that this package is installed from.
+    Looked for in `start` (the working directory by default) and the folders above it; otherwise it
+    is the checkout that labkit runs from, or what an installed labkit carries.
 
     Raises:
         LabkitError: there is no such folder.
     """
     start = (start or Path.cwd()).resolve()
-    checkout = Path(__file__).resolve().parents[1]
-    for folder in (start, *start.parents, checkout):
+    for folder in (start, *start.parents, WORKBOOK):
         if (folder / "notebooks" / "src").is_dir():
             return folder
     raise LabkitError(

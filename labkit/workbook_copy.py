@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.files import whole
+from labkit.places import writable
 
 COPIED = ("notebooks", "assignments")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
 """Also what an assignment is made of: it holds the solution."""
 
 
-def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder: tried, because permissions alone do not tell."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
 def copy_workbook(root: Path, to: Path) -> Path:
     """Copy notebooks and assignments; what is in the copy already is the reader's and stays.
-
-    Downloads go to the copy, too, unless the checkout has some already or ``LABKIT_DOWNLOADS`` says
-    where.
 
     Args:
         root: the workbook.
@@ -52,8 +39,4 @@ def copy_workbook(root: Path, to: Path) -> Path:
                     shutil.copyfile(source, temporary)
     if not writable(to):
         raise LabkitError(f"{to}: cannot be written; name another folder")
-    from labkit.datasets.download import CHECKOUT  # here, because it takes requests along
-
-    if not (CHECKOUT / "data" / "downloads").exists():
-        os.environ.setdefault("LABKIT_DOWNLOADS", str(to / "data" / "downloads"))
     return to

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from labkit.checkpoints.weights import load_weights
-from labkit.datasets.download import CHECKOUT, read_tables
-from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
-from labkit.models.presets import build
+from labkit.places import DATA
+from labkit.tables import read_tables
 
-FOLDER = CHECKOUT / "data" / "checkpoints"
+if TYPE_CHECKING:
+    from torch import nn
+
+FOLDER = DATA / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Shipped:
 
     def load(self) -> nn.Module:
         """The model in float32, in evaluation mode."""
+        from labkit.checkpoints.weights import load_weights  # here, because listing needs no torch
+        from labkit.datasets.shapes import Shapes
+        from labkit.models.presets import build
+
         model = build(self.name, Shapes.categories)
         load_weights(self.path, model)
         model.categories = Shapes.categories  # type: ignore[assignment]  # semantic models count them

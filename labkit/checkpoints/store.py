@@ -7,36 +7,32 @@ only then gets its place in ``checkpoints/``: what lies there is whole.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pooch
-from torch import nn
-
-from labkit.checkpoints import detectron2, detr, torchvision, upsnet
 from labkit.checkpoints.shipped import shipped
-from labkit.datasets import cityscapes_categories, coco_categories
-from labkit.datasets.download import CHECKOUT, download_folder, read_tables
-from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
-from labkit.models import PRESETS
+from labkit.places import DATA, download_folder, prepare_downloads
+from labkit.tables import read_tables
 
-LOADERS: dict[str, Any] = {
-    "detectron2": detectron2,
-    "torchvision": torchvision,
-    "upsnet": upsnet,
-    "detr": detr,
-}
-"""By format, the module whose ``load(path, model)`` reads such a file."""
+if TYPE_CHECKING:  # what only lists must not wait for torch
+    from torch import nn
+
+    from labkit.structures import Categories
+
+FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
+"""Each is a module beside this one, whose ``load(path, model)`` reads such a file."""
 NO_HASH = "none"
 CATEGORIES = {
-    "coco_things": coco_categories.coco_things,
-    "coco_panoptic": coco_categories.coco_panoptic,
-    "coco_ids_1_to_90": coco_categories.coco_ids_1_to_90,
-    "cityscapes_panoptic": cityscapes_categories.cityscapes_panoptic,
+    "coco_things": "coco_categories",
+    "coco_panoptic": "coco_categories",
+    "coco_ids_1_to_90": "coco_categories",
+    "cityscapes_panoptic": "cityscapes_categories",
 }
+"""The functions that list classes, each with its module in :mod:`labkit.datasets`."""
 
 
 @dataclass(frozen=True)
@@ -53,35 +49,36 @@ class Checkpoint:
     licence: str
     metrics: dict[str, float]
 
-    @property
-    def usable(self) -> bool:
-        """Whether labkit has the model for these weights."""
-        return self.preset in PRESETS
-
     def path(self, folder: Path) -> Path:
         """Where the file lies in the download folder, once it was fetched."""
         return folder / "checkpoints" / f"{self.name}{Path(self.url).suffix}"
+
+    def list_categories(self) -> Categories:
+        """The classes of the weights."""
+        module = importlib.import_module(f"labkit.datasets.{CATEGORIES[self.categories]}")
+        listed: Categories = getattr(module, self.categories)()
+        return listed
 
 
 def catalogue(path: Path | None = None) -> dict[str, Checkpoint]:
     """The published weights by name.
 
     Args:
-        path: another file than the checkout's ``data/zoo.toml``.
+        path: another file than ``data/zoo.toml``.
 
     Raises:
         LabkitError: the file is missing or has an unknown, missing or wrong field.
     """
-    path = path or CHECKOUT / "data" / "zoo.toml"
+    path = path or DATA / "zoo.toml"
     checkpoints = {}
     for name, table in read_tables(path).items():
         try:
             checkpoint = checkpoints[name] = Checkpoint(name, **table)
         except TypeError as error:
             raise LabkitError(f"{path}: [{name}]: {error}") from None
-        if checkpoint.format not in LOADERS or checkpoint.categories not in CATEGORIES:
+        if checkpoint.format not in FORMATS or checkpoint.categories not in CATEGORIES:
             raise LabkitError(
-                f"{path}: [{name}]: format is one of {', '.join(LOADERS)}, categories one of"
+                f"{path}: [{name}]: format is one of {', '.join(FORMATS)}, categories one of"
                 f" {', '.join(CATEGORIES)}"
             )
     return checkpoints
@@ -116,9 +113,12 @@ def get(
         The file.
 
     Raises:
-        LabkitError: see :func:`labkit.datasets.transfer.fetch`; or the hash is another, and what
-            was received is removed.
+        LabkitError: the download folder cannot be written; or see
+            :func:`labkit.datasets.transfer.fetch`; or the hash is another, and what was received is
+            removed.
     """
+    from labkit.datasets.transfer import fetch  # here, because listing needs no requests
+
     folder = folder or download_folder()
     path = checkpoint.path(folder)
     show(f"{checkpoint.name}\nLicence: {checkpoint.licence}\nFrom: {checkpoint.url}")
@@ -133,6 +133,7 @@ def get(
                 " another version. Remove it and fetch it again"
             )
         return path
+    prepare_downloads(folder)
     received = folder / "archives" / path.name
     fetch(checkpoint.url, received)
     if not _is_whole(received, checkpoint):
@@ -149,6 +150,8 @@ def get(
 def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
     if checkpoint.hash == NO_HASH:
         return True
+    import pooch
+
     algorithm, prefix = checkpoint.hash.split(":")
     return str(pooch.file_hash(str(path), alg=algorithm)).startswith(prefix)
 
@@ -177,21 +180,18 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         folder: the download folder. None: the usual one.
 
     Raises:
-        LabkitError: unknown name, not fetched yet, damaged, or labkit lacks the model.
+        LabkitError: unknown name, not fetched yet, or damaged.
     """
+    from labkit.checkpoints import torchvision
+    from labkit.models import PRESETS
+
     checkpoint = find(name)
-    if not checkpoint.usable:
-        raise LabkitError(
-            f"{name}: needs the model {checkpoint.preset}, which this version of labkit lacks;"
-            " `labkit zoo list` shows which weights can be used"
-        )
     path = path_of(name, folder)
-    categories = CATEGORIES[checkpoint.categories]()
     # torchvision's weights fit one network only, with conventions of its own.
     config = (
         torchvision.CONFIG if checkpoint.format == "torchvision" else PRESETS[checkpoint.preset]
     )
-    model: Any = config.build(categories)
-    LOADERS[checkpoint.format].load(path, model)
+    model: Any = config.build(checkpoint.list_categories())
+    importlib.import_module(f"labkit.checkpoints.{checkpoint.format}").load(path, model)
     loaded: nn.Module = model.eval()
     return loaded

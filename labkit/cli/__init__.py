@@ -1,67 +1,44 @@
-"""The ``labkit`` command: one file per group of commands, loaded here."""
+"""The ``labkit`` command: one file per group of commands, loaded by :mod:`labkit.cli.commands`."""
 
 from __future__ import annotations
 
+import os
 import sys
-import warnings
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-
-from labkit.cli import (
-    apps,
-    assignment,
-    bench,
-    build,
-    data,
-    doctor,
-    eval,
-    export_detectron2,
-    grade,
-    install,
-    lab,
-    notebooks,
-    pq,
-    predict,
-    run,
-    train,
-    zoo,
-)
 from labkit.errors import LabkitError
 
-app = typer.Typer(
-    help="Learn instance and panoptic segmentation by building it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-app.command("run")(run.run)
-app.command("lab")(lab.lab)
-app.add_typer(apps.app, name="app")
-app.add_typer(notebooks.app, name="notebooks")
-app.command("doctor")(doctor.doctor)
-app.command("install")(install.install)
-app.command("build")(build.build)
-app.command("train")(train.train)
-app.command("eval")(eval.evaluate)
-app.command("export-detectron2")(export_detectron2.export_detectron2)
-app.command("predict")(predict.predict)
-app.command("pq")(pq.pq)
-app.add_typer(assignment.app, name="assignment")
-app.command("grade")(grade.grade)
-app.command("regrade")(grade.regrade)
-app.add_typer(bench.app, name="bench")
-app.add_typer(data.app, name="data")
-app.add_typer(zoo.app, name="zoo")
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C has ended."""
 
 
 def main() -> None:
     """Run the command line; a user's mistake prints one message and exits with status 1."""
+    try:
+        try:
+            _run()
+        finally:
+            # Here a reader that is gone (`| head`) is caught; Python's own way out complains of it.
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run() -> None:
+    # All imports are within: Ctrl-C may come during them.
+    import warnings
+
+    from labkit.cli.commands import app
+
     # What a warning says is for the user; the line of code that it comes from is not.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except LabkitError as error:
+        from rich.console import Console
+        from rich.markup import escape
+
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)

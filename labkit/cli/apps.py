@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli import completion
 from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
 
@@ -29,6 +30,7 @@ def compare(
             metavar="[MODEL]...",
             help="Names of `labkit zoo list` or folders of `labkit train`; without any, those that"
             " come with labkit and those that were fetched.",
+            autocompletion=completion.models,
             show_default=False,
         ),
     ] = None,

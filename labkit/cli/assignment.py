@@ -7,14 +7,31 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli import completion
+
 app = typer.Typer(help="Write assignments and hand them out.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Its name, or the path of its folder.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="Its name, or the path of its folder.", autocompletion=completion.assignments
+    ),
+]
 
 
 @app.callback()
 def assignment() -> None:
     """Write assignments and hand them out."""
+
+
+@app.command("list")
+def list_() -> None:
+    """List the assignments, and where they are."""
+    from labkit.notebooks import find_root
+
+    for name in completion.assignments():
+        typer.echo(name)
+    typer.echo(f"in {find_root() / 'assignments'}")
 
 
 @app.command()

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Measure labkit against its peers.", no_args_is_help=True)
+from labkit.cli.numbers import Json, write_numbers
 
-Json = Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")]
+app = typer.Typer(help="Measure labkit against its peers.", no_args_is_help=True)
 
 
 class Device(StrEnum):
@@ -29,7 +29,6 @@ def pq(
 
     from labkit.bench.pq import compare_files, compare_tensors
     from labkit.bench.report import print_comparisons
-    from labkit.datasets.panoptic_format import write_json
     from labkit.errors import LabkitError
 
     comparisons = []
@@ -39,7 +38,7 @@ def pq(
         except LabkitError as error:  # one missing peer leaves the other comparison possible
             Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
     if json is not None:
-        write_json(json, [c.to_json() for c in comparisons])
+        write_numbers(json, [c.to_json() for c in comparisons])
     print_comparisons("Panoptic quality, time per image", "PQ", comparisons)
 
 
@@ -51,13 +50,12 @@ def pq_memory(
 ) -> None:
     """Peak memory of `labkit pq`, all its processes together (target: 600 MB with 2 workers)."""
     from labkit.bench.pq import MEMORY_TARGET_MB, peak_memory
-    from labkit.datasets.panoptic_format import write_json
 
     peak = peak_memory(images, workers) / 1e6
     met = peak < MEMORY_TARGET_MB
     if json is not None:
         values = {"images": images, "workers": workers, "peak_mb": peak, "met": met}
-        write_json(json, {**values, "target_mb": MEMORY_TARGET_MB})
+        write_numbers(json, {**values, "target_mb": MEMORY_TARGET_MB})
     typer.echo(
         f"peak memory of labkit pq, {images} image pairs, {workers} workers: {peak:.0f} MB"
         f" (target below {MEMORY_TARGET_MB} MB: {'met' if met else 'missed'})"
@@ -79,7 +77,6 @@ def roi_align(
     from labkit.bench import roi_align_sweep as sweeping
     from labkit.bench.report import print_comparisons
     from labkit.cores import available_cores
-    from labkit.datasets.panoptic_format import write_json
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
     from labkit.files import whole
@@ -112,7 +109,7 @@ def roi_align(
             with whole(figure) as part:
                 sweeping.draw_sweep(points).savefig(part, format="png", dpi=120)
     if json is not None:
-        write_json(json, report)
+        write_numbers(json, report)
 
 
 @app.command("detectors")
@@ -132,7 +129,6 @@ def detectors(
     from labkit.bench.detectors_peers import Setting, detectron2_pair, torchvision_pair
     from labkit.bench.detectors_profile import print_profile
     from labkit.bench.report import print_comparisons
-    from labkit.datasets.panoptic_format import write_json
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
@@ -150,7 +146,7 @@ def detectors(
             "environment": {**describe_environment(), "torchvision": torchvision.__version__},
             **{name: [m.to_json() for m in measured] for name, measured in tasks.items()},
         }
-        write_json(json, report)
+        write_numbers(json, report)
     for name, measured in tasks.items():
         result = "mean score" if name == "inference" else "loss"
         print_comparisons(f"Mask R-CNN R50-FPN, {name}", result, [m.comparison for m in measured])
@@ -170,7 +166,6 @@ def panoptic(json: Json = None) -> None:
 
     from labkit.bench import panoptic as bench
     from labkit.bench.report import print_comparisons
-    from labkit.datasets.panoptic_format import write_json
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
@@ -187,7 +182,7 @@ def panoptic(json: Json = None) -> None:
     except LabkitError as error:  # without the peer the steps are still of use
         Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
     if json is not None:
-        write_json(
+        write_numbers(
             json,
             {
                 "environment": describe_environment(),
@@ -212,7 +207,6 @@ def crowded(
     from rich.table import Table
 
     from labkit.bench import crowded as bench
-    from labkit.datasets.panoptic_json import write_json
 
     rows = bench.study(out, steps, seeds, images)
     scores = ("PQ", "things", "stuff")
@@ -227,7 +221,7 @@ def crowded(
         typer.echo(f"PQ, {name}: {', '.join(f'{value:+.1f}' for value in values)}")
     if json is not None:
         found = {row.name: row.seeds for row in rows}
-        write_json(json, {"steps": steps, "scores": found, "differences": differences})
+        write_numbers(json, {"steps": steps, "scores": found, "differences": differences})
 
 
 @app.command("widgets")
@@ -237,7 +231,6 @@ def widgets(json: Json = None) -> None:
     from rich.table import Table
 
     from labkit.bench import widgets as bench
-    from labkit.datasets.panoptic_format import write_json
     from labkit.doctor import describe_environment
 
     responses = bench.measure()
@@ -251,7 +244,7 @@ def widgets(json: Json = None) -> None:
     Console().print(table)
     if json is not None:
         rows = [r.to_json() for r in responses]
-        write_json(json, {"environment": describe_environment(), "responses": rows})
+        write_numbers(json, {"environment": describe_environment(), "responses": rows})
 
 
 @app.command("grading")
@@ -270,7 +263,6 @@ def grading(
     from rich.table import Table
 
     from labkit.bench import grading as bench
-    from labkit.datasets.panoptic_format import write_json
     from labkit.doctor import describe_environment
 
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as name:
@@ -310,4 +302,4 @@ def grading(
             "speedup": speedup,
             "survivals": [bench.to_json(survival) for survival in survivals],
         }
-        write_json(json, report)
+        write_numbers(json, report)

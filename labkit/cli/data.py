@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from labkit.cli import completion
 from labkit.cli.options import DOWNLOAD_FOLDER
 
 app = typer.Typer(
@@ -51,7 +52,8 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from labkit.datasets.download import catalogue, download_folder, is_here
+    from labkit.datasets.download import catalogue, is_here
+    from labkit.places import download_folder
 
     where = folder or download_folder()
     table = Table("name", "what", "MB", "licence", "here")
@@ -65,17 +67,23 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="A name that `labkit data list` shows.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name that `labkit data list` shows.", autocompletion=completion.datasets
+        ),
+    ],
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch a data set: resumes, verifies, unpacks."""
     from labkit.datasets import download
     from labkit.errors import LabkitError
+    from labkit.places import download_folder
 
     known = download.catalogue()
     if name not in known:
         raise LabkitError(f"no data set {name!r}; there are {', '.join(known)}")
-    home = download.get(known[name], folder or download.download_folder(), typer.echo)
+    home = download.get(known[name], folder or download_folder(), typer.echo)
     typer.echo(f"{name} is in {home}")
 
 

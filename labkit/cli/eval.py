@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labkit.cli import completion
+from labkit.cli.numbers import Json, write_numbers
+
 if TYPE_CHECKING:
     from labkit.evaluation import Evaluation
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder of a run, or a name of `labkit zoo list`.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a run, or a name of `labkit zoo list`.",
+            autocompletion=completion.models,
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option(help="As for `labkit train`; default: what the run was trained on."),
@@ -24,7 +33,7 @@ def evaluate(
         bool, typer.Option("--panoptic", help="One table: PQ, SQ, RQ, mIoU and AP.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    json: Json = None,
 ) -> None:
     """Measure a model: AP of boxes and masks by pycocotools, mIoU, PQ.
 
@@ -35,7 +44,6 @@ def evaluate(
     from labkit.checkpoints.store import find
     from labkit.cli.pq import to_json
     from labkit.datasets.named import dataset
-    from labkit.datasets.panoptic_json import write_json
     from labkit.distributed import process_group, rank
     from labkit.errors import LabkitError
     from labkit.evaluation import evaluate as measure
@@ -55,7 +63,7 @@ def evaluate(
         if rank() > 0:
             return
     if json is not None:
-        write_json(json, {"model": model, "data": data, "split": split, **to_json(result)})
+        write_numbers(json, {"model": model, "data": data, "split": split, **to_json(result)})
     title = f"{data}, {split}: {result.images} images"
     if panoptic:
         print_summary(result, title)

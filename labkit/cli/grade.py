@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labkit.cli import INTERRUPTED, completion
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from labkit.grading.conclusion import Conclusion
-
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
 
 
 def grade(
@@ -25,7 +25,12 @@ def grade(
         ),
     ],
     assignment: Annotated[
-        str, typer.Option(metavar="NAME", help="The assignment: its name or its folder.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The assignment: its name or its folder.",
+            autocompletion=completion.assignments,
+        ),
     ],
     out: Annotated[
         Path | None,

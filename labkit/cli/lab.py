@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 import typer
 
+from labkit.cli import completion
 from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
 from labkit.notebooks import find_root
 from labkit.openable import find_openable
-from labkit.workbook_copy import copy_workbook, writable
+from labkit.places import CARRIED, PACKAGE, may_write
+from labkit.workbook_copy import copy_workbook
 
 COPY = "labkit-workbook"
 """Where the copy is made if the reader does not say: in the home folder."""
@@ -26,7 +28,7 @@ EXTENSIONS = {
 """What JupyterLab must find for the apps to appear, and the package that brings it."""
 
 
-SETTINGS = Path(__file__).parents[1] / "jupyter"
+SETTINGS = PACKAGE / "jupyter"
 """Defaults for JupyterLab in the form of one of its configuration folders: it asks its users once
 whether to fetch news, whatever address of the news its command line has."""
 
@@ -35,14 +37,16 @@ def lab(
     notebook: Annotated[
         str | None,
         typer.Argument(
-            help="Number, name or path of the lesson or assignment to open.", show_default=False
+            help="Number, name or path of the lesson or assignment to open.",
+            autocompletion=completion.openable,
+            show_default=False,
         ),
     ] = None,
     copy: Annotated[
         Path | None,
         typer.Option(
             help="Work on a copy of the notebooks in this folder; what is there already stays as it"
-            f" is. Where the notebooks cannot be written, a copy is made in ~/{COPY}.",
+            f" is. Without a checkout that can be written, a copy is made in ~/{COPY}.",
             show_default=False,
         ),
     ] = None,
@@ -55,9 +59,10 @@ def lab(
     """Open JupyterLab on the workbook, ready for its apps."""
     root = find_root()
     opened = root / "notebooks" if notebook is None else find_openable(notebook, root)
-    if copy is None and not writable(root / "notebooks"):
+    if copy is None and not may_write(root / "notebooks"):
         copy = Path.home() / COPY
-        typer.echo(f"{root / 'notebooks'} cannot be written")
+        if root != CARRIED:
+            typer.echo(f"{root / 'notebooks'} cannot be written")
     if copy is not None:
         original, root = root, copy_workbook(root, copy)
         typer.echo(f"opening the copy in {root}")

@@ -14,6 +14,17 @@ def notebooks() -> None:
     """The workbook's notebooks and their sources."""
 
 
+@app.command("list")
+def list_() -> None:
+    """List the lessons, and where they are."""
+    from labkit.notebooks import find_root, sources
+
+    root = find_root()
+    for source in sources(root):
+        typer.echo(source.stem)
+    typer.echo(f"in {root / 'notebooks'}")
+
+
 @app.command()
 def sync(
     check: Annotated[
@@ -22,8 +33,15 @@ def sync(
 ) -> None:
     """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes made in them."""
     from labkit import notebooks as workbook
+    from labkit.errors import LabkitError
+    from labkit.places import CARRIED
 
     root = workbook.find_root()
+    if root == CARRIED:
+        raise LabkitError(
+            "an installed labkit's notebooks are not edited where they are; run this inside a"
+            " checkout, or inside a copy of the notebooks that `labkit lab` made"
+        )
     if check:
         differing = workbook.differing(root)
         for path, reason in differing.items():

@@ -5,7 +5,7 @@ import typer
 DOWNLOAD_FOLDER = typer.Option(
     "--dir",
     metavar="FOLDER",
-    show_default="$LABKIT_DOWNLOADS, or data/downloads of the checkout",
+    show_default="$LABKIT_DOWNLOADS, or that of the checkout or the user",
     help="The download folder.",
 )
 

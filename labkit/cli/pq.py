@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from labkit.cli.numbers import Json, write_numbers
+
 if TYPE_CHECKING:
     from labkit.metrics.panoptic_matching import PanopticResult
 
@@ -25,16 +27,14 @@ def pq(
         int | None, typer.Option(min=1, help="Processes; default: one per core.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also list every class.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")] = None,
+    json: Json = None,
 ) -> None:
     """Panoptic quality (PQ), segmentation and recognition quality (SQ, RQ), as panopticapi."""
     from labkit.metrics.panoptic_files import evaluate_files
 
     result = evaluate_files(gt, pred, gt_dir, pred_dir, workers)
     if json is not None:
-        from labkit.datasets.panoptic_format import write_json
-
-        write_json(json, to_json(result))
+        write_numbers(json, to_json(result))
     print_result(result, per_class)
 
 

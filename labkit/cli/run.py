@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli import completion
+
 
 class Profile(StrEnum):
     """How much work the notebooks do."""
@@ -25,6 +27,7 @@ def run(
         typer.Argument(
             metavar="[NOTEBOOK]...",
             help="Number, name or path; all notebooks when none is given.",
+            autocompletion=completion.notebooks,
             show_default=False,
         ),
     ] = None,

@@ -8,9 +8,16 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli import completion
+
 
 def train(
-    preset: Annotated[str, typer.Argument(help="The model, such as mask_rcnn_tiny.")],
+    preset: Annotated[
+        str,
+        typer.Argument(
+            help="The model, such as mask_rcnn_tiny.", autocompletion=completion.presets
+        ),
+    ],
     data: Annotated[
         str,
         typer.Option(

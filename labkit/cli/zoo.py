@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli import completion
 from labkit.cli.options import DOWNLOAD_FOLDER
 
 app = typer.Typer(help="Trained weights: list them, fetch published ones.", no_args_is_help=True)
@@ -21,7 +22,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 
     from labkit.checkpoints.shipped import shipped
     from labkit.checkpoints.store import catalogue
-    from labkit.datasets.download import download_folder
+    from labkit.places import download_folder
 
     metrics = ("box AP", "mask AP", "PQ")
     own = Table("name", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
@@ -37,7 +38,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     for weights in known:
         table.add_row(
             weights.name,
-            weights.preset if weights.usable else f"{weights.preset} *",
+            weights.preset,
             *(str(weights.metrics.get(metric, "")) for metric in metrics),
             str(weights.megabytes),
             "yes" if weights.path(where).is_file() else "",
@@ -46,8 +47,6 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     for weights in known:
         for what in weights.metrics.keys() - set(metrics):
             typer.echo(f"{weights.name}: {what} {weights.metrics[what]}")
-    if not all(weights.usable for weights in known):
-        typer.echo("* this version of labkit does not have the model")
     for licence in dict.fromkeys(weights.licence for weights in known):
         names = [weights.name for weights in known if weights.licence == licence]
         typer.echo(f"licence of {', '.join(names)}: {licence}")
@@ -57,7 +56,12 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 @app.command()
 def get(
     names: Annotated[
-        list[str], typer.Argument(help="Names that `labkit zoo list` shows.", metavar="NAME...")
+        list[str],
+        typer.Argument(
+            help="Names that `labkit zoo list` shows.",
+            metavar="NAME...",
+            autocompletion=completion.published,
+        ),
     ],
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:

@@ -1,7 +1,6 @@
 """The data sets of ``data/datasets.toml``: what there is, and getting it.
 
-On disk, in ``data/downloads`` of the checkout or in the folder that the environment variable
-``LABKIT_DOWNLOADS`` names::
+On disk, in the download folder (:func:`labkit.places.download_folder`)::
 
     archives/NAME                  archives as received; may be removed after unpacking
     archives/NAME.unpacked         what was unpacked: the archive's sha256, then the files
@@ -11,19 +10,16 @@ On disk, in ``data/downloads`` of the checkout or in the folder that the environ
 
 from __future__ import annotations
 
-import os
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labkit.datasets.archives import unpack
-from labkit.datasets.transfer import fetch
 from labkit.errors import LabkitError
 from labkit.files import whole
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from labkit.places import DATA, prepare_downloads
+from labkit.tables import read_tables
 
 
 @dataclass(frozen=True)
@@ -62,27 +58,13 @@ def catalogue(path: Path | None = None) -> dict[str, RemoteDataset]:
     """The data sets by name.
 
     Args:
-        path: another file than the checkout's ``data/datasets.toml``.
+        path: another file than ``data/datasets.toml``.
 
     Raises:
         LabkitError: the file is missing or has an unknown, missing or ill-typed field.
     """
-    path = path or CHECKOUT / "data" / "datasets.toml"
+    path = path or DATA / "datasets.toml"
     return {name: _dataset(name, table, path) for name, table in read_tables(path).items()}
-
-
-def read_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of a TOML file in the checkout.
-
-    Raises:
-        LabkitError: it is missing or no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LabkitError(f"{path}: not found; run labkit from a checkout") from None
-    except tomllib.TOMLDecodeError as error:
-        raise LabkitError(f"{path}: {error}") from None
 
 
 def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:
@@ -95,11 +77,6 @@ def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:
         if file.unpack == bool(file.to):
             raise LabkitError(f'{path}: [{name}] {file.url}: needs either "unpack" or "to"')
     return dataset
-
-
-def download_folder() -> Path:
-    """``$LABKIT_DOWNLOADS``, or ``data/downloads`` of the checkout."""
-    return Path(os.environ.get("LABKIT_DOWNLOADS") or CHECKOUT / "data" / "downloads")
 
 
 def is_here(dataset: RemoteDataset, folder: Path) -> bool:
@@ -138,11 +115,13 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
         The data set's folder.
 
     Raises:
-        LabkitError: see :func:`labkit.datasets.transfer.fetch` and
-            :func:`labkit.datasets.archives.unpack`.
+        LabkitError: the download folder cannot be written; or see
+            :func:`labkit.datasets.transfer.fetch` and :func:`labkit.datasets.archives.unpack`.
     """
     show(f"{dataset.title}\nLicence: {dataset.licence}\nHomepage: {dataset.homepage}")
     home = folder / dataset.folder
+    if not is_here(dataset, folder):
+        prepare_downloads(folder)
     for file in dataset.files:
         if not file.unpack:
             _record(file, home / file.to, _fetch(file, home / file.to), show)
@@ -157,6 +136,8 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
 
 def _fetch(file: RemoteFile, path: Path) -> str:
     """Bring a file to ``path``, held against the known or else the recorded hash."""
+    from labkit.datasets.transfer import fetch  # here, because listing needs no requests
+
     record = _record_of(path)
     recorded = record.read_text().split()[0] if record.is_file() else None
     try:

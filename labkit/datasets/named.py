@@ -8,10 +8,10 @@ from typing import Any
 from labkit.datasets.cityscapes import Cityscapes
 from labkit.datasets.coco_instances import CocoInstances, split_file
 from labkit.datasets.coco_panoptic import CocoPanoptic
-from labkit.datasets.download import download_folder
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
+from labkit.places import download_folder
 
 NAMES = "shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR, cityscapes:DIR"
 

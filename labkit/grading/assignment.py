@@ -14,8 +14,13 @@ from labkit.errors import LabkitError
 from labkit.grading import probes, release
 from labkit.grading.probes import Assignment, Probe
 from labkit.grading.source import Cell, Role, defined_names, read_source
+from labkit.places import CHECKOUT, WORKBOOK
 
 SOURCE = "source.py"
+_MISSING = (
+    f". An installed labkit has the students' notebooks only: the {SOURCE} of the workbook's"
+    " assignments are in a checkout; name the folder there"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def find_assignment(selector: str) -> Path:
     """Return the folder that a name or a path stands for.
 
     A name is looked for in ``assignments/`` of the working directory and of the folders above
-    it, then of the checkout that labkit is installed from.
+    it, then of the checkout that labkit runs from; a wheel carries no sources.
 
     Raises:
         LabkitError: there is no such assignment.
@@ -86,9 +91,8 @@ def find_assignment(selector: str) -> Path:
     if (path / SOURCE).is_file():
         return path.resolve()
     start = Path.cwd()
-    checkout = Path(__file__).resolve().parents[2]
     known = list[str]()
-    for root in dict.fromkeys((start, *start.parents, checkout)):
+    for root in dict.fromkeys((start, *start.parents, WORKBOOK)):
         folder = root / "assignments"
         if (folder / selector / SOURCE).is_file():
             return (folder / selector).resolve()
@@ -96,6 +100,7 @@ def find_assignment(selector: str) -> Path:
     names = ", ".join(dict.fromkeys(known)) or "none"
     raise LabkitError(
         f"there is no assignment {selector!r}: neither a folder with a {SOURCE} nor one of: {names}"
+        f"{_MISSING if CHECKOUT is None else ''}"
     )
 
 

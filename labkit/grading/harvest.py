@@ -38,6 +38,7 @@ from labkit.grading import submission as reading
 from labkit.grading.assignment import LoadedAssignment, load_assignment
 from labkit.grading.isolation import Level, choose
 from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, resident
+from labkit.places import WORKBOOK
 
 VERSION = 1
 LARGEST = 200_000_000  # bytes of a file that is looked at
@@ -243,14 +244,18 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
 
 
 def _data(loaded: LoadedAssignment) -> tuple[Path, ...]:
+    """What an assignment names: beside its folder of assignments, or what comes with labkit."""
     root = loaded.folder.parents[1]
-    paths = tuple((root / name).resolve() for name in loaded.assignment.data)
-    for path in paths:
-        if not path.exists():
+    paths = []
+    for name in loaded.assignment.data:
+        places = [(folder / name).resolve() for folder in (root, WORKBOOK)]
+        there = [path for path in places if path.exists()]
+        if not there:
             raise LabkitError(
-                f"{path} does not exist, which assignment {loaded.name} names in data"
+                f"{places[0]} does not exist, which assignment {loaded.name} names in data"
             )
-    return paths
+        paths.append(there[0])
+    return tuple(paths)
 
 
 def _read(path: Path) -> bytes:

@@ -16,16 +16,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import labkit
 from labkit.cores import available_cores
 from labkit.grading.isolation import STRONG, Level
+from labkit.places import DATA, PACKAGE
 
 NOBODY = 65534  # the user inside, and outside when the grader is root
 SCRATCH = Path("/scratch")
 PROCESSES = 64  # also threads
 FILE_BYTES = 256_000_000
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
-PACKAGE = Path(labkit.__file__).resolve().parent
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # Root alone enters folders such as /root; the user without rights that bubblewrap runs as does
@@ -195,7 +194,7 @@ def _readable(wall: Wall) -> list[tuple[Path, Path]]:
     shown = {path: path.resolve() for path in wanted if not _within(path, Path("/usr"))}
     shown |= {path: path for path in list(shown.values())}
     shown[PACKAGE] = PACKAGE
-    checkpoints = PACKAGE.parent / "data" / "checkpoints"
+    checkpoints = DATA / "checkpoints"
     for path in (*([checkpoints] if checkpoints.is_dir() else []), *wall.data):
         shown[path] = path.resolve()
     return [(shown[target], target) for target in sorted(shown)]

@@ -26,10 +26,11 @@ import platformdirs
 import torch
 
 from labkit.errors import LabkitError
+from labkit.places import PACKAGE
 
 Backend = Literal["cpu", "cuda", "hip"]
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CSRC = PACKAGE / "csrc"
 CPU_SOURCE, GPU_SOURCE, GPU_KERNELS = "roi_align_cpu.cpp", "roi_align_gpu.cpp", "roi_align_gpu.cu"
 HOST_COMPILERS = ("c++", "g++", "clang++")
 LIBRARY, DIGEST = "library.so", "library.sha256"

@@ -12,6 +12,7 @@ from rich.console import Console
 from labkit.cores import available_cores
 from labkit.errors import LabkitError
 from labkit.notebooks import edited, find_root, load, resolve, sources
+from labkit.places import runs_folder
 from labkit.runner.claims import PROFILES, load_expected
 from labkit.runner.execute import Job, run_jobs
 from labkit.runner.order import longest_first
@@ -27,7 +28,7 @@ class Request:
 
     ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
     ``jobs`` None runs as many notebooks at a time as there are cores; ``out`` None is a new folder
-    in ``runs/``.
+    in ``runs/``: see :func:`labkit.places.runs_folder`.
     """
 
     notebooks: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ def run(request: Request, console: Console) -> Report:
     expected = load_expected(root / "notebooks" / "expected.toml")
     at_once = min(request.jobs or available_cores(), len(paths))
     started = datetime.now().astimezone()
-    out = (request.out or root / "runs" / f"{started:%Y-%m-%dT%H-%M-%S}").resolve()
+    out = (request.out or runs_folder(root) / f"{started:%Y-%m-%dT%H-%M-%S}").resolve()
     jobs, profiles = [], {}
     for path in paths:
         notebook = load(path)
@@ -77,6 +78,8 @@ def run(request: Request, console: Console) -> Report:
     if at_once > 1:
         text = f"{len(jobs)} notebooks, {at_once} at a time, the longest first"
         console.print(text, highlight=False)
+    if request.out is None and not out.is_relative_to(root):
+        console.print(f"the report will be in {out}", highlight=False, markup=False, soft_wrap=True)
     results: dict[str, NotebookResult] = {}
 
     def end(job: Job) -> None:
@@ -143,13 +146,16 @@ def _prepare_folder(out: Path, jobs: list[Job]) -> None:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").write_text('{"finished": false}\n', encoding="utf-8")
     except OSError as error:
-        raise LabkitError(f"the output folder {out} cannot be made: {error.strerror}") from error
+        raise LabkitError(
+            f"the folder for the report, {out}, cannot be written ({error.strerror}); name another"
+            " one: --out DIR"
+        ) from error
     # What an earlier run left here must not vouch for this one.
     stale = [path for job in jobs for path in (job.output, job.output.with_suffix(".html"))]
-    for path in (out / "results.json", out / "index.html", *stale):
+    for path in (out / "index.html", *stale):
         path.unlink(missing_ok=True)
-    (out / "results.json").write_text('{"finished": false}\n', encoding="utf-8")
 
 
 def _is_report(folder: Path) -> bool:

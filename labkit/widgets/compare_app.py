@@ -12,7 +12,7 @@ import ipywidgets
 
 from labkit.checkpoints.shipped import shipped
 from labkit.checkpoints.store import catalogue
-from labkit.datasets.download import download_folder
+from labkit.places import download_folder
 from labkit.widgets.answers import Answer, Cancelled, Model, Watch
 from labkit.widgets.app import App, message_of, png
 from labkit.widgets.compare import MEMORY, Models, by_title, draw, try_to_ask
@@ -229,5 +229,5 @@ class Compare(App):
 def available() -> list[str]:
     """Names of the models that can be asked now: labkit's own, and what was fetched."""
     folder = download_folder()
-    fetched = [c.name for c in catalogue().values() if c.usable and c.path(folder).is_file()]
+    fetched = [c.name for c in catalogue().values() if c.path(folder).is_file()]
     return [*shipped(), *fetched]

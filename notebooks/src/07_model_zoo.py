@@ -69,6 +69,7 @@ from labkit.distributed import default_device
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
+from labkit.places import download_folder
 from labkit.predictor import Predictor, as_picture, load_model
 from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Categories, Detections
@@ -127,7 +128,6 @@ labkit.record("megabytes_of_the_line_up", sum(entry.megabytes for entry in zoo))
 # %%
 epochs = 3 * 90_000 * 16 / 118_287
 labkit.record("epochs_of_a_3x_schedule", epochs)
-print(f"{epochs:.1f} times")
 
 # %% [markdown]
 # Read the numbers of a zoo with care. They are means over 5,000 pictures and eighty classes, measured by
@@ -290,12 +290,12 @@ def describe(entry):
     return f"{entry.name}: {entry.megabytes} MB from {host}, beginning of the hash: {digits}"
 
 
-home = download.download_folder()
+home = download_folder()
 article = download.catalogue()["coco-test-image"]
 unreachable = {}  # by host, the first message: one is enough
 for entry in zoo:
     host = urlsplit(entry.url).hostname
-    if fetch and entry.usable and host not in unreachable:
+    if fetch and host not in unreachable:
         try:
             store.get(entry, home)
         except LabkitError as error:
@@ -307,7 +307,7 @@ if fetch and not download.is_here(article, home):
     except LabkitError as error:
         print(f"NOT FETCHED: {error}")
 
-here = [entry.name for entry in zoo if entry.usable and entry.path(home).is_file()]
+here = [entry.name for entry in zoo if entry.path(home).is_file()]
 missing = [entry for entry in zoo if entry.name not in here]
 if missing:
     print("Not here:" if fetch else "Not here; fetch = True would get, under the licences of 7.1:")
@@ -746,7 +746,7 @@ for name in names:
 for name in dict.fromkeys([*here, *small]):
     preset = store.find(name).preset if name in here else name
     with torch.device("meta"):
-        classes = shapes if name in small else store.CATEGORIES[store.find(name).categories]()
+        classes = shapes if name in small else store.find(name).list_categories()
         conventions = build(preset, classes).config.conventions
     order = "blue, green, red" if conventions.bgr else "red, green, blue"
     size = f"{conventions.short} to {conventions.long}" if conventions.resize else "as it is"

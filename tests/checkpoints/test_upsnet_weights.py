@@ -90,7 +90,7 @@ def content(shapes):
 def meta_model(name):
     checkpoint = find(name)
     with torch.device("meta"):
-        return PRESETS[checkpoint.preset].build(store.CATEGORIES[checkpoint.categories]())
+        return PRESETS[checkpoint.preset].build(checkpoint.list_categories())
 
 
 @pytest.mark.filterwarnings("ignore:.*meta:UserWarning")
@@ -155,7 +155,7 @@ def test_other_conventions_and_other_files_are_refused(tmp_path):
     with pytest.raises(LabkitError, match="holds a list, not a state dict"):
         load(tmp_path / "weights.pth", meta_model("upsnet_R_50"))
     with torch.device("meta"):
-        tiny = PRESETS["upsnet_tiny"].build(store.CATEGORIES["coco_panoptic"]())
+        tiny = PRESETS["upsnet_tiny"].build(find("upsnet_R_50").list_categories())
     with pytest.raises(LabkitError, match="need a model with its conventions"):
         load(tmp_path / "weights.pth", tiny)
 

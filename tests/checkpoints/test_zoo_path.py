@@ -32,6 +32,7 @@ from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.inference import predict
 from labkit.models import PRESETS
+from labkit.places import download_folder
 from labkit.predictor import Predictor
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ class Zoo:
 
     def publish(self, name, preset, to_bytes):
         entry = replace(store.find(name), preset=preset)
-        model = random_model(preset, store.CATEGORIES[entry.categories](), len(self.models))
+        model = random_model(preset, entry.list_categories(), len(self.models))
         content = to_bytes(model)
         digits = hashlib.md5(content).hexdigest()[:6]
         file = f"{name}/model_final_{digits}{Path(entry.url).suffix}"
@@ -164,7 +165,7 @@ def test_an_interrupted_download_goes_on_to_the_same_network(published, image):
     zoo.get([name])
     (wanted,) = published.server.asked
     assert re.fullmatch(r"bytes=[1-9]\d*-", wanted)
-    assert entry.path(download.download_folder()).is_file()
+    assert entry.path(download_folder()).is_file()
     with torch.no_grad():
         same(Predictor(name)(image), predict(published.models[name], [image])[0])
 

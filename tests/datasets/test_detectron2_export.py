@@ -138,7 +138,7 @@ def test_wrong_input_is_named(
 ) -> None:
     from typer.testing import CliRunner
 
-    from labkit.cli import app
+    from labkit.cli.commands import app
 
     command = ["export-detectron2", *(a.format(root=root) for a in arguments)]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])

@@ -369,13 +369,6 @@ def test_a_wrong_catalogue_is_refused(tmp_path, text, message):
         catalogue(path)
 
 
-def test_download_folder(monkeypatch):
-    monkeypatch.delenv("LABKIT_DOWNLOADS", raising=False)
-    assert download.download_folder().parts[-2:] == ("data", "downloads")
-    monkeypatch.setenv("LABKIT_DOWNLOADS", "elsewhere")
-    assert str(download.download_folder()) == "elsewhere"
-
-
 def test_the_commands(server, dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "catalogue", lambda: {"set": dataset})
     data_command.get("set", tmp_path)
