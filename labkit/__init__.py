@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from labkit.deferred import defer
 from labkit.records import record
 
 __all__ = ["record"]
+
+defer()
 
 
 def __getattr__(name: str) -> Any:
