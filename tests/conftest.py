@@ -6,16 +6,34 @@ import re
 import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+import sharing_out
+
+from labkit.cores import available_cores
 
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Several workers share the cores: each has one, also in the programs that it starts.
+# Several workers share the cores: each has its part, also in the programs that it starts.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    part = available_cores() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, part)))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return sharing_out.workers(config.option.file_or_dir)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> sharing_out.Files | None:
+    return sharing_out.Files(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        sharing_out.longest_first(items)
 
 
 class Server(ThreadingHTTPServer):

@@ -42,8 +42,8 @@ def prove(loaded: LoadedAssignment) -> Iterator[Finding]:
     yield nothing_given_away(loaded)
     yield released(loaded)
     yield inputs_from_seed(loaded)
-    yield _graded(loaded, loaded.solution, "solution", everything=True)
-    yield _graded(loaded, loaded.notebook, "untouched notebook", everything=False)
+    yield solution_graded(loaded)
+    yield untouched_graded(loaded)
 
 
 def nothing_given_away(loaded: LoadedAssignment) -> Finding:
@@ -87,6 +87,16 @@ def inputs_from_seed(loaded: LoadedAssignment) -> Finding:
     if wrong:
         return Finding("hidden inputs do not follow from the seed", False, tuple(wrong))
     return Finding("hidden inputs follow from the seed and differ between submissions", True)
+
+
+def solution_graded(loaded: LoadedAssignment) -> Finding:
+    """Grade the solution: it must earn everything."""
+    return _graded(loaded, loaded.solution, "solution", everything=True)
+
+
+def untouched_graded(loaded: LoadedAssignment) -> Finding:
+    """Grade the students' notebook as it is: it must earn nothing."""
+    return _graded(loaded, loaded.notebook, "untouched notebook", everything=False)
 
 
 def _graded(loaded: LoadedAssignment, notebook: Any, what: str, *, everything: bool) -> Finding:
