@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from labkit.folder_lock import locked
 
 
 @contextmanager
@@ -27,6 +30,16 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def lock_once(folder: Path, command: str) -> Iterator[None]:
+    """Hold :func:`~labkit.folder_lock.locked` in the first process, for all of them."""
+    if rank() > 0:
+        yield
+        return
+    with locked(folder, command):
+        yield
 
 
 def rank() -> int:

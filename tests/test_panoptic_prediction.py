@@ -21,6 +21,7 @@ from labkit.datasets.targets import target_of
 from labkit.distributed import process_group
 from labkit.errors import LabkitError
 from labkit.evaluation import evaluate
+from labkit.folder_lock import LOCK
 from labkit.metrics.panoptic_files import evaluate_files
 from labkit.models import build
 from labkit.panoptic_prediction import fingerprint, predict_panoptic
@@ -177,7 +178,7 @@ def test_models_without_panoptic_maps_are_refused_at_once(shapes, cli, tmp_path,
     Answers.asked = 0
     with pytest.raises(LabkitError, match="m: this model makes no panoptic maps; take one that"):
         predict_command(panoptic=True, out=tmp_path / "out", **cli)
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
     with pytest.raises(LabkitError, match=r"this model makes no panoptic maps; .*--panoptic"):
         eval_command(panoptic=True, **cli)
     assert Answers.asked == 2

@@ -68,12 +68,12 @@ def predict(
 
 def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> None:
     from labkit.datasets.named import dataset
-    from labkit.distributed import process_group, rank
+    from labkit.distributed import lock_once, process_group, rank
     from labkit.panoptic_prediction import predict_panoptic
     from labkit.predictor import load_model
 
     images = dataset(data, split)
-    with process_group():
+    with process_group(), lock_once(out, "labkit predict"):
         try:
             path, made = predict_panoptic(
                 load_model(model),

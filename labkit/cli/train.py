@@ -55,7 +55,7 @@ def train(
     from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
     from labkit.datasets.named import dataset
     from labkit.datasets.transforms import Joint, Transformed
-    from labkit.distributed import process_group, rank
+    from labkit.distributed import lock_once, process_group, rank
     from labkit.errors import LabkitError
     from labkit.models.detector import Detector
     from labkit.models.semantic import SemanticModel
@@ -70,7 +70,7 @@ def train(
     model = run.build()
     if isinstance(model, SemanticModel) and len(images) and "semantic" not in images[0][1]:
         raise LabkitError(f"{data} has objects only; {preset} needs a class for every pixel")
-    with process_group():
+    with process_group(), lock_once(out, "labkit train"):
         main = rank() == 0
         if init and not (out / STATE).exists():
             source, _, part = init.partition(":")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from labkit.cores import available_cores
 from labkit.errors import LabkitError
+from labkit.folder_lock import locked
 from labkit.grading.assignment import LoadedAssignment, find_assignment, load_assignment
 from labkit.grading.conclusion import Conclusion, conclude, counting
 from labkit.grading.executors import (
@@ -25,7 +26,6 @@ from labkit.grading.executors import (
 )
 from labkit.grading.isolation import Level, choose
 from labkit.grading.late import LatePolicy, read_policy
-from labkit.grading.lock import locked, scratch_folder
 from labkit.grading.progress import GradingProgress
 from labkit.grading.resume import (
     UNPACKED,
@@ -35,10 +35,10 @@ from labkit.grading.resume import (
     require_usable,
     write_grading,
 )
+from labkit.grading.scratch import scratch_folder
 from labkit.grading.submissions import Submission, collect
 
 TRIES = 3
-WAIT = 15.0  # seconds for the processes of a grader that was killed to be gone
 
 Submit = Callable[[dict[str, Any]], "Future[dict[str, Any]]"]
 
@@ -78,7 +78,7 @@ def grade(request: Request, console: Console) -> Conclusion:
         level = str(choose(level, allow_unsandboxed=request.allow_unsandboxed))
         if request.isolation is None and level != Level.NAMESPACES:
             console.print(f"isolation: {level}", style="yellow", highlight=False)
-    with locked(out, WAIT) as lock:
+    with locked(out, "labkit grade") as lock:
         found = collect(request.submissions, out / UNPACKED, loaded.name, without=out)
         grading = Grading(
             assignment=loaded.name,
@@ -131,7 +131,7 @@ def regrade(
     if loaded.name != grading.assignment:
         raise LabkitError(f"{out} holds the grading of {grading.assignment}, not of {loaded.name}")
     policy = read_policy(grading.late_policy) if grading.late_policy else LatePolicy()
-    with locked(out, WAIT):
+    with locked(out, "labkit regrade"):
         write_grading(out, replace(grading, folder=loaded.folder))
         return conclude(out, grading, loaded, policy)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.grading.lock import locked
+from labkit.folder_lock import locked
 
 Task = dict[str, Any]
 STARTING = 300.0  # seconds beyond a submission's own limit after which its harvest is given up
@@ -34,7 +34,7 @@ class Server:
 
     Args:
         lock: a file descriptor that the process holds as long as it lives; see
-            :func:`labkit.grading.lock.locked`.
+            :func:`labkit.folder_lock.locked`.
         scratch: where it keeps the folders of its sandboxes; by default where programs do.
     """
 
@@ -132,7 +132,7 @@ def harvest_there(
 
     try:
         level = choose(wanted, allow_unsandboxed=allow_unsandboxed)
-        with locked(Path(task["out"]), seconds + STARTING) as lock:
+        with locked(Path(task["out"]), "labkit grade", seconds + STARTING) as lock:
             done = finished(Path(task["out"]), task["assignment_hash"])
             if done is not None:
                 return {"state": done}

@@ -16,8 +16,9 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.files import whole
+from labkit.folder_lock import LOCK
 from labkit.grading.gradebook import Student
-from labkit.grading.lock import LOCK
+from labkit.grading.scratch import NOTE
 from labkit.grading.submissions import HandedIn, Submission
 
 FILE = "grading.json"
@@ -63,7 +64,7 @@ def require_usable(out: Path, assignment: str) -> None:
         found = read_grading(out).assignment
         if found != assignment:
             raise LabkitError(f"{out} holds the grading of {found}; choose another --out")
-    elif out.is_dir() and any(path.name not in {LOCK, UNPACKED} for path in out.iterdir()):
+    elif out.is_dir() and any(path.name not in {LOCK, NOTE, UNPACKED} for path in out.iterdir()):
         raise LabkitError(f"{out} holds something else than a grading; choose another --out")
 
 

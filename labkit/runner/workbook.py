@@ -11,6 +11,8 @@ from rich.console import Console
 
 from labkit.cores import available_cores
 from labkit.errors import LabkitError
+from labkit.files import whole
+from labkit.folder_lock import LOCK, locked
 from labkit.notebooks import edited, find_root, load, resolve, sources
 from labkit.places import runs_folder
 from labkit.runner.claims import PROFILES, load_expected
@@ -46,7 +48,7 @@ def run(request: Request, console: Console) -> Report:
     Raises:
         LabkitError: before anything runs: an unknown notebook or profile, a parameter that a
             notebook does not have or that is not of its type, or an output folder that holds
-            something else than a report.
+            something else than a report or that another command is writing to.
     """
     root = find_root()
     paths = _chosen(request.notebooks, root)
@@ -74,40 +76,43 @@ def run(request: Request, console: Console) -> Report:
             console.print(note, style="yellow", highlight=False, soft_wrap=True)
     by_name = {job.name: job for job in jobs}
     order = longest_first(profiles, root / "notebooks" / "minutes.toml")
-    _prepare_folder(out, jobs)
-    if at_once > 1:
-        text = f"{len(jobs)} notebooks, {at_once} at a time, the longest first"
-        console.print(text, highlight=False)
-    if request.out is None and not out.is_relative_to(root):
-        console.print(f"the report will be in {out}", highlight=False, markup=False, soft_wrap=True)
-    results: dict[str, NotebookResult] = {}
+    _require_usable(out)
+    with locked(out, "labkit run"):
+        _prepare_folder(out, jobs)
+        if at_once > 1:
+            text = f"{len(jobs)} notebooks, {at_once} at a time, the longest first"
+            console.print(text, highlight=False)
+        if request.out is None and not out.is_relative_to(root):
+            text = f"the report will be in {out}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+        results: dict[str, NotebookResult] = {}
 
-    def end(job: Job) -> None:
-        result = conclude(job, profiles[job.name], expected.get(job.name, {}))
-        write_notebook_page(result, out, job.path.parent)
-        results[job.name] = result
-        progress.end(result)
+        def end(job: Job) -> None:
+            result = conclude(job, profiles[job.name], expected.get(job.name, {}))
+            write_notebook_page(result, out, job.path.parent)
+            results[job.name] = result
+            progress.end(result)
 
-    with RunProgress(console, len(jobs)) as progress:
-        run_jobs(
-            [by_name[name] for name in order],
-            at_once=at_once,
-            seconds_each=request.timeout_minutes * 60,
-            on_start=progress.start,
-            on_event=progress.cell,
-            on_end=end,
+        with RunProgress(console, len(jobs)) as progress:
+            run_jobs(
+                [by_name[name] for name in order],
+                at_once=at_once,
+                seconds_each=request.timeout_minutes * 60,
+                on_start=progress.start,
+                on_event=progress.cell,
+                on_end=end,
+            )
+        for job in jobs:
+            if job.name not in results:
+                results[job.name] = conclude(job, profiles[job.name], {})
+        report = Report(
+            folder=out,
+            started=started,
+            command=request.command,
+            jobs=at_once,
+            results=[results[job.name] for job in jobs],
         )
-    for job in jobs:
-        if job.name not in results:
-            results[job.name] = conclude(job, profiles[job.name], {})
-    report = Report(
-        folder=out,
-        started=started,
-        command=request.command,
-        jobs=at_once,
-        results=[results[job.name] for job in jobs],
-    )
-    write_report(report)
+        write_report(report)
     if request.out is None:
         _point_latest(out)
     return report
@@ -139,19 +144,18 @@ def _values(notebook: Any, name: str, request: Request) -> tuple[dict[str, Any],
     return values, default
 
 
-def _prepare_folder(out: Path, jobs: list[Job]) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_report(out))):
+def _require_usable(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (not _is_report(out) and any(p.name != LOCK for p in out.iterdir())):
         raise LabkitError(
             f"{out} holds something that is not a report of labkit run; choose another --out"
         )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "results.json").write_text('{"finished": false}\n', encoding="utf-8")
-    except OSError as error:
-        raise LabkitError(
-            f"the folder for the report, {out}, cannot be written ({error.strerror}); name another"
-            " one: --out DIR"
-        ) from error
+
+
+def _prepare_folder(out: Path, jobs: list[Job]) -> None:
+    with whole(out / "results.json") as temporary:
+        temporary.write_text('{"finished": false}\n', encoding="utf-8")
     # What an earlier run left here must not vouch for this one.
     stale = [path for job in jobs for path in (job.output, job.output.with_suffix(".html"))]
     for path in (out / "index.html", *stale):

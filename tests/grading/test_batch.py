@@ -18,8 +18,8 @@ from labkit.errors import LabkitError
 from labkit.grading.batch import Request, grade, harvest_all, regrade
 from labkit.grading.executors import Server, harvest_here, local_workers
 from labkit.grading.isolation import STRONG, probe
-from labkit.grading.lock import locked, scratch_folder
 from labkit.grading.progress import GradingProgress
+from labkit.grading.scratch import scratch_folder
 from labkit.grading.submissions import Submission
 
 
@@ -200,28 +200,17 @@ def test_a_harvest_that_dies_costs_one_reply_and_no_process_is_left(tmp_path):
     assert not server.alive
 
 
-def test_lock(tmp_path):
-    with (
-        locked(tmp_path / "out", 0),
-        pytest.raises(LabkitError, match="another labkit grade"),
-        locked(tmp_path / "out", 0.2),
-    ):
-        pass
-    with locked(tmp_path / "out", 0) as descriptor:
-        assert isinstance(descriptor, int)
-
-
 def test_what_a_killed_grader_left_goes_away_with_the_next(tmp_path):
-    with locked(tmp_path, 0), scratch_folder(tmp_path) as left:
+    with scratch_folder(tmp_path) as left:
         assert left.is_dir()
     assert not left.exists()
     left.mkdir()
     (left / "labkit-x").mkdir()
-    with locked(tmp_path, 0), scratch_folder(tmp_path) as folder:
+    with scratch_folder(tmp_path) as folder:
         assert folder.is_dir()
         assert not left.exists()
-    (tmp_path / ".lock").write_text(str(tmp_path))  # nobody's but its own folders
-    with locked(tmp_path, 0), scratch_folder(tmp_path):
+    (tmp_path / ".scratch").write_text(str(tmp_path))  # nobody's but its own folders
+    with scratch_folder(tmp_path):
         assert tmp_path.is_dir()
 
 

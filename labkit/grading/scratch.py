@@ -1,0 +1,31 @@
+"""The folder of a grading's sandboxes, removed also after its grader was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+SCRATCH = "labkit-grade-"
+NOTE = ".scratch"
+
+
+@contextlib.contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder for the sandboxes, to the process that holds the lock of `out`.
+
+    A file in `out` notes its name, so that the next grader removes what a killed one has left.
+    """
+    note = out / NOTE
+    left = Path(note.read_text(encoding="utf-8").strip() or "-") if note.is_file() else Path("-")
+    if left.name.startswith(SCRATCH):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+    try:
+        folder.chmod(0o711)  # the sandbox's user passes through
+        note.write_text(str(folder), encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
