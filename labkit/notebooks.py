@@ -16,6 +16,7 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.files import whole
 from labkit.places import WORKBOOK
+from labkit.unknown_names import did_you_mean, unknown_name
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 NUMBERED = re.compile(r"\d\d_\w+")
@@ -65,7 +66,8 @@ def resolve(selector: str, root: Path) -> Path:
         for candidate in (path, root / "notebooks" / path.name):
             if candidate.is_file():
                 return candidate.resolve()
-        raise LabkitError(f"the notebook {selector} does not exist")
+        hint = did_you_mean(path.stem, [source.stem for source in sources(root)])
+        raise LabkitError(f"the notebook {selector} does not exist{': ' + hint if hint else ''}")
     known = sources(root)
     for source in known:
         number, _, title = source.stem.partition("_")
@@ -74,8 +76,7 @@ def resolve(selector: str, root: Path) -> Path:
         ):
             notebook = notebook_path(source)
             return notebook if notebook.is_file() else source
-    names = ", ".join(source.stem for source in known) or "none"
-    raise LabkitError(f"there is no notebook {selector!r}; the notebooks are: {names}")
+    raise unknown_name("notebook", selector, [source.stem for source in known])
 
 
 def load(path: Path) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.notebooks import resolve, sources
+from labkit.unknown_names import unknown_name
 
 SOURCE = "source.py"
 """What an assignment is made of. It holds the solution, so that nobody is led there."""
@@ -49,9 +50,9 @@ def find_openable(selector: str, root: Path) -> Path:
         return _notebook(assigned[0])
     names = {"lessons": lessons, "assignments": [folder.name for folder in folders]}
     known = [f"the {kind} are: {', '.join(of_kind)}" for kind, of_kind in names.items() if of_kind]
-    raise LabkitError(
-        f"there is no lesson and no assignment {selector!r}; {'; '.join(known) or 'none is here'}"
-    )
+    listing = "; ".join(known) or "none is here"
+    both = [name for of_kind in names.values() for name in of_kind]
+    raise unknown_name("lesson and no assignment", selector, both, listing)
 
 
 def _assignments(root: Path) -> list[Path]:

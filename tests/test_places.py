@@ -80,5 +80,5 @@ def test_where_reports_go(checkout, protected, tmp_path, monkeypatch) -> None:
 
 def test_a_report_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LabkitError, match=r"file/runs/x, cannot be written .*: --out DIR"):
+    with pytest.raises(LabkitError, match=r"file/runs/x: cannot be written .* with --out"):
         _prepare_folder(tmp_path / "file" / "runs" / "x", [])

@@ -350,7 +350,7 @@ def test_command_refuses_an_unknown_parameter(project: Path) -> None:
         command("1", "-p", "stepz=3"), cwd=project, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 1
-    assert "error: 01_good has no parameter 'stepz'. Did you mean 'steps'?" in ran.stderr
+    assert "error: 01_good has no parameter 'stepz': did you mean steps?" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (project / "runs").exists()
 

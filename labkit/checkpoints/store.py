@@ -6,7 +6,6 @@ only then gets its place in ``checkpoints/``: what lies there is whole.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from labkit.checkpoints.shipped import shipped
 from labkit.errors import LabkitError
 from labkit.places import DATA, download_folder, prepare_downloads
 from labkit.tables import read_tables
+from labkit.unknown_names import did_you_mean
 
 if TYPE_CHECKING:  # what only lists must not wait for torch
     from torch import nn
@@ -93,10 +93,14 @@ def find(name: str) -> Checkpoint:
     known = catalogue()
     if name in known:
         return known[name]
-    by_lower = {each.lower(): each for each in (*shipped(), *known)}
-    close = [by_lower[n] for n in difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)]
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    raise LabkitError(f"no weights are called {name!r}; {meant}`labkit zoo list` shows all")
+    if name in shipped():
+        raise LabkitError(f"{name}: these weights come with labkit; there is nothing to fetch")
+    if "/" in name:
+        raise LabkitError(f"{name}: there is no such folder, and weights have no / in their names")
+    hint = did_you_mean(name, (*shipped(), *known))
+    raise LabkitError(
+        f"no weights are called {name!r}{': ' + hint if hint else ';'} `labkit zoo list` shows all"
+    )
 
 
 def get(

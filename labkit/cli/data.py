@@ -77,12 +77,12 @@ def get(
 ) -> None:
     """Fetch a data set: resumes, verifies, unpacks."""
     from labkit.datasets import download
-    from labkit.errors import LabkitError
     from labkit.places import download_folder
+    from labkit.unknown_names import unknown_name
 
     known = download.catalogue()
     if name not in known:
-        raise LabkitError(f"no data set {name!r}; there are {', '.join(known)}")
+        raise unknown_name("data set", name, known)
     home = download.get(known[name], folder or download_folder(), typer.echo)
     typer.echo(f"{name} is in {home}")
 

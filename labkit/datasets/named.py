@@ -12,8 +12,17 @@ from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.places import download_folder
+from labkit.unknown_names import unknown_name
 
-NAMES = "shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR, cityscapes:DIR"
+FORMS = {
+    "shapes": "shapes",
+    "crowded": "crowded",
+    "penn_fudan": "penn_fudan[:DIR]",
+    "coco": "coco:DIR",
+    "coco_panoptic": "coco_panoptic:DIR",
+    "cityscapes": "cityscapes:DIR",
+}
+"""How each name is written, with the folder that it needs or may have."""
 
 SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
 """Images of Shapes: training should seldom see one twice, measuring should take seconds."""
@@ -48,4 +57,9 @@ def dataset(name: str, split: str) -> Any:
         return CocoPanoptic(split_file(Path(folder), "panoptic", split))
     if kind == "cityscapes" and folder:
         return Cityscapes(folder, split)
-    raise LabkitError(f"data: {name!r} is not one of {NAMES}")
+    if kind in FORMS:
+        raise LabkitError(f"data: {name!r} must be written {FORMS[kind]}")
+    listing = f"the data sets are: {', '.join(FORMS.values())}"
+    if Path(name).is_dir():
+        listing = f"a folder needs its format, such as coco_panoptic:{name}; {listing}"
+    raise unknown_name("data set", kind, FORMS, listing)

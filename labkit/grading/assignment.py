@@ -15,6 +15,7 @@ from labkit.grading import probes, release
 from labkit.grading.probes import Assignment, Probe
 from labkit.grading.source import Cell, Role, defined_names, read_source
 from labkit.places import CHECKOUT, WORKBOOK
+from labkit.unknown_names import unknown_name
 
 SOURCE = "source.py"
 _MISSING = (
@@ -98,10 +99,10 @@ def find_assignment(selector: str) -> Path:
             return (folder / selector).resolve()
         known += sorted(source.parent.name for source in folder.glob(f"*/{SOURCE}"))
     names = ", ".join(dict.fromkeys(known)) or "none"
-    raise LabkitError(
-        f"there is no assignment {selector!r}: neither a folder with a {SOURCE} nor one of: {names}"
-        f"{_MISSING if CHECKOUT is None else ''}"
-    )
+    listing = f"name a folder with a {SOURCE}, or one of: {names}"
+    if CHECKOUT is None:
+        listing += _MISSING
+    raise unknown_name("assignment", selector, known, listing)
 
 
 def load_assignment(folder: Path | str) -> LoadedAssignment:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from labkit.errors import LabkitError
 from labkit.models.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
 from labkit.models.conventions import DETECTRON2, DETR, LABKIT, UPSNET
 from labkit.models.deeplab import DeepLabConfig
@@ -24,6 +23,7 @@ from labkit.models.upsnet import UPSNetConfig
 from labkit.models.upsnet_fusion import FusionConfig
 from labkit.models.upsnet_semantic import DeformableConfig
 from labkit.structures import Categories
+from labkit.unknown_names import unknown_name
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
 Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | DETRConfig
@@ -256,5 +256,5 @@ def build(preset: str, categories: Categories) -> nn.Module:
         LabkitError: unknown preset.
     """
     if preset not in PRESETS:
-        raise LabkitError(f"preset: {preset!r} is not one of {', '.join(sorted(PRESETS))}")
+        raise unknown_name("preset", preset, PRESETS)
     return PRESETS[preset].build(categories)

@@ -13,12 +13,12 @@ The cell is parsed, never executed, so a wrong value is refused before anything 
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.unknown_names import did_you_mean
 
 Convert = Callable[[str], Any]
 
@@ -97,11 +97,11 @@ def coerce(values: dict[str, str], declared: dict[str, Parameter], where: str) -
     typed = {}
     for name, text in values.items():
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, declared)
             names = ", ".join(declared) or "it has none"
             raise LabkitError(
-                f"{where} has no parameter {name!r}.{hint} Its parameters: {names}. "
+                f"{where} has no parameter {name!r}{': ' + hint if hint else '.'} "
+                f"Its parameters: {names}. "
                 "Name the notebooks that a parameter is meant for: labkit run NOTEBOOK -p ..."
             )
         parameter = declared[name]

@@ -158,7 +158,7 @@ def test_a_wrong_catalogue_is_refused(tmp_path, text, message):
     ("name", "meant"),
     [
         ("mask_rcnn_R_50_FPN", r"did you mean mask_rcnn_R_50_FPN_3x or "),
-        ("MASK_RCNN_r_101_dc5_3X", "did you mean mask_rcnn_R_101_DC5_3x or "),
+        ("MASK_RCNN_r_101_dc5_3X", "did you mean mask_rcnn_R_101_DC5_3x\\? "),
         ("maskrcnn_resnet50", "did you mean maskrcnn_resnet50_fpn"),
         ("yolo", r"no weights are called 'yolo'; `labkit zoo list` shows all"),
     ],

@@ -275,8 +275,15 @@ def test_a_cut_jpeg_is_named(tmp_path):
 def test_names_of_data_sets(tmp_path):
     assert len(dataset("shapes", "val")) == 500
     assert dataset("crowded", "train").crowded
-    for name in ("cifar", "coco", "shapes:here"):
-        with pytest.raises(LabkitError, match=r"is not one of shapes, crowded"):
+    for name, message in (
+        ("cifar", "no data set 'cifar'; the data sets are: shapes, crowded"),
+        ("shpaes", r"no data set 'shpaes': did you mean shapes\? the data sets are"),
+        ("coco-panoptic:x", r"no data set 'coco-panoptic': did you mean coco_panoptic\?"),
+        (str(tmp_path), f"a folder needs its format, such as coco_panoptic:{tmp_path};"),
+        ("coco", "data: 'coco' must be written coco:DIR"),
+        ("shapes:here", "data: 'shapes:here' must be written shapes"),
+    ):
+        with pytest.raises(LabkitError, match=message):
             dataset(name, "train")
     with pytest.raises(LabkitError, match=r"split 'vol' is not one of"):
         dataset("shapes", "vol")

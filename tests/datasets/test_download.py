@@ -377,7 +377,7 @@ def test_the_commands(server, dataset, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "A set" in said
     assert "yes" in said
-    with pytest.raises(LabkitError, match="no data set 'coco'; there are set"):
+    with pytest.raises(LabkitError, match="no data set 'coco'; there are: set"):
         data_command.get("coco", tmp_path)
 
 
@@ -389,5 +389,5 @@ def test_the_command_line(tmp_path):
     assert "penn-fudan" in said.stdout
     wrong = subprocess.run([*command, "get", "nothing"], capture_output=True, text=True)
     assert wrong.returncode == 1
-    assert "no data set 'nothing'; there are coco-val2017" in wrong.stderr.replace("\n", " ")
+    assert "no data set 'nothing'; there are: coco-val2017" in wrong.stderr.replace("\n", " ")
     assert "Traceback" not in wrong.stderr

@@ -147,7 +147,7 @@ def test_assignments_are_found_by_name_and_by_path(tmp_path, monkeypatch):
     monkeypatch.chdir(inner)
     for selector in ("tiny", "../assignments/tiny", str(folder), str(folder / "source.py")):
         assert find_assignment(selector) == folder
-    with pytest.raises(LabkitError, match=r"there is no assignment 'tinny'.*tiny"):
+    with pytest.raises(LabkitError, match=r"'tinny': did you mean tiny\? name a folder"):
         find_assignment("tinny")
 
 

@@ -137,5 +137,5 @@ def test_wrong_images_are_refused(images, message):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(LabkitError, match="'unet' is not one of deeplab_tiny"):
+    with pytest.raises(LabkitError, match="no preset 'unet'; there are: fcn32_tiny, fcn8_tiny"):
         build("unet", CATEGORIES)
