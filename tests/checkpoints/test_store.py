@@ -157,7 +157,7 @@ def test_a_wrong_catalogue_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("mask_rcnn_R_50_FPN", r"did you mean mask_rcnn_R_50_FPN_3x or "),
+        ("mask_rcnn_R_50_FPN", r"did you mean mask_rcnn_R_50_FPN_3x\?"),
         ("MASK_RCNN_r_101_dc5_3X", "did you mean mask_rcnn_R_101_DC5_3x\\? "),
         ("maskrcnn_resnet50", "did you mean maskrcnn_resnet50_fpn"),
         ("yolo", r"no weights are called 'yolo'; `labkit zoo list` shows all"),
