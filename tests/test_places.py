@@ -6,10 +6,11 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from rich.console import Console
 
 from labkit import places
 from labkit.errors import LabkitError
-from labkit.runner.workbook import _prepare_folder
+from labkit.runner.workbook import Request, run
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -80,5 +81,6 @@ def test_where_reports_go(checkout, protected, tmp_path, monkeypatch) -> None:
 
 def test_a_report_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
+    request = Request(notebooks=["1"], out=tmp_path / "file" / "runs" / "x")
     with pytest.raises(LabkitError, match=r"file/runs/x: cannot be written .* with --out"):
-        _prepare_folder(tmp_path / "file" / "runs" / "x", [])
+        run(request, Console(quiet=True))
