@@ -34,22 +34,30 @@ DRAWN_SIDE = 384
 
 @dataclass(frozen=True)
 class Region:
-    """One drawable region: ``mask`` ``(H, W)`` bool, its class, its text, and its shade."""
+    """One drawable region: ``mask`` ``(H, W)`` bool, its class, its text, its shade, and which
+    one of its annotation it is."""
 
     mask: np.ndarray
     label: int
     text: str
     shade: float
+    number: int = 0
 
 
-def regions(annotation: Annotation, categories: Categories) -> list[Region]:
-    """The regions of an annotation, in drawing order (later ones on top)."""
+def regions(annotation: Annotation, categories: Categories, *, scores: bool = True) -> list[Region]:
+    """The regions of an annotation, in drawing order (later ones on top).
+
+    Args:
+        annotation: what is drawn.
+        categories: of its labels.
+        scores: whether objects carry their scores; the truth has none.
+    """
     if annotation is None:
         return []
     if isinstance(annotation, Panoptic):
         return _panoptic_regions(annotation, categories)
     if isinstance(annotation, Detections):
-        return _detection_regions(annotation, categories)
+        return _detection_regions(annotation, categories, scores)
     semantic = annotation.numpy()
     present = [int(v) for v in np.unique(semantic) if v != IGNORE]
     return [Region(semantic == v, v, categories[v].name, 0.0) for v in present]
@@ -61,6 +69,7 @@ def overlay(
     categories: Categories,
     alpha: float = 0.6,
     scale: int = 1,
+    by_object: bool = False,
 ) -> np.ndarray:
     """Blend an annotation over an image.
 
@@ -71,6 +80,7 @@ def overlay(
         alpha: 0 shows the image alone, 1 the regions alone.
         scale: enlarge the picture by this factor, so that an outline, one pixel of the result,
             stays thin over a small image.
+        by_object: a colour for each object, not for each class; stuff keeps its class's.
 
     Returns:
         ``(scale * H, scale * W, 3)`` uint8 RGB.
@@ -79,7 +89,7 @@ def overlay(
     base = _enlarged(pixels, scale).astype(np.float32)
     drawn = [(r, _enlarged(r.mask, scale)) for r in regions(annotation, categories)]
     for region, mask in drawn:
-        color = _shaded(categories[region.label].color, region.shade)
+        color = np.array(_color(region, categories, by_object), np.float32)
         base[mask] = (1 - alpha) * base[mask] + alpha * color
     for _, mask in drawn:
         base[_outline(mask)] = 255.0
@@ -94,6 +104,8 @@ def draw(
     *,
     names: bool = True,
     alpha: float = 0.6,
+    by_object: bool = False,
+    scores: bool = True,
 ) -> None:
     """Draw :func:`overlay` into ``axes``, with each region's name at its most interior point.
 
@@ -101,20 +113,23 @@ def draw(
     """
     height, width = image.shape[1:]
     scale = max(1, DRAWN_SIDE // max(height, width))
-    picture = overlay(image, annotation, categories, alpha, scale)
+    picture = overlay(image, annotation, categories, alpha, scale, by_object)
     axes.imshow(picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
     axes.set_axis_off()
     if isinstance(annotation, Detections):
-        for box, label in zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True):
+        boxes = zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True)
+        for i, (box, label) in enumerate(boxes):
             x1, y1, x2, y2 = (value - 0.5 for value in box)  # pixel edges in imshow's centres
-            color = _rgb(categories[label].color)
+            color = _rgb(
+                _object_color(i, categories) if by_object else categories[label].color or (0, 0, 0)
+            )
             axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=color, linewidth=1.5)
     if not names:
         return
     figure = axes.get_figure()
     assert figure is not None
     points_per_pixel = axes.bbox.width / figure.dpi * 72 / width
-    for region in regions(annotation, categories):
+    for region in regions(annotation, categories, scores=scores):
         x, y, radius = _interior_point(region.mask)
         if radius * points_per_pixel < SMALLEST_NAMED:
             continue
@@ -131,6 +146,8 @@ def panels(
     columns: int = 4,
     names: bool = True,
     size: float = 2.8,
+    by_object: bool = False,
+    scores: bool = True,
 ) -> Figure:
     """Pictures side by side with titles and one legend of the classes that occur.
 
@@ -140,6 +157,8 @@ def panels(
         columns: pictures in a row.
         names: write each region's name on it.
         size: width of a picture in inches.
+        by_object: a colour for each object, not for each class; stuff keeps its class's.
+        scores: whether objects carry their scores; the truth has none.
     """
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
@@ -148,20 +167,36 @@ def panels(
     figure = Figure(figsize=(size * columns, tall), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, image, annotation) in zip(grid, items, strict=False):
-        draw(axes, image, annotation, categories, names=names)
+        draw(
+            axes,
+            image,
+            annotation,
+            categories,
+            names=names,
+            by_object=by_object,
+            scores=scores,
+        )
         axes.set_title(title, fontsize=9)
     for axes in grid[len(items) :]:
         axes.set_axis_off()
     present = {r.label for _, _, annotation in items for r in regions(annotation, categories)}
     if present:
-        add_legend(figure, categories, sorted(present))
+        add_legend(figure, categories, sorted(present), by_object)
     return figure
 
 
-def add_legend(figure: Figure, categories: Categories, labels: Sequence[int]) -> None:
-    """One legend under the figure, the named classes with their colours."""
+def add_legend(
+    figure: Figure, categories: Categories, labels: Sequence[int], by_object: bool = False
+) -> None:
+    """One legend under the figure, the named classes with their colours, if they have one."""
     patches = [
-        Patch(facecolor=_rgb(categories[v].color), edgecolor="0.3", label=_kind(categories, v))
+        Patch(
+            facecolor="none"
+            if by_object and v in categories.things
+            else _rgb(categories[v].color or (0, 0, 0)),
+            edgecolor="0.3",
+            label=_kind(categories, v),
+        )
         for v in labels
     ]
     figure.legend(
@@ -204,22 +239,22 @@ def _panoptic_regions(panoptic: Panoptic, categories: Categories) -> list[Region
     ids = panoptic.ids.numpy()
     seen: dict[int, int] = {}
     drawn = []
-    for segment in panoptic.segments:
+    for number, segment in enumerate(panoptic.segments):
         category = categories[segment.label]
         nth = seen[segment.label] = seen.get(segment.label, -1) + 1
         text = f"{category.name} {segment.id}" if category.isthing else category.name
         text += " (crowd)" if segment.iscrowd else ""
-        drawn.append(Region(ids == segment.id, segment.label, text, _shade(nth)))
+        drawn.append(Region(ids == segment.id, segment.label, text, _shade(nth), number))
     return [r for r in drawn if r.mask.any()]
 
 
-def _detection_regions(found: Detections, categories: Categories) -> list[Region]:
+def _detection_regions(found: Detections, categories: Categories, scores: bool) -> list[Region]:
     if found.masks is None:
         return []
     drawn = []
     for i, (mask, label) in enumerate(zip(found.masks, found.labels.tolist(), strict=True)):
-        text = f"{categories[label].name} {found.scores[i]:.2f}"
-        drawn.append(Region(mask.numpy(), label, text, _shade(i)))
+        text = f"{categories[label].name} {f'{found.scores[i]:.2f}' if scores else i + 1}"
+        drawn.append(Region(mask.numpy(), label, text, _shade(i), i))
     return [r for r in reversed(drawn) if r.mask.any()]  # the best score on top
 
 
@@ -231,6 +266,20 @@ def _enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
 def _shade(nth: int) -> float:
     """Lighter and darker in turn, so that neighbours of one class differ."""
     return (0.0, 0.35, -0.3, 0.18, -0.15)[nth % 5]
+
+
+def _color(region: Region, categories: Categories, by_object: bool) -> Sequence[float]:
+    if by_object and region.label in categories.things:
+        return _object_color(region.number, categories)
+    color: Sequence[float] = _shaded(categories[region.label].color, region.shade).tolist()
+    return color
+
+
+def _object_color(number: int, categories: Categories) -> tuple[int, int, int]:
+    """The colour of one object; objects that follow one another differ, and none is like stuff."""
+    taken = {categories[label].color for label in categories.stuff}
+    colors = distinct_colors(number + 1 + len(taken))
+    return [color for color in colors if color not in taken][number]
 
 
 def _shaded(color: tuple[int, int, int], shade: float) -> np.ndarray:

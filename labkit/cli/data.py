@@ -9,11 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli import completion
-from labkit.cli.options import DOWNLOAD_FOLDER
+from labkit.cli.options import DOWNLOAD_FOLDER, data_name
 
 app = typer.Typer(
     help="Data sets: fetch, make from masks, check, show, write.", no_args_is_help=True
 )
+
+
+DATA = typer.Argument(help="A folder; or coco:DIR, coco_panoptic:DIR, shapes, ...")
+EVERY = typer.Option("--all", help="Every finding, not the first ones alone.")
 
 
 class BuiltIn(StrEnum):
@@ -97,80 +101,132 @@ def from_masks(
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Objects as polygons where these are exact enough.")
     ] = False,
+    mask_suffix: Annotated[
+        str, typer.Option(help="What masks' names have beyond the images', such as _mask.")
+    ] = "",
+    instances_of: Annotated[
+        str | None,
+        typer.Option(help="Masks number the objects of this class: each value but 0 is one."),
+    ] = None,
+    every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Make COCO instance and panoptic annotations of masks, and say which look like mistakes."""
+    from labkit.counted import counted, listed
     from labkit.datasets.export import export as write
     from labkit.datasets.mask_categories import read_mask_categories
     from labkit.datasets.mask_folder import MaskFolder
     from labkit.datasets.suspicious import check as look
     from labkit.errors import LabkitError
 
-    dataset = MaskFolder(images, masks, read_mask_categories(categories))
+    classes = read_mask_categories(categories)
+    dataset = MaskFolder(images, masks, classes, suffix=mask_suffix, instances_of=instances_of)
     found = list(look(dataset))
     damaged = [finding.text for finding in found if finding.kind == "damaged"]
     if damaged:
-        more = f"\nand {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise LabkitError("\n".join(damaged[:10]) + more + "\nnothing was written")
+        first = damaged if every else damaged[:10]
+        more = [f"and {len(damaged) - len(first)} more; --all shows them"]
+        lines = first + (more if len(damaged) > len(first) else [])
+        raise LabkitError("\n".join(lines) + "\nnothing was written")
+    empty = [finding for finding in found if finding.kind == "empty"]
+    if len(empty) == len(dataset):
+        known = [f"{c.name} {v}" for c, v in zip(dataset.categories, classes.codes, strict=True)]
+        raise LabkitError(
+            f"{masks}: no mask has a pixel of a category. {empty[0].image}: {empty[0].text}."
+            f" The category file {categories} has {listed(known)}\nnothing was written"
+        )
     write(dataset, out, split=split, polygons=polygons)
-    _report(found)
+    _report(found, every)
     typer.echo(
-        f"wrote {len(dataset)} images to {out}; train with: labkit train panoptic_fpn_tiny"
-        f" --data coco_panoptic:{out} --split {split} --out RUN"
+        f"wrote {counted(len(dataset), 'image')} to {out}; {_next_step(dataset, out, split)}"
     )
 
 
-SHOWN_FINDINGS = 20
+def _next_step(dataset: Any, out: Path, split: str) -> str:
+    """A command that fits the data: a model of what is labelled, and no training on ``val``."""
+    categories = dataset.categories
+    if not categories.things:
+        data, model = f"coco_panoptic:{out}", "fcn8_tiny"
+    elif not categories.stuff:
+        data, model = f"coco:{out}", "mask_rcnn_tiny"
+    else:
+        data, model = f"coco_panoptic:{out}", "panoptic_fpn_tiny"
+    if split.startswith("train"):
+        return f"train with: labkit train {model} --data {data} --split {split} --out RUN"
+    return f"look at them with: labkit data show {data} --split {split} --out {split}.png"
 
 
-def _report(found: list[Any]) -> None:
+SHOWN_FINDINGS, SHOWN_OF_A_KIND = 20, 5
+
+
+def _report(found: list[Any], every: bool) -> None:
     from collections import Counter
 
-    for finding in found[:SHOWN_FINDINGS]:
+    seen: Counter[str] = Counter()
+    shown: list[Any] = []
+    for finding in found:
+        seen[finding.kind] += 1
+        few = seen[finding.kind] <= SHOWN_OF_A_KIND or len(found) <= SHOWN_FINDINGS
+        if every or (few and len(shown) < SHOWN_FINDINGS):
+            shown.append(finding)
+    for finding in shown:
         typer.echo(f"{finding.image}: {finding.kind}: {finding.text}")
-    if len(found) > SHOWN_FINDINGS:
-        typer.echo(f"and {len(found) - SHOWN_FINDINGS} more")
-    counts = Counter(finding.kind for finding in found)
-    typer.echo(", ".join(f"{n} {kind}" for kind, n in counts.most_common()) or "nothing suspicious")
+    if len(found) > len(shown):
+        typer.echo(f"and {len(found) - len(shown)} more; --all shows them")
+    typer.echo(", ".join(f"{n} {kind}" for kind, n in seen.most_common()) or "nothing suspicious")
 
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="coco:DIR, coco_panoptic:DIR, shapes, ...")],
+    data: Annotated[str, DATA],
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
-    num: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    num: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Read every image and annotation of a data set; say what is damaged or looks wrong."""
+    from labkit.counted import counted
     from labkit.datasets.named import dataset
     from labkit.datasets.suspicious import check as look
+    from labkit.errors import LabkitError
 
-    images = dataset(data, split)
-    found = list(look(images, min(num or len(images), len(images))))
-    _report(found)
-    typer.echo(f"{data}, {split}: {len(images)} images, {len(images.categories)} categories")
+    name = data_name(data, split)
+    images = dataset(name, split)
+    if not len(images):
+        raise LabkitError(f"{name}, {split}: there are no images")
+    found = list(look(images, num))
+    _report(found, every)
+    typer.echo(
+        f"{name}, {split}: {counted(len(images), 'image')},"
+        f" {counted(len(images.categories), 'category', 'categories')}"
+    )
     if any(finding.kind == "damaged" for finding in found):
         raise typer.Exit(1)
 
 
 @app.command()
 def show(
-    data: Annotated[str, typer.Argument(help="coco:DIR, coco_panoptic:DIR, shapes, ...")],
+    data: Annotated[str, DATA],
     out: Annotated[Path, typer.Option(help="The picture, a PNG.")],
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
-    num: Annotated[int, typer.Option(help="How many images.")] = 12,
+    num: Annotated[int, typer.Option(min=1, help="How many images.")] = 12,
 ) -> None:
-    """Draw a contact sheet: images with their annotations, names and outlines."""
+    """Draw a contact sheet: images by their names, each object in a colour of its own."""
     from labkit.datasets.named import dataset
+    from labkit.datasets.suspicious import name_of
     from labkit.datasets.targets import annotation_of
     from labkit.errors import LabkitError
+    from labkit.files import whole
     from labkit.visualize import panels
 
-    images = dataset(data, split)
-    items = [images[i] for i in range(min(num, len(images)))]
-    if not items:
-        raise LabkitError(f"{data}, {split}: there are no images")
-    figure = panels(
-        [(str(target["image_id"]), image, annotation_of(target)) for image, target in items],
-        images.categories,
-    )
-    figure.savefig(out, dpi=110)
+    name = data_name(data, split)
+    images = dataset(name, split)
+    chosen = range(min(num, len(images)))
+    if not chosen:
+        raise LabkitError(f"{name}, {split}: there are no images")
+    items = []
+    for i in chosen:
+        image, target = images[i]
+        items.append((name_of(images, i) or str(target["image_id"]), image, annotation_of(target)))
+    figure = panels(items, images.categories, by_object=True, scores=False)
+    with whole(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     typer.echo(f"wrote {out}")

@@ -11,6 +11,7 @@ import typer
 
 from labkit.cli import completion
 from labkit.cli.numbers import Json, write_numbers
+from labkit.cli.options import data_name
 
 if TYPE_CHECKING:
     from labkit.evaluation import Evaluation
@@ -57,6 +58,7 @@ def evaluate(
         else:
             find(model)  # an unknown name is the worse mistake
             raise LabkitError(f"{model}: say --data; published weights do not know where it is")
+    data = data_name(data, split)
     images = dataset(data, split)
     with process_group():
         result = measure(load_model(model), images, limit, need_panoptic=panoptic)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli.options import data_name
+
 
 def export_detectron2(
     data: Annotated[str, typer.Argument(help="coco_panoptic:DIR, or coco:DIR for objects alone.")],
@@ -28,6 +30,7 @@ def export_detectron2(
     from labkit.datasets.detectron2_export import export_detectron2 as write
     from labkit.errors import LabkitError
 
+    data = data_name(data, split)
     kind, _, folder = data.partition(":")
     if kind not in ("coco", "coco_panoptic") or not folder:
         raise LabkitError(f"data: {data!r} is neither coco_panoptic:DIR nor coco:DIR")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli import completion
+from labkit.cli.options import data_name
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     from torchvision.transforms import v2
 
     from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
+    from labkit.datasets.coco_instances import CocoInstances
     from labkit.datasets.named import dataset
     from labkit.datasets.transforms import Joint, Transformed
     from labkit.distributed import lock_once, process_group, rank
@@ -64,7 +66,13 @@ def train(
     from labkit.training import train as run_training
 
     config = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed)
+    data = data_name(data, split)
     images = dataset(data, split)
+    if isinstance(images, CocoInstances) and not images.objects:
+        raise LabkitError(
+            f"{data}, {split}: there is no object to learn from; see `labkit data check {data}"
+            f" --split {split}`"
+        )
     run = Run(preset, images.categories, data, split, short_side, init, asdict(config))
     torch.manual_seed(seed)
     model = run.build()

@@ -124,6 +124,15 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         return file_in(self.image_dir, self._images[index]["file_name"])
 
     @property
+    def objects(self) -> int:
+        """How many annotations are no crowds and have a box with an area."""
+        return sum(
+            not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
+            for annotations in self._objects.values()
+            for annotation in annotations
+        )
+
+    @property
     def polygons(self) -> bool:
         """Whether all objects that are no crowds are written as polygons."""
         return all(
@@ -149,6 +158,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             {"iscrowd": 0, **a, "segmentation": self._code(a, size)}
             for a in self._objects[image_id]
         ]
+
+    def written(self, image_id: int | str) -> list[Annotation]:
+        """The same annotations with their masks as they are written in the file."""
+        return self._objects[image_id]
 
     def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.counted import counted
 from labkit.datasets.file_names import file_in
 from labkit.datasets.image_files import read_image
 from labkit.datasets.panoptic_format import read_png, to_panoptic
@@ -53,6 +55,13 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         self._items: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (images[annotation["image_id"]], annotation) for annotation in data["annotations"]
         ]
+        left_out = len(images) - len(self._items)
+        if left_out and self._items:
+            warnings.warn(
+                f"{path}: {left_out} of {counted(len(images), 'image')} have no annotation and are"
+                " left out",
+                stacklevel=2,
+            )
 
     @classmethod
     def from_folder(cls, root: str | Path, split: str | None = None) -> CocoPanoptic:

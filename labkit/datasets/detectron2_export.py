@@ -10,6 +10,7 @@ are run-length codes need ``INPUT.MASK_FORMAT`` "bitmask"; in small pictures the
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from labkit.datasets.detectron2_config import (
     sorted_labels,
 )
 from labkit.datasets.export import whole_folder
+from labkit.datasets.image_files import header, require_size
 from labkit.errors import LabkitError
 from labkit.progress import progress_bar
 from labkit.structures import IGNORE, Category
@@ -104,7 +106,11 @@ def export_detectron2(
         "name": name,
         "task": task,
         "metadata": metadata,
-        "splits": {each.name: each.files for each in found},
+        # Relative, so that a folder of data and export can move, to another machine too.
+        "splits": {
+            each.name: {kind: _relative(path, out) for kind, path in each.files.items()}
+            for each in found
+        },
     }
     try:
         with whole_folder(out) as folder:
@@ -130,6 +136,10 @@ class _Split:
             path = split_file(root, "instances", split)
             self.files["instances"] = str(path)
             data = instances = CocoInstances(path)
+            for index in range(len(instances)):
+                info = instances.image_info(index)
+                image = instances.image_path(index)
+                require_size(image, *header(image), (info["height"], info["width"]))
             self.polygons = instances.polygons
         if task != "instance":
             path = split_file(root, "panoptic", split)
@@ -156,9 +166,18 @@ class _Split:
             table[:things] = 0
         for index in progress_bar(range(len(self.panoptic)), desc=self.name, unit="image"):
             _, target = self.panoptic[index]
-            name = Path(self.panoptic.image_info(index)["file_name"]).with_suffix(".png")
+            image = self.panoptic.image_path(index)
+            name = image.relative_to(self.panoptic.image_dir).with_suffix(".png")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(table[target["semantic"].numpy()]).save(folder / name)
+
+
+def _relative(path: str, out: Path) -> str:
+    """A path as seen from the export's folder, with slashes; whole where drives differ."""
+    try:
+        return Path(os.path.relpath(path, out.resolve())).as_posix()
+    except ValueError:  # Windows
+        return path
 
 
 def _ids(categories: Iterable[Category]) -> list[tuple[int, str]]:

@@ -35,13 +35,18 @@ HERE = Path(__file__).resolve().parent
 DATA: dict[str, Any] = json.loads((HERE / "dataset.json").read_text())
 
 
+def files_of(split: str) -> dict[str, str]:
+    """A split's files and folders, whose paths in ``dataset.json`` start from this folder."""
+    return {kind: str((HERE / path).resolve()) for kind, path in DATA["splits"][split].items()}
+
+
 def load(name: str, split: str) -> list[dict[str, Any]]:
     """The entries of a split in Detectron2's standard format.
 
     Detectron2's own ``register_coco_panoptic_separated`` takes every picture for a ``.jpg``; this
     goes by the names in the JSON.
     """
-    files = DATA["splits"][split]
+    files = files_of(split)
     if DATA["task"] == "semantic":
         content = json.loads(Path(files["panoptic"]).read_text())
         labelled = {annotation["image_id"] for annotation in content["annotations"]}
@@ -57,6 +62,9 @@ def load(name: str, split: str) -> list[dict[str, Any]]:
         ]
     else:
         found = load_coco_json(files["instances"], files["images"], name)
+    for entry in found:  # Windows' separators
+        if "\\" in entry["file_name"] and not Path(entry["file_name"]).exists():
+            entry["file_name"] = entry["file_name"].replace("\\", "/")
     if DATA["task"] != "instance":
         for entry in found:
             picture = Path(entry["file_name"]).relative_to(files["images"])
@@ -73,7 +81,8 @@ def register() -> list[str]:
         key: {int(k): v for k, v in value.items()} if isinstance(value, dict) else value
         for key, value in DATA["metadata"].items()
     }
-    for name, (split, files) in zip(names, DATA["splits"].items(), strict=True):
+    for name, split in zip(names, DATA["splits"], strict=True):
+        files = files_of(split)
         if name in DatasetCatalog.list():
             continue
         DatasetCatalog.register(name, functools.partial(load, name, split))

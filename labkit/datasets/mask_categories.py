@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.datasets.mask_files import Code
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category
+from labkit.text_files import decoded
 
 EXAMPLE = (
     '[{"name": "building", "isthing": true, "value": 1},'
@@ -27,12 +29,14 @@ class MaskCategories:
             a colour.
         colors: whether the codes are colours.
         void: codes that stand for no class.
+        usual_void: whether these are the usual ones, because the file names none.
     """
 
     categories: Categories
-    codes: list[int | tuple[int, int, int]]
+    codes: list[Code]
     colors: bool
-    void: frozenset[int | tuple[int, int, int]]
+    void: frozenset[Code]
+    usual_void: bool
 
 
 def read_mask_categories(path: Path) -> MaskCategories:
@@ -51,7 +55,7 @@ def read_mask_categories(path: Path) -> MaskCategories:
     if not isinstance(entries, list) or not entries:
         raise LabkitError(f"{path}: lists no categories; it should be like {EXAMPLE}")
     categories: list[Category] = []
-    codes: dict[Category, int | tuple[int, int, int]] = {}
+    codes: dict[Category, Code] = {}
     for number, entry in enumerate(entries, 1):
         where = f"{path}: category {number}"
         if (
@@ -66,7 +70,7 @@ def read_mask_categories(path: Path) -> MaskCategories:
         if ("value" in entry) == ("color" in entry):
             raise LabkitError(f"{where}: needs either value or color")
         identity = entry.get("id", number)
-        if not isinstance(identity, int) or identity < 1:
+        if isinstance(identity, bool) or not isinstance(identity, int) or identity < 1:
             raise LabkitError(f"{where}: id {identity!r} must be a whole number from 1 on")
         code = _code(entry.get("value", entry.get("color")), where)
         for other, known in codes.items():
@@ -80,27 +84,36 @@ def read_mask_categories(path: Path) -> MaskCategories:
         category = Category(identity, entry["name"], entry["isthing"])
         codes[category] = code
         categories.append(category)
-    ordered = Categories(categories)  # refuses an id that repeats
+    try:
+        ordered = Categories(categories)
+    except LabkitError as error:  # an id that repeats
+        raise LabkitError(f"{path}: {error}") from None
     of_name = {category.name: code for category, code in codes.items()}
     used = [of_name[category.name] for category in ordered]
     colors = not isinstance(used[0], int)
     usual: set[Any] = {(0, 0, 0), (255, 255, 255)} if colors else {0, 255}
-    void = {_code(code, f"{path}: void") for code in content.get("void", [])} or usual - set(used)
-    return MaskCategories(ordered, used, colors, frozenset(void))
+    named = content.get("void", [])
+    if not isinstance(named, list):
+        raise LabkitError(f"{path}: void must be a list of values or colours")
+    void = {_code(code, f"{path}: void") for code in named}
+    both = [ordered[used.index(code)].name for code in void if code in used]
+    if both:
+        raise LabkitError(f"{path}: the code of {both[0]!r} is in void, too; take it out of one")
+    return MaskCategories(ordered, used, colors, frozenset(void or usual - set(used)), not void)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text or "[]")
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # JSON's, TOML's and of the encoding
+    except (ValueError, RecursionError) as error:  # JSON's, TOML's and of the encoding
         raise LabkitError(f"{path}: neither JSON nor TOML ({error})") from None
     return content if isinstance(content, dict) else {"categories": content}
 
 
-def _code(value: Any, where: str) -> int | tuple[int, int, int]:
+def _code(value: Any, where: str) -> Code:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
         return value
     if isinstance(value, str) and len(value) == 7 and value[0] == "#":
@@ -108,7 +121,11 @@ def _code(value: Any, where: str) -> int | tuple[int, int, int]:
             value = list(bytes.fromhex(value[1:]))
         except ValueError:
             value = None
-    if isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value):
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(v) is int and 0 <= v <= 255 for v in value)
+    ):
         return value[0], value[1], value[2]
     raise LabkitError(
         f"{where}: {value!r} is neither a value from 0 to 65535 nor a colour such as"

@@ -23,9 +23,46 @@ FORMS = {
     "cityscapes": "cityscapes:DIR",
 }
 """How each name is written, with the folder that it needs or may have."""
+ALONE = ("shapes", "crowded", "penn_fudan")
+"""Names that need no folder."""
 
 SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
 """Images of Shapes: training should seldom see one twice, measuring should take seconds."""
+
+
+def recognised(name: str, split: str) -> tuple[str, ...]:
+    """The names of the data sets in a folder that was given without a format, the fullest first.
+
+    Args:
+        name: a folder, or a name as :func:`dataset` takes it, which is given back.
+        split: decides where a folder has a split in one format alone.
+
+    Raises:
+        LabkitError: the folder holds nothing that is known.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or name in ALONE:
+        return (name,)
+    kinds = _kinds(folder, split) or _kinds(folder, "")
+    if not kinds:
+        raise LabkitError(
+            f"{name}: this folder is in no format that is known: there is no"
+            " annotations/instances_SPLIT.json (coco), annotations/panoptic_SPLIT.json"
+            " (coco_panoptic), gtFine/ with leftImg8bit/ (cityscapes) or PNGImages/ with PedMasks/"
+            " (penn_fudan). Masks become a data set with `labkit data from-masks`"
+        )
+    return tuple(f"{kind}:{name}" for kind in kinds)
+
+
+def _kinds(folder: Path, split: str) -> list[str]:
+    """The formats of a folder, the one that says most first."""
+    signs = {
+        "coco_panoptic": f"annotations/panoptic_{split}*.json",
+        "coco": f"annotations/instances_{split}*.json",
+        "cityscapes": "gtFine/*",
+        "penn_fudan": "PNGImages/*.png",
+    }
+    return [kind for kind, sign in signs.items() if next(folder.glob(sign), None)]
 
 
 def dataset(name: str, split: str) -> Any:

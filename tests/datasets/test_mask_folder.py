@@ -100,7 +100,7 @@ def test_objects(tmp_path):
     # In the order of the names: "Car 2" before "car_1", which takes the pixel that both have.
     assert target["masks"].tolist() == [[[True, True, False]]]
     found = [(f.kind, f.text) for f in check(data)]
-    assert ("covered", "car and car share 1 pixels, row 0, column 1") in found
+    assert ("covered", "car and car share 1 pixel, row 0, column 1") in found
 
 
 def test_colours_and_a_toml_file(tmp_path):
@@ -124,7 +124,7 @@ def test_colours_and_a_toml_file(tmp_path):
     (tmp_path / "masks" / "a.png").unlink()
     mask[1, 0] = (1, 2, 3)
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(LabkitError, match=r"a.png: \(1, 2, 3\) at row 1, column 0 \(1 pixels\)"):
+    with pytest.raises(LabkitError, match=r"a.png: \(1, 2, 3\) at row 1, column 0 \(1 pixel\)"):
         data[0]
 
 
@@ -145,6 +145,10 @@ def test_colours_and_a_toml_file(tmp_path):
         ([*ENTRIES, {"name": "bus", "isthing": True, "color": "#00ff00"}], "others colours"),
         ([*ENTRIES, {"name": "bus", "isthing": True, "color": "#00fg00"}], "neither a value"),
         ([*ENTRIES, {"name": "bus", "isthing": True, "value": 4, "id": 1}], "id 1 is used more"),
+        ([{"name": "a", "isthing": True, "color": [1.0, 2, 3]}], "neither a value"),
+        ({"categories": ENTRIES, "void": 3}, "void must be a list"),
+        ({"categories": ENTRIES, "void": [3]}, "the code of 'car' is in void, too"),
+        ("[" * 100_000, "neither JSON nor TOML"),
     ],
 )
 def test_category_files_that_are_refused(tmp_path, entries, message):
@@ -158,18 +162,95 @@ def test_folders_that_are_refused(tmp_path):
     with pytest.raises(LabkitError, match="no such folder"):
         MaskFolder(images, tmp_path / "nowhere", classes)
     Image.new("L", (2, 2)).save(masks / "b.png")
-    with pytest.raises(LabkitError, match="1 masks have no image: b"):
+    with pytest.raises(LabkitError, match="1 mask without an image: b"):
         MaskFolder(images, masks, classes)
     (masks / "b.png").unlink()
     Image.new("L", (3, 2), 7).save(masks / "a.png")
     with pytest.raises(LabkitError, match=r"the mask is 2 x 3, its image 2 x 2 pixels"):
         MaskFolder(images, masks, classes)[0]
     (masks / "a.png").write_bytes(b"no picture")
-    with pytest.raises(LabkitError, match="cannot be read"):
+    with pytest.raises(LabkitError, match="not an image file"):
         MaskFolder(images, masks, classes)[0]
     Image.new("RGB", (2, 2), (7, 0, 0)).save(masks / "a.png")
     with pytest.raises(LabkitError, match="give the categories color instead"):
         MaskFolder(images, masks, classes)[0]
+
+
+def test_what_programs_leave_behind_is_skipped(tmp_path):
+    mask = np.full((2, 2), 7, np.uint8)
+    images, masks = _folders(tmp_path, {"a": mask, "b": {"road.png": mask}})
+    for path in (images / "._a.jpg", masks / "._a.png", masks / "b" / "._road.png"):
+        path.write_bytes(b"resource fork")
+    for folder in (masks / ".ipynb_checkpoints", masks / "__MACOSX", masks / "b" / ".hidden"):
+        folder.mkdir()
+    data = MaskFolder(images, masks, read_mask_categories(_categories(tmp_path)))
+    assert [target["semantic"].unique().tolist() for _, target in data] == [[1], [1]]
+
+
+def test_numbered_objects_of_one_class(tmp_path):
+    """Every value but 0 is an object, in as many parts as it is; 0 is what the file says."""
+    mask = np.array([[1, 0, 1, 3001], [2, 2, 0, 255]], np.uint16)
+    entries = [
+        {"name": "ground", "isthing": False, "value": 0},
+        {"name": "cell", "isthing": True, "value": 1},
+    ]
+    folders = _folders(tmp_path, {"a": mask})
+    for stuff in (True, False):
+        classes = read_mask_categories(_categories(tmp_path, entries if stuff else entries[1:]))
+        _, target = MaskFolder(*folders, classes, instances_of="cell")[0]
+        assert target["masks"].sum(dim=(1, 2)).tolist() == [2, 2, 1, 1]
+        assert target["semantic"][0].tolist() == [0, 1 if stuff else IGNORE, 0, 0]
+        with pytest.raises(LabkitError, match=r"2 at row .* say --instances-of 'cell'"):
+            MaskFolder(*folders, classes)[0]
+    with pytest.raises(LabkitError, match="not a thing of the category file, which has cell"):
+        MaskFolder(*folders, classes, instances_of="dog")
+
+
+def test_names_of_masks_may_have_a_suffix(tmp_path):
+    images, masks = _folders(tmp_path, {"a": np.full((2, 2), 7, np.uint8)})
+    (masks / "a.png").rename(masks / "a_mask.png")
+    classes = read_mask_categories(_categories(tmp_path))
+    with pytest.raises(LabkitError, match=r"1 image without a mask: a; .* --mask-suffix _mask$"):
+        MaskFolder(images, masks, classes)
+    assert len(MaskFolder(images, masks, classes, suffix="_mask")) == 1
+
+
+def test_values_that_stand_for_nothing_are_explained(tmp_path):
+    random = np.random.default_rng(0)
+    entries = [{"name": "cell", "isthing": True, "value": 255}]
+    classes = read_mask_categories(_categories(tmp_path, entries))
+    images, masks = _folders(tmp_path, {"a": np.eye(16, dtype=np.uint8)})
+    with pytest.raises(LabkitError, match=r"1 at .* has the values 0, 1, the category file 255"):
+        MaskFolder(images, masks, classes)[0]
+    noise = random.integers(0, 255, (16, 16), np.uint8)
+    Image.fromarray(noise).save(masks / "a.png")
+    with pytest.raises(LabkitError, match=r"So many strange values \(\d+\) come from smooth"):
+        MaskFolder(images, masks, classes)[0]
+    (masks / "a.png").unlink()
+    Image.fromarray(noise).save(masks / "a.jpg")
+    with pytest.raises(LabkitError, match="the file is a JPEG, which changes values a little"):
+        MaskFolder(images, masks, classes)[0]
+
+
+def test_more_regions_than_memory_are_refused(tmp_path, monkeypatch):
+    mask = np.indices((40, 40)).sum(axis=0).astype(np.uint8) % 2 * 3
+    mask[1::2] = 0
+    data = MaskFolder(*_folders(tmp_path, {"a": mask}), read_mask_categories(_categories(tmp_path)))
+    assert len(data.regions(0)) == 400
+    monkeypatch.setattr("labkit.datasets.targets.MOST_MASK_BYTES", 100_000)
+    with pytest.raises(LabkitError, match=r"a\.png: 401 objects on 40 x 40 pixels need"):
+        data[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_category_files_may_have_a_byte_order_mark(tmp_path, encoding):
+    toml = '[[category]]\nname = "käse"\nisthing = true\nvalue = 1\n'
+    for name, text in (
+        ("c.toml", toml),
+        ("c.json", json.dumps([{"name": "käse", "isthing": True, "value": 1}])),
+    ):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert read_mask_categories(tmp_path / name).categories.names == ["käse"]
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
