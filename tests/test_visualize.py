@@ -113,3 +113,23 @@ def test_loss_curves_show_each_run_and_its_running_mean():
 @pytest.mark.parametrize("n", [1, 10, 133])
 def test_colours_are_distinct(n):
     assert len(set(distinct_colors(n))) == n
+
+
+def test_a_colour_for_each_object():
+    """Objects of one class differ, stuff keeps its class's colour, and the legend knows it."""
+    image, panoptic = _scene()
+    picture = overlay(image, panoptic, CATEGORIES, alpha=1, by_object=True)
+    first, second, sky = picture[8, 8], picture[8, 22], picture[1, 1]
+    assert len({tuple(c) for c in (first, second, sky)}) == 3
+    assert tuple(sky) == CATEGORIES[2].color
+    masks = torch.stack([panoptic.ids == 1, panoptic.ids == 2])
+    boxes = torch.tensor([[4.0, 4, 14, 14], [18, 4, 28, 14]])
+    truth = Detections(boxes, torch.ones(2), torch.tensor([0, 0]), masks)
+    texts = [r.text for r in regions(truth, CATEGORIES, scores=False)]
+    assert texts == ["square 2", "square 1"]
+    figure = panels([("truth", image, truth)], CATEGORIES, by_object=True, scores=False)
+    drawn = [line.get_color() for line in figure.axes[0].lines]
+    picture = overlay(image, truth, CATEGORIES, alpha=1, by_object=True)
+    assert drawn[0] == tuple(picture[8, 8] / 255)
+    assert drawn[1] == tuple(picture[8, 22] / 255)
+    assert figure.legends[0].get_patches()[0].get_facecolor()[3] == 0

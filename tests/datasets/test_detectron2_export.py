@@ -72,6 +72,35 @@ def test_semantic_pngs_are_the_panoptic_map(root: Path, tmp_path: Path) -> None:
             assert np.array_equal(written, np.where(truth == 255, 255, wanted))
 
 
+def test_paths_are_relative_so_that_folders_can_move(root: Path, tmp_path: Path) -> None:
+    out = root.parent / "exported" / "out"
+    export_detectron2(root, out, "panoptic", "train", "val", weights=WEIGHTS)
+    splits = json.loads((out / "dataset.json").read_text())["splits"]
+    assert splits["val"] == {
+        "instances": "../../both/annotations/instances_val.json",
+        "panoptic": "../../both/annotations/panoptic_val.json",
+        "pngs": "../../both/annotations/panoptic_val",
+        "images": "../../both/val",
+    }
+    for files in splits.values():
+        assert all((out / path).exists() for path in files.values())
+
+
+def test_annotations_of_a_picture_as_stored_are_refused(tmp_path: Path) -> None:
+    """Detectron2 turns pictures upright and stops at another size, hours later."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    export(Shapes("train", 1), tmp_path / "set", split="train")
+    (picture,) = (tmp_path / "set" / "train").iterdir()
+    Image.new("RGB", (128, 64)).save(picture, exif=exif)
+    path = tmp_path / "set" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["height"] = 64
+    path.write_text(json.dumps(content))
+    with pytest.raises(LabkitError, match="EXIF orientation is 6"):
+        export_detectron2(tmp_path / "set", tmp_path / "out", "instance", weights=WEIGHTS)
+
+
 def test_instance_task_has_one_head(root: Path, tmp_path: Path) -> None:
     config = export_detectron2(root, tmp_path / "out", "instance", "train", "val", weights=WEIGHTS)
     assert "SEM_SEG_HEAD" not in config["MODEL"]
