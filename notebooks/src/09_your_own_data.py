@@ -53,7 +53,7 @@ from torchvision.transforms import v2
 
 import labkit
 from labkit.checkpoints.folder import start_from
-from labkit.cli import app
+from labkit.cli.commands import app
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.mask_categories import read_mask_categories
 from labkit.datasets.mask_folder import MaskFolder
