@@ -19,8 +19,8 @@ from labkit.unknown_names import unknown_name
 
 SOURCE = "source.py"
 _MISSING = (
-    f". An installed labkit has the students' notebooks only: the {SOURCE} of the workbook's"
-    " assignments are in a checkout; name the folder there"
+    f". An installed labkit has the students' notebooks only; a checkout has the {SOURCE} of each"
+    " assignment of the workbook: name the folder there"
 )
 
 
