@@ -1,14 +1,17 @@
-"""Numbers that a notebook claims, kept in its outputs where the runner finds them."""
+"""Numbers that a notebook claims: unseen by its reader, kept for the report of `labkit run`."""
 
 from __future__ import annotations
 
 import math
-import sys
+import os
 from typing import Any
 
 from labkit.errors import LabkitError
 
 RECORD_MIME = "application/vnd.labkit.record+json"
+RECORDING = "LABKIT_RECORDING"
+"""The environment variable that `labkit run` sets in the kernels that it starts."""
+
 MAX_LIST = 64
 MAX_NAME = 80
 
@@ -17,11 +20,12 @@ Recorded = Scalar | list[Scalar]
 
 
 def record(name: str, value: Any) -> None:
-    """Record a number that the notebook claims, and show it.
+    """Record a number that the notebook claims; nothing is shown.
 
-    In a notebook the value is displayed as text and attached to the cell's output under
-    ``application/vnd.labkit.record+json``; `labkit run` collects it from there for the report
-    and compares it with ``notebooks/expected.toml``. Elsewhere it is printed.
+    Under `labkit run` the value goes with the cell's outputs, as
+    ``application/vnd.labkit.record+json``: the report shows it and compares it with
+    ``notebooks/expected.toml``. Elsewhere it is only checked, so that no front end has to know
+    what to do with it. What a reader should see is printed beside.
     A name recorded again replaces the earlier value, so that a cell can be run twice.
 
     Args:
@@ -37,13 +41,10 @@ def record(name: str, value: Any) -> None:
             f"record: the name must be one line of 1 to {MAX_NAME} characters, not {name!r}"
         )
     plain = _plain(name, value)
-    text = f"{name} = {format_value(plain)}"
-    if not _in_notebook():
-        print(text)
-        return
-    from IPython.display import display
+    if os.environ.get(RECORDING):
+        from IPython.display import display
 
-    display({"text/plain": text, RECORD_MIME: {"name": name, "value": plain}}, raw=True)
+        display({RECORD_MIME: {"name": name, "value": plain}}, raw=True)
 
 
 def format_value(value: Recorded) -> str:
@@ -76,13 +77,3 @@ def _scalar(name: str, value: Any) -> Scalar:
         f"record {name!r}: a value of type {type(value).__name__}; "
         "record a number, a string or a flat list of them"
     )
-
-
-def _in_notebook() -> bool:
-    # A program that never imported IPython is not in a notebook, and need not import it to know.
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None

@@ -12,12 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from traitlets.config import Config
+
+from labkit.records import RECORD_MIME, format_value
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -83,6 +86,21 @@ class OfflineExporter(HTMLExporter):
         return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
+class _ShowRecords(Preprocessor):
+    """Puts what a cell recorded into one line below its outputs."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        outputs = cell.get("outputs", [])
+        records = [o.data[RECORD_MIME] for o in outputs if RECORD_MIME in o.get("data", {})]
+        if records:
+            values = {record["name"]: format_value(record["value"]) for record in records}
+            pairs = [f"<b>{html.escape(n)}</b> {html.escape(v)}" for n, v in values.items()]
+            line = f'<div class="recorded">recorded: {" · ".join(pairs)}</div>'
+            seen = nbformat.v4.new_output("display_data", {"text/html": line})
+            cell.outputs = [o for o in outputs if RECORD_MIME not in o.get("data", {})] + [seen]
+        return cell, resources
+
+
 def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     """Return the page of an executed notebook.
 
@@ -92,6 +110,8 @@ def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     exporter = OfflineExporter(
         template_name="notebook", extra_template_basedirs=[str(TEMPLATES)], embed_images=True
     )
+    # First, so that what was printed before and after a record is one text.
+    exporter.register_preprocessor(_ShowRecords(), enabled=True)
     # A progress bar redraws one line hundreds of times: keep what a terminal would show at the end.
     exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
     resources = {"metadata": {"name": title, "path": str(folder)}}

@@ -24,6 +24,7 @@ from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
 from labkit.notebooks import load
+from labkit.records import RECORDING
 
 KERNEL = "python3"
 
@@ -75,6 +76,7 @@ def main() -> None:
     # The kernel inherits descriptor 1: give it the log, and keep the real one for events only.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
+    os.environ[RECORDING] = "1"  # the kernel inherits it
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_interrupt_at_end_of_input, args=(events,), daemon=True).start()
     try:

@@ -301,6 +301,7 @@ wrong = sum(
     for j in range(2)
 )
 labkit.record("values_by_hand_that_are_wrong", wrong)
+print(f"values that differ from those by hand: {wrong} of 12")
 
 
 # %%
@@ -375,6 +376,7 @@ for _ in range(100):
         worst[name] = max(worst[name], (mine - other).abs().max().item())
 for name, difference in worst.items():
     labkit.record(name, difference)
+    print(f"{name.replace('_vs_', ' and '):22} differ by {difference:.2g} at most")
 
 # %% [markdown]
 # ## 2.3 The half pixel
@@ -861,6 +863,10 @@ with torch.no_grad():
         worst_cell = max(worst_cell, (slope - ours[0, c, r, k]).abs().item())
 labkit.record("gradient_vs_finite_differences", worst_cell)
 labkit.record("gradcheck", torch.autograd.gradcheck(loss_of, small_map))
+print(
+    f"torchvision differs by {(theirs - ours).abs().max():.2g}, the formula by "
+    f"{(by_formula - ours).abs().max():.2g}, finite differences by {worst_cell:.2g}"
+)
 
 # %% [markdown]
 # Where does the gradient of *one* bin go? The bin in the middle of a $3 \times 3$ grid, with weight 1,

@@ -454,6 +454,7 @@ mine = [my_encode(b, a) for b, a in zip(goal.tolist(), start.tolist(), strict=Tr
 offsets = encode_boxes(goal, start, ONES)
 labkit.record("own_offsets_vs_labkit", (torch.tensor(mine) - offsets).abs().max())
 labkit.record("decode_undoes_encode", (decode_boxes(offsets, start, ONES) - goal).abs().max())
+print(f"largest difference to labkit: {(torch.tensor(mine) - offsets).abs().max():.2g}")
 
 # %% [markdown]
 # ## 3.4 Training, and what the proposal network learns
@@ -583,6 +584,7 @@ for _ in range(50):
     reference = torchvision.ops.nms(boxes, scores, threshold)
     differ += my_nms(boxes, scores, threshold)[0].tolist() != reference.tolist()
 labkit.record("own_nms_vs_torchvision", differ)
+print(f"{differ} of 50 random cases differ from torchvision's")
 
 # %% [markdown]
 # Here it is at work, on boxes of the trained network around one object: what a step suppresses is red
@@ -670,6 +672,7 @@ for (image, _), reference in zip(val_items[:10], after, strict=False):
     best = scores.argsort(descending=True, stable=True)[: model.rpn.config.after_nms[1]]
     worst = max(worst, (boxes[best] - reference).abs().max().item())
 labkit.record("own_proposals_vs_labkit", worst)
+print(f"largest difference to labkit's proposals: {worst:.2g} pixels")
 
 # %% [markdown]
 # The **second stage** takes each proposal's $7 \times 7$ window (RoIAlign, notebook 2) and says what
@@ -699,6 +702,9 @@ first, second = torch.cat(first), torch.cat(second)
 if len(first):  # hardly any in the profile smoke
     labkit.record("iou_of_proposals", first.mean())
     labkit.record("iou_after_the_second_stage", second.mean())
+    print(
+        f"mean IoU of the proposals {first.mean():.3f}, after the second stage {second.mean():.3f}"
+    )
 
 # %% [markdown]
 # ## 3.6 The mask branch

@@ -152,6 +152,8 @@ labkit.record("zero_offsets_vs_plain", (without - F.conv2d(x, weight, padding=1)
 twice = taps().flatten()[:, None, None].double().expand_as(offset)  # each tap as far out again
 dilated = F.conv2d(x, weight, padding=2, dilation=2)
 labkit.record("own_as_dilated", (my_deform_conv(x, twice, weight) - dilated).abs().max())
+for name, other in (("torchvision", from_torchvision), ("labkit", from_labkit)):
+    print(f"largest difference to {name}: {(mine - other).abs().max():.2g}")
 
 # %% [markdown]
 # Without offsets it is a plain convolution, and with $\Delta p_n = p_n$ a dilated one: dilation
@@ -400,6 +402,7 @@ terms = my_panoptic_logits(S, 2, labels, boxes, masks)
 mine = torch.cat([terms["X_stuff"], terms["Z"], terms["unknown"][None]])
 theirs = panoptic_logits(S, 2, labels, masks, windows_of(boxes, (8, 8)))
 labkit.record("own_panoptic_logits_vs_labkit", (mine - theirs).abs().max())
+print(f"largest difference to labkit's panoptic head: {(mine - theirs).abs().max():.2g}")
 
 
 # %%

@@ -221,6 +221,10 @@ labkit.record("largest_second_best_iou", seconds.max())
 labkit.record("pairs_with_two_partners_above_0.5", int((seconds > 0.5).sum()))
 labkit.record("pairs_with_two_partners_from_0.5", int((seconds >= 0.5).sum()))
 labkit.record("share_with_two_partners_above_0.4", (seconds > 0.4).mean())
+print(f"{trials:,} pairs; the largest second-best IoU: {seconds.max():.3f}")
+for threshold in (0.5, 0.4):
+    print(f"pairs with two partners above {threshold}: {(seconds > threshold).sum():,}")
+print(f"pairs with two partners from 0.5 on: {(seconds >= 0.5).sum():,}")
 
 
 # %%
@@ -847,6 +851,8 @@ for name, hedged in (("one guess", False), ("with hedges", True)):
     labkit.record(f"ap_{name.replace(' ', '_')}", ap[name])
     labkit.record(f"pq_things_{name.replace(' ', '_')}", pq[name][0])
 labkit.record("ap_gain_by_hedges", ap["with hedges"] - ap["one guess"])
+for name in ap:
+    print(f"{name:12} AP {ap[name]:.3f}, PQ of things {pq[name][0]:.3f}")
 
 # %%
 image, target = val_set[example]
@@ -1016,6 +1022,8 @@ masks = masks_of(folder / "shapes/annotations/instances_val.json")
 result = evaluate([from_detections(masks[i], truths[0].ids.shape) for i in image_ids], truths)
 labkit.record("pq_things_from_detections", result.things.pq)
 labkit.record("pq_stuff_from_detections", result.stuff.pq)  # an instance file has no stuff
+print(f"two channels: PQ {evaluate(made, truths).all.pq:.3f}")
+print(f"detections: PQ of things {result.things.pq:.3f}, of stuff {result.stuff.pq:.3f}")
 
 # %% [markdown]
 # Fed to the evaluation as they are, both are refused, with file, image and reason. That matters: a

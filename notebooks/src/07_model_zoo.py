@@ -128,6 +128,7 @@ labkit.record("megabytes_of_the_line_up", sum(entry.megabytes for entry in zoo))
 # %%
 epochs = 3 * 90_000 * 16 / 118_287
 labkit.record("epochs_of_a_3x_schedule", epochs)
+print(f"{epochs:.1f} times")
 
 # %% [markdown]
 # Read the numbers of a zoo with care. They are means over 5,000 pictures and eighty classes, measured by

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 
+from labkit.records import RECORD_MIME
 from labkit.runner.html import notebook_html, to_mathml
 
 PIXEL = (
@@ -53,3 +55,21 @@ def test_formula() -> None:
 @pytest.mark.parametrize("tex", [r"\nosuchcommand{x} < 1", r"\left( x"])
 def test_formula_that_cannot_be_converted_stays_readable(tex: str) -> None:
     assert to_mathml(tex, block=True) == f"<code>{tex.replace('<', '&lt;')}</code>"
+
+
+def test_records_are_one_line_below_the_cell(tmp_path: Path) -> None:
+    def printed(text: str) -> Any:
+        return nbformat.v4.new_output("stream", text=text)
+
+    def recorded(name: str, value: Any) -> Any:
+        data = {RECORD_MIME: {"name": name, "value": value}}
+        return nbformat.v4.new_output("display_data", data)
+
+    outputs = [printed("one\n"), recorded("<b>", 1), printed("two\n"), recorded("c", [1, 0.25])]
+    cell = nbformat.v4.new_code_cell("record()", outputs=[*outputs, recorded("<b>", 2)])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    page = notebook_html(notebook, "x", tmp_path)
+    assert page.count(">recorded: ") == 1
+    assert "recorded: <b>&lt;b&gt;</b> 2 · <b>c</b> [1, 0.25]<" in page
+    assert page.count("<pre>one\ntwo\n</pre>") == 1
+    assert len(notebook.cells[0].outputs) == 5  # the notebook itself stays as it is
