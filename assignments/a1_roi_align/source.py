@@ -26,6 +26,8 @@ import math
 import torch
 from torch import Tensor
 
+from labkit.checks import Checks, equal, has_shape
+
 cells = torch.tensor(
     [[1.0, 3, 2, 0, 4], [5, 9, 6, 2, 1], [2, 7, 8, 4, 0], [0, 4, 5, 3, 2], [3, 1, 0, 6, 8]],
     dtype=torch.float64,
@@ -75,20 +77,27 @@ def bilinear(features: Tensor, y: Tensor, x: Tensor) -> Tensor:
 # %% tags=["check"]
 def at(y, x):
     """The value of the small map at one point."""
-    points = torch.tensor([[y], [x]], dtype=torch.float64)
-    found = bilinear(cells[None], *points)
-    assert found.shape == (1, 1), f"the shape is {tuple(found.shape)}; C = 1 and P = 1 give (1, 1)"
+    found = bilinear(cells[None], *torch.tensor([[y], [x]], dtype=torch.float64))
+    has_shape(found, (1, 1))  # C = 1 and P = 1
     return found.item()
 
 
-assert at(2.0, 1.0) == 7, "on a cell its own value: row 2, column 1 has 7"
-assert at(1.0, 0.75) == 8, "along x: a quarter of 5 and three quarters of 9"
-assert at(1.25, 0.75) == 7.4375, "then along y, between the rows 1 and 2"
-assert at(3.5, 4.0) == 5, "on the last column there is no right neighbour, and none is needed"
-assert at(-0.6, 1.0) == 3, "up to one cell outside the border's value holds: 3"
-assert at(4.9, 4.9) == 8, "the same beyond the last row and column"
-assert at(-1.2, 1.0) == 0 and at(2.0, 5.1) == 0, "farther out it is 0"
-print("Exercise 1: well done so far.")
+check = Checks("Exercise 1")
+with check("on a cell its own value: row 2, column 1 has 7"):
+    equal(at(2.0, 1.0), 7)
+with check("along x: a quarter of 5 and three quarters of 9"):
+    equal(at(1.0, 0.75), 8)
+with check("then along y, between the rows 1 and 2"):
+    equal(at(1.25, 0.75), 7.4375)
+with check("on the last column there is no right neighbour, and none is needed"):
+    equal(at(3.5, 4.0), 5)
+with check("up to one cell outside the border's value holds"):
+    equal(at(-0.6, 1.0), 3)
+with check("the same beyond the last row and column"):
+    equal(at(4.9, 4.9), 8)
+with check("farther out it is 0"):
+    equal([at(-1.2, 1.0), at(2.0, 5.1)], [0, 0])
+check.report()
 
 # %% [markdown]
 # ## Exercise 2. Where to look (2 points)
@@ -117,13 +126,12 @@ def sample_points(start: float, length: float, bins: int, samples: int) -> Tenso
 
 
 # %% tags=["check"]
-found = sample_points(0.0, 4.0, 2, 1)
-assert found.shape == (2, 1), f"the shape is {tuple(found.shape)}, it should be (bins, samples)"
-assert found.flatten().tolist() == [1, 3], f"the middles of [0, 2] and [2, 4], not {found}"
-assert sample_points(1.0, 4.0, 2, 2).tolist() == [[1.5, 2.5], [3.5, 4.5]], (
-    "two samples in a bin lie at a quarter and at three quarters of it"
-)
-print("Exercise 2: well done so far.")
+check = Checks("Exercise 2")
+with check("one sample in a bin: the middles of [0, 2] and [2, 4]"):
+    equal(sample_points(0.0, 4.0, 2, 1), [[1], [3]])
+with check("two samples in a bin lie at a quarter and at three quarters of it"):
+    equal(sample_points(1.0, 4.0, 2, 2), [[1.5, 2.5], [3.5, 4.5]])
+check.report()
 
 # %% [markdown]
 # ## Exercise 3. RoIAlign (3 + 2 + 1 + 2 points)
@@ -201,29 +209,27 @@ def axes_of(box, output_size, spatial_scale, sampling_ratio, aligned):
 
 # %% tags=["check"]
 region = torch.tensor([[0, 0.75, 1.25, 2.75, 3.25]], dtype=torch.float64)
-found = roi_align(cells[None, None], region, (2, 2), 1.0, 1, True)
-assert found.shape == (1, 1, 2, 2), f"the shape is {tuple(found.shape)}, it should be (K, C, h, w)"
-original = roi_align(cells[None, None], region, (2, 2), 1.0, 1, False)
-assert not torch.equal(found, original), "aligned=True and aligned=False look half a cell apart"
-assert torch.allclose(found[0, 0], torch.tensor([[7.4375, 7], [5.0625, 7]]).double()), (
-    f"aligned: {found[0, 0].tolist()}; the first bin's middle is at x = 1.25, half a cell less is 0.75"
-)
-assert original[0, 0, 0, 0] == 7.5, (
-    "original: no half cell, the first sample is at y = 1.75, x = 1.25"
-)
-tiny_box = torch.tensor([[0, 1.0, 1.0, 1.5, 1.5]], dtype=torch.float64)
-found = roi_align(cells[None, None], tiny_box, (1, 1), 1.0, 1, False)
-assert found.item() == 7.5, (
-    "original: half a cell wide is widened to one cell, with its middle at 1.5"
-)
-coarse = roi_align(
-    cells[None, None], region * torch.tensor([1, 8, 8, 8, 8]), (2, 2), 1 / 8, 1, True
-)
-assert torch.allclose(coarse[0, 0, 0, 0], torch.tensor(7.4375).double()), (
-    "at stride 8 the box is eight times as large in pixels and the same in cells"
-)
-none = roi_align(cells[None, None], torch.zeros(0, 5), (2, 3), 1.0, 2, True)
-assert none.shape == (0, 1, 2, 3), f"no boxes give (0, C, h, w), not {tuple(none.shape)}"
+
+check = Checks("Exercise 3, by hand")
+with check("the shape is (K, C, h, w)"):
+    has_shape(roi_align(cells[None, None], region, (2, 2), 1.0, 1, True), (1, 1, 2, 2))
+with check("aligned: the first bin's middle is at x = 1.25, half a cell less is 0.75"):
+    found = roi_align(cells[None, None], region, (2, 2), 1.0, 1, True)
+    equal(found[0, 0], [[7.4375, 7], [5.0625, 7]], within=1e-6)
+with check("original: no half cell, the first sample is at y = 1.75, x = 1.25"):
+    found = roi_align(cells[None, None], region, (2, 2), 1.0, 1, False)
+    equal(found[0, 0, 0, 0], 7.5)
+with check("original: half a cell wide is widened to one cell, with its middle at 1.5"):
+    tiny_box = torch.tensor([[0, 1.0, 1.0, 1.5, 1.5]], dtype=torch.float64)
+    equal(roi_align(cells[None, None], tiny_box, (1, 1), 1.0, 1, False).item(), 7.5)
+with check("at stride 8 the box is eight times as large in pixels and the same in cells"):
+    large = region * torch.tensor([1, 8, 8, 8, 8])
+    found = roi_align(cells[None, None], large, (2, 2), 1 / 8, 1, True)
+    equal(found[0, 0, 0, 0], 7.4375, within=1e-6)
+with check("no boxes give (0, C, h, w)"):
+    none = roi_align(cells[None, None], torch.zeros(0, 5), (2, 3), 1.0, 2, True)
+    has_shape(none, (0, 1, 2, 3))
+check.report()
 
 # %% tags=["check"]
 import torchvision
@@ -232,17 +238,21 @@ _ = torch.manual_seed(0)
 features = torch.randn(2, 3, 8, 9, dtype=torch.float64, requires_grad=True)
 corner = torch.rand(6, 2).double() * 60 - 10
 boxes = torch.cat([torch.arange(6)[:, None] % 2, corner, corner + 4 + torch.rand(6, 2) * 60], dim=1)
+
+check = Checks("Exercise 3, beside torchvision")
 for aligned in (True, False):
     for ratio in (2, 0):
-        mine = roi_align(features, boxes, (3, 4), 1 / 8, ratio, aligned)
-        theirs = torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, ratio, aligned)
-        off = (mine - theirs).abs().max().item()
-        assert off < 1e-6, f"aligned={aligned}, sampling_ratio={ratio}: differs by {off:.3g}"
-mine = torch.autograd.grad(roi_align(features, boxes, (3, 4), 1 / 8, 2, True).sum(), features)[0]
-theirs = torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, 2, True).sum()
-theirs = torch.autograd.grad(theirs, features)[0]
-assert torch.allclose(mine, theirs), "the values are right, the gradient is not"
-print("Exercise 3: well done so far.")
+        with check(f"aligned={aligned}, sampling_ratio={ratio}"):
+            mine = roi_align(features, boxes, (3, 4), 1 / 8, ratio, aligned)
+            theirs = torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, ratio, aligned)
+            equal(mine, theirs, within=1e-6)
+with check("the gradient with respect to the features"):
+    mine = roi_align(features, boxes, (3, 4), 1 / 8, 2, True).sum()
+    theirs = torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, 2, True).sum()
+    assert mine.requires_grad, "autograd finds no way back: is something detached on the way?"
+    mine, theirs = (torch.autograd.grad(loss, features)[0] for loss in (mine, theirs))
+    equal(mine, theirs, within=1e-6)
+check.report()
 
 # %% [markdown]
 # ## Exercise 4. The gradient by hand (3 points)
@@ -295,20 +305,22 @@ def sampling_matrix(points, size):
 
 
 # %% tags=["check"]
-one = torch.ones(1, 1, 2, 2, dtype=torch.float64)
-with torch.no_grad():
+check = Checks("Exercise 4")
+with check("the shape is (N, C, H, W)"), torch.no_grad():
+    one = torch.ones(1, 1, 2, 2, dtype=torch.float64)
+    has_shape(roi_align_backward(one, region, (1, 1, 5, 5), 1.0, 1, True), (1, 1, 5, 5))
+with check("four bins of weight 1 inside the map send 4 back in all"), torch.no_grad():
+    one = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     found = roi_align_backward(one, region, (1, 1, 5, 5), 1.0, 1, True)
-assert found.shape == (1, 1, 5, 5), f"the shape is {tuple(found.shape)}, it should be (N, C, H, W)"
-assert math.isclose(found.sum().item(), 4), (
-    f"four bins of weight 1 inside the map send 4 back in all, not {found.sum().item():g}"
-)
-G = torch.randn(6, 3, 3, 4, dtype=torch.float64)
-with torch.no_grad():
-    mine = roi_align_backward(G, boxes, (2, 3, 8, 9), 1 / 8, 2, True)
-theirs = (torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, 2, True) * G).sum()
-theirs = torch.autograd.grad(theirs, features)[0]
-assert torch.allclose(mine, theirs), f"differs by {(mine - theirs).abs().max().item():.3g}"
-print("Exercise 4: well done so far.")
+    equal(found.sum().item(), 4, within=1e-6)
+with check("the same as autograd through torchvision's operator"):
+    G = torch.randn(6, 3, 3, 4, dtype=torch.float64)
+    theirs = (torchvision.ops.roi_align(features, boxes, (3, 4), 1 / 8, 2, True) * G).sum()
+    theirs = torch.autograd.grad(theirs, features)[0]
+    with torch.no_grad():
+        mine = roi_align_backward(G, boxes, (2, 3, 8, 9), 1 / 8, 2, True)
+    equal(mine, theirs, within=1e-6)
+check.report()
 
 # %% [markdown]
 # ## Question 1. Half a cell (2 points)

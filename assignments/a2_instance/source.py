@@ -35,6 +35,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 
 from labkit.checkpoints.shipped import FOLDER
+from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
 from labkit.models.backbones import BackboneConfig
 
@@ -80,22 +81,29 @@ def target_of(numbers):
 numbers = torch.zeros(6, 8, dtype=torch.uint8)
 numbers[1:4, 2:7] = 5
 numbers[2, 3] = 9  # a single pixel
-found = target_of(numbers)
-assert set(found) == {"boxes", "labels", "masks"}, f"the keys are {sorted(found)}"
-assert found["boxes"].shape == (2, 4), "two objects: the background is none, and gaps are none"
-assert found["boxes"][0].tolist() == [2, 1, 7, 4], (
-    f"{found['boxes'][0]}: columns 2 to 6, rows 1 to 3"
-)
-assert found["boxes"][1].tolist() == [3, 2, 4, 3], "a pixel's box goes from its edge to its edge"
-assert found["masks"].shape == (2, 6, 8), f"masks: {tuple(found['masks'].shape)}"
-assert found["masks"].sum(dim=(1, 2)).tolist() == [14, 1], "5's mask has a hole where 9 is"
-assert found["labels"].tolist() == [1, 1] and found["labels"].dtype == torch.int64
-empty = target_of(torch.zeros(6, 8, dtype=torch.uint8))
-assert empty["boxes"].shape == (0, 4), (
-    f"no objects: boxes (0, 4), not {tuple(empty['boxes'].shape)}"
-)
-assert empty["masks"].shape == (0, 6, 8), "and masks (0, H, W)"
-print("Exercise 1: well done so far.")
+
+check = Checks("Exercise 1")
+with check("the keys are boxes, labels and masks"):
+    equal(set(target_of(numbers)), {"boxes", "labels", "masks"})
+with check("two objects: the background is none, and gaps are none"):
+    has_shape(target_of(numbers)["boxes"], (2, 4))
+with check("the box around the columns 2 to 6 and the rows 1 to 3"):
+    equal(target_of(numbers)["boxes"][0], [2, 1, 7, 4])
+with check("a pixel's box goes from its edge to its edge"):
+    equal(target_of(numbers)["boxes"][1], [3, 2, 4, 3])
+with check("one mask for each object; 5's has a hole where 9 is"):
+    found = target_of(numbers)
+    has_shape(found["masks"], (2, 6, 8))
+    equal(found["masks"].sum(dim=(1, 2)), [14, 1])
+with check("every label is 1, of type int64"):
+    found = target_of(numbers)
+    equal(found["labels"], [1, 1])
+    equal(found["labels"].dtype, torch.int64)
+with check("no objects: boxes (0, 4) and masks (0, H, W)"):
+    empty = target_of(torch.zeros(6, 8, dtype=torch.uint8))
+    has_shape(empty["boxes"], (0, 4))
+    has_shape(empty["masks"], (0, 6, 8))
+check.report()
 
 # %% [markdown]
 # ## Exercise 2. New heads (2 + 3 points)
@@ -151,26 +159,23 @@ def mask_rcnn(model, num_classes):
 # %% tags=["check"]
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
-big = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
-before = big.roi_heads.box_head.fc6
-assert faster_rcnn(big, 4) is not None, "return the model"
-scores, deltas = big.roi_heads.box_predictor(torch.zeros(2, 1024))
-assert scores.shape == (2, 4), (
-    f"three classes and the background: (2, 4), not {tuple(scores.shape)}"
-)
-assert deltas.shape == (2, 16), "four offsets for each class"
-assert big.roi_heads.box_head.fc6 is before, "the layers before the last one should stay"
-
-big = mask_rcnn(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), 4)
-assert big.roi_heads.box_predictor.cls_score.out_features == 4, (
-    "Mask R-CNN has a box predictor, too"
-)
-masks = big.roi_heads.mask_predictor(torch.zeros(2, 256, 14, 14))
-assert masks.shape == (2, 4, 28, 28), (
-    f"a mask for each class: (2, 4, 28, 28), not {tuple(masks.shape)}"
-)
-del big, before
-print("Exercise 2: well done so far.")
+check = Checks("Exercise 2")
+with check("Faster R-CNN: three classes and the background, four offsets for each"):
+    big = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    before = big.roi_heads.box_head.fc6
+    assert faster_rcnn(big, 4) is not None, "got None: return the model"
+    scores, deltas = big.roi_heads.box_predictor(torch.zeros(2, 1024))
+    has_shape(scores, (2, 4))
+    has_shape(deltas, (2, 16))
+    assert big.roi_heads.box_head.fc6 is before, "the layers before the last one should stay"
+with check("Mask R-CNN: it has a box predictor, too"):
+    big = mask_rcnn(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), 4)
+    equal(big.roi_heads.box_predictor.cls_score.out_features, 4)
+with check("Mask R-CNN: a mask for each class"):
+    big = mask_rcnn(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), 4)
+    has_shape(big.roi_heads.mask_predictor(torch.zeros(2, 256, 14, 14)), (2, 4, 28, 28))
+big = before = None  # they are large
+check.report()
 
 # %% [markdown]
 # With published weights and photographs this is all that is needed:
@@ -306,16 +311,22 @@ def predict(image):
 # %% tags=["check"]
 val_set = Shapes("val", num=40)
 image, target = val_set[0]
-found = predict(image)
-assert set(found) == {"boxes", "scores", "labels", "masks"}, f"the keys are {sorted(found)}"
-number = len(found["boxes"])
-assert found["masks"].shape == (number, 128, 128), f"masks: {tuple(found['masks'].shape)}"
-assert found["masks"].dtype == torch.bool, "masks are true or false, not probabilities"
-assert number == 0 or (found["labels"].min() >= 0 and found["labels"].max() <= 2), (
-    "labels are 0, 1, 2"
-)
-assert not found["scores"].requires_grad, "use torch.no_grad()"
-print(f"{number} objects found, {len(target['boxes'])} are there. Well done so far.")
+
+check = Checks("Exercise 3")
+with check("the keys are boxes, scores, labels and masks"):
+    equal(set(predict(image)), {"boxes", "scores", "labels", "masks"})
+with check("masks are (N, H, W), true or false instead of probabilities"):
+    found = predict(image)
+    has_shape(found["masks"], (len(found["boxes"]), 128, 128))
+    equal(found["masks"].dtype, torch.bool)
+with check("labels are 0, 1, 2"):
+    labels = set(predict(image)["labels"].tolist())
+    assert labels <= {0, 1, 2}, f"got {sorted(labels)}"
+with check("the result has no gradients: torch.no_grad()"):
+    found = predict(image)
+    assert not found["scores"].requires_grad, "the scores have"
+    print(f"{len(found['boxes'])} objects found, {len(target['boxes'])} are there.")
+check.report()
 
 # %% [markdown]
 # ## What did it learn?

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
 from labkit.inference import predict as ask
 from labkit.models.fpn import FPN
@@ -121,21 +122,27 @@ class InvertedResidual(nn.Module):
 
 
 # %% tags=["check"]
-trunk = Trunk()
 x = torch.randn(2, 3, 64, 96)
-maps = trunk(x)
-assert list(maps) == ["res2", "res3", "res4", "res5"], f"the maps are {list(maps)}"
-assert trunk.strides == {"res2": 4, "res3": 8, "res4": 16, "res5": 32}, f"strides: {trunk.strides}"
-for name, found in maps.items():
-    stride = trunk.strides[name]
-    right = (2, trunk.channels[name], 64 // stride, 96 // stride)
-    assert tuple(found.shape) == right, f"{name} is {tuple(found.shape)}, expected {right}"
-size = sum(p.numel() for p in trunk.parameters())
-assert size <= 300_000, f"{size:,} weights; at most 300,000"
-sum(m.square().mean() for m in maps.values()).backward()
-idle = [name for name, p in trunk.named_parameters() if p.grad is None]
-assert not idle, f"these weights reach no map and can never learn: {', '.join(idle[:3])}"
-print(f"{size:,} weights. Exercise 1: well done so far.")
+
+check = Checks("Exercise 1")
+with check("four maps by name, and their strides"):
+    equal(list(Trunk()(x)), ["res2", "res3", "res4", "res5"])
+    equal(Trunk().strides, {"res2": 4, "res3": 8, "res4": 16, "res5": 32})
+with check("every map has the size and the channels that `strides` and `channels` say"):
+    trunk = Trunk()
+    for name, found in trunk(x).items():
+        stride = trunk.strides[name]
+        expected = (2, trunk.channels[name], 64 // stride, 96 // stride)
+        assert tuple(found.shape) == expected, f"{name}: got {tuple(found.shape)}, not {expected}"
+with check("at most 300,000 weights"):
+    size = sum(p.numel() for p in Trunk().parameters())
+    assert size <= 300_000, f"got {size:,}"
+with check("every weight reaches a map and can learn"):
+    trunk = Trunk()
+    sum(m.square().mean() for m in trunk(x).values()).backward()
+    idle = [name for name, p in trunk.named_parameters() if p.grad is None]
+    assert not idle, f"these do not: {', '.join(idle[:3])}"
+check.report()
 
 # %% [markdown]
 # ## Exercise 2. Exchange it, keep the rest (3 points)
@@ -178,21 +185,29 @@ def swap_trunk(model, trunk):
 
 
 # %% tags=["check"]
-trunk, before = Trunk(), original.backbone
-swapped = swap_trunk(original, trunk)
-assert original.backbone is before, "the given model should stay as it is: change a copy"
-assert swapped.backbone.bottom_up is trunk, "the new trunk is not in the new model"
-for name in ("rpn", "roi_heads", "sem_seg_head"):
-    theirs, mine = original.get_submodule(name), swapped.get_submodule(name)
-    pairs = zip(theirs.state_dict().values(), mine.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs), f"{name} should keep its weights"
-kept, mine = before.state_dict(), swapped.backbone.state_dict()
-assert torch.equal(mine["output3.0.weight"], kept["output3.0.weight"]), (
-    "the output convolutions do not depend on the trunk: keep their weights"
-)
-answer = ask(swapped.eval(), [torch.zeros(3, 128, 128, dtype=torch.uint8)])[0]
-assert answer.panoptic.ids.shape == (128, 128)
-print("Exercise 2: well done so far.")
+check = Checks("Exercise 2")
+with check("the given model stays as it is: a copy is changed"):
+    before = original.backbone
+    swap_trunk(original, Trunk())
+    assert original.backbone is before, "its backbone is another one now"
+with check("the new trunk is in the new model"):
+    trunk = Trunk()
+    assert swap_trunk(original, trunk).backbone.bottom_up is trunk, "backbone.bottom_up is not it"
+with check("proposals, heads and the semantic branch keep their weights"):
+    swapped = swap_trunk(original, Trunk())
+    for name in ("rpn", "roi_heads", "sem_seg_head"):
+        theirs, mine = original.get_submodule(name), swapped.get_submodule(name)
+        pairs = zip(theirs.state_dict().values(), mine.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), f"{name} has others"
+with check("the output convolutions do not depend on the trunk and keep their weights, too"):
+    kept = original.backbone.state_dict()["output3.0.weight"]
+    found = swap_trunk(original, Trunk()).backbone.state_dict()["output3.0.weight"]
+    assert torch.equal(found, kept), "output3.0.weight is another one"
+with check("the new model answers"):
+    swapped = swap_trunk(original, Trunk()).eval()
+    answer = ask(swapped, [torch.zeros(3, 128, 128, dtype=torch.uint8)])[0]
+    has_shape(answer.panoptic.ids, (128, 128))
+check.report()
 
 # %% [markdown]
 # ## Exercise 3. Teach it (5 points)
@@ -249,12 +264,18 @@ def predict(image):
 # %% tags=["check"]
 val_set = Shapes("val", num=40)
 image, target = val_set[0]
-answer = predict(image)
-assert isinstance(model.backbone.bottom_up, Trunk), "`model` should stand on your trunk"
-assert tuple(answer["ids"].shape) == (128, 128), f"ids: {tuple(answer['ids'].shape)}"
-present = set(torch.as_tensor(answer["ids"]).unique().tolist()) - {0}
-assert present == {s["id"] for s in answer["segments"]}, "segments and map should have the same ids"
-print(f"{len(present)} segments, {len(target['panoptic'].segments)} are there. Well done so far.")
+
+check = Checks("Exercise 3")
+with check("`model` stands on your trunk"):
+    assert isinstance(model.backbone.bottom_up, Trunk), f"got {type(model.backbone.bottom_up)}"
+with check("the map has the size of the picture"):
+    has_shape(predict(image)["ids"], (128, 128))
+with check("segments and map have the same ids"):
+    answer = predict(image)
+    present = set(torch.as_tensor(answer["ids"]).unique().tolist()) - {0}
+    equal({s["id"] for s in answer["segments"]}, present)
+    print(f"{len(present)} segments, {len(target['panoptic'].segments)} are there.")
+check.report()
 
 # %% [markdown]
 # ## Exercise 4. Is a difference real? (3 points)
@@ -295,18 +316,18 @@ def pq_differences(counts_a, counts_b, draws):
 # %% tags=["check"]
 a = np.array([[[0.8, 1, 0, 0], [0, 0, 0, 0]], [[0.6, 1, 0, 0], [0, 0, 1, 1.0]]])  # 2 pictures
 b = np.array([[[0.0, 0, 0, 1], [0, 0, 0, 0]], [[0.6, 1, 0, 0], [0.9, 1, 0, 0]]])
-found = np.asarray(pq_differences(a, b, np.array([[2, 0], [0, 2], [1, 1]])))
-assert found.shape == (3,), f"one difference a draw makes (3,), not {found.shape}"
-assert np.isclose(found[0], 0.8), (
-    f"{found[0]}: the first picture twice, only class 0 occurs: 0.8 - 0"
-)
-assert np.isclose(found[1], 0.3 - 0.75), (
-    f"{found[1]}: the second one twice: (0.6 + 0)/2 - (0.6 + 0.9)/2"
-)
-assert np.isclose(found[2], 0.35 - (0.4 + 0.9) / 2), (
-    f"{found[2]}: b, class 0: 0.6 / (1 + 1/2) = 0.4"
-)
-print("Exercise 4: well done so far.")
+draws = np.array([[2, 0], [0, 2], [1, 1]])
+
+check = Checks("Exercise 4")
+with check("one difference for each draw"):
+    has_shape(np.asarray(pq_differences(a, b, draws)), (3,))
+with check("the first picture twice, only class 0 occurs: 0.8 - 0"):
+    equal(pq_differences(a, b, draws)[0], 0.8, within=1e-6)
+with check("the second one twice: (0.6 + 0)/2 - (0.6 + 0.9)/2"):
+    equal(pq_differences(a, b, draws)[1], 0.3 - 0.75, within=1e-6)
+with check("both: of b, class 0 has 0.6 / (1 + 1/2) = 0.4"):
+    equal(pq_differences(a, b, draws)[2], 0.35 - (0.4 + 0.9) / 2, within=1e-6)
+check.report()
 
 # %% [markdown]
 # ## The comparison

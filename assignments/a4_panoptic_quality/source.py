@@ -36,6 +36,8 @@
 # %% tags=["setup"]
 import numpy as np
 
+from labkit.checks import Checks, equal, has_shape
+
 VOID = 0
 
 # %% [markdown]
@@ -84,12 +86,17 @@ def ids_of(rgb):
 
 # %% tags=["check"]
 colours = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [44, 21, 60]]], np.uint8)
-found = np.asarray(ids_of(colours))
-assert found.shape == (2, 2), f"the shape is {found.shape}; one id a pixel makes it (2, 2)"
-assert found[0, 0] == 1, "red counts once"
-assert found[0, 1] == 256, "256 times a byte is no byte any more: widen the numbers first"
-assert found.tolist() == [[1, 256], [65536, 3_937_580]], f"these are not right yet: {found}"
-print("Exercise 1: well done so far.")
+
+check = Checks("Exercise 1")
+with check("one id for each pixel"):
+    has_shape(np.asarray(ids_of(colours)), (2, 2))
+with check("red counts once"):
+    equal(ids_of(colours)[0][0], 1)
+with check("256 times a byte is no byte any more: widen the numbers first"):
+    equal(ids_of(colours)[0][1], 256)
+with check("all four"):
+    equal(ids_of(colours), [[1, 256], [65536, 3_937_580]])
+check.report()
 
 # %% [markdown]
 # ## Exercise 2. Matching (2 + 2 points)
@@ -138,27 +145,33 @@ def matches(prediction, truth, prediction_segments, truth_segments):
 # By hand: the left square has 6 pixels, of which 4 are predicted, IoU 4/6; of the right one's 4
 # pixels 2 are predicted, IoU exactly one half, which is not above it; the sky has 22 of 26.
 
+
 # %% tags=["check"]
-pairs = [list(map(int, pair)) for pair in match(guess, truth, guess_segments, truth_segments)]
-assert [6, 2] not in pairs, "2 of 4 pixels is one half, and one half is not above one half"
-assert pairs == [[5, 1], [7, 3]], f"expected the left square and the sky, got {pairs}"
-swapped = [{**s, "label": SEA if s["label"] == SKY else s["label"]} for s in guess_segments]
-pairs = [list(map(int, pair)) for pair in match(guess, truth, swapped, truth_segments)]
-assert pairs == [[5, 1]], "sea does not match sky, however well it fits"
+def pairs_of(*arguments):
+    """What `match` returns, as a list of lists of plain numbers."""
+    return [list(map(int, pair)) for pair in match(*arguments)]
+
 
 # Four pixels of a square are labelled, and four beside them are void.
 with_void = tiny("11003 11003")
 wide = tiny("44445 44445")
-pairs = match(wide, with_void, listed({4: SQUARE, 5: SKY}), listed({1: SQUARE, 3: SKY}))
-pairs = [list(map(int, pair)) for pair in pairs]
-assert pairs == [[4, 1], [5, 3]], (
-    "without its void pixels the predicted square has 4 pixels, all of them right: leave void out of "
-    "the union"
-)
-crowded = listed({1: SQUARE, 3: SKY}, crowd=[1])
-pairs = match(wide, with_void, listed({4: SQUARE, 5: SKY}), crowded)
-assert [list(map(int, pair)) for pair in pairs] == [[5, 3]], "a crowd never matches"
-print("Exercise 2: well done so far.")
+
+check = Checks("Exercise 2")
+with check("2 of 4 pixels is one half, and one half is not above one half"):
+    found = pairs_of(guess, truth, guess_segments, truth_segments)
+    assert [6, 2] not in found, f"got {found}, with [6, 2]"
+with check("the left square and the sky"):
+    equal(pairs_of(guess, truth, guess_segments, truth_segments), [[5, 1], [7, 3]])
+with check("sea does not match sky, however well it fits"):
+    swapped = [{**s, "label": SEA if s["label"] == SKY else s["label"]} for s in guess_segments]
+    equal(pairs_of(guess, truth, swapped, truth_segments), [[5, 1]])
+with check("void is left out of the union: the square has 4 pixels then, all of them right"):
+    found = listed({4: SQUARE, 5: SKY}), listed({1: SQUARE, 3: SKY})
+    equal(pairs_of(wide, with_void, *found), [[4, 1], [5, 3]])
+with check("a crowd never matches"):
+    crowded = listed({1: SQUARE, 3: SKY}, crowd=[1])
+    equal(pairs_of(wide, with_void, listed({4: SQUARE, 5: SKY}), crowded), [[5, 3]])
+check.report()
 
 # %% [markdown]
 # ## Exercise 3. Counting (2 + 2 + 3 points)
@@ -214,33 +227,44 @@ def count(prediction, truth, prediction_segments, truth_segments, num_classes):
 # with 22/26. Then a truth whose left half is void and, of the same shape, one whose left half is a
 # crowd.
 
+
 # %% tags=["check"]
-counts = np.asarray(count(guess, truth, guess_segments, truth_segments, 4), float)
-assert counts.shape == (4, 4), f"the shape is {counts.shape}, it should be (4 classes, 4 numbers)"
-assert np.allclose(counts[SQUARE], [4 / 6, 1, 1, 1]), f"squares: {counts[SQUARE]}"
-assert np.allclose(counts[SKY], [22 / 26, 1, 0, 0]), f"sky: {counts[SKY]}"
-assert not counts[[CIRCLE, SEA]].any(), "classes that do not occur have zeros"
+def counts_of(prediction, truth, *segments):
+    """What `count` returns, as an array."""
+    found = np.asarray(count(prediction, truth, *segments, 4), float)
+    has_shape(found, (4, 4))  # 4 classes, 4 numbers
+    return found
+
 
 half_void = tiny("00003333 00003333")
-three = tiny("44422333 11122333")  # 1 and 4 on void, 2 half of it
-segments = listed({1: SQUARE, 4: CIRCLE, 2: SQUARE, 3: SKY})
-counts = np.asarray(count(three, half_void, segments, listed({3: SKY}), 4), float)
-assert counts[CIRCLE, 2] == 0, "a prediction on void is excused: nobody knows what is there"
-assert counts[SQUARE, 2] == 1, (
-    "of the two squares one lies on void; half of the other is not more than half"
-)
-assert np.allclose(counts[SKY], [0.75, 1, 0, 0]), f"sky: 6 of 8 pixels, not {counts[SKY]}"
-
 half_crowd = tiny("55553333 55553333")
-counts = np.asarray(
-    count(three, half_crowd, segments, listed({5: SQUARE, 3: SKY}, crowd=[5]), 4), float
-)
-assert counts[SQUARE, 3] == 0, "a crowd is not missed"
-assert counts[SQUARE, 2] == 1, (
-    "a square on a crowd of squares is excused, one that is half on it is not"
-)
-assert counts[CIRCLE, 2] == 1, "a crowd of squares does not excuse a circle"
-print("Exercise 3: well done so far.")
+three = tiny("44422333 11122333")  # 1 and 4 on the void or crowd, 2 half of it
+segments = listed({1: SQUARE, 4: CIRCLE, 2: SQUARE, 3: SKY})
+in_void = half_void, segments, listed({3: SKY})
+in_crowd = half_crowd, segments, listed({5: SQUARE, 3: SKY}, crowd=[5])
+
+check = Checks("Exercise 3")
+with check("squares: one of two found"):
+    found = counts_of(guess, truth, guess_segments, truth_segments)
+    equal(found[SQUARE], [4 / 6, 1, 1, 1], within=1e-6)
+with check("sky: found"):
+    found = counts_of(guess, truth, guess_segments, truth_segments)
+    equal(found[SKY], [22 / 26, 1, 0, 0], within=1e-6)
+with check("classes that do not occur have zeros"):
+    equal(counts_of(guess, truth, guess_segments, truth_segments)[[CIRCLE, SEA]], [[0] * 4] * 2)
+with check("a prediction on void is excused: nobody knows what is there"):
+    equal(counts_of(three, *in_void)[CIRCLE, 2], 0)
+with check("of the two squares one lies on void; half of the other is not more than half"):
+    equal(counts_of(three, *in_void)[SQUARE, 2], 1)
+with check("sky beside void: 6 of 8 pixels"):
+    equal(counts_of(three, *in_void)[SKY], [0.75, 1, 0, 0], within=1e-6)
+with check("a crowd is not missed"):
+    equal(counts_of(three, *in_crowd)[SQUARE, 3], 0)
+with check("a square on a crowd of squares is excused, one that is half on it is not"):
+    equal(counts_of(three, *in_crowd)[SQUARE, 2], 1)
+with check("a crowd of squares does not excuse a circle"):
+    equal(counts_of(three, *in_crowd)[CIRCLE, 2], 1)
+check.report()
 
 # %% [markdown]
 # ## Exercise 4. From counts to quality (2 points)
@@ -282,18 +306,18 @@ def quality(counts, isthing):
 
 # %% tags=["check"]
 isthing = [True, True, False, False]
-result = quality(
-    np.array([[4 / 6, 1, 1, 1], [0, 0, 0, 0], [22 / 26, 1, 0, 0], [0, 0, 2, 0]]), isthing
-)
-assert set(result) == {"all", "things", "stuff"}, f"the keys are {sorted(result)}"
-assert np.allclose(result["things"], [1 / 3, 2 / 3, 1 / 2]), (
-    f"things: {result['things']}; circles do not occur and take no part in the mean"
-)
-assert np.allclose(result["stuff"], [11 / 26, 11 / 26, 1 / 2]), (
-    f"stuff: {result['stuff']}; the sea was only invented: it occurs, with three zeros"
-)
-assert np.allclose(result["all"][0], (1 / 3 + 22 / 26) / 3), f"all: {result['all']}"
-print("Exercise 4: well done so far.")
+table = np.array([[4 / 6, 1, 1, 1], [0, 0, 0, 0], [22 / 26, 1, 0, 0], [0, 0, 2, 0]])
+
+check = Checks("Exercise 4")
+with check("the keys are all, things and stuff"):
+    equal(set(quality(table, isthing)), {"all", "things", "stuff"})
+with check("things: circles do not occur and take no part in the mean"):
+    equal(quality(table, isthing)["things"], [1 / 3, 2 / 3, 1 / 2], within=1e-6)
+with check("stuff: the sea was only invented; it occurs, with three zeros"):
+    equal(quality(table, isthing)["stuff"], [11 / 26, 11 / 26, 1 / 2], within=1e-6)
+with check("all: squares, sky and sea"):
+    equal(quality(table, isthing)["all"][0], (1 / 3 + 22 / 26) / 3, within=1e-6)
+check.report()
 
 # %% [markdown]
 # ## Exercise 5. Many pictures (2 points)
@@ -345,12 +369,14 @@ for number, (_, target) in enumerate(shapes):
         }
     )
 isthing = [category.isthing for category in Shapes.categories]
-mine, theirs = evaluate(pictures, len(isthing), isthing), reference.compute()
+theirs = reference.compute()
+
+check = Checks("Exercise 5, beside labkit: sum the counts over the pictures, then divide")
 for name in ("all", "things", "stuff"):
-    right = [getattr(getattr(theirs, name), what) for what in ("pq", "sq", "rq")]
-    print(f"{name:7} yours {np.round(mine[name], 4)}, labkit {np.round(right, 4)}")
-    assert np.allclose(mine[name], right), "sum the counts over the pictures, then divide"
-print("Exercise 5: well done so far.")
+    with check(f"PQ, SQ and RQ of {name}"):
+        expected = [getattr(getattr(theirs, name), what) for what in ("pq", "sq", "rq")]
+        equal(evaluate(pictures, len(isthing), isthing)[name], expected, within=1e-6)
+check.report()
 
 # %% [markdown]
 # ## Question 1. Why one half? (2 points)

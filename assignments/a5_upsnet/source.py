@@ -34,6 +34,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from labkit.checks import Checks, equal, has_shape
+
 # %% [markdown]
 # ## Exercise 1. The semantic part (2 points)
 #
@@ -63,14 +65,19 @@ def thing_logits(scores, labels, boxes):
 # %% tags=["check"]
 small = torch.arange(4 * 3 * 5).reshape(4, 3, 5).float()  # C = 4, of which T = 2 are things
 labels, boxes = torch.tensor([1, 0]), torch.tensor([[1, 0, 3, 2], [4, 2, 5, 3]])
-found = thing_logits(small, labels, boxes)
-assert found.shape == (2, 3, 5), f"the shape is {tuple(found.shape)}, it should be (n, H, W)"
-assert found[0].tolist() == [[0, 16, 17, 0, 0], [0, 21, 22, 0, 0], [0] * 5], (
-    f"object 0 is of class 1, in the columns 1, 2 and the rows 0, 1: {found[0].tolist()}"
-)
-assert found[1, 2, 4] == 14 and found[1].count_nonzero() == 1, "x is the column, y is the row"
-assert thing_logits(small, labels[:0], boxes[:0]).shape == (0, 3, 5), "no objects: (0, H, W)"
-print("Exercise 1: well done so far.")
+
+check = Checks("Exercise 1")
+with check("one map for each object, (n, H, W)"):
+    has_shape(thing_logits(small, labels, boxes), (2, 3, 5))
+with check("object 0 is of class 1, in the columns 1, 2 and the rows 0, 1"):
+    found = thing_logits(small, labels, boxes)[0]
+    equal(found, [[0, 16, 17, 0, 0], [0, 21, 22, 0, 0], [0] * 5])
+with check("object 1: x is the column, y is the row"):
+    found = thing_logits(small, labels, boxes)[1]
+    equal(found, [[0] * 5, [0] * 5, [0, 0, 0, 0, 14]])
+with check("no objects: (0, H, W)"):
+    has_shape(thing_logits(small, labels[:0], boxes[:0]), (0, 3, 5))
+check.report()
 
 # %% [markdown]
 # ## Exercise 2. The mask (2 points)
@@ -103,16 +110,20 @@ def mask_logits(masks, boxes, size):
 
 # %% tags=["check"]
 masks = torch.tensor([[[1.0, 2], [3, 4]], [[5, 5], [5, 9]]])
-found = mask_logits(masks, boxes, (3, 5))
-assert found.shape == (2, 3, 5), f"the shape is {tuple(found.shape)}, it should be (n, H, W)"
-assert found[0, :2, 1:3].tolist() == [[1, 2], [3, 4]], "a 2 × 2 mask in a 2 × 2 box stays as it is"
-assert found[1, 2, 4] == 6, (
-    "in a box of one pixel it becomes its value in the middle: (5 + 5 + 5 + 9) / 4"
-)
-assert found[0].count_nonzero() == 4, "outside the box it is 0"
-wide = mask_logits(masks[:1], torch.tensor([[0, 0, 4, 3]]), (3, 5))
-assert wide[0, 0, :4].tolist() == [1, 1.25, 1.75, 2], f"align_corners=False: {wide[0, 0].tolist()}"
-print("Exercise 2: well done so far.")
+
+check = Checks("Exercise 2")
+with check("one map for each object, (n, H, W)"):
+    has_shape(mask_logits(masks, boxes, (3, 5)), (2, 3, 5))
+with check("a 2 × 2 mask in a 2 × 2 box stays as it is"):
+    equal(mask_logits(masks, boxes, (3, 5))[0, :2, 1:3], [[1, 2], [3, 4]])
+with check("in a box of one pixel it becomes its value in the middle: (5 + 5 + 5 + 9) / 4"):
+    equal(mask_logits(masks, boxes, (3, 5))[1, 2, 4], 6)
+with check("outside the box it is 0"):
+    equal(mask_logits(masks, boxes, (3, 5))[0].count_nonzero(), 4)
+with check("enlarged with align_corners=False"):
+    wide = mask_logits(masks[:1], torch.tensor([[0, 0, 4, 3]]), (3, 5))
+    equal(wide[0, 0, :4], [1, 1.25, 1.75, 2])
+check.report()
 
 # %% [markdown]
 # ## Exercise 3. All logits (2 + 2 points)
@@ -148,25 +159,31 @@ def panoptic_logits(scores, things, labels, boxes, masks):
 
 
 # %% tags=["check"]
-found = panoptic_logits(small, 2, labels, boxes, masks)
-assert found.shape == (5, 3, 5), f"2 stuff, 2 objects, unknown: (5, H, W), not {tuple(found.shape)}"
-assert torch.equal(found[:2], small[2:]), "stuff comes first, as it is"
-assert found[2, 0, 1] == 17, "object 0 at row 0, column 1: 16 of its class and 1 of its mask"
-assert found[4, 0, 1] == 0, "its class is the largest thing there, so nothing is left for unknown"
-assert found[4, 1, 4] == 24, "outside all boxes unknown is the largest thing: 24"
-assert found[4, 2, 4] == 15, "in the box of object 1, of class 0: 29 - 14; its mask plays no part"
-none = panoptic_logits(small, 2, labels[:0], boxes[:0], masks[:0])
-assert none.shape == (3, 3, 5) and torch.equal(none[2], small[1]), (
-    "without objects: stuff and unknown"
-)
-
 from labkit.models.upsnet_head import Windows
 from labkit.models.upsnet_head import panoptic_logits as of_labkit
 
-windows = [(y1, y2, x1, x2) for x1, y1, x2, y2 in boxes.tolist()]
-right = of_labkit(small, 2, labels, masks, Windows(windows, windows))
-assert torch.allclose(found, right), "labkit's own head says something else"
-print("Exercise 3: well done so far.")
+check = Checks("Exercise 3")
+with check("2 stuff, 2 objects, unknown: (5, H, W)"):
+    has_shape(panoptic_logits(small, 2, labels, boxes, masks), (5, 3, 5))
+with check("stuff comes first, as it is"):
+    equal(panoptic_logits(small, 2, labels, boxes, masks)[:2], small[2:])
+with check("object 0 at row 0, column 1: 16 of its class and 1 of its mask"):
+    equal(panoptic_logits(small, 2, labels, boxes, masks)[2, 0, 1], 17)
+with check("there its class is the largest thing, so nothing is left for unknown"):
+    equal(panoptic_logits(small, 2, labels, boxes, masks)[4, 0, 1], 0)
+with check("outside all boxes unknown is the largest thing"):
+    equal(panoptic_logits(small, 2, labels, boxes, masks)[4, 1, 4], 24)
+with check("in the box of object 1, of class 0: 29 - 14; its mask plays no part"):
+    equal(panoptic_logits(small, 2, labels, boxes, masks)[4, 2, 4], 15)
+with check("without objects: stuff and unknown"):
+    none = panoptic_logits(small, 2, labels[:0], boxes[:0], masks[:0])
+    has_shape(none, (3, 3, 5))
+    equal(none[2], small[1])
+with check("the same as labkit's own head"):
+    windows = [(y1, y2, x1, x2) for x1, y1, x2, y2 in boxes.tolist()]
+    expected = of_labkit(small, 2, labels, masks, Windows(windows, windows))
+    equal(panoptic_logits(small, 2, labels, boxes, masks), expected, within=1e-4)
+check.report()
 
 # %% [markdown]
 # ## Exercise 4. Mask pruning (2 points)
@@ -203,17 +220,26 @@ def prune(masks, labels, overlap):
 # %% tags=["check"]
 row = torch.zeros(5, 1, 10, dtype=torch.bool)
 row[0, 0, :4] = row[1, 0, 2:6] = row[2, 0, 3:8] = row[3, 0, 2:6] = True  # row[4] is empty
-same = torch.zeros(5, dtype=torch.int64)
-kept = list(map(int, prune(row, same, 0.5)))
-assert 4 not in kept, "an empty mask is no object"
-assert 1 in kept, "2 of 4 pixels are half, and half is not more than half"
-assert kept == [0, 1], f"of object 2 the three of 0 and 1 are taken, 60 %: {kept}"
-assert list(map(int, prune(row, same, 0.25))) == [0, 2], "what was dropped takes nothing"
-other = torch.tensor([0, 1, 0, 0, 0])
-assert list(map(int, prune(row, other, 0.25))) == [0, 1, 2], (
-    "other classes take nothing from an object"
-)
-print("Exercise 4: well done so far.")
+same, other = torch.zeros(5, dtype=torch.int64), torch.tensor([0, 1, 0, 0, 0])
+
+
+def kept(labels, threshold):
+    """The numbers of the objects that `prune` keeps."""
+    return list(map(int, prune(row, labels, threshold)))
+
+
+check = Checks("Exercise 4")
+with check("an empty mask is no object"):
+    assert 4 not in kept(same, 0.5), f"got {kept(same, 0.5)}, with 4"
+with check("2 of 4 pixels are half, and half is not more than half"):
+    assert 1 in kept(same, 0.5), f"got {kept(same, 0.5)}, without 1"
+with check("of object 2 the three of 0 and 1 are taken, 60 %"):
+    equal(kept(same, 0.5), [0, 1])
+with check("what was dropped takes nothing"):
+    equal(kept(same, 0.25), [0, 2])
+with check("other classes take nothing from an object"):
+    equal(kept(other, 0.25), [0, 1, 2])
+check.report()
 
 # %% [markdown]
 # ## Exercise 5. The map (2 + 2 points)
@@ -277,27 +303,37 @@ def fuse(scores, things, labels, boxes, masks, overlap, stuff_area):
 
 
 # %% tags=["check"]
-logits = torch.tensor(
-    [[5.0, 5, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0], [5, 0, 0, 5, 0, 0], [0, 0, 0, 0, 0, 5]]
+logits = torch.tensor(  # 2 stuff, 2 objects, unknown, on a map of one row
+    [
+        [[5.0, 5, 0, 0, 0, 0]],
+        [[0, 0, 5, 0, 0, 0]],
+        [[5, 0, 0, 5, 0, 0]],
+        [[0, 0, 0, 0, 0, 5]],
+        [[0, 0, 0, 0, 5, 0]],
+    ]
 )
-logits = torch.cat([logits, torch.tensor([[0.0, 0, 0, 0, 5, 0]])])[
-    :, None
-]  # 2 stuff, 2 objects, unknown
-found = panoptic_map(logits, 3, torch.tensor([2, 0]), 2)
-assert tuple(found["ids"].shape) == (1, 6), f"ids: {tuple(found['ids'].shape)}"
-ids = found["ids"][0].tolist()
-assert ids[4] == 0, "unknown is void"
-assert ids[2] == 0, "one pixel of stuff is less than stuff_area = 2"
-assert ids == [3, 3, 0, 1, 0, 2], f"objects are numbered first, then stuff; got {ids}"
-assert found["segments"] == [{"id": 1, "label": 2}, {"id": 2, "label": 0}, {"id": 3, "label": 3}]
-found = panoptic_map(logits[[0, 1, 4]], 3, torch.tensor([], dtype=torch.int64), 1)
-assert [s["label"] for s in found["segments"]] == [3, 4], "without objects there is stuff"
+objects = torch.tensor([2, 0])  # their classes; 3 of the classes are things
 
-twice = torch.tensor([[0, 0, 3, 3], [0, 0, 3, 3]])
-found = fuse(small - 25, 2, torch.tensor([1, 1]), twice, torch.full((2, 4, 4), 40.0), 0.3, 1)
-objects = [s for s in found["segments"] if s["label"] < 2]
-assert len(objects) == 1, "two equal masks of one class: the second one is pruned"
-print("Exercise 5: well done so far.")
+check = Checks("Exercise 5")
+with check("one id for each pixel"):
+    has_shape(panoptic_map(logits, 3, objects, 2)["ids"], (1, 6))
+with check("unknown is void"):
+    equal(panoptic_map(logits, 3, objects, 2)["ids"][0, 4], 0)
+with check("one pixel of stuff is less than stuff_area = 2"):
+    equal(panoptic_map(logits, 3, objects, 2)["ids"][0, 2], 0)
+with check("objects are numbered first, then stuff"):
+    found = panoptic_map(logits, 3, objects, 2)
+    equal(found["ids"], [[3, 3, 0, 1, 0, 2]])
+    classes = {1: 2, 2: 0, 3: 3}
+    equal(found["segments"], [{"id": i, "label": label} for i, label in classes.items()])
+with check("without objects there is stuff"):
+    found = panoptic_map(logits[[0, 1, 4]], 3, torch.tensor([], dtype=torch.int64), 1)
+    equal([s["label"] for s in found["segments"]], [3, 4])
+with check("two equal masks of one class: the second one is pruned"):
+    twice = torch.tensor([[0, 0, 3, 3], [0, 0, 3, 3]])
+    found = fuse(small - 25, 2, torch.tensor([1, 1]), twice, torch.full((2, 4, 4), 40.0), 0.3, 1)
+    equal(len([s for s in found["segments"] if s["label"] < 2]), 1)
+check.report()
 
 # %% [markdown]
 # ## Exercise 6. The results file (1 point)
@@ -336,11 +372,18 @@ def results_entry(answer, category_ids, image_id):
 
 # %% tags=["check"]
 answer = {"ids": torch.tensor([[0, 300]]), "segments": [{"id": 300, "label": 1}]}
-entry = results_entry(answer, [7, 90], 139)
-assert np.asarray(entry["rgb"]).tolist() == [[[0, 0, 0], [44, 1, 0]]], "300 = 44 + 256 · 1"
-assert entry["annotation"]["file_name"] == "000000000139.png"
-assert entry["annotation"]["segments_info"] == [{"id": 300, "category_id": 90}]
-print("Exercise 6: well done so far.")
+
+check = Checks("Exercise 6")
+with check("the colours: 300 = 44 + 256 · 1"):
+    rgb = np.asarray(results_entry(answer, [7, 90], 139)["rgb"])
+    equal(rgb, [[[0, 0, 0], [44, 1, 0]]])
+with check("the name of the file has the picture's number in twelve digits"):
+    entry = results_entry(answer, [7, 90], 139)["annotation"]
+    equal(entry["file_name"], "000000000139.png")
+with check("the segment, with the category id of its label"):
+    entry = results_entry(answer, [7, 90], 139)["annotation"]
+    equal(entry["segments_info"], [{"id": 300, "category_id": 90}])
+check.report()
 
 # %% [markdown]
 # ## COCO

@@ -25,7 +25,7 @@ def load(name):
     return load_assignment(find_assignment(name))
 
 
-def play(name, edits=(), *, instead=None, stubs=False, checks=False):
+def play(name, edits=(), *, instead=None, stubs=False, checks=None):
     """Run setup and answer cells; return the names that they define.
 
     Args:
@@ -33,13 +33,15 @@ def play(name, edits=(), *, instead=None, stubs=False, checks=False):
         edits: pairs (old, new) of text in the answers; each must occur.
         instead: by exercise: a function of the namespace that is called instead of the cell.
         stubs: the students' cells instead of the solution; what they raise is passed over.
-        checks: also run the public checks.
+        checks: a list: also run the public checks, and put the reports of their cells there.
     """
     namespace = {"__name__": "played"}
     edits = dict(edits)
     for cell in load(name).cells:
-        if cell.role is Role.SETUP or (checks and cell.role is Role.CHECK):
+        if cell.role is Role.SETUP or (checks is not None and cell.role is Role.CHECK):
             exec(compile(cell.source, f"{name}, cell {cell.number}", "exec"), namespace)
+            if cell.role is Role.CHECK:
+                checks.append(namespace.pop("check"))
         elif cell.role is Role.EXERCISE and cell.name in (instead or {}):
             instead[cell.name](namespace)
         elif cell.role is Role.EXERCISE:
@@ -52,6 +54,11 @@ def play(name, edits=(), *, instead=None, stubs=False, checks=False):
                 assert stubs
     assert not edits, f"not in any answer: {', '.join(edits)}"
     return namespace
+
+
+def failed(checks):
+    """What the public checks of all exercises say is wrong."""
+    return [f"{c.title}: {r.name}: {r.problem}" for c in checks for r in c.failed]
 
 
 def lost(name, namespace, folder, only=None):

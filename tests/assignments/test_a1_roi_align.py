@@ -1,13 +1,15 @@
 """RoIAlign: the usual mistakes cost what they should, and other types cost nothing."""
 
 import pytest
-from played import lost, play
+from played import failed, lost, play
 
 NAME = "a1_roi_align"
 
 
 def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
-    assert lost(NAME, play(NAME, checks=True), tmp_path) == {}
+    checks = []
+    assert lost(NAME, play(NAME, checks=checks), tmp_path) == {}
+    assert failed(checks) == []
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,24 @@ def test_mistakes(edits, expected, tmp_path):
         }
     else:
         assert found == expected
+
+
+def test_the_checks_say_what_was_got():
+    checks = []
+    play(NAME, {"start -= 0.5": "start -= 0.0"}, checks=checks)
+    by_hand = next(check for check in checks if check.title == "Exercise 3, by hand")
+    assert repr(by_hand).splitlines() == [
+        "Exercise 3, by hand: 4 of 6 checks pass",
+        "✓ the shape is (K, C, h, w)",
+        "✗ aligned: the first bin's middle is at x = 1.25, half a cell less is 0.75",
+        "    got [[7.5, 6.5], [5, 5.125]], expected [[7.4375, 7], [5.0625, 7]]; "
+        "first at [0, 0] got 7.5, expected 7.4375",
+        "✓ original: no half cell, the first sample is at y = 1.75, x = 1.25",
+        "✓ original: half a cell wide is widened to one cell, with its middle at 1.5",
+        "✗ at stride 8 the box is eight times as large in pixels and the same in cells",
+        "    got 7.5, expected 7.4375",
+        "✓ no boxes give (0, C, h, w)",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float", "double"])

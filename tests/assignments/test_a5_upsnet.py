@@ -1,13 +1,15 @@
 """UPSNet's head: what a mistake in one of its parts costs."""
 
 import pytest
-from played import lost, play
+from played import failed, lost, play
 
 NAME = "a5_upsnet"
 
 
 def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
-    assert lost(NAME, play(NAME, checks=True), tmp_path) == {}
+    checks = []
+    assert lost(NAME, play(NAME, checks=checks), tmp_path) == {}
+    assert failed(checks) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from labkit.grading.proof import (
     solution_graded,
     untouched_graded,
 )
+from labkit.grading.source import Role
 
 
 # The whole way, trainings included: a minute or two for a2_instance and a3_backbones.
@@ -25,6 +26,17 @@ def test_the_sandbox_gives_the_solution_everything_and_the_untouched_notebook_no
 @pytest.mark.parametrize("name", NAMES)
 def test_the_untouched_notebook_earns_nothing(name, tmp_path):
     assert lost(name, play(name, stubs=True), tmp_path) == all_points(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_checks_of_an_untouched_notebook_run_to_their_end(name):
+    checks = []
+    play(name, stubs=True, checks=checks)  # no exception leaves a check's cell
+    assert len(checks) == sum(cell.role is Role.CHECK for cell in load(name).cells)
+    for check in checks:
+        assert check.failed == check.results  # every one of them needs an answer
+        for result in check.failed:
+            assert "your code here" in result.problem or "is not defined" in result.problem
 
 
 @pytest.mark.parametrize("name", NAMES)
