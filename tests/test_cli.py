@@ -24,12 +24,16 @@ HEAVY = {
 }
 
 FORBIDDING = f"""
+import importlib.machinery
 import sys
 
 class Forbid:
     def find_spec(self, name, *_):
         if name.partition(".")[0] in {HEAVY}:
-            raise AssertionError(f"{{name}} is imported")
+            return importlib.machinery.ModuleSpec(name, self)  # asking where it is imports nothing
+
+    def create_module(self, spec):
+        raise AssertionError(f"{{spec.name}} is imported")
 
 sys.meta_path.insert(0, Forbid())
 """
@@ -118,6 +122,7 @@ def test_version() -> None:
 # Interruptions
 
 INTERRUPT = """
+import importlib.machinery
 import signal, sys
 
 WHEN = sys.argv[1]
@@ -125,7 +130,10 @@ WHEN = sys.argv[1]
 class Interrupt:
     def find_spec(self, name, *_):
         if name == WHEN:
-            signal.raise_signal(signal.SIGINT)
+            return importlib.machinery.ModuleSpec(name, self)  # interrupts the import, not a look
+
+    def create_module(self, spec):
+        signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
 from labkit.cli import main
