@@ -33,7 +33,10 @@ class Forbid:
             return importlib.machinery.ModuleSpec(name, self)  # asking where it is imports nothing
 
     def create_module(self, spec):
-        raise AssertionError(f"{{spec.name}} is imported")
+        return None
+
+    def exec_module(self, module):
+        raise AssertionError(f"{{module.__name__}} is imported")
 
 sys.meta_path.insert(0, Forbid())
 """
@@ -133,6 +136,9 @@ class Interrupt:
             return importlib.machinery.ModuleSpec(name, self)  # interrupts the import, not a look
 
     def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
         signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())
