@@ -15,10 +15,11 @@ from labkit.grading.proof import (
 from labkit.grading.source import Role
 
 
-# The whole way, trainings included: a minute or two for a2_instance and a3_backbones.
+# Everything for the solution, nothing for the untouched notebook, by the whole way, trainings
+# included: a minute or two for a2_instance and a3_backbones.
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grade", [solution_graded, untouched_graded])
-def test_the_sandbox_gives_the_solution_everything_and_the_untouched_notebook_nothing(grade, name):
+def test_graded_in_the_sandbox(grade, name):
     finding = grade(load(name))
     assert finding.holds, finding
 
