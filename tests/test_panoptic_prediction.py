@@ -201,9 +201,8 @@ class _Objects:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "name pictures to draw on, or a data set: --panoptic --data NAME"),
-        ({"data": "shapes"}, "--data is for a data set: add --panoptic"),
-        ({"images": ["a.png"], "limit": 3}, "--limit is for a data set: add --panoptic"),
+        ({}, "name pictures to draw on, or a data set: --data NAME"),
+        ({"images": ["a.png"], "limit": 3}, "--limit is for a data set: say --data, too"),
         ({"panoptic": True}, "--panoptic needs a data set: say --data"),
         ({"panoptic": True, "images": ["a.png"], "data": "shapes"}, "say --data, and no pictures"),
         ({"panoptic": True, "data": "shapes", "score": 0.3}, "--score is for drawings"),

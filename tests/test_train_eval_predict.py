@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,8 +140,50 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
         predict_command([bad, paths[0]], model=str(runs / "whole"), out=tmp_path / "rest")
     rest = json.loads((tmp_path / "rest" / "predictions.json").read_text())
     assert rest == [row for row in results if row["image_id"] == "street"]
-    with pytest.raises(LabkitError, match="two images are named street"):
+    with pytest.raises(LabkitError, match=r"street\.png and .* would both be the image street"):
         predict_command([paths[0], paths[0]], model=str(runs / "whole"), out=tmp_path / "found")
+
+
+def test_results_of_a_data_set_carry_its_ids(runs, tmp_path, capsys):
+    """Names of files are no ids: pycocotools takes the results as they are."""
+    export(Shapes("val", 3), tmp_path / "set")
+    path = tmp_path / "set" / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    ids = {image["id"]: 70 + k for k, image in enumerate(content["images"])}
+    pictures = []
+    for image, name in zip(content["images"], ("007.png", "sub/7.png", "x/7.png"), strict=True):
+        picture = tmp_path / "set" / "val" / name
+        picture.parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / "val" / image["file_name"]).rename(picture)
+        image.update(id=ids[image["id"]], file_name=name)
+        pictures.append(picture)
+    for annotation in content["annotations"]:
+        annotation["image_id"] = ids[annotation["image_id"]]
+    path.write_text(json.dumps(content))
+    options = {
+        "model": str(runs / "whole"),
+        "out": tmp_path / "all",
+        "data": f"coco:{path.parents[1]}",
+    }
+    predict_command(**options)
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "all" / "predictions.json").read_text())
+    assert f"3 drawings and predictions.json with {len(results)} objects are in" in printed
+    drawn = sum(row["score"] >= 0.5 for row in results)
+    assert f"; {drawn} of these {'is' if drawn == 1 else 'are'} drawn, from score 0.5 on" in printed
+    assert {row["image_id"] for row in results} == {70, 71, 72}
+    assert {p.name for p in (tmp_path / "all").glob("*.png")} == {"007.png", "sub_7.png", "x_7.png"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        COCO(str(path)).loadRes(results)
+    # Some of its pictures, by their files.
+    predict_command([pictures[1]], **{**options, "out": tmp_path / "one"})
+    some = json.loads((tmp_path / "one" / "predictions.json").read_text())
+    assert {(row["image_id"], row["file_name"]) for row in some} == {(71, "sub/7.png")}
+    with pytest.raises(LabkitError, match=r"is not among the 3 pictures of this data set"):
+        predict_command([tmp_path / "7.png"], **options)
+    with pytest.raises(LabkitError, match=r"007\.png and .*7\.png would both be the image 7 in"):
+        predict_command(pictures[:2], model=options["model"], out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_training_goes_on_from_other_weights(runs, tmp_path):
@@ -241,7 +282,7 @@ def test_equals_pycocotools_on_the_files_themselves(tmp_path):
         scores = 1 / (1 + torch.arange(len(masks)) % 4)
         found = Detections(whole["boxes"] + 0.75, scores, whole["labels"], masks)
         metric.update(Prediction(found), target, data.annotations(target["image_id"]))
-        results += coco_results(found, Path(f"{target['image_id']:012d}.png"), data.categories)
+        results += coco_results(found, target["image_id"], "x.png", data.categories)
     mine = metric.compute()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(path))

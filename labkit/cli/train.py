@@ -68,16 +68,16 @@ def train(
     config = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed)
     data = data_name(data, split)
     images = dataset(data, split)
-    if isinstance(images, CocoInstances) and not images.objects:
-        raise LabkitError(
-            f"{data}, {split}: there is no object to learn from; see `labkit data check {data}"
-            f" --split {split}`"
-        )
     run = Run(preset, images.categories, data, split, short_side, init, asdict(config))
     torch.manual_seed(seed)
     model = run.build()
     if isinstance(model, SemanticModel) and len(images) and "semantic" not in images[0][1]:
         raise LabkitError(f"{data} has objects only; {preset} needs a class for every pixel")
+    if isinstance(images, CocoInstances) and not images.objects:
+        raise LabkitError(
+            f"{data}, {split}: there is no object to learn from; see `labkit data check {data}"
+            f" --split {split}`"
+        )
     with process_group(), lock_once(out, "labkit train"):
         main = rank() == 0
         if init and not (out / STATE).exists():
