@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from labkit.grading.conclusion import Conclusion
 
+ANONYMOUS = typer.Option(
+    "--anonymous/--named",
+    help="Pseudonyms in place of names in questions.html and questions.csv.",
+    show_default="as before, at first with names",
+)
 
 def grade(
     submissions: Annotated[
@@ -67,6 +72,7 @@ def grade(
     allow_unsandboxed: Annotated[
         bool, typer.Option("--allow-unsandboxed", help="Also without a sandbox: trusted code only.")
     ] = False,
+    anonymous: Annotated[bool | None, ANONYMOUS] = None,
 ) -> None:
     """Run every submission in a sandbox, score it, and write gradebook, feedback and report.
 
@@ -88,6 +94,7 @@ def grade(
         late_policy=late_policy,
         isolation=isolation,
         allow_unsandboxed=allow_unsandboxed,
+        anonymous=anonymous,
         command=shlex.join(["labkit", *sys.argv[1:]]),
     )
     try:
@@ -108,6 +115,7 @@ def regrade(
         Path | None,
         typer.Option(metavar="FILE", help="Another late policy.", show_default="as graded"),
     ] = None,
+    anonymous: Annotated[bool | None, ANONYMOUS] = None,
 ) -> None:
     """Score again without running anything.
 
@@ -118,7 +126,7 @@ def regrade(
 
     from labkit.grading.batch import regrade as regrade_all
 
-    _print(regrade_all(out, assignment, late_policy), Console())
+    _print(regrade_all(out, assignment, late_policy, anonymous), Console())
 
 
 def _print(conclusion: Conclusion, console: Console) -> None:

@@ -186,6 +186,14 @@ def _exercises(cells: list[Cell], assignment: Assignment, source: Path) -> dict[
                 f"{source}: probe {probe.name!r} is about exercise {probe.exercise!r}; "
                 f"the exercises are: {', '.join(exercises) or 'none'}"
             )
+        places = list(exercises)
+        for name in probe.given:
+            if name not in places[: places.index(probe.exercise)]:
+                earlier = ", ".join(places[: places.index(probe.exercise)]) or "none"
+                raise LabkitError(
+                    f"{source}: probe {probe.name!r}: given names {name!r}, which is no exercise "
+                    f"before {probe.exercise!r}; these are: {earlier}"
+                )
     asked_for = {question.name for question in assignment.questions}
     cells_of = {cell.name: cell for cell in cells if cell.role is Role.QUESTION}
     for name in asked_for - set(cells_of):

@@ -26,8 +26,10 @@ from labkit.grading.executors import (
 )
 from labkit.grading.isolation import Level, choose
 from labkit.grading.late import LatePolicy, read_policy
+from labkit.grading.lift import is_untouched
 from labkit.grading.progress import GradingProgress
 from labkit.grading.resume import (
+    FILE,
     UNPACKED,
     Grading,
     harvest_folder,
@@ -48,7 +50,8 @@ class Request:
     """What `labkit grade` was asked for.
 
     ``out`` None is a folder named after the assignment in ``runs/grading``; ``workers`` None is
-    one for every core; ``scheduler`` None is this machine; ``isolation`` None is the strongest.
+    one for every core; ``scheduler`` None is this machine; ``isolation`` None is the strongest;
+    ``anonymous`` None is as it was, at first with names.
     """
 
     submissions: Path
@@ -59,6 +62,7 @@ class Request:
     late_policy: Path | None = None
     isolation: str | None = None
     allow_unsandboxed: bool = False
+    anonymous: bool | None = None
     command: str = "labkit grade"
 
 
@@ -79,7 +83,16 @@ def grade(request: Request, console: Console) -> Conclusion:
         if request.isolation is None and level != Level.NAMESPACES:
             console.print(f"isolation: {level}", style="yellow", highlight=False)
     with locked(out, "labkit grade") as lock:
-        found = collect(request.submissions, out / UNPACKED, loaded.name, without=out)
+        found = collect(
+            request.submissions,
+            out / UNPACKED,
+            loaded.name,
+            without=out,
+            untouched=lambda content: is_untouched(content, loaded),
+        )
+        anonymous = request.anonymous
+        if anonymous is None:
+            anonymous = (out / FILE).is_file() and read_grading(out).anonymous
         grading = Grading(
             assignment=loaded.name,
             folder=loaded.folder,
@@ -87,6 +100,7 @@ def grade(request: Request, console: Console) -> Conclusion:
             command=request.command,
             students=found.students,
             problems=found.problems,
+            anonymous=anonymous,
         )
         write_grading(out, grading)
         wanted = dict[str, Submission]()
@@ -111,7 +125,10 @@ def grade(request: Request, console: Console) -> Conclusion:
 
 
 def regrade(
-    out: Path, assignment: str | None = None, late_policy: Path | None = None
+    out: Path,
+    assignment: str | None = None,
+    late_policy: Path | None = None,
+    anonymous: bool | None = None,
 ) -> Conclusion:
     """Score a grading's harvests again, without running anything.
 
@@ -119,6 +136,7 @@ def regrade(
         out: its folder.
         assignment: by default the one it was graded with, as it is now.
         late_policy: by default the file it was graded with, as it is now.
+        anonymous: whether whoever marks sees pseudonyms; by default as it was.
 
     Raises:
         LabkitError: it is no grading's folder, or its assignment or late policy is gone.
@@ -127,6 +145,8 @@ def regrade(
     grading = read_grading(out)
     if late_policy is not None:
         grading = replace(grading, late_policy=late_policy.resolve())
+    if anonymous is not None:
+        grading = replace(grading, anonymous=anonymous)
     loaded = load_assignment(find_assignment(assignment or str(grading.folder)))
     if loaded.name != grading.assignment:
         raise LabkitError(f"{out} holds the grading of {grading.assignment}, not of {loaded.name}")

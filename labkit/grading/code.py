@@ -10,7 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 LONGEST = 100_000  # characters of a cell that is looked into
+SHOWN = 80  # characters of a line that are shown
 MOST = 2000  # statements of one
+MOST_STEPS = 300  # parts of a cell that are run one by one
+LONGEST_BROKEN = 20_000  # characters of a cell with a mistake in it that is looked into
+MOST_BLOCKS, JOINED = 100, 4  # of such a cell; and of how many a part of it may consist
+SHELL = re.compile(r"!|\?|%(pip|conda)\b|.*\?\s*$")
+LINE_END = re.compile(r"\r\n?|\n")  # as Python counts lines, unlike str.splitlines
+CONTINUES = re.compile(r"[)\]}]|(else|elif|except|finally)\b")
 COMMAND = re.compile(r"^(\s*)([%!?].*|.*\?)$")
 TIMING = re.compile(r"^%%(time|timeit|capture)\b.*$")
 
@@ -25,6 +32,7 @@ class Unit:
         uses: names that it needs from there, by what stands in its functions too.
         star: whether it imports everything that a module has.
         unwritten: names of functions whose whole body raises NotImplementedError.
+        line: the first of the lines in its cell, from 1.
     """
 
     source: str
@@ -32,6 +40,16 @@ class Unit:
     uses: frozenset[str]
     star: bool = False
     unwritten: frozenset[str] = field(default_factory=frozenset)
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Where and why a cell is no Python: the line, from 1, what stands there, Python's words."""
+
+    line: int
+    text: str
+    message: str
 
 
 def parse(source: str) -> ast.Module | None:
@@ -44,8 +62,8 @@ def plain(source: str) -> str:
     """Return code without IPython's commands, line for line."""
     if len(source) > LONGEST or _parse(source) is not None:
         return source
-    lines = source.splitlines()
-    if lines and lines[0].startswith("%%"):
+    lines = LINE_END.split(source)
+    if lines[0].startswith("%%"):
         if not TIMING.match(lines[0]):
             return ""  # another language, or a file's content
         lines[0] = ""
@@ -54,24 +72,49 @@ def plain(source: str) -> str:
 
 @functools.lru_cache(maxsize=1000)
 def units(source: str) -> tuple[Unit, ...]:
-    """Split a cell's code into its units; nothing when it is not Python, or endless."""
+    """Split a cell's code into its units.
+
+    Of a cell that is no Python as a whole these are the units of its parts that are; of one that
+    is endless, nothing.
+    """
     source = plain(source)
     tree = _parse(source)
-    if tree is None or len(tree.body) > MOST:
-        return ()
-    lines = source.splitlines()
-    spans = list[tuple[int, int, list[ast.stmt]]]()
-    for node in tree.body:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        last = node.end_lineno or node.lineno
-        if spans and first <= spans[-1][1]:  # two statements on one line
-            begin, end, nodes = spans.pop()
-            nodes.append(node)
-            spans.append((begin, max(end, last), nodes))
-        else:
-            spans.append((first, last, [node]))
-    found = ("\n".join(lines[first - 1 : last]) for first, last, _ in spans)
-    return tuple(_unit(text, nodes) for text, (_, _, nodes) in zip(found, spans, strict=True))
+    if tree is None:
+        return tuple(_of_broken(source))
+    return tuple(_of_tree(tree, LINE_END.split(source)))
+
+
+def steps(source: str) -> list[tuple[int, str]]:
+    """Split a cell's code into what is run one after the other, each with its first line.
+
+    Shell commands between the statements are left out: no answer needs them, and a `!pip install`
+    waits long for a network that is not there. A cell whose parts cannot be told apart is one step.
+    """
+    found, lines = units(source), LINE_END.split(source)
+    if not found or len(found) > MOST_STEPS:
+        return [(1, source)]
+    parts = [
+        (unit.line, "\n".join(lines[unit.line - 1 :][: len(LINE_END.split(unit.source))]))
+        for unit in found
+    ]
+    return [part for part in parts if not SHELL.match(part[1])] or [(1, source)]
+
+
+def mistake(source: str) -> Mistake | None:
+    """Return the first mistake of a cell that is no Python."""
+    source = plain(source)
+    if len(source) > LONGEST:
+        return None
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        line = error.lineno or 1
+        lines = LINE_END.split(source)
+        text = lines[line - 1] if line <= len(lines) else ""
+        return Mistake(line, text.strip()[:SHOWN], str(error.msg)[:SHOWN])
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Mistake(1, "", type(error).__name__)
+    return None
 
 
 def same_code(one: str, other: str) -> bool:
@@ -129,11 +172,53 @@ def _parse(source: str) -> ast.Module | None:
         return None
 
 
-def _unit(source: str, nodes: list[ast.stmt]) -> Unit:
+def _of_tree(tree: ast.Module, lines: list[str], before: int = 0) -> Iterator[Unit]:
+    """Yield the units of a tree, whose code begins after some lines of its cell."""
+    if len(tree.body) > MOST:
+        return
+    spans = list[tuple[int, int, list[ast.stmt]]]()
+    for node in tree.body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        last = node.end_lineno or node.lineno
+        if spans and first <= spans[-1][1]:  # two statements on one line
+            begin, end, nodes = spans.pop()
+            nodes.append(node)
+            spans.append((begin, max(end, last), nodes))
+        else:
+            spans.append((first, last, [node]))
+    for first, last, nodes in spans:
+        yield _unit("\n".join(lines[first - 1 : last]), nodes, before + first)
+
+
+def _of_broken(source: str) -> Iterator[Unit]:
+    """Yield the units of those parts of a cell that are Python by themselves.
+
+    A part begins at a line without indentation; strings and brackets can make it more lines.
+    """
+    if len(source) > LONGEST_BROKEN:
+        return
+    lines = LINE_END.split(source)
+    starts = [n for n, line in enumerate(lines) if line[:1].strip() and not CONTINUES.match(line)]
+    if len(starts) > MOST_BLOCKS:
+        return
+    ends = [*starts[1:], len(lines)]
+    number = 0
+    while number < len(starts):
+        for last in range(number, min(number + JOINED, len(starts))):
+            part = lines[starts[number] : ends[last]]
+            tree = _parse("\n".join(part))
+            if tree is not None:
+                yield from _of_tree(tree, part, starts[number])
+                number = last
+                break
+        number += 1
+
+
+def _unit(source: str, nodes: list[ast.stmt], line: int) -> Unit:
     try:
         table = symtable.symtable(source, "cell", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Unit(source, frozenset(), frozenset())
+        return Unit(source, frozenset(), frozenset(), line=line)
     symbols = table.get_symbols()
     binds = {symbol.get_name() for symbol in symbols if _is_bound(symbol)}
     uses = {symbol.get_name() for symbol in symbols if symbol.is_referenced()} - binds
@@ -148,7 +233,12 @@ def _unit(source: str, nodes: list[ast.stmt]) -> Unit:
     star = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in nodes)
     unwritten = {node.name for node in nodes if _is_unwritten(node)}  # type: ignore[attr-defined]
     return Unit(
-        source, frozenset(binds | changed), frozenset(uses - binds), star, frozenset(unwritten)
+        source,
+        frozenset(binds | changed),
+        frozenset(uses - binds),
+        star,
+        frozenset(unwritten),
+        line,
     )
 
 

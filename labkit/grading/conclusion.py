@@ -12,6 +12,7 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.grading.assignment import LoadedAssignment
 from labkit.grading.feedback import write_feedback
+from labkit.grading.feedback_zip import write_feedback_zips
 from labkit.grading.gradebook import Entry, write_gradebook
 from labkit.grading.late import Counts, LatePolicy
 from labkit.grading.questions import FILE as MARKS
@@ -71,7 +72,7 @@ def conclude(
     Raises:
         LabkitError: the points that a person gave cannot be read, or a file cannot be written.
     """
-    marks = read_marks(out, loaded)
+    marks = read_marks(out, loaded, [one.student.key for one in grading.students])
     scorer = _Scorer(out, loaded, errors or {})
     owners = defaultdict[str, list[str]](list)
     for handed_in in grading.students:
@@ -90,7 +91,8 @@ def conclude(
     files = [
         write_report(entries, loaded, out, command=grading.command, problems=problems),
         *write_gradebook(entries, loaded, out),
-        *write_questions(entries, loaded, out),
+        *write_questions(entries, loaded, out, anonymous=grading.anonymous),
+        *write_feedback_zips(entries, loaded, out),
     ]
     write_feedback(entries, loaded, out)
     return Conclusion(tuple(entries), tuple(files), tuple(problems))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,13 +52,18 @@ class StartFailed(Exception):
 
 @dataclass
 class Execution:
-    """What came of one piece of code: ``ok``, ``error``, ``timeout`` or ``flood``."""
+    """What came of one piece of code: ``ok``, ``error``, ``timeout`` or ``flood``.
+
+    Attributes:
+        failed: the first lines of the parts that raised, each with the exception's class.
+    """
 
     status: str = "ok"
     ename: str | None = None
     outputs: list[dict[str, Any]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    failed: list[tuple[int, str | None]] = field(default_factory=list)
 
 
 class Kernel:
@@ -167,12 +173,43 @@ class Kernel:
         Raises:
             SandboxEnded: the kernel died, was ended, or broke the protocol.
         """
+        self._allow(probe)
+        return self._execute(code, seconds, probe)
+
+    def execute_steps(self, steps: Sequence[tuple[int, str]], seconds: float) -> Execution:
+        """Run the parts of a cell one by one, going on after those that raise.
+
+        Time and output are limited for all of them together.
+
+        Args:
+            steps: each with the line of the cell that it begins in.
+
+        Raises:
+            SandboxEnded: the kernel died, was ended, or broke the protocol.
+        """
+        self._allow(probe=False)
         found = Execution()
-        started = time.monotonic()
-        deadline, interrupted, last = started + seconds, False, float("inf")
+        for line, code in steps:
+            one = self._execute(code, seconds - found.seconds, probe=False)
+            found.seconds += one.seconds
+            found.outputs += one.outputs
+            if one.status == "error":
+                found.status, found.ename = "error", found.ename or one.ename
+                found.failed.append((line, one.ename))
+            elif one.status != "ok":
+                found.status, found.ename = one.status, None
+                break
+        return found
+
+    def _allow(self, probe: bool) -> None:
         self.budget, self.messages = self.limits.output_mb * 1e6, MOST_MESSAGES
         if probe:
             self.budget += self.limits.answer_mb * 1.4e6
+
+    def _execute(self, code: str, seconds: float, probe: bool) -> Execution:
+        found = Execution()
+        started = time.monotonic()
+        deadline, interrupted, last = started + seconds, False, float("inf")
         request = self._send(code)
         replied = idle = False
         while not (replied and idle):

@@ -1,8 +1,8 @@
 """A papermill engine that runs a notebook in the sandbox, with limits: ``--engine labkit-sandbox``.
 
-Unlike papermill's own it goes on after a cell that fails, for what comes later may be right, and it
-says by itself how each cell ended. After the cells the same kernel can be asked probes, which leave
-no trace in the notebook.
+Unlike papermill's own it goes on after a cell that fails, and within a cell after a statement that
+fails, for what comes later may be right, and it says by itself how each cell ended. After the cells
+the same kernel can be asked probes, which leave no trace in the notebook.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 
 import nbformat
 
+from labkit.grading.code import SHOWN, mistake, steps
 from labkit.grading.conversation import Execution, Kernel, SandboxEnded
 from labkit.grading.isolation import Level
 from labkit.grading.probes import Limits
 
 WORST = ("protocol-violation", "over-limit", "flood", "dead-kernel", "cell-timeout", "cell-error")
+MOST_FAILED = 10  # lines of a cell that are noted
 STATES = {"error": "cell-error", "timeout": "cell-timeout", "flood": "flood"}
 
 
@@ -31,7 +33,9 @@ class Course:
         state: ``ok`` or the worst that happened.
         message: a sentence about it.
         cells: of each code cell that was started: its metadata's mark, status (``ok``, ``error``,
-            ``timeout``, ``flood`` or ``ended``), the exception's class, seconds.
+            ``timeout``, ``flood`` or ``ended``), the exception's class, seconds, how many of its
+            parts ``ran``, and ``failed``: line, text and exception's class of what raised and of
+            what is no Python.
         guilty: the exercise during which the sandbox ended, its cell or a probe of it.
     """
 
@@ -129,23 +133,46 @@ class SandboxEngine:
     def _execute(cls, nb_man: Any, kernel: Kernel, cell: Any, index: int, course: Course) -> None:
         nb_man.cell_start(cell, index)
         entry = {"exercise": "", "role": "", **cell.metadata.get("labkit", {})}
-        entry.update(status="ended", ename=None, seconds=0.0)
+        entry.update(status="ended", ename=None, seconds=0.0, failed=[], ran=0)
         course.cells.append(entry)
         began = time.monotonic()
         try:
-            found = kernel.execute(cell.source, kernel.limits.cell_seconds)
+            parts = steps(cell.source)
+            found = kernel.execute_steps(parts, kernel.limits.cell_seconds)
         except SandboxEnded:
             course.guilty = entry["exercise"]
             entry["seconds"] = round(time.monotonic() - began, 3)
             nb_man.cell_exception(cell, cell_index=index)
             raise
+        failed = failed_lines(cell.source, parts, found)
+        if failed and found.status == "ok":
+            found.status, found.ename = "error", failed[0]["ename"]
         entry.update(status=found.status, ename=found.ename, seconds=round(found.seconds, 3))
+        entry.update(failed=failed, ran=len(parts) - len(found.failed))
         cell.outputs = [nbformat.from_dict(output) for output in joined(found.outputs)]
         if found.status != "ok":
             nb_man.cell_exception(cell, cell_index=index)
             where = f"exercise {entry['exercise']}" if entry["exercise"] else "a cell beside them"
             course.note(STATES[found.status], f"{where}: {_words(found)}")
         nb_man.cell_complete(cell, cell_index=index)
+
+
+def failed_lines(
+    source: str, parts: list[tuple[int, str]], found: Execution
+) -> list[dict[str, Any]]:
+    """Return which lines of a cell failed: they raised, or are no Python."""
+    code = dict(parts)
+    failed = [
+        {"line": line, "text": code[line].strip().partition("\n")[0][:SHOWN], "ename": ename}
+        for line, ename in found.failed[:MOST_FAILED]
+    ]
+    wrong = mistake(source)
+    if wrong is None:
+        return failed
+    # A cell that is one part failed because of the mistake; else its other parts ran.
+    rest = failed if code.keys() != {1} or code[1] != source else []
+    first = {"line": wrong.line, "text": wrong.text, "ename": "SyntaxError"}
+    return [{**first, "message": wrong.message}, *rest]
 
 
 def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

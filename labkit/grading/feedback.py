@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.files import whole
+from labkit.grading import in_words
 from labkit.grading.assignment import LoadedAssignment
 from labkit.grading.gradebook import Entry
 from labkit.grading.pages import render
@@ -62,6 +63,10 @@ NOTICES = {
 }
 
 
+EXPLAINED = {"bad-notebook", "over-limit", "flood", "cell-timeout", "dead-kernel"}
+"""States whose message, in the grader's own words, is the student's business too."""
+
+
 def write_feedback(entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path) -> list[Path]:
     """Write ``feedback/STUDENT.html`` for every student into a grading's folder.
 
@@ -107,6 +112,7 @@ def feedback_page(entry: Entry, loaded: LoadedAssignment) -> str:
         share=min(1.0, (entry.points or 0.0) / out_of),
         waiting=sum(unread) * entry.kept,
         notice=NOTICES.get(score.state) if score else None,
+        reason=score.message if score and score.state in EXPLAINED else "",
         exercises=_exercises(score, loaded) if score else [],
     )
 
@@ -136,14 +142,6 @@ def _exercises(score: Score, loaded: LoadedAssignment) -> list[_Exercise]:
 
 
 def _cell(exercise: str, score: Score) -> str:
-    """Say what went wrong when the exercise's own cell ran."""
-    for cell in score.cells:
-        if cell.get("exercise") != exercise:
-            continue
-        if cell.get("status") == "error":
-            name = cell.get("ename")
-            shown = name[:60] if isinstance(name, str) and name.isidentifier() else "an exception"
-            return f"Your cell raised {shown} when it ran."
-        if cell.get("status") == "timeout":
-            return "Your cell ran too long and was stopped."
-    return ""
+    """Say what went wrong when the exercise's own cells ran."""
+    ours = (cell for cell in score.cells if cell.get("exercise") == exercise)
+    return " ".join(filter(None, map(in_words.failed_cell, ours)))

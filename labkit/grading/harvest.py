@@ -41,7 +41,6 @@ from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, 
 from labkit.places import WORKBOOK
 
 VERSION = 1
-LARGEST = 200_000_000  # bytes of a file that is looked at
 MOST_STARTS = 3
 NOT_RUN: dict[str, Any] = {"status": "not-run", "ename": None, "answers": [], "seconds": 0.0}
 
@@ -66,7 +65,11 @@ def harvest(task: dict[str, Any]) -> dict[str, Any]:
         "forbidden": [],
         "cells": [],
         "probes": {},
+        "with_solutions": {},
         "questions": {},
+        "doubts": {},
+        "remarks": {},
+        "language": "",
         "environment": _environment(),
     }
     notebook: Any = None
@@ -81,8 +84,8 @@ def harvest(task: dict[str, Any]) -> dict[str, Any]:
     result["questions"] = {question.name: "" for question in loaded.assignment.questions}
     if bad is None:
         try:
-            reading.require_size(content, loaded.assignment.limits)
             cells = reading.cells_of(parsed, loaded.assignment.limits)
+            result["language"] = reading.other_language(parsed)
         except reading.BadNotebook as error:
             bad = str(error)
     if bad is None:
@@ -200,18 +203,25 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
     from labkit.grading.conversation import StartFailed
     from labkit.grading.engine import Course, SandboxEngine
     from labkit.grading.interview import Interview
-    from labkit.grading.lift import lift
+    from labkit.grading.lift import lift, with_solutions
 
     lifted = lift(cells, loaded)
-    result.update(questions=lifted.questions, forbidden=list(lifted.forbidden))
+    result.update(
+        questions=lifted.free_text.answers,
+        doubts=lifted.free_text.doubts,
+        forbidden=list(lifted.forbidden),
+        remarks=lifted.remarks,
+    )
     notebook = lifted.notebook
-    notebook.metadata["papermill"] = type(notebook.metadata)()
     assignment, course = loaded.assignment, Course()
-    interview = Interview(loaded, result["content_hash"], result["probes"], course)
     data = _data(loaded)
     deadline = time.monotonic() + assignment.limits.total_seconds
-    given_up = frozenset[str]()
-    try:
+
+    def run(
+        notebook: Any, course: Course, answers: dict[str, Any], given_up: frozenset[str]
+    ) -> frozenset[str]:
+        notebook.metadata["papermill"] = type(notebook.metadata)()
+        interview = Interview(loaded, result["content_hash"], answers, course)
         # An exercise that brings the kernel down takes no other with it: once more without.
         for _ in range(MOST_STARTS):
             left = deadline - time.monotonic()
@@ -234,6 +244,24 @@ def _run(cells: list[reading.StudentCell], loaded: LoadedAssignment, result: dic
             given_up |= {course.guilty}
             if time.monotonic() > deadline - 1:
                 break
+        return given_up
+
+    try:
+        given_up = run(notebook, course, result["probes"], frozenset())
+        # Each set of solutions in a run of its own: an exercise may be given to one probe and be
+        # what another one asks.
+        for given in dict.fromkeys(probe.given for probe in assignment.probes if probe.given):
+            if course.state == "protocol-violation" or time.monotonic() > deadline - 1:
+                break
+            answers = {
+                probe.name: copy.deepcopy(NOT_RUN)
+                for probe in assignment.probes
+                if probe.given == given
+            }
+            second = Course()
+            run(with_solutions(notebook, given, loaded), second, answers, given_up)
+            if second.state != "protocol-violation":
+                result["with_solutions"].update(answers)
     except StartFailed as error:
         course.state, course.message = "infrastructure-error", str(error)
     result.update(state=course.state, message=course.message, cells=course.cells)
@@ -261,7 +289,7 @@ def _data(loaded: LoadedAssignment) -> tuple[Path, ...]:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(LARGEST)
+            return file.read(reading.LARGEST)
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from error
 

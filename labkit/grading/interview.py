@@ -17,7 +17,7 @@ class Interview:
 
     Args:
         results: by the name of the probe: status, ename, answers, seconds and the digest of the
-            inputs, as they stand in ``harvest.json``.
+            inputs, as they stand in ``harvest.json``. Only these probes are asked.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Interview:
             SandboxEnded: the sandbox did not survive; what was asked until then stands.
         """
         for probe in self.loaded.assignment.probes:
-            result = self.results[probe.name]
-            if result["status"] != "not-run" or probe.exercise in self.given_up:
+            result = self.results.get(probe.name)
+            if result is None or result["status"] != "not-run" or probe.exercise in self.given_up:
                 continue  # asked before the kernel had to be started again
             generator = case_generator(self.loaded.hash, self.content_hash, probe.name)
             cases = probe.cases(generator)

@@ -14,17 +14,22 @@ student who has duplicated, split, moved or deleted cells loses nothing but what
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.grading.assignment import Exercise, LoadedAssignment
 from labkit.grading.code import Unit, dotted_uses, parse, plain, same_code, units
+from labkit.grading.free_text import FreeText, find_answers
+from labkit.grading.remarks import remarks
 from labkit.grading.source import Role
-from labkit.grading.submission import StudentCell
+from labkit.grading.submission import BadNotebook, StudentCell, cells_of
+from labkit.grading.submission import parse as parse_notebook
 
 BUILTINS = frozenset(dir(builtins)) | {"get_ipython", "display", "__name__", "__file__"}
-LONGEST_ANSWER = 100_000  # characters of a free-text answer
+
+DEFINITION = re.compile(r"(@|(async )?def |class |import |from )")
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,15 @@ class Lifted:
     Attributes:
         notebook: the clean notebook with the answers, to be executed. Its cells' metadata say
             ``labkit: {"role": "setup" | "helper"}`` or ``{"exercise": NAME}``.
-        questions: the free-text answers by name; empty where there is none.
+        free_text: the answers to questions.
         forbidden: dotted names that an answer uses although the assignment forbids them.
+        remarks: by exercise, what :func:`labkit.grading.remarks.remarks` notes.
     """
 
     notebook: Any
-    questions: dict[str, str]
+    free_text: FreeText
     forbidden: tuple[str, ...]
+    remarks: dict[str, dict[str, Any]]
 
 
 def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
@@ -73,7 +80,52 @@ def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
     notebook = nbformat.v4.new_notebook(cells=lifted, metadata=loaded.clean.metadata)
     ours = [cell.source for cell in lifted if cell.metadata.labkit.get("role") != "setup"]
     used = set(dotted_uses(ours, (cell.source for cell in setup)))
-    return Lifted(notebook, _questions(cells, loaded), _forbidden(used, loaded))
+    noted = {
+        name: remarks([source for _, source in pieces], loaded.exercises[name])
+        for name, pieces in answers.items()
+    }
+    return Lifted(notebook, find_answers(cells, loaded), _forbidden(used, loaded), noted)
+
+
+def is_untouched(content: bytes, loaded: LoadedAssignment) -> bool:
+    """Tell whether a notebook's file holds nothing but what was handed out."""
+    try:
+        cells = cells_of(parse_notebook(content), loaded.assignment.limits)
+    except BadNotebook:
+        return False
+    given = {" ".join(cell.stub.split()) for cell in loaded.cells}
+    return all(" ".join(cell.source.split()) in {"", *given} for cell in cells)
+
+
+def with_solutions(notebook: Any, given: Iterable[str], loaded: LoadedAssignment) -> Any:
+    """Return a lifted notebook with the instructor's solutions of some exercises.
+
+    Of the student's answers to these only definitions and imports stay, for another answer may
+    use them: no line of them can fail or hang. What the solution defines replaces what they do.
+    """
+    import nbformat
+
+    order = list(loaded.exercises)
+    solutions = {cell.name: cell.solved for cell in loaded.cells if cell.name in set(given)}
+    cells = list[Any]()
+
+    def put_solutions(until: int) -> None:
+        for name in [name for name in solutions if order.index(name) < until]:
+            cells.append(_code(solutions.pop(name), {"role": "solution"}))
+
+    replaced = set(solutions)
+    for cell in notebook.cells:
+        name = cell.metadata.labkit.get("exercise")
+        if name is not None:
+            put_solutions(order.index(name))
+        if name not in replaced:
+            cells.append(_code(cell.source, dict(cell.metadata.labkit)))
+            continue
+        for unit in units(cell.source):
+            if DEFINITION.match(unit.source):
+                cells.append(_code(unit.source, {"role": "helper"}))
+    put_solutions(len(order))
+    return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 
 
 def _answer(
@@ -163,17 +215,6 @@ def _code(source: str, mark: dict[str, str]) -> Any:
     import nbformat
 
     return nbformat.v4.new_code_cell(source, metadata={"labkit": mark})
-
-
-def _questions(cells: list[StudentCell], loaded: LoadedAssignment) -> dict[str, str]:
-    answers = {}
-    for ours in loaded.cells:
-        if ours.role is not Role.QUESTION:
-            continue
-        copies = [cell.source.strip() for cell in cells if cell.question == ours.name]
-        written = [text for text in dict.fromkeys(copies) if text and text != ours.stub.strip()]
-        answers[ours.name] = "\n\n".join(written)[:LONGEST_ANSWER]
-    return answers
 
 
 def _forbidden(used: set[str], loaded: LoadedAssignment) -> tuple[str, ...]:

@@ -65,6 +65,11 @@ class Probe:
             ``function(**case)``, for example to return gradients.
         hidden: entries of a case that never enter the sandbox.
         seconds: time for all cases together.
+        hint: a sentence for students who do not get all points, on their feedback page.
+        given: earlier exercises whose mistakes shall not cost this probe: it is asked once more,
+            in a second run, with the instructor's solution of these in place of the student's
+            answer, and the better of the two counts. The solution is then in the sandbox, after
+            all other answers have left it.
 
     Raises:
         LabkitError: an attribute makes no sense; the message says which.
@@ -82,6 +87,8 @@ class Probe:
     driver: str | None = None
     hidden: tuple[str, ...] = ()
     seconds: float = 30.0
+    hint: str = ""
+    given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("Probe", self.name)
@@ -102,6 +109,16 @@ class Probe:
             raise LabkitError(f"{where}: tolerance must be Tolerance(...), not {self.tolerance!r}")
         if isinstance(self.hidden, str) or not all(isinstance(n, str) for n in self.hidden):
             raise LabkitError(f"{where}: hidden must be a tuple of names, not {self.hidden!r}")
+        if not isinstance(self.hint, str):
+            raise LabkitError(f"{where}: hint must be a text, not {self.hint!r}")
+        if isinstance(self.given, str) or not all(isinstance(n, str) for n in self.given):
+            raise LabkitError(
+                f"{where}: given must be a tuple of names of exercises, not {self.given!r}"
+            )
+        if self.exercise in self.given:
+            raise LabkitError(
+                f"{where}: given names its own exercise, whose solution would then be graded"
+            )
         if self.driver is not None:
             _check_driver(where, self.driver)
 
@@ -167,10 +184,10 @@ class Limits:
         cell_seconds: time of one cell.
         total_seconds: time of the whole submission, probes included.
         memory_mb: memory of the whole family of processes.
-        output_mb: everything that the cells print and show.
+        output_mb: what one cell prints and shows.
         answer_mb: the answers of one probe.
         cells: how many cells a notebook may have.
-        notebook_mb: how large its file may be.
+        notebook_mb: how much may stand in them; outputs and pasted pictures do not count.
     """
 
     cell_seconds: float = 60

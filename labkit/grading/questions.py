@@ -1,8 +1,11 @@
 """Free-text answers: one page to read them in, one file to write the points in.
 
-``questions.csv`` has a row for every answer. Whoever marks fills in ``points`` (and ``comment``,
-which the student sees); grading again and `labkit regrade` keep what was filled in as long as the
-answer has stayed the same.
+``questions.csv`` has a row for every answer, identical answers one below the other. Whoever marks
+fills in ``points`` (and ``comment``, which the student sees); grading again and `labkit regrade`
+keep what was filled in as long as the answer has stayed the same.
+
+Marked anonymously, both files name students by a pseudonym, which is the same in every grading of
+the assignment.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +26,19 @@ from labkit.grading.pages import render
 from labkit.grading.results import QuestionScore, Score
 
 PAGE, FILE = "questions.html", "questions.csv"
-COLUMNS = ["student", "question", "points", "out_of", "comment", "answer"]
+NEEDED = ["student", "question", "points", "comment", "answer"]
+COLUMNS = [
+    "student",
+    "question",
+    "points",
+    "out_of",
+    "comment",
+    "identical",
+    "answer_text",
+    "question_text",
+    "answer",
+]
+LONGEST_CELL = 30_000  # characters; spreadsheet programs cut a cell at 32767
 
 
 @dataclass(frozen=True)
@@ -39,10 +54,52 @@ Marks = Mapping[tuple[str, str], Mark]
 """By the student's key and the question's name."""
 
 
-def read_marks(folder: Path, loaded: LoadedAssignment) -> dict[tuple[str, str], Mark]:
+@dataclass(frozen=True)
+class Group:
+    """Identical answers to a question, capitals and white space aside; at least one.
+
+    Attributes:
+        answers: each student's name or pseudonym as it is shown, the entry and the answer.
+    """
+
+    answers: tuple[tuple[str, Entry, QuestionScore], ...]
+
+    @property
+    def question(self) -> QuestionScore:
+        """The first of the answers."""
+        return self.answers[0][2]
+
+
+def pseudonym(student: str, assignment: str) -> str:
+    """Return what a student is called where answers are marked anonymously."""
+    digest = hashlib.sha256(f"{assignment}\n{student}".encode(errors="replace"))
+    return f"student-{digest.hexdigest()[:8]}"
+
+
+def groups_of(
+    name: str, entries: Sequence[Entry], shown: Callable[[Entry], str] = lambda e: e.student.shown
+) -> list[Group]:
+    """Return the answers to a question that are to be read, identical ones together."""
+    found = dict[str, list[tuple[str, Entry, QuestionScore]]]()
+    for entry in entries:
+        for question in entry.score.questions if entry.score else ():
+            if question.name == name and (question.answer or question.doubt):
+                key = " ".join(question.answer.split()).casefold()
+                # Where no answer was found, every notebook is a matter of its own.
+                key = key or f"\n{entry.student.key}"
+                found.setdefault(key, []).append((shown(entry), entry, question))
+    return [Group(tuple(answers)) for answers in found.values()]
+
+
+def read_marks(
+    folder: Path, loaded: LoadedAssignment, students: Sequence[str] = ()
+) -> dict[tuple[str, str], Mark]:
     """Read the points that were filled in, from ``questions.csv`` of a grading's folder.
 
     Without the file there are none.
+
+    Args:
+        students: the keys of all, which may stand in the file as pseudonyms.
 
     Raises:
         LabkitError: the file cannot be understood; the message names the line.
@@ -60,16 +117,17 @@ def read_marks(folder: Path, loaded: LoadedAssignment) -> dict[tuple[str, str], 
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
     if missing:
         raise LabkitError(
             f"{path}: the column {missing[0]!r} is missing; grade again to make it anew"
         )
+    names = {pseudonym(key, loaded.name): key for key in students}
     marks: dict[tuple[str, str], Mark] = {}
     for row in reader:
         where = f"{path}, line {reader.line_num}"
-        cells = {name: as_written(row[name] or "") for name in COLUMNS}
-        key = (cells["student"], cells["question"])
+        cells = {name: as_written(row[name] or "") for name in NEEDED}
+        key = (names.get(cells["student"], cells["student"]), cells["question"])
         mark = Mark(_points(cells, loaded, where), cells["comment"].strip(), cells["answer"])
         if marks.get(key, mark) != mark:
             raise LabkitError(f"{where}: {key[0]}, {key[1]}: marked twice, differently")
@@ -88,8 +146,13 @@ def with_marks(student: str, score: Score, marks: Marks) -> Score:
     return replace(score, questions=tuple(questions))
 
 
-def write_questions(entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path) -> list[Path]:
+def write_questions(
+    entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path, *, anonymous: bool = False
+) -> list[Path]:
     """Write the page and the file; points that the entries hold already stay filled in.
+
+    Args:
+        anonymous: whether students stand in them as pseudonyms, and in no order of theirs.
 
     Returns:
         The files written; none when the assignment asks no questions.
@@ -99,25 +162,46 @@ def write_questions(entries: Sequence[Entry], loaded: LoadedAssignment, folder: 
     """
     if not loaded.assignment.questions:
         return []
-    table, groups = [COLUMNS], []
+
+    def hidden(entry: Entry) -> str:
+        return pseudonym(entry.student.key, loaded.name)
+
+    if anonymous:
+        entries = sorted(entries, key=hidden)
+    table, questions = [COLUMNS], []
     for asked in loaded.assignment.questions:
-        answers = []
-        for entry in entries:
-            found = next(
-                (q for q in (entry.score.questions if entry.score else ()) if q.name == asked.name),
-                None,
+        text = _task(asked.name, loaded)
+        groups = groups_of(asked.name, entries, hidden if anonymous else lambda e: e.student.shown)
+        for group in groups:
+            for shown, entry, found in group.answers:
+                row = [shown if anonymous else entry.student.key, found.name]
+                row += [number(found.points), number(found.out_of), found.comment]
+                row += [f"{len(group.answers)} students" if len(group.answers) > 1 else ""]
+                row += [_answer_text(found), text, _digest(found)]
+                table.append(row)
+        silent = [
+            hidden(entry) if anonymous else entry.student.shown
+            for entry in entries
+            if any(
+                q.name == asked.name and not q.answer and not q.doubt
+                for q in (entry.score.questions if entry.score else ())
             )
-            if found is not None and found.answer:
-                answers.append({"entry": entry, "question": found})
-                points, most = number(found.points), number(found.out_of)
-                key, digest = entry.student.key, _digest(found)
-                table.append([key, found.name, points, most, found.comment, digest])
-        groups.append({"asked": asked, "text": _task(asked.name, loaded), "answers": answers})
-    page = render("questions.html.j2", loaded=loaded, groups=groups, file=FILE)
+        ]
+        questions.append({"asked": asked, "text": text, "groups": groups, "silent": silent})
+    page = render(
+        "questions.html.j2", loaded=loaded, questions=questions, file=FILE, anonymous=anonymous
+    )
     for name, content in ((PAGE, page), (FILE, "\ufeff" + csv_text(table))):
         with whole(folder / name) as temporary:
             temporary.write_bytes(content.encode())
     return [folder / PAGE, folder / FILE]
+
+
+def _answer_text(found: QuestionScore) -> str:
+    if not found.answer:
+        return f"(no answer found, but {found.doubt})"
+    cut = len(found.answer) > LONGEST_CELL
+    return f"{found.answer[:LONGEST_CELL]} … (more in {PAGE})" if cut else found.answer
 
 
 def _task(name: str, loaded: LoadedAssignment) -> str:

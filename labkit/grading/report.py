@@ -15,11 +15,13 @@ from labkit.grading.feedback import FOLDER, page_name
 from labkit.grading.gradebook import Entry, number
 from labkit.grading.isolation import STRONG
 from labkit.grading.pages import render
+from labkit.grading.questions import groups_of
 from labkit.grading.similarity import EXECUTED, identical_answers
 
 PAGE = "report.html"
 BINS = 10
 SLOWEST = 5
+TELLING = 40  # characters of a free text from which on an identical one says something
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,16 @@ def report_page(
         bars=histogram(points, loaded.assignment.points),
         states=Counter(entry.score.state if entry.score else "not graded" for entry in entries),
         look=[(entry, look_at(entry)) for entry in entries if look_at(entry)],
-        identical=identical_answers(entries, loaded),
+        identical=[
+            *identical_answers(entries, loaded),
+            *(
+                (question.name, [entry for _, entry, _ in group.answers])
+                for question in loaded.assignment.questions
+                for group in groups_of(question.name, entries)
+                if len(group.answers) > 1 and len(group.question.answer) >= TELLING
+            ),
+        ],
+        silent=without_answer(graded, loaded),
         probes=summarise_probes(graded, loaded),
         slowest=sorted(graded, key=lambda e: -(e.score.seconds if e.score else 0))[:SLOWEST],
         isolations=Counter(entry.score.isolation for entry in graded if entry.score),
@@ -108,6 +119,24 @@ def look_at(entry: Entry) -> tuple[str, ...]:
     state = entry.score.state
     unusual = () if state in {"ok", "cell-error"} else (f"{state}: {entry.score.message}",)
     return (*unusual, *entry.score.flags, *entry.notes)
+
+
+def without_answer(
+    graded: Sequence[Entry], loaded: LoadedAssignment
+) -> list[tuple[str, list[Entry]]]:
+    """Return the questions that some have answered, with those who have not."""
+    found = []
+    for question in loaded.assignment.questions:
+        answers = {
+            entry.student.key: bool(part.answer)
+            for entry in graded
+            for part in (entry.score.questions if entry.score else ())
+            if part.name == question.name
+        }
+        silent = [entry for entry in graded if not answers.get(entry.student.key, True)]
+        if silent and any(answers.values()):
+            found.append((question.name, silent))
+    return found
 
 
 def summarise_probes(graded: Sequence[Entry], loaded: LoadedAssignment) -> list[ProbeSummary]:

@@ -17,6 +17,8 @@ class ProbeScore:
         right: cases that were right; None where the probe is scored over all cases at once.
         cases: cases asked.
         reasons: what went wrong, most frequent first; empty when everything was right.
+        hint: the instructor's, for whoever has not got everything.
+        given: the exercises whose solutions stood in for the student's answers.
     """
 
     name: str
@@ -27,17 +29,24 @@ class ProbeScore:
     right: int | None
     cases: int
     reasons: tuple[str, ...] = ()
+    hint: str = ""
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class QuestionScore:
-    """A free-text answer, and the points a person gave; None before anybody read it."""
+    """A free-text answer, and the points a person gave; None before anybody read it.
+
+    Attributes:
+        doubt: why there may be an answer although none was found; a person has to look.
+    """
 
     name: str
     answer: str
     points: float | None
     out_of: float
     comment: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Score:
         cells: exercise, status and exception's class of each answer cell that ran.
         seconds: of the whole submission.
         flags: what a person should look at.
+        language: what the notebook says it is written in, where that is not Python.
     """
 
     submission: str
@@ -66,6 +76,7 @@ class Score:
     cells: tuple[dict[str, Any], ...]
     seconds: float
     flags: tuple[str, ...]
+    language: str = ""
 
     @property
     def points(self) -> float:

@@ -37,6 +37,7 @@ class Grading:
         command: what was typed.
         students: who handed in what.
         problems: what is nobody's.
+        anonymous: whether whoever marks sees pseudonyms.
     """
 
     assignment: str
@@ -45,6 +46,7 @@ class Grading:
     command: str
     students: tuple[HandedIn, ...] = ()
     problems: tuple[str, ...] = field(default=())
+    anonymous: bool = False
 
 
 def harvest_folder(out: Path, submission: Submission) -> Path:
@@ -97,6 +99,7 @@ def read_grading(out: Path) -> Grading:
             command=content["command"],
             students=tuple(_handed_in(one) for one in content["students"]),
             problems=tuple(content["problems"]),
+            anonymous=bool(content.get("anonymous")),
         )
     except FileNotFoundError as error:
         raise LabkitError(f"{out}: no {FILE}; give the --out folder of labkit grade") from error

@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import LabkitError
+from labkit.grading import in_words
 from labkit.grading.assignment import LoadedAssignment
 from labkit.grading.cases import case_generator, cases_digest
 from labkit.grading.comparison import difference
+from labkit.grading.free_text import without_task
 from labkit.grading.probes import Probe, Question, Value
 from labkit.grading.results import ProbeScore, QuestionScore, Score
-from labkit.grading.source import TEXT_STUB, Role
+from labkit.grading.source import Role
 from labkit.grading.wire import WireError, decode
 
 UNANSWERED = {
     "timeout": "took too long",
-    "missing": "not defined",
     "refused": "answered with something that cannot be taken out of the notebook",
     "not-run": "was not asked: the notebook did not get that far",
 }
@@ -41,7 +42,7 @@ FIELDS: dict[str, type] = {
     "probes": dict,
     "questions": dict,
 }
-LONGEST_NAME = 60  # characters of an exception's name that are shown
+TYPE_ERROR = "raised TypeError"
 
 
 def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
@@ -69,7 +70,24 @@ def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
     if harvest["state"] == "protocol-violation":
         flags.append("the kernel broke the protocol: look at the notebook before the points count")
     flags += [f"uses {name}, which is forbidden" for name in harvest.get("forbidden") or ()]
-    answers = harvest["questions"]
+    cells = tuple(cell for cell in harvest["cells"] if isinstance(cell, dict))
+    flags += in_words.failed_lines(cells)
+    lost = [part for part in probes if part.points < part.out_of]
+    flags += [
+        f"exercise {part.exercise}: {words}"
+        for part in lost
+        for words in map(in_words.to_instructor, part.reasons)
+        if words
+    ]
+    language = harvest.get("language")
+    if lost and isinstance(language, str) and language:
+        flags.append(f"the notebook says that it is written in {language}, and ran as Python")
+    doubts = harvest.get("doubts")
+    questions = tuple(
+        _question(question, harvest["questions"].get(question.name), doubts, loaded)
+        for question in loaded.assignment.questions
+    )
+    flags += [f"question {q.name}: no answer found, but {q.doubt}" for q in questions if q.doubt]
     return Score(
         submission=str(harvest["submission"]),
         content_hash=str(harvest["content_hash"]),
@@ -77,13 +95,11 @@ def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
         message=str(harvest.get("message") or ""),
         isolation=str(harvest.get("isolation") or ""),
         probes=probes,
-        questions=tuple(
-            _question(question, answers.get(question.name), loaded)
-            for question in loaded.assignment.questions
-        ),
-        cells=tuple(cell for cell in harvest["cells"] if isinstance(cell, dict)),
+        questions=questions,
+        cells=cells,
         seconds=_seconds(harvest.get("seconds")),
         flags=tuple(dict.fromkeys(flags)),
+        language=language if isinstance(language, str) else "",
     )
 
 
@@ -119,8 +135,28 @@ def _score_probe(
             f"{folder}: the harvest knows no probe {probe.name!r}, which is newer than it; "
             "run `labkit grade` again"
         )
+    own = _score_answers(probe, found, harvest, folder, loaded, flags)
+    second = harvest.get("with_solutions")
+    found = second.get(probe.name) if isinstance(second, dict) else None
+    if own.points == own.out_of or not probe.given or not isinstance(found, dict):
+        return own
+    given = _score_answers(probe, found, harvest, folder, loaded, [])
+    return replace(given, given=probe.given) if given.points > own.points else own
+
+
+def _score_answers(
+    probe: Probe,
+    found: dict[str, Any],
+    harvest: dict[str, Any],
+    folder: Path,
+    loaded: LoadedAssignment,
+    flags: list[str],
+) -> ProbeScore:
+    noted = _remarks(harvest, probe.exercise)
     status = str(found.get("status"))
     excuse = _excuse(status, found.get("ename"))
+    if status == "missing":
+        excuse = in_words.missing(probe.function, noted)
     sent = found.get("answers") or []
     if not sent:
         return _earned(probe, 0.0, 0 if probe.score is None else None, 0, Counter({excuse: 1}))
@@ -136,6 +172,13 @@ def _score_probe(
     budget = int(loaded.assignment.limits.answer_mb * 1e6)
     answers = [_answer(one, budget) for one in sent[: len(cases)]]
     answers += [_Answer(reason=excuse)] * (len(cases) - len(answers))
+    if probe.driver is None:
+        # A TypeError at every call says little to whom an argument's name is to blame.
+        renamed = in_words.renamed_arguments(probe.function, list(probe.sent(cases[0])), noted)
+        answers = [
+            replace(one, reason=renamed) if renamed and one.reason == TYPE_ERROR else one
+            for one in answers
+        ]
     if probe.score is not None:
         reasons = Counter(answer.reason for answer in answers if answer.reason)
         values = [answer.value for answer in answers]
@@ -150,6 +193,12 @@ def _score_probe(
     right = judged.count(None)
     share = right / len(cases) if probe.partial else float(right == len(cases))
     return _earned(probe, share, right, len(cases), Counter(filter(None, judged)))
+
+
+def _remarks(harvest: dict[str, Any], exercise: str) -> dict[str, Any]:
+    noted = harvest.get("remarks")
+    found = noted.get(exercise) if isinstance(noted, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -237,18 +286,14 @@ def _earned(
         right=right,
         cases=cases,
         reasons=tuple(texts),
+        hint=probe.hint if share < 1 else "",
     )
 
 
 def _excuse(status: str, ename: Any) -> str:
     if status == "raised":
-        return f"raised {ename[:LONGEST_NAME] if _is_name(ename) else 'an exception'}"
+        return f"raised {in_words.exception(ename)}"
     return UNANSWERED.get(status, "no answer")
-
-
-def _is_name(text: Any) -> bool:
-    # A class may be called anything; only what looks like a name is repeated.
-    return isinstance(text, str) and text.isidentifier()
 
 
 def _printable(reason: Any) -> str:
@@ -256,20 +301,20 @@ def _printable(reason: Any) -> str:
     return reason if plain else "something that cannot be taken out of the notebook"
 
 
-def _question(question: Question, text: Any, loaded: LoadedAssignment) -> QuestionScore:
+def _question(
+    question: Question, text: Any, doubts: Any, loaded: LoadedAssignment
+) -> QuestionScore:
     stub = next(
         cell.stub
         for cell in loaded.cells
         if cell.role is Role.QUESTION and cell.name == question.name
     )
-    before, _, after = stub.partition(TEXT_STUB)
-    answer = text if isinstance(text, str) else ""
-    # What the students' cell says already is not part of their answer.
-    for given in (before, after):
-        if given.strip():
-            answer = answer.replace(given.strip(), "", 1)
-    answer = answer.replace(TEXT_STUB, "").strip()
-    return QuestionScore(question.name, answer, None if answer else 0.0, question.points)
+    answer = without_task(text, stub) if isinstance(text, str) else ""
+    doubt = doubts.get(question.name, "") if isinstance(doubts, dict) and not answer else ""
+    unread = bool(answer or doubt)
+    return QuestionScore(
+        question.name, answer, None if unread else 0.0, question.points, doubt=str(doubt)
+    )
 
 
 def _seconds(found: Any) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from labkit.grading.probes import Limits
 
+LARGEST = 200_000_000  # bytes of a file that is looked at
 MOST_CODE = 500_000  # characters; what a person writes is a tenth of it
+LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
 
 
 class BadNotebook(Exception):
@@ -38,6 +41,8 @@ def parse(content: bytes) -> dict[str, Any]:
     Raises:
         BadNotebook: it is not JSON text in UTF-8, or not a notebook.
     """
+    if len(content) >= LARGEST:
+        raise BadNotebook(f"the file has more than {LARGEST / 1e6:g} MB; clear the outputs")
     try:
         notebook = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -60,23 +65,30 @@ def cells_of(notebook: dict[str, Any], limits: Limits) -> list[StudentCell]:
     if len(raw) > limits.cells:
         raise BadNotebook(f"{len(raw)} cells; at most {limits.cells} are graded")
     cells = [_read(cell, number) for number, cell in enumerate(raw, 1)]
+    # What is not graded costs nothing: outputs, pasted pictures, the state of widgets.
+    size = sum(len(cell.source.encode()) for cell in cells)
+    if size > limits.notebook_mb * 1e6:
+        raise BadNotebook(
+            f"the cells hold {size / 1e6:.1f} MB, outputs not counted; at most "
+            f"{limits.notebook_mb:g} MB are graded"
+        )
     code = sum(len(cell.source) for cell in cells if cell.kind == "code")
     if code > MOST_CODE:
         raise BadNotebook(f"{code / 1e6:.1f} MB of code; at most {MOST_CODE / 1e6:g} are graded")
     return cells
 
 
-def require_size(content: bytes, limits: Limits) -> None:
-    """Refuse a file that is too large.
-
-    Raises:
-        BadNotebook: it is.
-    """
-    if len(content) > limits.notebook_mb * 1e6:
-        raise BadNotebook(
-            f"the file has {len(content) / 1e6:.1f} MB; at most {limits.notebook_mb:g} are graded "
-            "(clear the outputs)"
-        )
+def other_language(notebook: dict[str, Any]) -> str:
+    """Return the language that a notebook says it is written in, unless that is Python."""
+    metadata = notebook.get("metadata")
+    parts = metadata if isinstance(metadata, dict) else {}
+    for part, key in (("kernelspec", "language"), ("language_info", "name")):
+        found = parts.get(part)
+        name = found.get(key) if isinstance(found, dict) else None
+        if isinstance(name, str) and name.strip():
+            plain = LANGUAGE.fullmatch(name.strip())
+            return "" if not plain or "python" in name.lower() else plain[0]
+    return ""
 
 
 def _raw_cells(notebook: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from labkit.errors import LabkitError
 from labkit.grading.gradebook import Student
-from labkit.grading.harvest import LARGEST
+from labkit.grading.submission import LARGEST
 from labkit.grading.unpack import Unpacked, is_hidden, is_notebook, unpack_notebooks
 
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_|$)")
@@ -48,6 +48,7 @@ class Submission:
         number: Canvas's of the file, later ones higher; else 0.
         marked_late: whether the course's system says that it is late.
         declared: the assignment that it says it is of; empty when it says nothing.
+        untouched: whether it is as it was handed out.
     """
 
     file: str
@@ -57,6 +58,7 @@ class Submission:
     number: int = 0
     marked_late: bool = False
     declared: str = ""
+    untouched: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ class Collection:
 
 
 def collect(
-    source: Path, unpacked: Path, assignment: str, without: Path | None = None
+    source: Path,
+    unpacked: Path,
+    assignment: str,
+    without: Path | None = None,
+    untouched: Callable[[bytes], bool] = lambda content: False,
 ) -> Collection:
     """Find the submissions.
 
@@ -93,6 +99,8 @@ def collect(
         assignment: where a student has notebooks that say they are of this one, others are left
             aside.
         without: a folder that is not looked into.
+        untouched: tells whether a notebook's file is as it was handed out; beside another
+            notebook of the same student such a one is left aside.
 
     Raises:
         LabkitError: there is nothing of the kind, or not a single notebook in it.
@@ -119,7 +127,7 @@ def collect(
             other[key].append(_plain(one.name.name))
         else:
             try:
-                files[key].append(_submission(one, shown, owner))
+                files[key].append(_submission(one, shown, owner, untouched))
             except OSError as error:
                 notes[key].append(f"{shown}: cannot be read: {error.strerror or error}")
     if not any(files.values()):
@@ -218,7 +226,9 @@ def _owner(name: PurePosixPath) -> _Owner | None:
     return _Owner(Student(key or _plain(first)))
 
 
-def _submission(one: Unpacked, shown: str, owner: _Owner) -> Submission:
+def _submission(
+    one: Unpacked, shown: str, owner: _Owner, untouched: Callable[[bytes], bool]
+) -> Submission:
     assert one.path is not None
     with one.path.open("rb") as file:
         content = file.read(LARGEST)
@@ -232,17 +242,25 @@ def _submission(one: Unpacked, shown: str, owner: _Owner) -> Submission:
         number=owner.number,
         marked_late=owner.marked_late,
         declared=declared[1].decode() if declared else "",
+        untouched=untouched(content),
     )
 
 
 def _of_this_assignment(
     submissions: list[Submission], assignment: str
 ) -> tuple[list[Submission], list[str]]:
-    ours = [one for one in submissions if one.declared == assignment]
-    if not ours:
-        return submissions, []
-    others = [one for one in submissions if one.declared != assignment]
-    return ours, [f"{one.file}: left aside, not a notebook of this assignment" for one in others]
+    """Return those that may count, and what is said of the others."""
+    aside = list[str]()
+    for why, belongs in (
+        ("not a notebook of this assignment", lambda one: one.declared == assignment),
+        ("as it was handed out", lambda one: not one.untouched),
+    ):
+        ours = [one for one in submissions if belongs(one)]
+        if ours:
+            others = [one for one in submissions if not belongs(one)]
+            aside += [f"{one.file}: left aside, {why}" for one in others]
+            submissions = ours
+    return submissions, aside
 
 
 def _in_order(submissions: list[Submission]) -> tuple[Submission, ...]:

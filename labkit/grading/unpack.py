@@ -21,7 +21,7 @@ from typing import IO
 
 from labkit.errors import LabkitError
 from labkit.files import whole
-from labkit.grading.harvest import LARGEST
+from labkit.grading.submission import LARGEST
 
 MOST_MEMBERS = 20_000
 MOST_BYTES = 4_000_000_000  # of all notebooks of one archive, unpacked

@@ -21,7 +21,7 @@ from labkit.grading.isolation import STRONG, probe
 from labkit.grading.probes import Limits
 from labkit.grading.release import notebook_bytes
 from labkit.grading.score import score
-from labkit.grading.submission import BadNotebook, cells_of, parse, require_size
+from labkit.grading.submission import BadNotebook, cells_of, other_language, parse
 
 pytestmark = pytest.mark.skipif(
     probe().works[0] not in STRONG, reason="no sandbox; enable with: apt-get install bubblewrap"
@@ -160,7 +160,7 @@ def test_the_harvest_of_a_solution(assignment, harvested):
     assert found["submission"] == "solution"
     assert found["assignment_hash"] == assignment.hash
     assert found["isolation"] in STRONG
-    assert found["questions"] == {"why": "Why?\n\nSo."}
+    assert found["questions"] == {"why": "So."}
     assert [cell["exercise"] for cell in found["cells"]] == ["", "soften", "model"]
     assert found["seconds"]["total"] >= found["seconds"]["cells"] + found["seconds"]["probes"]
     assert found["environment"]["torch"]
@@ -278,11 +278,32 @@ def test_notebooks_that_are_too_large():
     limits = Limits(cells=3, notebook_mb=0.0001)
     with pytest.raises(BadNotebook, match="4 cells; at most 3 are graded"):
         cells_of({"cells": [{}] * 4}, limits)
-    with pytest.raises(BadNotebook, match=r"has 0\.0 MB; at most 0\.0001"):
-        require_size(b"x" * 101, limits)
+    text = {"cell_type": "markdown", "source": "x" * 101}
+    with pytest.raises(BadNotebook, match=r"hold 0\.0 MB, outputs not counted; at most 0\.0001"):
+        cells_of({"cells": [text]}, limits)
+    # What is not graded does not count: outputs, pasted pictures, widgets.
+    shown = {"outputs": [{"text": "x" * 10**6}], "attachments": {"a.png": {"image/png": "A" * 999}}}
+    assert cells_of(
+        {"cells": [{**text, **shown, "source": "x"}], "metadata": {"widgets": "x" * 999}}, limits
+    )
     code = {"cell_type": "code", "source": "x" * 200_000}
     with pytest.raises(BadNotebook, match=r"0\.6 MB of code; at most 0\.5"):
-        cells_of({"cells": [code] * 3}, limits)
+        cells_of({"cells": [code] * 3}, Limits())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "language"),
+    [
+        ({"kernelspec": {"language": "R", "name": "ir"}}, "R"),
+        ({"language_info": {"name": "julia"}}, "julia"),
+        ({"kernelspec": {"language": "python"}, "language_info": {"name": "ipython"}}, ""),
+        ({"kernelspec": {"name": "ir"}, "language_info": 3}, ""),
+        ({"kernelspec": {"language": "<script>"}}, ""),
+        (None, ""),
+    ],
+)
+def test_notebooks_of_other_languages(metadata, language):
+    assert other_language({"cells": [], "metadata": metadata}) == language
 
 
 def test_cells_of_every_version():

@@ -3,7 +3,8 @@
 import pytest
 from made_assignments import load_tiny
 
-from labkit.grading.lift import lift
+from labkit.grading.code import mistake, steps
+from labkit.grading.lift import lift, with_solutions
 from labkit.grading.submission import StudentCell
 
 SOURCE = """
@@ -219,11 +220,11 @@ def test_free_text(loaded):
         return StudentCell("markdown", source, question="why")
 
     untouched = next(c.stub for c in loaded.cells if c.role == "question")
-    assert lift([], loaded).questions == {"why": ""}
-    assert lift([text(untouched)], loaded).questions == {"why": ""}
-    assert lift([text(untouched), text("One."), text("One."), text("Two.")], loaded).questions == {
-        "why": "One.\n\nTwo."
-    }
+    assert lift([], loaded).free_text.answers == {"why": ""}
+    assert lift([text(untouched)], loaded).free_text.answers == {"why": ""}
+    assert lift(
+        [text(untouched), text("One."), text("One."), text("Two.")], loaded
+    ).free_text.answers == {"why": "One.\n\nTwo."}
 
 
 @pytest.mark.parametrize(
@@ -243,3 +244,147 @@ def test_forbidden_names_are_found(loaded, use, found):
     imports += "from scipy import ndimage as ndi\n" if "ndi" in use else ""
     answer = code(f"{imports}def area(box):\n    return {use}", "area")
     assert lift([answer], loaded).forbidden == found
+
+
+WHY = """
+# %% [markdown] question="how"
+# How is it done, and what does it need?
+#
+# <!-- BEGIN SOLUTION -->
+# So.
+# <!-- END SOLUTION -->
+"""
+HOW = "How is it done, and what does it need?"
+STUB = "*Your answer here.*"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    source = SOURCE.replace('\n# %% tags=["probes"]', WHY + '\n# %% tags=["probes"]')
+    source = source.replace(', "reason")],', ', "reason"), Question("how", 1, "reason")],')
+    return load_tiny(tmp_path_factory.mktemp("two"), source)
+
+
+def text(source, question="", kind="markdown", **marks):
+    return StudentCell(kind, source, question=question, **marks)
+
+
+WHY_CELL = text(f"Why?\n\n{STUB}", "why")
+HOW_CELL = text(f"{HOW}\n\n{STUB}", "how")
+
+
+@pytest.mark.parametrize(
+    ("cells", "answers"),
+    [
+        # The mark is gone: the question's own text tells which cell it was.
+        ([text(f"Why?\n\n{STUB}\n\nOne."), text(f"{HOW}\n\nTwo.")], ("One.", "Two.")),
+        ([text("Why?\nOne."), text(HOW.replace(" and", "\nand") + " Two.")], ("One.", "Two.")),
+        # In a cell below, of whatever kind.
+        ([WHY_CELL, text("One."), HOW_CELL, text("Two.", kind="raw")], ("One.", "Two.")),
+        (
+            [WHY_CELL, code("# One.\n#  So."), HOW_CELL, code("It is so.")],
+            ("One.\nSo.", "It is so."),
+        ),
+        ([WHY_CELL, code("'One.'"), HOW_CELL, code("print('Two.')")], ("One.", "Two.")),
+        ([WHY_CELL, text(""), text("One."), text("More."), HOW_CELL], ("One.\n\nMore.", "")),
+        # In both.
+        ([text("Why?\n\nOne.", "why"), text("More."), HOW_CELL], ("One.\n\nMore.", "")),
+        # Above, or anywhere, when only one answer is missing.
+        ([text("One."), WHY_CELL, text("Two.", "how")], ("One.", "Two.")),
+        ([text("Lost."), code(AREA, "area"), WHY_CELL, text("Two.", "how")], ("Lost.", "Two.")),
+        # In a cell with another mark.
+        (
+            [WHY_CELL, text("One.", role="check"), HOW_CELL, text("Two.", exercise="area")],
+            ("One.", "Two."),
+        ),
+        # Nothing that is code.
+        ([WHY_CELL, code("x = 1  # one"), HOW_CELL, code("# x = f(1)\n# g(x)")], ("", "")),
+        ([WHY_CELL, code("%matplotlib inline"), HOW_CELL, code("!ls")], ("", "")),
+    ],
+)
+def test_free_text_outside_its_cell(two, cells, answers):
+    found = lift(cells, two).free_text
+    assert tuple(found.answers.values()) == answers
+    assert found.doubts == {}
+
+
+def test_free_text_that_may_be_lost_is_no_empty_answer(two):
+    found = lift([text("One."), code(AREA, "area"), WHY_CELL, HOW_CELL], two).free_text
+    assert found.answers == {"why": "", "how": ""}
+    assert found.doubts == dict.fromkeys(
+        ("why", "how"), "text stands in cells that belong to no question"
+    )
+    assert lift([WHY_CELL], two).free_text.doubts == {"how": "its cell is gone"}
+    assert lift([WHY_CELL, HOW_CELL], two).free_text.doubts == {}
+    assert lift([], two).free_text.doubts == {}
+
+
+def test_parts_of_a_cell():
+    cell = (
+        "from google.colab import drive\n!pip install x\n@cached\ndef f():\n    return 1\nx=1;y=2"
+    )
+    assert steps(cell) == [
+        (1, "from google.colab import drive"),
+        (3, "@cached\ndef f():\n    return 1"),
+        (6, "x=1;y=2"),
+    ]
+    assert steps("%time x = 1\n%pip install y\nx?\nz = 1") == [(1, "%time x = 1"), (4, "z = 1")]
+    assert steps("%%time\nimport a\nx = 2") == [(2, "import a"), (3, "x = 2")]
+    assert steps("a = 1\x0c\nb = '\u2028'\r\nc = 2") == [
+        (1, "a = 1\x0c"),
+        (2, "b = '\u2028'"),
+        (3, "c = 2"),
+    ]
+    for whole in ("!ls", "%%bash\nls", "def f(:\n    pass", "x = 1\n" * 1000):
+        assert steps(whole) == [(1, whole)]
+
+
+def test_parts_of_a_cell_with_a_mistake():
+    cell = (
+        "def f():\n    return 1\nprint 'x'\ny = '''\nabc\n'''\nif y:\n    z = 1\nelse:\n    z = 2\n"
+    )
+    assert [line for line, _ in steps(cell)] == [1, 4, 7]
+    assert steps(cell)[2][1].endswith("z = 2")
+    found = mistake(cell)
+    assert (found.line, found.text) == (3, "print 'x'")
+    assert mistake("!ls\nx = 1") is None
+    names = {}
+    for _, part in steps(cell):
+        exec(part, names)
+    assert {"f", "y", "z"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("answer", "defines", "takes"),
+    [
+        ("def myArea(b):\n    return 1", ["myArea"], None),
+        ("class Area:\n    pass", ["Area"], None),
+        ("area = lambda b: 1", [], (["b"], ["b"], False)),
+        ("def area(b, *, c=1, d, **k):\n    return 1", [], (["b", "c", "d"], ["b", "d"], True)),
+        ("def area(a, /, b=1):\n    return 1", [], (["b"], ["a"], False)),
+    ],
+)
+def test_other_names_and_arguments_are_noted(loaded, answer, defines, takes):
+    noted = lift([code(answer, "area")], loaded).remarks["area"]
+    assert noted["defines"] == defines
+    names = ("names", "required", "any")
+    wanted = {} if takes is None else {"area": dict(zip(names, takes, strict=True))}
+    assert noted["takes"] == wanted
+
+
+def test_a_mistake_is_noted_with_its_line(loaded):
+    noted = lift([code("x = 1\ndef area(box):\n    print 'x'", "area")], loaded).remarks["area"]
+    assert (noted["syntax"]["line"], noted["syntax"]["text"]) == (3, "print 'x'")
+    assert "syntax" not in lift([code(AREA, "area")], loaded).remarks["area"]
+
+
+def test_solutions_in_place_of_answers(loaded):
+    wrong = "import math\nx = 1 / 0\ndef area(box):\n    return 0\ndef mine(a):\n    return a"
+    right = "def overlap(a, b):\n    return mine(area([0, 0, a, b]))"
+    lifted = lift([code(wrong, "area"), code(right, "overlap")], loaded).notebook
+    before = [cell.source for cell in lifted.cells]
+    names = {}
+    for cell in with_solutions(lifted, ["area"], loaded).cells:
+        exec(cell.source, names)
+    assert names["overlap"](3, 4) == 12
+    assert [cell.source for cell in lifted.cells] == before

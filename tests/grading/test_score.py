@@ -14,6 +14,7 @@ from made_assignments import (
 )
 
 from labkit.errors import LabkitError
+from labkit.grading.cases import cases_digest
 from labkit.grading.score import score
 from labkit.grading.wire import encode
 
@@ -279,3 +280,165 @@ def test_a_questions_own_words_are_no_answer(tiny, tmp_path, text, answer, point
 def test_a_protocol_violation_is_for_a_person(tiny, tmp_path):
     result = score(make_harvest(tmp_path / "h", tiny, state="protocol-violation"), tiny)
     assert "look at the notebook" in result.flags[0]
+
+
+def noted(loaded, tmp_path, remarks, answers, **changes):
+    folder = make_harvest(tmp_path / "h", loaded, answers, remarks={"double": remarks}, **changes)
+    return score(folder, loaded)
+
+
+def test_a_renamed_function_is_named(tmp_path, tiny):
+    result = noted(tiny, tmp_path, {"defines": ["myDouble", "Twice"]}, {})
+    words = "your cell defines `myDouble`, `Twice`; `double` is wanted"
+    assert result.probes[0].reasons == (words,)
+    assert (
+        "exercise double: the cell defines `myDouble`, `Twice`; `double` is wanted" in result.flags
+    )
+    assert result.probes[2].reasons == ("not defined",)
+
+
+def test_a_mistake_is_named_with_its_line(tmp_path, tiny):
+    wrong = {"line": 3, "text": "print 'x'", "message": "Missing parentheses"}
+    failed = [{**wrong, "ename": "SyntaxError"}]
+    cells = [{"exercise": "double", "status": "error", "ename": "SyntaxError", "failed": failed}]
+    result = noted(tiny, tmp_path, {"syntax": wrong, "defines": []}, {}, cells=cells)
+    words = "line 3, `print 'x'`, is not Python (Missing parentheses)"
+    assert result.probes[0].reasons == (f"not defined: {words}",)
+    assert result.flags == (f"exercise double: {words}",)
+
+
+@pytest.mark.parametrize(
+    ("takes", "explained"),
+    [
+        ({"names": ["b"], "required": ["b"], "any": False}, True),
+        ({"names": ["x", "y"], "required": ["x", "y"], "any": False}, True),
+        ({"names": ["y"], "required": ["y"], "any": True}, True),
+        ({"names": ["x", "y"], "required": ["x"], "any": False}, False),
+        ({"names": [], "required": [], "any": True}, False),
+        (None, False),
+        ({"names": 3}, True),
+    ],
+)
+def test_renamed_arguments_are_named(tmp_path, tiny, takes, explained):
+    answers = right_answers(tiny)
+    answers["values"] = [{"raised": "TypeError"}] * 4
+    result = noted(tiny, tmp_path, {"takes": {"double": takes}}, answers)
+    words = result.probes[0].reasons[0]
+    assert ("the arguments' names matter: `double(x)` is called" in words) == explained
+    assert explained or words == "raised TypeError"
+    assert any("names matter" in flag for flag in result.flags) == explained
+    # Other exceptions have other causes.
+    answers["values"] = [{"raised": "ValueError"}] * 4
+    result = noted(tiny, tmp_path, {"takes": {"double": takes}}, answers)
+    assert result.probes[0].reasons == ("raised ValueError",)
+
+
+def test_failing_lines_are_flagged_and_cost_nothing(tmp_path, tiny):
+    failed = [
+        {"line": 1, "text": "import seaborn", "ename": "ModuleNotFoundError"},
+        {"line": 9, "text": "raise X", "ename": "NotImplementedError"},
+    ]
+    cells = [
+        {"exercise": "double", "status": "error", "ename": "X", "failed": failed, "ran": 2},
+        {"exercise": "", "role": "helper", "status": "error", "failed": failed[:1], "ran": 0},
+        {"exercise": "", "role": "setup", "status": "error", "failed": failed[:1], "ran": 0},
+    ]
+    result = score(make_harvest(tmp_path / "h", tiny, cells=cells, state="cell-error"), tiny)
+    assert [probe.points for probe in result.probes] == [4, 2, 3]
+    words = "line 1, `import seaborn`, raised ModuleNotFoundError"
+    assert result.flags == (
+        f"exercise double: {words}; the other lines ran",
+        f"beside the exercises: {words}",
+    )
+
+
+def test_the_language_matters_where_points_are_lost(tmp_path, tiny):
+    right = score(make_harvest(tmp_path / "a", tiny, language="R"), tiny)
+    wrong = score(make_harvest(tmp_path / "b", tiny, {}, language="R"), tiny)
+    assert right.flags == ()
+    assert wrong.flags == ("the notebook says that it is written in R, and ran as Python",)
+
+
+def test_an_answer_that_may_be_lost_leaves_its_points_open(tmp_path, tiny):
+    def of(name, **changes):
+        return score(make_harvest(tmp_path / name, tiny, **changes), tiny)
+
+    lost = of("a", questions={"why": ""}, doubts={"why": "its cell is gone"})
+    assert lost.questions[0].points is None
+    assert lost.unread == 1
+    assert lost.flags == ("question why: no answer found, but its cell is gone",)
+    none = of("b", questions={"why": ""}, doubts={})
+    assert none.questions[0].points == 0
+    assert none.flags == ()
+    found = of("c", questions={"why": "So."}, doubts={"why": "its cell is gone"})
+    assert found.questions[0].answer == "So."
+    assert found.flags == ()
+
+
+GIVEN = """
+# %% exercise="double"
+def double(x):
+    # BEGIN SOLUTION
+    return 2 * x
+    # END SOLUTION
+
+# %% exercise="quadruple"
+def quadruple(x):
+    # BEGIN SOLUTION
+    return double(double(x))
+    # END SOLUTION
+
+# %% tags=["probes"]
+def numbers(rng):
+    return [{"x": int(rng.integers(1, 99))} for _ in range(4)]
+
+ASSIGNMENT = Assignment(
+    title="Given", minutes=5,
+    probes=[
+        Probe("two", "double", "double", 4, numbers, reference=lambda x: 2 * x),
+        Probe("four", "quadruple", "quadruple", 4, numbers, reference=lambda x: 4 * x,
+              given=("double",), hint="Call double twice."),
+    ],
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "second", "points", "given"), [(3, 4, 4, ("double",)), (4, 3, 4, ()), (3, 3, 0, ())]
+)
+def test_the_better_of_own_and_given_counts(tmp_path, own, second, points, given):
+    loaded = load_tiny(tmp_path, GIVEN)
+
+    def answers(name, factor):
+        return [encode(factor * case["x"]) for case in cases_of(loaded, name)]
+
+    digest = cases_digest(cases_of(loaded, "four"))
+    entry = {"status": "answered", "answers": answers("four", second), "inputs": digest}
+    harvest = make_harvest(
+        tmp_path / "h",
+        loaded,
+        {"two": answers("two", 5), "four": answers("four", own)},
+        questions={},
+        with_solutions={"four": entry},
+    )
+    two, four = score(harvest, loaded).probes
+    assert two.points == 0
+    assert (four.points, four.given) == (points, given)
+    assert four.hint == ("" if points else "Call double twice.")
+    assert two.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ('given=("quadruple",)', "given names its own exercise"),
+        ('given=("half",)', "given names 'half', which is no exercise before 'quadruple'"),
+        ('given="double"', "given must be a tuple of names"),
+        ("hint=3", "hint must be a text"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, wrong, message):
+    part = wrong.partition("=")[0]
+    old = 'given=("double",)' if part == "given" else 'hint="Call double twice."'
+    with pytest.raises(LabkitError, match=message):
+        load_tiny(tmp_path, GIVEN.replace(old, wrong))
