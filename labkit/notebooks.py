@@ -19,6 +19,9 @@ from labkit.places import WORKBOOK
 from labkit.unknown_names import did_you_mean, unknown_name
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
+KERNELS = {"ir": "R", "julia": "Julia", "octave": "Octave", "bash": "Bash", "scala": "Scala"}
+"""How the names of kernels of other languages begin, where a notebook tells nothing else."""
 NUMBERED = re.compile(r"\d\d_\w+")
 
 
@@ -88,10 +91,11 @@ def load(path: Path) -> Any:
     import nbformat
 
     try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
         if path.suffix == ".py":
-            return from_source(path.read_text(encoding="utf-8"))
-        # Not nbformat.read(as_version=4): it only warns about an invalid notebook.
-        notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+            return from_source(text)
+        # Not nbformat.reads(as_version=4): it only warns about an invalid notebook.
+        notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
         if notebook.nbformat < 4 or notebook.nbformat_minor < 5:
             notebook = nbformat.v4.upgrade(nbformat.convert(notebook, 4))
         nbformat.validate(notebook)
@@ -101,6 +105,27 @@ def load(path: Path) -> Any:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise LabkitError(f"{path} is not a Jupyter notebook: {reason}") from error
     return notebook
+
+
+def other_language(notebook: Any) -> str:
+    """Return the language that a notebook's metadata name, unless that is Python; else nothing.
+
+    Args:
+        notebook: of nbformat, or any dictionary that claims to be one.
+    """
+    metadata = notebook.get("metadata")
+    parts = metadata if isinstance(metadata, dict) else {}
+    kernel, info = (
+        part if isinstance(part, dict) else {}
+        for part in (parts.get("kernelspec"), parts.get("language_info"))
+    )
+    named = (kernel.get("language"), info.get("name"))
+    name = next((text for text in named if isinstance(text, str) and text.strip()), "")
+    if not name and isinstance(kernel.get("name"), str):
+        begins = re.match(r"[a-z]*", kernel["name"].lower())
+        name = KERNELS.get(begins[0] if begins else "", "")
+    plain = LANGUAGE.fullmatch(name.strip())
+    return "" if plain is None or "python" in name.lower() else plain[0]
 
 
 def from_source(text: str) -> Any:

@@ -39,6 +39,7 @@ from labkit.grading.assignment import LoadedAssignment, load_assignment
 from labkit.grading.isolation import Level, choose
 from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, resident
 from labkit.places import WORKBOOK
+from labkit.notebooks import other_language
 
 VERSION = 1
 MOST_STARTS = 3
@@ -85,7 +86,7 @@ def harvest(task: dict[str, Any]) -> dict[str, Any]:
     if bad is None:
         try:
             cells = reading.cells_of(parsed, loaded.assignment.limits)
-            result["language"] = reading.other_language(parsed)
+            result["language"] = other_language(parsed)
         except reading.BadNotebook as error:
             bad = str(error)
     if bad is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ from labkit.grading.probes import Limits
 
 LARGEST = 200_000_000  # bytes of a file that is looked at
 MOST_CODE = 500_000  # characters; what a person writes is a tenth of it
-LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
 
 
 class BadNotebook(Exception):
@@ -76,19 +74,6 @@ def cells_of(notebook: dict[str, Any], limits: Limits) -> list[StudentCell]:
     if code > MOST_CODE:
         raise BadNotebook(f"{code / 1e6:.1f} MB of code; at most {MOST_CODE / 1e6:g} are graded")
     return cells
-
-
-def other_language(notebook: dict[str, Any]) -> str:
-    """Return the language that a notebook says it is written in, unless that is Python."""
-    metadata = notebook.get("metadata")
-    parts = metadata if isinstance(metadata, dict) else {}
-    for part, key in (("kernelspec", "language"), ("language_info", "name")):
-        found = parts.get(part)
-        name = found.get(key) if isinstance(found, dict) else None
-        if isinstance(name, str) and name.strip():
-            plain = LANGUAGE.fullmatch(name.strip())
-            return "" if not plain or "python" in name.lower() else plain[0]
-    return ""
 
 
 def _raw_cells(notebook: dict[str, Any]) -> Any:

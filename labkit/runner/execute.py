@@ -81,6 +81,8 @@ class Worker:
     def take(self, event: dict[str, Any]) -> None:
         """Take in an event, and note the processes that have come into being."""
         self.job.trace.add(event)
+        if event["event"] == "flood":
+            self.stop(Outcome.FAILED)
         with contextlib.suppress(psutil.NoSuchProcess):
             self._family.update(psutil.Process(self.process.pid).children(recursive=True))
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+MOST = 200_000_000  # characters that one cell may show before it is stopped
+
 
 class Outcome(StrEnum):
     """How a notebook ended."""
@@ -41,6 +43,7 @@ class Trace:
     ended: bool = False
     error: str | None = None
     message: str = ""
+    flooded: int | None = None  # the cell that showed too much
     stopped: Outcome | None = None
     returncode: int | None = None
 
@@ -56,6 +59,8 @@ class Trace:
                 cell.done = True
                 cell.error, cell.message = event["error"], event["message"]
                 cell.asked_to_exit = event["asked_to_exit"]
+            case "flood":
+                self.flooded = event["cell"]
             case "hidden-error":
                 self.hidden_errors.append(f"{event['error']}: {event['message']}")
             case "end":
@@ -90,6 +95,9 @@ def judge(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Ve
         errors_shown: errors found among the saved outputs, by cell position. A cell can show
             one although the kernel replied that all went well.
     """
+    if trace.flooded is not None:
+        reason = f"cell {trace.flooded + 1} showed more than {MOST / 1e6:g} MB and was stopped"
+        return Verdict(Outcome.FAILED, reason, trace.flooded)
     for cell in trace.cells.values():
         if cell.asked_to_exit:
             return Verdict(Outcome.EXITED_EARLY, _exit_reason(cell, trace), cell.index)

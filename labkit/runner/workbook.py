@@ -13,12 +13,12 @@ from labkit.cores import available_cores
 from labkit.errors import LabkitError
 from labkit.files import whole
 from labkit.folder_lock import LOCK, locked
-from labkit.notebooks import edited, find_root, load, resolve, sources
+from labkit.notebooks import edited, find_root, load, other_language, resolve, sources
 from labkit.places import runs_folder
 from labkit.runner.claims import PROFILES, load_expected
 from labkit.runner.execute import Job, run_jobs
 from labkit.runner.order import longest_first
-from labkit.runner.parameters import coerce, read_parameters
+from labkit.runner.parameters import coerce, computed, read_parameters
 from labkit.runner.progress import RunProgress
 from labkit.runner.report import Report, write_notebook_page, write_report
 from labkit.runner.results import NotebookResult, conclude
@@ -59,6 +59,12 @@ def run(request: Request, console: Console) -> Report:
     jobs, profiles = [], {}
     for path in paths:
         notebook = load(path)
+        language = other_language(notebook)
+        if language:
+            raise LabkitError(
+                f"{path}: a notebook in {language}; labkit run runs notebooks in Python, whichever "
+                "kernel they name"
+            )
         values, profile = _values(notebook, path.stem, request)
         profiles[path.stem] = profile
         jobs.append(
@@ -132,8 +138,13 @@ def _chosen(selectors: list[str], root: Path) -> list[Path]:
 
 def _values(notebook: Any, name: str, request: Request) -> tuple[dict[str, Any], str | None]:
     """Return the values to inject, and the profile that will be in force."""
-    declared = read_parameters(notebook, name)
-    values = coerce(request.parameters, declared, name)
+    try:
+        declared = read_parameters(notebook, name)
+    except LabkitError:
+        if request.parameters or request.profile is not None:
+            raise
+        return {}, None  # nothing is asked of the cell: whatever is wrong in it, the run shows
+    values = coerce(request.parameters, declared, name, computed(notebook, name))
     if request.profile is not None:
         if request.profile not in PROFILES:
             raise LabkitError(f"there is no profile {request.profile!r}: {', '.join(PROFILES)}")

@@ -16,7 +16,6 @@ import threading
 from pathlib import Path
 from typing import Any, TextIO
 
-import papermill.engines
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from papermill.iorw import load_notebook_node
@@ -25,6 +24,8 @@ from traitlets import default
 
 from labkit.notebooks import load
 from labkit.records import RECORDING
+from labkit.runner.bounded import BoundedEngine
+from labkit.runner.parameters import dependent_lines
 
 KERNEL = "python3"
 
@@ -94,19 +95,19 @@ def _execute(job: dict[str, Any], events: Events) -> None:
     notebook = prepare(load(Path(job["notebook"])), output, job["parameters"])
     runnable, skipped = plan(notebook)
     events.send("plan", cells=runnable, skipped=skipped)
-    # Papermill's engine without papermill's `execute_notebook`: that one raises again for cells
+    # An engine of papermill without papermill's `execute_notebook`: that one raises again for cells
     # tagged raises-exception, moves cell positions by inserting its error banners, and formats
     # braces in paths.
-    papermill.engines.papermill_engines.execute_notebook_with_engine(
-        None,
+    BoundedEngine.execute_notebook(
         notebook,
         KERNEL,
         output_path=str(output),
         progress_bar=False,
-        start_timeout=120,
+        startup_timeout=120,
         kernel_manager_class=OwnPython,
         on_cell_execute=events.on_cell_execute,
         on_cell_executed=events.on_cell_executed,
+        on_flood=lambda cell: events.send("flood", cell=cell),
     )
     for name, message in errors_in_output_widgets(notebook):
         events.send("hidden-error", error=name, message=message)
@@ -132,9 +133,14 @@ def prepare(notebook: Any, output: Path, parameters: dict[str, Any]) -> Any:
     nbformat.write(notebook, output)
     notebook = load_notebook_node(str(output))
     if parameters:
+        # What the notebook computes from a parameter is computed again, after the new value.
+        again = dependent_lines(notebook, set(parameters))
         notebook = parameterize_notebook(
             notebook, parameters, kernel_name=KERNEL, language="python"
         )
+        for cell in notebook.cells:
+            if again and "injected-parameters" in cell.metadata.get("tags", []):
+                cell.source += "\n" + "\n".join(again)
         nbformat.write(notebook, output)
     return notebook
 

@@ -21,7 +21,7 @@ from labkit.grading.isolation import STRONG, probe
 from labkit.grading.probes import Limits
 from labkit.grading.release import notebook_bytes
 from labkit.grading.score import score
-from labkit.grading.submission import BadNotebook, cells_of, other_language, parse
+from labkit.grading.submission import BadNotebook, cells_of, parse
 
 pytestmark = pytest.mark.skipif(
     probe().works[0] not in STRONG, reason="no sandbox; enable with: apt-get install bubblewrap"
@@ -289,21 +289,6 @@ def test_notebooks_that_are_too_large():
     code = {"cell_type": "code", "source": "x" * 200_000}
     with pytest.raises(BadNotebook, match=r"0\.6 MB of code; at most 0\.5"):
         cells_of({"cells": [code] * 3}, Limits())
-
-
-@pytest.mark.parametrize(
-    ("metadata", "language"),
-    [
-        ({"kernelspec": {"language": "R", "name": "ir"}}, "R"),
-        ({"language_info": {"name": "julia"}}, "julia"),
-        ({"kernelspec": {"language": "python"}, "language_info": {"name": "ipython"}}, ""),
-        ({"kernelspec": {"name": "ir"}, "language_info": 3}, ""),
-        ({"kernelspec": {"language": "<script>"}}, ""),
-        (None, ""),
-    ],
-)
-def test_notebooks_of_other_languages(metadata, language):
-    assert other_language({"cells": [], "metadata": metadata}) == language
 
 
 def test_cells_of_every_version():

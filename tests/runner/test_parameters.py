@@ -6,7 +6,13 @@ import nbformat
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.runner.parameters import coerce, parse_assignments, read_parameters
+from labkit.runner.parameters import (
+    coerce,
+    computed,
+    dependent_lines,
+    parse_assignments,
+    read_parameters,
+)
 
 CELL = """
 from typing import Literal
@@ -99,16 +105,149 @@ def test_twice() -> None:
         parse_assignments(["a=1", "a=2"])
 
 
-@pytest.mark.parametrize("source", ["%matplotlib inline", "x: int ="])
-def test_cell_that_is_not_plain_python(source: str) -> None:
+UNTYPED = """
+offset = -1
+rate = -0.5  # per step
+limit = None
+sizes = [64, 128]
+names = ["a", "b"]
+mixed = [1, "a"]
+nothing = []
+pair = (1, 2)
+table = {"a": 1}
+batch = 2 * 3
+size = 2 ** 10
+third = 1 / 3
+first = second = "x"
+flag = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("offset", "-2", -2),
+        ("rate", "-1", -1.0),
+        ("limit", "7", 7),
+        ("limit", "-0.5", -0.5),
+        ("limit", "none", None),
+        ("limit", "true", True),
+        ("limit", "[1, 2]", [1, 2]),
+        ("limit", "a b", "a b"),
+        ("sizes", "[1, 2]", [1, 2]),
+        ("sizes", "-3, 0.5", [-3, 0.5]),
+        ("sizes", "[]", []),
+        ("names", "c,d", ["c", "d"]),
+        ("mixed", "[2, b]", [2, "b"]),
+        ("nothing", "1, a", [1, "a"]),
+        ("pair", "(3, 4)", (3, 4)),
+        ("pair", "[3, 4]", (3, 4)),
+        ("table", "{'b': 2}", {"b": 2}),
+        ("batch", "5", 5),
+        ("size", "4", 4),
+        ("third", "2", 2.0),
+        ("first", "y", "y"),
+        ("second", "y", "y"),
+        ("flag", "false", False),
+    ],
+)
+def test_values_without_a_type(name: str, text: str, value: object) -> None:
+    typed = coerce({name: text}, declared(UNTYPED), "07_demo")
+    assert typed == {name: value}
+    assert type(typed[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("offset", "1.5"), ("offset", "none"), ("batch", "x"), ("pair", "3"), ("table", "[1]")],
+)
+def test_ill_typed_without_a_type(name: str, text: str) -> None:
+    with pytest.raises(LabkitError, match=rf"07_demo: parameter {name} = .*is not allowed"):
+        coerce({name: text}, declared(UNTYPED), "07_demo")
+
+
+TYPED = """
+from typing import Optional
+limit: Optional[int] = None
+again: typing.Optional[float] = 0.5
+either: Union[int, str] = 1
+steps: "int" = 1
+rate: Annotated[float, "per step"] = 0.5
+fixed: Final[int] = 3
+old: List[int] = [1]
+plain: list = [1]
+free: Any = None
+needed: int
+size: tuple[int, int] = (1, 2)
+table: dict[str, int] = {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("limit", "3", 3),
+        ("limit", "none", None),
+        ("again", "1", 1.0),
+        ("either", "x", "x"),
+        ("steps", "2", 2),
+        ("rate", "2", 2.0),
+        ("fixed", "4", 4),
+        ("old", "1, 2", [1, 2]),
+        ("plain", "1, a", [1, "a"]),
+        ("free", "a", "a"),
+        ("needed", "1", 1),
+        ("size", "(3, 4)", (3, 4)),
+        ("table", "{'a': 1}", {"a": 1}),
+    ],
+)
+def test_values_of_every_type(name: str, text: str, value: object) -> None:
+    typed = coerce({name: text}, declared(TYPED), "07_demo")
+    assert typed == {name: value}
+    assert type(typed[name]) is type(value)
+
+
+def test_commands_of_ipython_are_no_parameters() -> None:
+    assert set(declared("%matplotlib inline\n!ls\nx = 1")) == {"x"}
+
+
+def test_cell_that_is_not_plain_python() -> None:
     with pytest.raises(LabkitError, match=r"07_demo.*not plain Python"):
-        declared(source)
+        declared("x: int =")
 
 
-@pytest.mark.parametrize("kind", ["dict[str, int]", "Path", "Literal[A]"])
+@pytest.mark.parametrize("kind", ["Path", "Literal[A]", "np.ndarray", "'(('", "Callable[[], int]"])
 def test_unsupported_type(kind: str) -> None:
-    with pytest.raises(LabkitError, match="07_demo: parameter x is declared"):
-        declared(f"x: {kind} = None")
+    found = declared(f"x: {kind} = None\nsteps = 1")
+    assert coerce({"steps": "2"}, found, "07_demo") == {"steps": 2}  # no other one's business
+    with pytest.raises(LabkitError, match=r"parameter x is declared .* supported are str"):
+        coerce({"x": "1"}, found, "07_demo")
+
+
+def notebook_of(*sources: str) -> Any:
+    cells = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}) for source in sources
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_what_is_computed_says_how_to_declare_it() -> None:
+    notebook = notebook_of("n = 2 * 3\nm = n + 1")
+    values, found = {"m": "3"}, read_parameters(notebook, "07_demo")
+    with pytest.raises(LabkitError, match=r"07_demo: m is computed \(m = n \+ 1\).*m: int = "):
+        coerce(values, found, "07_demo", computed(notebook, "07_demo"))
+
+
+def test_what_is_computed_from_a_parameter_is_computed_again() -> None:
+    notebook = notebook_of("n = 2\nm = n + 1\nk: int = m * 2\nother = 5\nn = n\nlast = k")
+    assert dependent_lines(notebook, {"n"}) == ["m = n + 1", "k: int = m * 2", "last = k"]
+    assert dependent_lines(notebook, {"n", "m"}) == ["k: int = m * 2", "last = k"]
+    assert dependent_lines(notebook, {"other"}) == []
+
+
+def test_two_cells_of_parameters() -> None:
+    with pytest.raises(LabkitError, match="cells 1 and 2 are tagged parameters"):
+        read_parameters(notebook_of("a = 1", "a = 3"), "07_demo")
 
 
 def test_notebook_without_parameters() -> None:
