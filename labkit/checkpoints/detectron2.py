@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from labkit.checkpoints.key_map import KeyMap, Rule
-from labkit.checkpoints.unpickle import read_pickle, read_torch
+from labkit.checkpoints.unpickle import read_pickle, read_torch, without_wrapper
 from labkit.errors import LabkitError
 
 NAMES = KeyMap(
@@ -130,6 +130,4 @@ def _weights(path: Path, content: dict[str, Any]) -> dict[str, Any]:
             f'{path}: not a Detectron2 checkpoint: it has no "model" among {found}; an ImageNet'
             " backbone is read by labkit.checkpoints.detectron2.load_backbone"
         )
-    if weights and all(str(name).startswith("module.") for name in weights):
-        return {name.removeprefix("module."): value for name, value in weights.items()}
-    return {str(name): value for name, value in weights.items()}
+    return without_wrapper(weights)

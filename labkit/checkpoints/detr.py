@@ -50,5 +50,4 @@ def load(path: Path, model: DETR) -> None:
             f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
         )
     panoptic = model.config.mask_widths is not None
-    content = read_state_dict(path)
-    names(panoptic).load(path, content.get("model", content), model)
+    names(panoptic).load(path, read_state_dict(path), model)

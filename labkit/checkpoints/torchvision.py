@@ -134,7 +134,8 @@ def load(path: Path, model: MaskRCNN) -> None:
     """Read torchvision's weights into a model of :data:`CONFIG`.
 
     Args:
-        path: the published ``.pth``, or ``torch.save(model.state_dict(), path)``.
+        path: the published ``.pth``, ``torch.save(model.state_dict(), path)``, or a checkpoint that
+            has the state dict as its entry ``model``.
         model: changed only if everything fits.
 
     Raises:

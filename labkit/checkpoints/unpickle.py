@@ -8,11 +8,12 @@ the layout of an array's memory, which a hostile file can use to corrupt it.
 
 from __future__ import annotations
 
+import argparse
 import math
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,9 @@ import torch
 
 from labkit.errors import LabkitError
 
+ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights")
+"""Under which names training scripts keep a model's state dict."""
+WRAPPERS = ("module.", "_orig_mod.")
 PLAIN = frozenset("fiub")
 """Kinds of NumPy types that hold numbers or bools; all others are refused."""
 
@@ -63,6 +67,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("__builtin__", "bytes"): _no_bytes,
             ("numpy", "ndarray"): _Array,
             ("numpy", "dtype"): _Type,
+            ("argparse", "Namespace"): _Namespace,
         }
         for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since 2.0
             self.known[module, "_reconstruct"] = _reconstruct
@@ -118,6 +123,10 @@ class _Array:
         self.value = kind.read(content, tuple(shape), fortran)
 
 
+class _Namespace:
+    """Stands in for ``argparse.Namespace``, a training script's options: names and values only."""
+
+
 def _reconstruct(_class: type, _shape: tuple[int, ...], _kind: bytes) -> _Array:
     return _Array()
 
@@ -142,6 +151,8 @@ def _with_arrays(value: Any) -> Any:
     """The same containers with the arrays in the place of their stand-ins."""
     if isinstance(value, _Array):
         return value.value
+    if isinstance(value, _Namespace):
+        return argparse.Namespace(**_with_arrays(vars(value)))
     if isinstance(value, dict):
         return {key: _with_arrays(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -169,7 +180,9 @@ def read_torch(path: Path) -> Any:
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # The options that training scripts put beside the weights: names and values, no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # as many ways here
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise LabkitError(
@@ -182,13 +195,47 @@ def read_torch(path: Path) -> Any:
 def read_state_dict(path: Path) -> dict[str, Any]:
     """What ``torch.save(model.state_dict(), path)`` wrote: tensors by name.
 
+    Training scripts write the state dict as one entry of several, and what wraps a model puts a
+    word before every name; both are taken off.
+
     Raises:
-        LabkitError: as :func:`read_torch`, or the file holds something else than a dictionary.
+        LabkitError: as :func:`read_torch`, or the file holds no state dict.
     """
     content = read_torch(path)
     if not isinstance(content, dict):
         raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return {str(name): value for name, value in content.items()}
+    if not _is_state_dict(content):
+        inner = next((content[name] for name in ENTRIES if _is_state_dict(content.get(name))), None)
+        if inner is None:
+            found = ", ".join(map(str, list(content)[:5])) or "nothing"
+            raise LabkitError(
+                f"{path}: holds no state dict: neither tensors by name nor an entry "
+                f"{', '.join(ENTRIES)} with them; it holds {found}. Save it with "
+                'torch.save({"model": model.state_dict()}, PATH)'
+            )
+        content = inner
+    return without_wrapper(content)
+
+
+def without_wrapper(weights: Mapping[Any, Any]) -> dict[str, Any]:
+    """The weights under the names that they have in the model itself.
+
+    ``nn.DataParallel`` and ``DistributedDataParallel`` put ``module.`` before every name,
+    ``torch.compile`` puts ``_orig_mod.``.
+    """
+    plain = {str(name): value for name, value in weights.items()}
+    for word in WRAPPERS * 2:  # one may be around the other, in either order
+        if plain and all(name.startswith(word) for name in plain):
+            plain = {name.removeprefix(word): value for name, value in plain.items()}
+    return plain
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    )
 
 
 def _damaged(path: Path, expected: str, error: Exception) -> LabkitError:

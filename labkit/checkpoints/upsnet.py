@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
 from labkit.checkpoints.unpickle import read_state_dict
@@ -99,9 +98,6 @@ def load(path: Path, model: UPSNet) -> None:
             f"{path}: UPSNet's weights need a model with its conventions: upsnet_r50,"
             " upsnet_r101_dcn, upsnet_r50_cityscapes or upsnet_r101_cityscapes"
         )
-    content = read_state_dict(path)
-    weights: dict[str, Tensor] = {
-        name.removeprefix("module."): value for name, value in content.items()
-    }
+    weights = read_state_dict(path)
     print(NOTICE, file=sys.stderr)
     names(len(model.categories.stuff)).load(path, weights, model)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from labkit.checkpoints.unpickle import without_wrapper
 from labkit.errors import LabkitError
 from labkit.files import whole
 
@@ -40,7 +41,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except SafetensorError as error:
         raise LabkitError(f"{path}: not a whole safetensors file ({error})") from None
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(without_wrapper(state))
     except RuntimeError as error:
         raise LabkitError(f"{path}: these weights are of another model. {error}") from None
 

@@ -9,6 +9,7 @@ objects of an image, ``N`` objects of all images, ``H × W`` the padded batch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,8 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects, config: LossConfig) -
         objects: n of them; beyond Q the dearest ones stay without a query.
         config: weights of the costs.
     """
+    if len(objects.outputs) > len(boxes):
+        _warn_once(len(objects.outputs), len(boxes))
     probability = logits.softmax(dim=-1)[:, objects.outputs]  # (Q, n)
     distance = torch.cdist(boxes, objects.boxes, p=1)
     overlap = generalized_box_iou(corners(boxes), corners(objects.boxes))
@@ -83,6 +86,20 @@ def match(logits: Tensor, boxes: Tensor, objects: Objects, config: LossConfig) -
     return torch.as_tensor(queries, device=boxes.device), torch.as_tensor(
         which, device=boxes.device
     )
+
+
+_warned = set[int]()
+
+
+def _warn_once(segments: int, queries: int) -> None:
+    if queries not in _warned:
+        _warned.add(queries)
+        warnings.warn(
+            f"an image has {segments} segments, the model {queries} queries: what finds no query "
+            "is not learnt; train a model with more queries, at least as many as an image has "
+            "segments",
+            stacklevel=2,
+        )
 
 
 def set_losses(

@@ -1,6 +1,7 @@
 """Boxes as the detectors see them: clipping, and the offsets that a network regresses.
 
-Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's.
+Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's. Half
+precision is computed with in float32.
 
 Detectron of 2018, and UPSNet after it, write a box by its first and its last pixel, so that its
 width is ``x2 - x1 + 1``. Here such boxes have the last pixel's far edge for ``x2``, one more: then
@@ -21,6 +22,15 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 """Decoded sides grow at most by this factor: an untrained network must not overflow ``exp``."""
 
 
+def at_least_float32(values: Tensor) -> torch.dtype:
+    """The type to compute with: float32 for half precision and whole numbers, else the values' own.
+
+    Half precision ends at 65504, less than the area of a box of 256 by 256 pixels, and cannot tell
+    coordinates beyond 2048 apart.
+    """
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
 def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
     """Offsets that take ``references`` to ``boxes`` (R. Girshick et al., R-CNN, appendix C).
 
@@ -33,6 +43,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) ->
         ``(N, 4)`` offsets of the centre in sides of the reference, and of the log of the sides.
     """
     wx, wy, ww, wh = weights
+    boxes = boxes.to(at_least_float32(boxes))
     x, y, width, height = _centre_form(references)
     to_x, to_y, to_width, to_height = _centre_form(boxes)
     return torch.stack(
@@ -58,6 +69,7 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
         ``(N, 4 C)`` boxes.
     """
     wx, wy, ww, wh = weights
+    offsets = offsets.to(at_least_float32(offsets))
     x, y, width, height = (v[:, None] for v in _centre_form(references))
     dx, dy = offsets[:, 0::4] / wx, offsets[:, 1::4] / wy
     dw = torch.clamp(offsets[:, 2::4] / ww, max=MAX_LOG_SCALE)
@@ -92,9 +104,11 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int], plus_one: bool = False) -> 
 
 def larger_than(boxes: Tensor, side: float) -> Tensor:
     """Which boxes have both sides longer than ``side``, ``(N,)`` bool."""
+    boxes = boxes.to(at_least_float32(boxes))
     return ((boxes[:, 2:] - boxes[:, :2]) > side).all(dim=1)
 
 
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    boxes = boxes.to(at_least_float32(boxes))
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     return boxes[:, 0] + 0.5 * width, boxes[:, 1] + 0.5 * height, width, height

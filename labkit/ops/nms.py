@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabkitError
+from labkit.ops.boxes import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ class NMSStep:
 
 
 def iou_with(box: Tensor, boxes: Tensor) -> Tensor:
-    """Intersection over union of one box ``(4,)`` with each of ``(N, 4)``, ``(N,)``; XYXY."""
+    """Intersection over union of one box ``(4,)`` with each of ``(N, 4)``, ``(N,)``; XYXY.
+
+    Boxes in half precision are computed with in float32: their areas would be infinite.
+    """
+    box, boxes = box.to(at_least_float32(box)), boxes.to(at_least_float32(boxes))
     corner = torch.maximum(box[:2], boxes[:, :2])
     opposite = torch.minimum(box[2:], boxes[:, 2:])
     intersection = (opposite - corner).clamp(min=0).prod(dim=1)

@@ -172,6 +172,21 @@ def test_names_of_older_versions(theirs, ours, tmp_path):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_the_advice_of_a_refusal_works(theirs, ours, tmp_path):
+    """A whole model is refused, with a line of code; what that writes is read."""
+    path = tmp_path / "weights.pth"
+    torch.save(theirs, path)
+    with pytest.raises(LabkitError, match="refused: it asks for torchvision") as refusal:
+        load(path, EPSILON.build(CATEGORIES))
+    advice = re.search(r"torch\.save\(.*\)", str(refusal.value))[0]
+    names = {"torch": torch, "model": torch.nn.DataParallel(theirs), "PATH": path}
+    exec(advice, names)
+    model = EPSILON.build(CATEGORIES)
+    load(path, model)
+    state = ours.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
 def test_differences_are_refused(theirs, ours, tmp_path):
     before = {k: v.clone() for k, v in ours.state_dict().items()}
     weights = theirs.state_dict()

@@ -1,5 +1,6 @@
 """Files of other projects: arrays come out, and nothing else can."""
 
+import argparse
 import os
 import pickle
 import struct
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labkit.checkpoints.unpickle import read_pickle, read_torch
+from labkit.checkpoints.unpickle import read_pickle, read_state_dict, read_torch
 from labkit.errors import LabkitError
 
 
@@ -95,6 +96,72 @@ def test_tensors(tmp_path):
         read = read_torch(path)
         assert read["iteration"] == 5
         assert torch.equal(read["model"]["a"], torch.arange(3.0))
+
+
+OPTIONS = argparse.Namespace(lr=0.1, sizes=[1, 2], name="a", inner=argparse.Namespace(b=None))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_options_of_a_training_script_are_read(write, tmp_path, protocol):
+    found = read_pickle(write({"model": {"a": np.zeros(2)}, "args": OPTIONS}, protocol))
+    assert found["args"] == OPTIONS
+    path = tmp_path / "weights.pth"
+    for legacy in (False, True):
+        content = {"model": {"a": torch.zeros(2)}, "args": OPTIONS}
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        assert read_torch(path)["args"] == OPTIONS
+
+
+def test_options_cannot_hide_code(write, tmp_path):
+    marker = tmp_path / "marker"
+    evil = argparse.Namespace(x=Runs(os.mkdir, str(marker)))
+    with pytest.raises(LabkitError, match=rf"refused: it asks for {os.name}\.mkdir"):
+        read_pickle(write({"args": evil}))
+    torch.save({"args": evil}, tmp_path / "weights.pth")
+    with pytest.raises(LabkitError, match=rf"refused: it asks for {os.name}\.mkdir"):
+        read_torch(tmp_path / "weights.pth")
+    assert not marker.exists()
+
+
+STATE = {"a.weight": torch.zeros(2), "b": torch.ones(1)}
+
+
+def prefixed(*words):
+    return {"".join(words) + name: value for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"model": STATE},
+        {"state_dict": STATE, "epoch": 3},
+        {"model_state_dict": OrderedDict(STATE), "optimizer": {"state": {}}, "args": OPTIONS},
+        prefixed("module."),
+        {"model": prefixed("module.")},
+        prefixed("_orig_mod."),
+        prefixed("module.", "_orig_mod."),
+        prefixed("_orig_mod.", "module."),
+    ],
+)
+def test_a_state_dict_as_people_save_it(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    found = read_state_dict(tmp_path / "weights.pth")
+    assert list(found) == list(STATE)
+    assert all(torch.equal(value, STATE[name]) for name, value in found.items())
+
+
+def test_names_that_only_some_have_are_no_wrapper(tmp_path):
+    state = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    torch.save(state, tmp_path / "weights.pth")
+    assert list(read_state_dict(tmp_path / "weights.pth")) == ["module.a", "b"]
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"model": {"a": 1}}, {"model": [1]}])
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(LabkitError, match=r"weights\.pth: holds no state dict.*torch\.save"):
+        read_state_dict(tmp_path / "weights.pth")
 
 
 # What is refused

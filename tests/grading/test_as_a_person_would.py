@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from made_assignments import make_assignment
 
@@ -110,9 +111,7 @@ def harvests(assignment, tmp_path_factory):
             if cell.metadata.get("labkit") == {"exercise": "double"}:
                 cell.source = assignment.exercises["double"].stub if answer is None else answer
                 # Twice what the whole file may have, but only of output.
-                cell.outputs = [
-                    {"output_type": "stream", "name": "stdout", "text": "x" * 2_000_000}
-                ]
+                cell.outputs = [nbformat.v4.new_output("stream", text="x" * 2_000_000)]
         (root / f"{number}.ipynb").write_bytes(notebook_bytes(notebook))
         task = {"submission": str(root / f"{number}.ipynb"), "out": str(root / name)}
         tasks.append({**task, "assignment_dir": str(assignment.folder)})

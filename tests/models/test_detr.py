@@ -1,6 +1,7 @@
 """DETR's parts by hand-computed numbers, and what the tiny presets do with odd input."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from labkit.checkpoints.folder import start_from
 from labkit.datasets.coco_categories import coco_panoptic, coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
+from labkit.models import detr_criterion
 from labkit.models.detr_criterion import (
     LossConfig,
     Objects,
@@ -69,6 +71,21 @@ def test_the_assignment_is_the_cheapest_of_all():
         logits, boxes, _objects([0], [[0.52, 0.5, 0.2, 0.2]]), LossConfig(classes=99)
     )
     assert queries.tolist() == [2]
+
+
+def test_more_objects_than_queries_are_told_of_once(monkeypatch):
+    monkeypatch.setattr(detr_criterion, "_warned", set())
+    box = [[0.5, 0.5, 0.2, 0.2]]
+    many = [_objects([0] * n, box * n) for n in (2, 3, 4)]
+    boxes = torch.tensor(box * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        match(torch.zeros(2, 3), boxes, many[0], LossConfig())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for objects in many:
+            match(torch.zeros(2, 3), boxes, objects, LossConfig())
+    assert ["3 segments, the model 2 queries" in str(each.message) for each in told] == [True]
 
 
 def test_losses_by_hand():

@@ -77,3 +77,24 @@ def test_iou_against_torchvision():
 def test_bad_input(boxes, scores, threshold, message):
     with pytest.raises(LabkitError, match=message):
         nms_steps(boxes, scores, threshold)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_with_in_float32(dtype):
+    """Areas beyond 65504 are infinite in half precision: nothing would overlap anything."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=generator) * 600
+    sides = 300 + torch.rand(60, 2, generator=generator) * 300
+    boxes = torch.cat([corners, corners + sides], dim=1).to(dtype)
+    scores = torch.rand(60, generator=generator).to(dtype)
+    steps = nms_steps(boxes, scores, 0.5)
+    assert steps == nms_steps(boxes.float(), scores.float(), 0.5)
+    assert [step.kept for step in steps] == nms(boxes.float(), scores.float(), 0.5).tolist()
+    assert len(steps) < 60
+    assert iou_with(boxes[0], boxes).dtype == torch.float32
+    assert torch.equal(iou_with(boxes[0], boxes), iou_with(boxes[0].float(), boxes.float()))
+
+
+def test_whole_numbers_are_boxes_too():
+    boxes = torch.tensor([[0, 0, 300, 300], [0, 0, 300, 290]])
+    assert iou_with(boxes[0], boxes).tolist() == pytest.approx([1, 290 / 300])
