@@ -22,6 +22,7 @@ ANONYMOUS = typer.Option(
     show_default="as before, at first with names",
 )
 
+
 def grade(
     submissions: Annotated[
         Path,

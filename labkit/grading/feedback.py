@@ -34,7 +34,7 @@ class Notice:
 REMAINING = "Everything that could be graded nevertheless has been graded."
 NOTICES = {
     "cell-error": Notice(
-        "A cell stopped with an error.",
+        "A line of your notebook failed.",
         f"{REMAINING} Try “Restart kernel and run all cells” before you hand in.",
         bad=False,
     ),

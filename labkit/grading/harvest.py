@@ -38,8 +38,8 @@ from labkit.grading import submission as reading
 from labkit.grading.assignment import LoadedAssignment, load_assignment
 from labkit.grading.isolation import Level, choose
 from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, resident
-from labkit.places import WORKBOOK
 from labkit.notebooks import other_language
+from labkit.places import WORKBOOK
 
 VERSION = 1
 MOST_STARTS = 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from labkit.grading.gradebook import number
 
+BETWEEN_BACKTICKS = re.compile(r"`([^`]+)`")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -29,7 +32,13 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = number
     environment.filters["points"] = _points
+    environment.filters["code"] = _code
     return environment
+
+
+def _code(text: str) -> Markup:
+    """Show what stands between backticks as code; all of it is text first."""
+    return Markup(BETWEEN_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _points(points: float) -> str:

@@ -85,7 +85,7 @@ def test_ill_typed(name: str, text: str) -> None:
 
 
 def test_unknown_name_suggests_the_near_one() -> None:
-    with pytest.raises(LabkitError, match=r"07_demo has no parameter 'step'.*mean 'steps'"):
+    with pytest.raises(LabkitError, match=r"07_demo has no parameter 'step'.*mean steps"):
         coerce({"step": "3"}, declared(), "07_demo")
 
 
