@@ -16,6 +16,7 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.files import whole
 from labkit.places import WORKBOOK
+from labkit.text_files import decoded
 from labkit.unknown_names import did_you_mean, unknown_name
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -91,7 +92,7 @@ def load(path: Path) -> Any:
     import nbformat
 
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
+        text = decoded(path.read_bytes())  # some editors put a byte order mark first
         if path.suffix == ".py":
             return from_source(text)
         # Not nbformat.reads(as_version=4): it only warns about an invalid notebook.

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from labkit.counted import counted
 from labkit.datasets.coco_instances import CocoInstances
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.image_files import read_image
@@ -81,7 +82,7 @@ def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list
     for path in paths[:limit]:
         if path.resolve() not in index_of:
             raise LabkitError(
-                f"{path}: is not among the {len(dataset)} pictures of this data set, which are in"
+                f"{path}: is not among the {counted(len(dataset), 'picture')} of this data set in"
                 f" {dataset.image_dir}"
             )
         found.append(_item(dataset, index_of[path.resolve()]))

@@ -2,11 +2,13 @@
 
 import json
 
+import nbformat
 import pytest
 
 from labkit.counted import counted, listed
 from labkit.datasets.json_fields import read_json_file
 from labkit.errors import LabkitError
+from labkit.notebooks import load
 from labkit.text_files import decoded
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -17,6 +19,15 @@ def test_marks_are_left_out(tmp_path, encoding):
     assert decoded("Größe 1".encode(encoding)) == "Größe 1"
     (tmp_path / "a.json").write_bytes(json.dumps({"é": 1}).encode(encoding))
     assert read_json_file(tmp_path / "a.json") == {"é": 1}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_notebooks_too(tmp_path, encoding):
+    (tmp_path / "a.py").write_bytes("# %%\nnumber = 1\n".encode(encoding))
+    notebook = load(tmp_path / "a.py")
+    assert notebook.cells[0].source == "number = 1"
+    (tmp_path / "a.ipynb").write_bytes(nbformat.writes(notebook).encode(encoding))
+    assert load(tmp_path / "a.ipynb").cells[0].source == "number = 1"
 
 
 @pytest.mark.parametrize(

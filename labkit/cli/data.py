@@ -43,11 +43,12 @@ def export(
     seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
 ) -> None:
     """Write a data set in COCO's instance and panoptic formats."""
+    from labkit.counted import counted
     from labkit.datasets.export import export as write
     from labkit.datasets.shapes import Shapes
 
     write(Shapes(split.value, num, size, crowded, seed), out, split=split.value)
-    typer.echo(f"wrote {num} images to {out}")
+    typer.echo(f"wrote {counted(num, 'image')} to {out}")
 
 
 @app.command("list")

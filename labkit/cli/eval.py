@@ -14,6 +14,7 @@ from labkit.cli.numbers import Json, write_numbers
 from labkit.cli.options import data_name
 
 if TYPE_CHECKING:
+    from labkit.counted import counted
     from labkit.evaluation import Evaluation
 
 
@@ -66,7 +67,7 @@ def evaluate(
             return
     if json is not None:
         write_numbers(json, {"model": model, "data": data, "split": split, **to_json(result)})
-    title = f"{data}, {split}: {result.images} images"
+    title = f"{data}, {split}: {counted(result.images, 'image')}"
     if panoptic:
         print_summary(result, title)
     else:

@@ -27,6 +27,7 @@ def export_detectron2(
     Classes are counted for each head, learning rate and steps follow the batch size.
     """
     from labkit.checkpoints.store import find
+    from labkit.counted import counted
     from labkit.datasets.detectron2_export import export_detectron2 as write
     from labkit.errors import LabkitError
 
@@ -56,7 +57,8 @@ def export_detectron2(
         if head in model:
             typer.echo(f"MODEL.{head}.NUM_CLASSES {model[head]['NUM_CLASSES']}")
     typer.echo(
-        f"{solver['IMS_PER_BATCH']} images a step, learning rate {solver['BASE_LR']:g},"
-        f" {solver['MAX_ITER']} steps\nit starts from {weights.name}; licence: {weights.licence}"
+        f"{counted(solver['IMS_PER_BATCH'], 'image')} a step, learning rate {solver['BASE_LR']:g},"
+        f" {counted(solver['MAX_ITER'], 'step')}\nit starts from {weights.name}; licence:"
+        f" {weights.licence}"
     )
     typer.echo(f"wrote {out}; where Detectron2 is installed: python {out / 'train.py'}")

@@ -54,6 +54,7 @@ def train(
     from torchvision.transforms import v2
 
     from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
+    from labkit.counted import counted
     from labkit.datasets.coco_instances import CocoInstances
     from labkit.datasets.named import dataset
     from labkit.datasets.transforms import Joint, Transformed
@@ -104,7 +105,8 @@ def train(
         if main:
             last = history.losses["total"][-20:]
             typer.echo(
-                f"{history.steps} steps, {time.perf_counter() - start:.0f} s in this call;"
+                f"{counted(history.steps, 'step')}, {time.perf_counter() - start:.0f} s in this"
+                " call;"
                 f" mean loss of the last {len(last)}: {sum(last) / len(last):.3f}\n"
                 f"weights: {out / WEIGHTS}\nmeasure: labkit eval {out}"
             )

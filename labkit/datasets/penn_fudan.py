@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.counted import counted
 from labkit.datasets.file_names import visible
 from labkit.datasets.image_files import opened, read_image, upright
 from labkit.datasets.targets import target_of
@@ -60,8 +61,8 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
                 raise LabkitError(f"{self._mask_path(image)}: missing, but {image} is there")
         if len(images) <= HELD_OUT:
             raise LabkitError(
-                f"{self.root}: {len(images)} images; the last {HELD_OUT} are held out, so that none"
-                " would be left to train on"
+                f"{self.root}: {counted(len(images), 'image')}; the last {HELD_OUT} are held"
+                " out, so that none would be left to train on"
             )
         numbered = list(enumerate(images))
         self._items = numbered[-HELD_OUT:] if split == "val" else numbered[:-HELD_OUT]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.counted import counted
 from labkit.datasets.canvas import Canvas, Color, Shape, direction
 from labkit.datasets.targets import target_of
 from labkit.datasets.textures import Random
@@ -102,7 +103,7 @@ class Shapes(Dataset[tuple[Tensor, Target]]):
             IndexError: there is no such index; ``for image, target in dataset`` ends by it.
         """
         if not -self.num <= index < self.num:
-            raise IndexError(f"Shapes: index {index}, but there are {self.num} images")
+            raise IndexError(f"Shapes: index {index}, but it has {counted(self.num, 'image')}")
         image_id = self._first + index % self.num
         random = Random((self.seed, 2 * image_id + self.crowded))
         canvas = Canvas(random, self.size, pull=random.uniform(0.6, 0.9) if self.crowded else 0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from labkit.counted import counted
 from labkit.errors import LabkitError
 from labkit.models.conventions import Conventions
 from labkit.models.images import check_images, normalised
@@ -115,7 +116,10 @@ def check_targets(targets: Sequence[Target], classes: int) -> None:
                 f"got {tuple(boxes.shape)} and {tuple(labels.shape)}"
             )
         if len(target["masks"]) != len(labels):
-            raise LabkitError(f"{where}: {len(labels)} labels but {len(target['masks'])} masks")
+            raise LabkitError(
+                f"{where}: {counted(len(labels), 'label')} but"
+                f" {counted(len(target['masks']), 'mask')}"
+            )
         bad = ~(boxes.isfinite().all(dim=1) & larger_than(boxes, 0.0))
         if bool(bad.any()):
             i = int(bad.nonzero()[0])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from labkit.counted import counted
 from labkit.errors import LabkitError
 
 Boxes = Tensor | Sequence[Tensor]
@@ -85,7 +86,8 @@ def _as_rois(input: Tensor, boxes: Boxes, name: str) -> Tensor:
         return boxes.detach().to(dtype)
     if len(boxes) != input.shape[0]:
         raise LabkitError(
-            f"{name}: boxes has {len(boxes)} tensors for a batch of {input.shape[0]} images"
+            f"{name}: boxes has {counted(len(boxes), 'tensor')} for a batch of"
+            f" {counted(input.shape[0], 'image')}"
         )
     for index, one in enumerate(boxes):
         if not isinstance(one, Tensor) or one.dim() != 2 or one.shape[1] != 4:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from labkit.counted import counted
 from labkit.errors import LabkitError
 from labkit.ops.nms import NMSStep, iou_with, nms_steps
 from labkit.widgets.anchors_nms_levels import Level
@@ -85,7 +86,7 @@ def scene(
     steps = tuple(nms_steps(chosen.boxes[best], chosen.ranks[best], threshold))
     done = min(1, len(steps)) if done is None else done
     if not 0 <= done <= len(steps):
-        raise LabkitError(f"done: suppression takes {len(steps)} steps here, not {done}")
+        raise LabkitError(f"done: suppression takes {counted(len(steps), 'step')} here, not {done}")
     if box is not None and not 1 <= box <= len(best):
         raise LabkitError(f"box: the boxes have numbers 1 to {len(best)}, not {box}")
     if cell is None:

@@ -8,6 +8,7 @@ import ipywidgets
 import numpy as np
 from torch import Tensor
 
+from labkit.counted import counted
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.structures import Categories, Panoptic
@@ -70,7 +71,9 @@ class PQMatching(App):
         self.offsets[segment_id] = (x, y)
         name = layer_of(self.prediction, self.categories, "").info[segment_id].text
         aside, up = "left" if x < 0 else "right", "up" if y < 0 else "down"
-        self._show(f"{name} is {abs(x)} pixels {aside} and {abs(y)} {up} of where it was.")
+        self._show(
+            f"{name} is {counted(abs(x), 'pixel')} {aside} and {abs(y)} {up} of where it was."
+        )
 
     def put_back(self) -> None:
         """Undo all moves."""

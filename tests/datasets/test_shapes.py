@@ -184,5 +184,5 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_index_out_of_range():
-    with pytest.raises(IndexError, match="index 5, but there are 5 images"):
+    with pytest.raises(IndexError, match="index 5, but it has 5 images"):
         Shapes(num=5)[5]

@@ -178,7 +178,7 @@ def test_without_masks_it_is_faster_rcnn():
         ({"boxes": torch.zeros(1, 5)}, r"boxes must be \(N, 4\)"),
         ({"labels": torch.tensor([3])}, "label 3 of object 0 is not one of the 3 thing classes"),
         ({"labels": torch.tensor([-1])}, "label -1"),
-        ({"masks": torch.zeros(0, 64, 64, dtype=torch.bool)}, "1 labels but 0 masks"),
+        ({"masks": torch.zeros(0, 64, 64, dtype=torch.bool)}, "1 label but 0 masks"),
     ],
 )
 def test_bad_targets_are_named(change, message):

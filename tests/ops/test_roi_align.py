@@ -217,7 +217,7 @@ GOOD = {
         ({"input": torch.zeros(2, 3, 8, 8, dtype=torch.int32)}, "input must be floating.*int32"),
         ({"input": torch.zeros(2, 3, 0, 8)}, "input .* has no cells"),
         ({"boxes": torch.zeros(4, 4)}, r"boxes as one tensor must be \(K, 5\).*\(4, 4\)"),
-        ({"boxes": [torch.zeros(1, 4)]}, "boxes has 1 tensors for a batch of 2"),
+        ({"boxes": [torch.zeros(1, 4)]}, "boxes has 1 tensor for a batch of 2"),
         ({"boxes": [torch.zeros(1, 4), torch.zeros(4)]}, r"boxes\[1\] must be \(K, 4\)"),
         ({"boxes": torch.tensor([[0, 0, 0, math.nan, 1]])}, "boxes row 0 is not finite"),
         ({"boxes": torch.tensor([[0, 0, 0, 1, math.inf]])}, "boxes row 0 is not finite"),
