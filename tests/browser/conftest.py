@@ -24,6 +24,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,16 +81,52 @@ ERRORS = """() => Array.from(window.jupyterapp.shell.currentWidget.content.model
 """
 
 
+# A kernel that another test has used is as good as new, and has imported torch already.
+FORGET = """async () => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const code = "import ipywidgets\\nipywidgets.Widget.close_all()\\n%reset -f";
+    const reply = await kernel.requestExecute({ code }).done;
+    return reply.content.status;
+}"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running JupyterLab; ``folder`` is what it shows."""
+
+    folder: Path
+    url: str
+    token: str
+
+    def ask(self, method: str, path: str) -> Any:
+        """Ask its REST interface."""
+        request = urllib.request.Request(
+            f"{self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+            content = reply.read()
+        return json.loads(content) if content else None
+
+    def end_kernels(self, but: str | None = None) -> bool:
+        """Close all notebooks but one, with their kernels; tell whether that one is open."""
+        left = False
+        for session in self.ask("GET", "api/sessions"):
+            if session["path"] == but:
+                left = True
+            else:
+                self.ask("DELETE", f"api/sessions/{session['id']}")
+        return left
+
+
 class Lab:
-    """A running JupyterLab and a browser.
+    """A running JupyterLab and a browser."""
 
-    Attributes:
-        folder: what the server shows, a temporary one.
-        url, token: of the server.
-    """
-
-    def __init__(self, browser: Any, folder: Path, url: str, token: str) -> None:
-        self.browser, self.folder, self.url, self.token = browser, folder, url, token
+    def __init__(self, browser: Any, server: Server) -> None:
+        self.browser, self.server = browser, server
+        self.folder, self.url = server.folder, server.url
+        # One for all pages: what JupyterLab consists of is fetched and compiled once.
+        self.context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        self.context.set_default_timeout(SECONDS * 1000)
 
     def open(self, cells: Sequence[str], name: str, run: bool = True) -> Any:
         """Write a notebook of code cells, open it in a fresh page, and run all of it.
@@ -102,6 +139,7 @@ class Lab:
             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
         )
         path = f"{name}.ipynb"
+        self.close_pages()  # before the file is another than theirs
         nbformat.write(notebook, self.folder / path)
         page = self.visit(path)
         if run:
@@ -111,20 +149,24 @@ class Lab:
     def visit(self, path: str, address: str | None = None) -> Any:
         """Open a notebook of the folder in a fresh page, and wait for its kernel.
 
-        `address`: what to open at the server instead of the notebook alone. Pages and kernels that
-        were open before are closed: each has torch in its memory.
+        `address`: what to open at the server instead of the notebook alone. Pages that were open
+        before are closed, and the kernels of other notebooks: each has torch in its memory. The
+        kernel of this one stays if there is one, emptied: importing torch takes long.
         """
-        for context in self.browser.contexts:
-            context.close()
-        for kernel in self._ask("GET", "api/kernels"):
-            self._ask("DELETE", f"api/kernels/{kernel['id']}")
-        context = self.browser.new_context(viewport={"width": 1400, "height": 1000})
-        context.set_default_timeout(SECONDS * 1000)
-        page = context.new_page()
+        self.close_pages()
+        used = self.server.end_kernels(but=path)
+        page = self.context.new_page()
         address = f"doc/tree/{quote(path)}" if address is None else address
-        page.goto(f"{self.url}/{address}?token={self.token}")
+        page.goto(f"{self.url}/{address}?token={self.server.token}")
         self.wait_for_kernel(page, path)
+        if used:
+            assert page.evaluate(FORGET) == "ok"
         return page
+
+    def close_pages(self) -> None:
+        """Close all pages that this Lab has opened."""
+        for page in self.context.pages:
+            page.close()
 
     def wait_for_kernel(self, page: Any, path: str) -> None:
         """Wait until the notebook of a page has a kernel that answers."""
@@ -169,14 +211,6 @@ class Lab:
         what.screenshot(path=path)
         return path
 
-    def _ask(self, method: str, path: str) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"}
-        )
-        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-            content = reply.read()
-        return json.loads(content) if content else None
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -184,7 +218,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module")  # not longer: while it is there, nothing else can use asyncio
 def browser() -> Iterator[Any]:
     """The system's Chromium, driven by Playwright."""
     reason = "Playwright is not installed; to enable: uv sync"
@@ -200,18 +234,18 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def start_lab(
-    browser: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Sequence[str], Path], Lab]]:
-    """Starts JupyterLab servers: `start_lab(command, folder)`, the command without port and token.
+@pytest.fixture(scope="session")
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Sequence[str], Path], Server]]:
+    """Starts JupyterLab: `start_server(command, folder)`, the command without port and token.
 
     Home and all of Jupyter's folders are fresh ones, so that neither the tests read settings of the
     user nor write any; what labkit and matplotlib have cached stays in use.
     """
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(command: Sequence[str], folder: Path) -> Lab:
+    def start(command: Sequence[str], folder: Path) -> Server:
         home = tmp_path_factory.mktemp("home")
         port, token = free_port(), secrets.token_hex(16)
         config = {
@@ -247,20 +281,18 @@ def start_lab(
                 start_new_session=True,
             )
         running.append(server)
-        lab = Lab(browser, folder, f"http://127.0.0.1:{port}", token)
+        started = Server(folder, f"http://127.0.0.1:{port}", token)
         last = time.monotonic() + SECONDS
         while True:
             try:
-                lab._ask("GET", "api/status")
-                return lab
+                started.ask("GET", "api/status")
+                return started
             except OSError:
                 over = server.poll() is not None or time.monotonic() > last
                 assert not over, f"JupyterLab did not start:\n{log.read_text(errors='replace')}"
                 time.sleep(0.1)
 
     yield start
-    for context in browser.contexts:
-        context.close()
     for server in running:
         server.send_signal(signal.SIGTERM)
     for server in running:
@@ -271,11 +303,12 @@ def start_lab(
             server.wait()
 
 
-@pytest.fixture(scope="module")
-def lab(
-    start_lab: Callable[[Sequence[str], Path], Lab], tmp_path_factory: pytest.TempPathFactory
-) -> Lab:
-    """JupyterLab on an empty folder of the module's own, and a browser."""
+@pytest.fixture(scope="session")
+def server(
+    start_server: Callable[[Sequence[str], Path], Server],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Server:
+    """JupyterLab on an empty folder."""
     folder = tmp_path_factory.mktemp("lab")
     command = [
         *("env", f"JUPYTER_CONFIG_PATH={SETTINGS}"),  # a question about news would lie on the page
@@ -285,4 +318,23 @@ def lab(
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
-    return start_lab(command, folder)
+    return start_server(command, folder)
+
+
+@pytest.fixture(scope="module")
+def lab(browser: Any, server: Server) -> Iterator[Lab]:
+    """The JupyterLab that the tests share, and a browser."""
+    yield Lab(browser, server)
+    for context in browser.contexts:
+        context.close()
+    server.end_kernels()
+
+
+@pytest.fixture(scope="module")
+def start_lab(
+    browser: Any, start_server: Callable[[Sequence[str], Path], Server]
+) -> Iterator[Callable[[Sequence[str], Path], Lab]]:
+    """Starts a JupyterLab of one's own: `start_lab(command, folder)`."""
+    yield lambda command, folder: Lab(browser, start_server(command, folder))
+    for context in browser.contexts:
+        context.close()
