@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from seen import canvas_pixels
 
 from labkit.widgets.compare import MEMORY, ask
 from labkit.widgets.layers import draw_layer, enlargement
@@ -21,16 +22,11 @@ from labkit.widgets.layers import draw_layer, enlargement
 MODELS = ["panoptic_fpn_tiny", "panoptic_fpn_tiny_c4", "upsnet_tiny", "mask_rcnn_tiny"]
 APP = ".labkit-compare"
 PICTURES = Path(__file__).resolve().parents[2] / "runs" / "browser"
-PIXELS = """(canvas) => Array.from(
-    canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data)"""
 CELLS = [f"from labkit.widgets import Compare\nCompare({MODELS}, ('shapes', 3))"]
 
 
 def pixels(page: Any, number: int) -> np.ndarray:
-    canvas = page.locator(f"{APP} .labkit-viewer-picture").nth(number)
-    values = np.array(canvas.evaluate(PIXELS), np.uint8)
-    sides = (canvas.evaluate(f"(c) => c.{side}") for side in ("height", "width"))
-    return values.reshape(*sides, 4)[..., :3]
+    return canvas_pixels(page.locator(f"{APP} .labkit-viewer-picture").nth(number))[..., :3]
 
 
 def assert_as_the_twin(page: Any, index: int, score: float | None, difference: bool) -> None:

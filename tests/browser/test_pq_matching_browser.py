@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from seen import canvas_pixels
 
 from labkit.datasets.shapes import Shapes
 from labkit.widgets.layers import draw_layer, enlargement
@@ -44,10 +42,7 @@ class Expected:
 
 
 def shown(page: Any, number: int) -> np.ndarray:
-    canvas = page.locator(f"{APP} .labkit-viewer-picture").nth(number)
-    source = canvas.evaluate("(canvas) => canvas.toDataURL('image/png')")
-    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-    return np.asarray(picture.convert("RGB"))
+    return canvas_pixels(page.locator(f"{APP} .labkit-viewer-picture").nth(number))[..., :3]
 
 
 def wait_for_status(page: Any, text: str) -> None:

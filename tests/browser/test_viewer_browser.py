@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from PIL import Image
+from seen import canvas_pixels
 
 from labkit.datasets.shapes import Shapes
 from labkit.widgets.layers import layer_of
@@ -46,12 +44,10 @@ def make_viewer() -> SegmentViewer:
     return SegmentViewer(image, [layer_of(m, data.categories, t) for t, m in maps.items()])
 
 
-def canvas_pixels(page: Any, number: int) -> np.ndarray:
-    canvas = page.locator(".labkit-viewer-picture").nth(number)
-    source = canvas.evaluate("(canvas) => canvas.toDataURL('image/png')")
-    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-    assert picture.getextrema()[3] == (255, 255)
-    return np.asarray(picture.convert("RGB"))
+def pixels(page: Any, number: int) -> np.ndarray:
+    found = canvas_pixels(page.locator(".labkit-viewer-picture").nth(number))
+    assert (found[..., 3] == 255).all()
+    return found[..., :3]
 
 
 def readouts(page: Any) -> list[str]:
@@ -127,14 +123,14 @@ def test_canvas_equals_draw_layer(offline: Any, size: tuple[int, int]) -> None:
     viewer.hidden = [[1, next(iter(layer.info))]]
     page = offline(viewer)
     for number in (0, 1):
-        np.testing.assert_array_equal(canvas_pixels(page, number), viewer.pixels(number))
+        np.testing.assert_array_equal(pixels(page, number), viewer.pixels(number))
 
 
 def test_the_offline_file_answers_controls_as_the_twin_does(offline: Any) -> None:
     viewer = make_viewer()
     page = offline(viewer)
     for number in (0, 1):
-        np.testing.assert_array_equal(canvas_pixels(page, number), viewer.pixels(number))
+        np.testing.assert_array_equal(pixels(page, number), viewer.pixels(number))
     page.get_by_label("stuff").uncheck()
     viewer.show_stuff = False
     slider = page.get_by_label("opacity")
@@ -142,7 +138,7 @@ def test_the_offline_file_answers_controls_as_the_twin_does(offline: Any) -> Non
     slider.press("ArrowRight")
     viewer.opacity = 0.65
     for number in (0, 1):
-        np.testing.assert_array_equal(canvas_pixels(page, number), viewer.pixels(number))
+        np.testing.assert_array_equal(pixels(page, number), viewer.pixels(number))
 
 
 def test_hover_says_what_numpy_says(offline: Any) -> None:
@@ -168,7 +164,7 @@ def test_keyboard_alone(offline: Any) -> None:
     page.keyboard.press("-")
     wait_for_repaint(page, seen)
     viewer.opacity = 0.5
-    np.testing.assert_array_equal(canvas_pixels(page, 1), viewer.pixels(1))
+    np.testing.assert_array_equal(pixels(page, 1), viewer.pixels(1))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("two: ")
 
@@ -188,7 +184,7 @@ def test_in_jupyterlab(lab: Any) -> None:
     page = lab.open(CELLS, "segment_viewer")
     page.wait_for_selector(READY)
     for number in (0, 1):
-        np.testing.assert_array_equal(canvas_pixels(page, number), viewer.pixels(number))
+        np.testing.assert_array_equal(pixels(page, number), viewer.pixels(number))
     point_at(page, 0, 40, 60, (128, 128))
     wait_for_readouts(page, viewer.describe(40, 60))
     lab.screenshot(page.locator(".labkit-viewer"), "segment_viewer")
