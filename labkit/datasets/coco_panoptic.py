@@ -58,8 +58,8 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         left_out = len(images) - len(self._items)
         if left_out and self._items:
             warnings.warn(
-                f"{path}: {left_out} of {counted(len(images), 'image')} have no annotation and are"
-                " left out",
+                f"{path}: lists {counted(len(images), 'image')}; left out, for want of an"
+                f" annotation: {left_out}",
                 stacklevel=2,
             )
 

@@ -4,6 +4,8 @@ import copy
 import errno
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +314,30 @@ def test_the_other_formats_of_the_sample_are_told_apart() -> None:
     two_channels = read_png(SAMPLE / "panoptic_examples_2ch_format" / annotation["file_name"])
     with pytest.raises(LabkitError, match="is in the PNG but not in the JSON's segments_info"):
         to_panoptic(annotation, two_channels, Categories.from_coco(data["categories"]), "2ch")
+
+
+def test_a_map_with_an_orientation_is_refused(tmp_path: Path) -> None:
+    """Readers do not agree on whether they turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for entries, message in ((exif, "has the EXIF orientation 6"), (Image.Exif(), "")):
+        Image.new("RGB", (3, 2)).save(tmp_path / "a.png", exif=entries)
+        if message:
+            with pytest.raises(LabkitError, match=message):
+                read_png(tmp_path / "a.png")
+        else:
+            assert read_png(tmp_path / "a.png").shape == (2, 3)
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 1), (20_000, 20_000)])
+def test_a_header_alone_takes_no_memory(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (3, 2)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", *size)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(bytes(data))
+    with pytest.raises(LabkitError, match=r"more than the 178,956,970|the PNG is \d+ x \d+"):
+        read_png(path, (2, 3))
+    with pytest.raises(LabkitError, match=r"a\.png: the PNG is"):
+        read_png(path)
