@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from labkit import optional
 from labkit.cores import available_cores
-from labkit.optional import PACKAGES
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 MAC_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -79,7 +79,7 @@ def examine() -> list[Check]:
         ),
         _browser(),
         _sandbox(),
-        *(_package(name) for name in PACKAGES),
+        *(_package(name) for name in optional.PACKAGES),
         _real_data(),
     ]
 
@@ -135,15 +135,17 @@ def _sandbox() -> Check:
 
 
 def _package(name: str) -> Check:
-    package = PACKAGES[name]
-    present = importlib.util.find_spec(name) is not None
-    found = "not installed"
-    if present:
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            found = "found, not installed as a package"
-    return Check(name, present, found, package.purpose, f"labkit install {name}")
+    purpose, fix = optional.PACKAGES[name].purpose, f"labkit install {name}"
+    if importlib.util.find_spec(name) is None:
+        return Check(name, False, "not installed", purpose, fix)
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        found = "found, not installed as a package"
+    reason = optional.import_failure(name)
+    if reason is not None:
+        return Check(name, False, f"{found}, cannot be imported: {reason}", purpose, fix)
+    return Check(name, True, found, purpose, fix)
 
 
 def _real_data() -> Check:

@@ -13,6 +13,8 @@ import sharing_out
 
 from labkit.cores import available_cores
 
+from labkit import optional
+
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,6 +84,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+@pytest.fixture(scope="session")
+def detectron2():
+    """For tests that need the package: skips them with what to run."""
+    if problem := optional.problem("detectron2"):
+        pytest.skip(problem)
+
+
+@pytest.fixture(scope="session")
+def panopticapi():
+    """For tests that need the package: skips them with what to run."""
+    if problem := optional.problem("panopticapi"):
+        pytest.skip(problem)
 
 
 @pytest.fixture

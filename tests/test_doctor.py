@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,31 +71,152 @@ def test_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found() == (False, f"{tmp_path / 'none'} is not a folder")
 
 
-def test_install_builds_detectron2_in_the_environment(programs: Path, tmp_path: Path) -> None:
-    source = tmp_path / "checkout"
-    source.mkdir()
-    (source / "setup.py").touch()
-    put(programs, "uv", f'echo "$@" >> {tmp_path}/called')
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder before all others on the path, for a detectron2 and a panopticapi of the test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    for name in [n for n in sys.modules if n.partition(".")[0] in optional.PACKAGES]:
+        monkeypatch.delitem(sys.modules, name)
+    yield folder
+    for name in [n for n in sys.modules if n.partition(".")[0] in optional.PACKAGES]:
+        del sys.modules[name]
+
+
+def write_package(folder: Path, name: str, broken: str = "", statement: str = "") -> None:
+    """A package with all modules that labkit imports; ``broken`` fails at ``statement``."""
+    for module in optional.PACKAGES[name].imports:
+        path = folder.joinpath(*module.split("."))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "__init__.py").write_text(statement if module == broken else "")
+
+
+def checked(name: str) -> doctor.Check:
+    return next(check for check in doctor.examine() if check.name == name)
+
+
+@pytest.mark.parametrize("name", optional.PACKAGES)
+def test_every_module_of_a_package_must_import(packages: Path, name: str) -> None:
+    write_package(packages, name)
+    assert optional.problem(name) is None
+    assert checked(name).present
+    optional.require(name)
+    for module in optional.PACKAGES[name].imports:
+        for loaded in [n for n in sys.modules if n.partition(".")[0] == name]:
+            del sys.modules[loaded]
+        write_package(packages, name, module, "raise OSError('first line\\nundefined symbol')")
+        with pytest.raises(
+            LabkitError, match=f"cannot be imported: undefined symbol; run: .*{name}"
+        ):
+            optional.require(name)
+    check = checked(name)
+    assert not check.present
+    assert check.found.endswith("cannot be imported: undefined symbol")
+    assert check.fix == f"labkit install {name}"
+
+
+def test_detectron2_with_new_setuptools(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)  # as where there is none
+    missing = "raise ModuleNotFoundError('No module named x', name='pkg_resources')"
+    write_package(packages, "detectron2", "detectron2.model_zoo", missing)
+    found = checked("detectron2")
+    assert not found.present
+    assert "setuptools<81" in found.found
+    assert "setuptools<81" in (optional.problem("detectron2") or "")
+
+
+def test_a_package_that_is_not_there(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n in optional.PACKAGES else find(n, *a)
+    )
+    for name in optional.PACKAGES:
+        assert optional.problem(name) == f"{name} is not installed; run: labkit install {name}"
+        assert checked(name).found == "not installed"
+
+
+def test_all_that_is_used_is_checked() -> None:
+    """What labkit, the notebooks, the assignments and the tests import of the two packages."""
+    root = Path(__file__).parents[1]
+    for folder in ("labkit", "notebooks/src", "tests", "assignments"):
+        for path in root.joinpath(folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    used = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    used = [node.module or ""]
+                    if used == ["detectron2"]:
+                        used = [f"detectron2.{alias.name}" for alias in node.names]
+                else:
+                    continue
+                for module in used:
+                    package = optional.PACKAGES.get(module.partition(".")[0])
+                    if package is not None:
+                        covered = any(f"{m}.".startswith(f"{module}.") for m in package.imports)
+                        assert covered, f"{path}: {module} is not in labkit.optional.PACKAGES"
+
+
+def fake_installer(programs: Path, tmp_path: Path, script: str = "") -> None:
+    """A uv that notes how it is called and does no more than ``script``; and a checkout."""
+    put(programs, "uv", f'echo "$@" >> {tmp_path}/called; {script}')
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "setup.py").touch()
+
+
+def calls(tmp_path: Path) -> list[str]:
+    into = f"pip install --python {sys.executable} "
+    lines = (tmp_path / "called").read_text().splitlines()
+    assert all(line.startswith(into) for line in lines)
+    return [line.removeprefix(into) for line in lines]
+
+
+def test_install_builds_detectron2_in_the_environment(
+    programs: Path, packages: Path, tmp_path: Path
+) -> None:
+    fake_installer(programs, tmp_path)
+    write_package(packages, "detectron2")
     shown: list[str] = []
-    # The stand-in installs nothing, so the import that follows must be what fails.
-    with pytest.raises(LabkitError, match="was installed but cannot be imported"):
-        optional.install("detectron2", source, shown.append)
-    into = f"pip install --python {sys.executable}"
-    assert (tmp_path / "called").read_text().splitlines() == [
-        f"{into} setuptools<81 wheel",
-        f"{into} --no-build-isolation {source}",
+    optional.install("detectron2", tmp_path / "checkout", shown.append)
+    assert calls(tmp_path) == [
+        "setuptools<81 wheel",
+        f"--no-build-isolation {tmp_path / 'checkout'}",
     ]
     assert len(shown) == 2
+
+
+def test_install_builds_again_what_was_built_for_another_torch(
+    programs: Path, packages: Path, tmp_path: Path
+) -> None:
+    broken = packages / "detectron2" / "_C" / "__init__.py"
+    fake_installer(programs, tmp_path, f'case "$*" in *--force-reinstall*) : > {broken};; esac')
+    write_package(packages, "detectron2", "detectron2._C", "raise ImportError('undefined symbol')")
+    optional.install("detectron2", tmp_path / "checkout", print)
+    assert calls(tmp_path) == [
+        "setuptools<81 wheel",
+        f"--no-build-isolation {tmp_path / 'checkout'}",
+        f"--no-build-isolation --no-deps --force-reinstall --no-cache-dir {tmp_path / 'checkout'}",
+    ]
+
+
+@pytest.mark.parametrize("name", optional.PACKAGES)
+def test_install_says_what_cannot_be_imported(
+    programs: Path, packages: Path, tmp_path: Path, name: str
+) -> None:
+    fake_installer(programs, tmp_path)
+    write_package(packages, name, optional.PACKAGES[name].imports[-1], "import no_such_module")
+    with pytest.raises(LabkitError, match="cannot be imported: No module named 'no_such_module'"):
+        optional.install(name, tmp_path / "checkout", print)
 
 
 def test_install_from_the_repository_and_a_failing_installer(
     programs: Path, tmp_path: Path
 ) -> None:
-    put(programs, "uv", f'echo "$@" >> {tmp_path}/called; exit 3')
+    fake_installer(programs, tmp_path, "exit 3")
     with pytest.raises(LabkitError, match="panopticapi was not installed"):
         optional.install("panopticapi", None, print)
-    called = (tmp_path / "called").read_text()
-    assert called.endswith(" git+https://github.com/cocodataset/panopticapi\n")
+    assert calls(tmp_path) == ["git+https://github.com/cocodataset/panopticapi"]
 
 
 def test_install_refuses(tmp_path: Path) -> None:

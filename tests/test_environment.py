@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from labkit.optional import PACKAGES
+
 ROOT = Path(__file__).parents[1]
 CONDA_NAME = {
     "torch": "pytorch",
@@ -14,6 +16,7 @@ CONDA_NAME = {
     "playwright": "playwright-python",
 }
 ONLY_CONDA = {"python", "pip", "detectron2"}
+CONSTRAINED = {"setuptools"}
 
 
 def _split(requirement: str) -> tuple[str, str]:
@@ -32,7 +35,12 @@ def test_conda_environment_has_the_packages_and_ranges_of_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     packages = dict(_split(d) for d in environment["dependencies"] if isinstance(d, str))
     assert packages.pop("python") == project["project"]["requires-python"]
-    assert {n: s for n, s in packages.items() if n not in ONLY_CONDA} == wanted
+    assert {n: s for n, s in packages.items() if n not in ONLY_CONDA | CONSTRAINED} == wanted
+    constraints = dict(_split(r) for r in project["tool"]["uv"]["constraint-dependencies"])
+    assert {n: s for n, s in packages.items() if n in CONSTRAINED} == constraints
+    # uv brings back what its constraints say; what `labkit install` asks for must not differ.
+    asked = dict(_split(r) for r in PACKAGES["detectron2"].build_requirements)
+    assert asked["setuptools"] == constraints["setuptools"]
 
 
 def test_conda_environment_installs_what_the_index_lacks():

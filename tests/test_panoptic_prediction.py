@@ -1,6 +1,5 @@
 """`labkit predict --panoptic` and `labkit eval --panoptic`, with models whose answer is known."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -113,10 +112,7 @@ def test_written_predictions_measure_as_in_memory(shapes, cli, tmp_path, capsys)
     assert from_files == in_memory
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("panopticapi") is None,
-    reason="needs panopticapi: uv run labkit install panopticapi",
-)
+@pytest.mark.usefixtures("panopticapi")
 def test_panopticapi_takes_the_files_and_finds_the_same_quality(shapes, cli, tmp_path):
     from panopticapi.evaluation import pq_compute
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,11 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from labkit import optional
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.checkpoints.torchvision import CONFIG, NAMES
 from labkit.datasets.coco_categories import coco_things
 from labkit.datasets.shapes import Shapes
-from labkit.errors import LabkitError
 from labkit.models.mask_rcnn import MaskRCNN
 from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.presets import PRESETS
@@ -108,10 +107,9 @@ def detectron2_pair(setting: Setting) -> Pair:
     """Detectron2's ``mask_rcnn_R_50_FPN_3x`` and labkit's ``mask_rcnn_r50``.
 
     Raises:
-        LabkitError: Detectron2 is not installed.
+        LabkitError: Detectron2 cannot be used.
     """
-    if importlib.util.find_spec("detectron2") is None:
-        raise LabkitError("Detectron2 is not installed; run: labkit install detectron2")
+    optional.require("detectron2")
     from detectron2 import model_zoo
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.modeling import build_model

@@ -6,7 +6,6 @@ same masks and the same semantic map; UPSNet's fusion works on the same objects.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from labkit import optional
 from labkit.bench.report import Comparison, compare
 from labkit.datasets.coco_categories import coco_panoptic
 from labkit.errors import LabkitError
@@ -129,10 +129,9 @@ def compare_merge(given: Scene) -> Comparison:
     """Time the merge against Detectron2's.
 
     Raises:
-        LabkitError: Detectron2 is not installed, or its map is another.
+        LabkitError: Detectron2 cannot be used, or its map is another.
     """
-    if importlib.util.find_spec("detectron2") is None:
-        raise LabkitError("Detectron2 is not installed; run: labkit install detectron2")
+    optional.require("detectron2")
     from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
     from detectron2.structures import Instances
 

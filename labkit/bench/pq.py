@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit import optional
 from labkit.bench.panoptic_pairs import (
     categories,
     make_pair,
@@ -40,10 +41,9 @@ def compare_files(images: int) -> Comparison:
     Every run is a process of its own; timed is the evaluation, starting its workers included.
 
     Raises:
-        LabkitError: panopticapi is not installed.
+        LabkitError: panopticapi cannot be used.
     """
-    if importlib.util.find_spec("panopticapi") is None:
-        raise LabkitError("panopticapi is not installed; run: labkit install panopticapi")
+    optional.require("panopticapi")
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)
         return compare(

@@ -52,6 +52,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import labkit
+from labkit import optional
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.export import export
 from labkit.datasets.panoptic_format import (
@@ -918,11 +919,11 @@ labkit.record("pq_files_vs_memory", abs(from_files["all"]["pq"] - in_memory.all.
 # with their void and crowd.
 
 # %%
-try:
-    from panopticapi.evaluation import pq_compute_single_core
-except ImportError:
+if problem := optional.problem("panopticapi"):
     pq_compute_single_core = None
-    print("panopticapi is not installed, nothing is compared: `labkit install panopticapi`")
+    print(f"Nothing is compared: {problem}")
+else:
+    from panopticapi.evaluation import pq_compute_single_core
 
 differences = {}  # largest difference of nine numbers: PQ, SQ, RQ of all, things and stuff
 

@@ -40,7 +40,6 @@ photograph: str = ""  # a picture of your own: the name of a file
 # %%
 # %matplotlib inline
 import hashlib
-import importlib.util
 import itertools
 import pickle
 import statistics
@@ -60,6 +59,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import labkit
+from labkit import optional
 from labkit.checkpoints import detectron2, store
 from labkit.checkpoints.unpickle import read_pickle
 from labkit.datasets import download
@@ -818,8 +818,8 @@ def difference(name, ours, theirs):
 
 
 differing = []
-if importlib.util.find_spec("detectron2") is None:
-    print("Detectron2 is not installed, nothing is compared: `labkit install detectron2`")
+if problem := optional.problem("detectron2"):
+    print(f"Nothing is compared: {problem}")
 elif len(scenes) > 1 and scenes[1].networks == here:
     scene = scenes[1]
     bgr = scene.images[0].flip(0).permute(1, 2, 0).numpy()  # blue first: see 7.6

@@ -52,6 +52,7 @@ from pycocotools.coco import COCO
 from torchvision.transforms import v2
 
 import labkit
+from labkit import optional
 from labkit.checkpoints.folder import start_from
 from labkit.cli.commands import app
 from labkit.datasets.coco_panoptic import CocoPanoptic
@@ -743,8 +744,8 @@ labkit.record("objects_wrong_for_pycocotools", int(coco_wrong))
 labkit.record("rules_of_panopticapi_broken", int(rules))
 
 disagreements = 0
-if importlib.util.find_spec("panopticapi") is None:
-    print("panopticapi is not installed, its rules alone are checked: `labkit install panopticapi`")
+if problem := optional.problem("panopticapi"):
+    print(f"The rules of panopticapi alone are checked: {problem}")
 else:
     from panopticapi.evaluation import pq_compute
 
@@ -1320,8 +1321,8 @@ labkit.record("puddles_under_the_limit", np.mean(np.array(puddles) < limit))
 
 # %%
 holds = {}
-if importlib.util.find_spec("detectron2") is None:
-    print("Detectron2 is not installed, the export is not run: `labkit install detectron2`")
+if problem := optional.problem("detectron2"):
+    print(f"The export is not run: {problem}")
 else:
     from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
     from detectron2.modeling import build_model

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from labkit import optional
 from labkit.bench import detectors as bench
 from labkit.bench import detectors_peers as peers
 from labkit.bench.detectors_peers import Pair, Setting, detectron2_pair, torchvision_pair
@@ -36,8 +36,8 @@ def _torchvision() -> Pair:
 def peer(request: pytest.FixtureRequest) -> Pair:
     if request.param == "torchvision":
         return _torchvision()
-    if importlib.util.find_spec("detectron2") is None:
-        pytest.skip("needs Detectron2: labkit install detectron2")
+    if problem := optional.problem("detectron2"):
+        pytest.skip(problem)
     return detectron2_pair(SMALL)
 
 
@@ -120,9 +120,7 @@ def test_command_without_detectron2(
     assert "mask head" in printed.out
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("detectron2") is not None, reason="Detectron2 is installed"
-)
-def test_missing_detectron2_names_the_command() -> None:
+def test_missing_detectron2_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "problem", lambda name: f"no {name}; run: labkit install {name}")
     with pytest.raises(LabkitError, match="labkit install detectron2"):
         detectron2_pair(SMALL)

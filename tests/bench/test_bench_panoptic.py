@@ -24,10 +24,8 @@ def test_steps(monkeypatch):
 
 @pytest.mark.detectron2
 @pytest.mark.filterwarnings("ignore")  # Detectron2's own
+@pytest.mark.usefixtures("detectron2")
 def test_the_merge_beside_detectron2(monkeypatch):
-    pytest.importorskip(
-        "detectron2", reason="detectron2 is not installed; run: labkit install detectron2"
-    )
     monkeypatch.setattr(bench, "ROUNDS", 1)
     comparison = bench.compare_merge(bench.scene())  # raises if the maps differ
     assert comparison.ours_result == comparison.peer_result

@@ -120,13 +120,12 @@ def test_names_and_shapes_of_detectron2(preset, known):
 
 @pytest.mark.parametrize("kind", ["FPN", "C4", "DC5"])
 @pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.usefixtures("detectron2")
 def test_equal_to_detectron2_itself(depth, kind):
-    zoo = pytest.importorskip(
-        "detectron2.model_zoo", reason="needs Detectron2: labkit install detectron2"
-    )
+    from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
-    config = zoo.get_config(f"COCO-InstanceSegmentation/mask_rcnn_R_{depth}_{kind}_3x.yaml")
+    config = model_zoo.get_config(f"COCO-InstanceSegmentation/mask_rcnn_R_{depth}_{kind}_3x.yaml")
     config.MODEL.DEVICE = "meta"
     theirs = build_model(config).state_dict()
     preset = f"mask_rcnn_r{depth}" + ("" if kind == "FPN" else f"_{kind.lower()}")

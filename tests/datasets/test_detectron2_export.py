@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -176,10 +175,7 @@ def test_wrong_input_is_named(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("detectron2") is None,
-    reason="detectron2 is not installed; run: labkit install detectron2",
-)
+@pytest.mark.usefixtures("detectron2")
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_detectron2_trains_with_it(root: Path, tmp_path: Path, task: str) -> None:
     out = tmp_path / "out"

@@ -9,15 +9,25 @@ https://github.com/cocodataset/panopticapi on the path, where labkit is installe
 import io
 import sys
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import small_detr as small
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from labkit.models.conventions import DETR
 from labkit.models.detr_targets import objects_of
+
+LEAD, SURE = 5e-6, 5e-3
+"""How far from a tie every decision of the panoptic maps must be.
+
+``LEAD``: at a pixel, the mask logit of the best query before the second best. ``SURE``: a query's
+probability of its class before the next one's, and from the threshold. Double precision leaves a
+difference below 1e-6 between two programs, since the original's positions are single.
+"""
 
 ARGUMENTS = {
     "dataset_file": "coco_panoptic",
@@ -46,6 +56,32 @@ ARGUMENTS = {
     "dice_loss_coef": 1,
     "eos_coef": 0.1,
 }
+
+
+@contextmanager
+def double_precision():
+    """New tensors have 64 bits."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def check_margins(out, size):
+    """Refuse a case in which rounding can choose a class or the segment of a pixel."""
+    best = out["pred_logits"][0].softmax(dim=-1).topk(2)
+    scores, labels = best.values[:, 0], best.indices[:, 0]
+    named = labels != out["pred_logits"].shape[-1] - 1
+    sure = min((scores - small.SCORE)[named].abs().min(), (scores - best.values[:, 1]).min())
+    masks = F.interpolate(out["pred_masks"], size, mode="bilinear", align_corners=False)[0]
+    first, second = masks[named & (scores > small.SCORE)].topk(2, dim=0).values
+    lead = (first - second).min()
+    print(f"nearest to a tie: mask logits by {lead:.1e}, probabilities by {sure:.1e}")
+    if lead < LEAD or sure < SURE:
+        raise SystemExit(
+            f"too near to a tie (at least {LEAD}, {SURE}): change small_detr's weights"
+        )
 
 
 def main():
@@ -88,7 +124,11 @@ def main():
                     arrays[f"loss {key}"] = (criterion.weight_dict[key] * value).detach().numpy()
             continue
         post["panoptic"].threshold = small.SCORE
-        (made,) = post["panoptic"](out, [small.SIZES[name]], [small.OUTPUTS[name]])
+        with torch.no_grad(), double_precision():
+            out = model.double()([picture.double() for picture in batch])
+            check_margins(out, small.SIZES[name])
+            (made,) = post["panoptic"](out, [small.SIZES[name]], [small.OUTPUTS[name]])
+        model.float()
         ids = rgb2id(np.array(Image.open(io.BytesIO(made["png_string"]))))
         info = made["segments_info"]
         arrays[f"{name}_ids"] = ids.astype(np.uint8)

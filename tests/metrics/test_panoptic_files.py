@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import runpy
@@ -76,10 +75,7 @@ def test_real_annotations_equal_panopticapi(tmp_path: Path, name: str) -> None:
     assert_equals_golden(result, NUMBERS["sample"][name])
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("panopticapi") is None,
-    reason="needs panopticapi: uv run labkit install panopticapi",
-)
+@pytest.mark.usefixtures("panopticapi")
 def test_equals_panopticapi_run_here(tmp_path: Path) -> None:
     MAKE["random_case"](tmp_path, seed=12345)
     result = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json")

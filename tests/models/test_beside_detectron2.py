@@ -16,9 +16,6 @@ from labkit.structures import Categories, Category
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 import small_detectors as small
 
-model_zoo = pytest.importorskip(
-    "detectron2.model_zoo", reason="detectron2 is not installed; run: labkit install detectron2"
-)
 pytestmark = [
     pytest.mark.detectron2,
     pytest.mark.filterwarnings("ignore"),  # Detectron2's own
@@ -38,8 +35,9 @@ THINGS = 80
 
 
 @pytest.fixture(params=PRESETS)
-def pair(request):
+def pair(request, detectron2):
     """labkit's model and Detectron2's, with the same weights."""
+    from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
     cfg = model_zoo.get_config(f"COCO-{PRESETS[request.param]}_3x.yaml")

@@ -1,15 +1,14 @@
 """DETR: the numbers of a recorded run of the original, from the picture to the panoptic map."""
 
+import copy
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
 from labkit.checkpoints.detr import load, names
-from labkit.models.semantic import upsample
 from labkit.predictor import Predictor
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -71,28 +70,27 @@ def test_losses(model, golden):
         assert float(value.detach()) == pytest.approx(wanted[name], rel=1e-4), name
 
 
-@pytest.mark.parametrize("name", ["one", "small"])
-def test_panoptic_map(model, golden, name):
-    """Segments equal, and pixels too where the best mask leads by more than rounding.
+@pytest.fixture
+def double_model(model):
+    """The model in double precision: how threads share the work changes no decision."""
+    torch.set_default_dtype(torch.float64)
+    yield copy.deepcopy(model).double()
+    torch.set_default_dtype(torch.float32)
 
-    Untrained queries make masks that are nearly the same, so that such pixels are not rare.
-    """
+
+@pytest.mark.parametrize("name", ["one", "small"])
+def test_panoptic_map(double_model, golden, name):
+    """Every segment and every pixel; make_detr.py holds the case away from ties."""
     with torch.no_grad():
-        (prediction,) = model.infer([small.image(name)], [small.OUTPUTS[name]])
+        (prediction,) = double_model.infer([small.image(name)], [small.OUTPUTS[name]])
     segments = prediction.panoptic.segments
     ids = [small.CATEGORIES[s.label].id for s in segments]
-    assert len(set(ids)) > 1
+    assert len(set(ids)) > 4
     assert ids == golden[f"{name}_categories"].tolist()
     # The original's segments begin at 0 and leave no pixel out.
-    other = prediction.panoptic.ids.numpy() - 1 != golden[f"{name}_ids"]
-    assert other.mean() <= 0.01
-    masks = torch.from_numpy(golden[f"{name}_masks"])  # (1, queries, h, w)
-    best = upsample(upsample(masks, small.SIZES[name]), small.OUTPUTS[name])[0].topk(2, dim=0)
-    lead = (best.values[0] - best.values[1]).numpy()
-    near = cv2.erode(lead, np.ones((5, 5)))  # of the pixels around, which resizing may choose
-    assert (near[other] <= 1e-3).all()
+    np.testing.assert_array_equal(prediction.panoptic.ids.numpy() - 1, golden[f"{name}_ids"])
     areas = [int((prediction.panoptic.ids == s.id).sum()) for s in segments]
-    np.testing.assert_allclose(areas, golden[f"{name}_areas"], atol=other.sum())
+    assert areas == golden[f"{name}_areas"].tolist()
 
 
 def test_the_predictor_sees_the_same(model):

@@ -83,10 +83,10 @@ def test_loop_equals_torchvision():
         )
 
 
+@pytest.mark.usefixtures("detectron2")
 def test_detectron2_roi_align():
-    layers = pytest.importorskip(
-        "detectron2.layers", reason="detectron2 is not installed; run: labkit install detectron2"
-    )
+    from detectron2 import layers
+
     features = torch.randn(2, 8, 25, 30, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0, 3.0, 5.5, 90.2, 71.0], [1, -4.0, 8.0, 30.0, 200.0]])
     for ratio in (0, 2):
