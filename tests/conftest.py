@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import sharing_out
 
-from labkit.cores import available_cores
-
 from labkit import optional
+from labkit.cores import available_cores
 
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
