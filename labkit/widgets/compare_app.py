@@ -16,7 +16,13 @@ from labkit.places import download_folder
 from labkit.widgets.answers import Answer, Cancelled, Model, Watch
 from labkit.widgets.app import App, message_of, png
 from labkit.widgets.compare import MEMORY, Models, by_title, draw, try_to_ask
-from labkit.widgets.compare_controls import ModelList, PictureChoice, Progress
+from labkit.widgets.compare_controls import (
+    FITTING,
+    ModelList,
+    PictureChoice,
+    Progress,
+    heading,
+)
 from labkit.widgets.compare_table import as_html, as_text, colors_html
 from labkit.widgets.pictures import Source
 from labkit.widgets.thresholds import LOWEST
@@ -82,19 +88,20 @@ class Compare(App):
             step=0.05,
             description="score for all",
             continuous_update=False,
+            layout={"width": "20em"},
+            style=FITTING,
         )
         self.own_score = ipywidgets.Checkbox(
-            True, description="each method's own score", indent=False
+            True, description="each method's own score", indent=False, layout={"width": "auto"}
         )
         self.difference = ipywidgets.Checkbox(
-            False, description="difference to the truth", indent=False
+            False, description="difference to the truth", indent=False, layout={"width": "auto"}
         )
         self.progress = Progress(self.guarded(lambda _: self.cancel()))
         self.colors, self.table = ipywidgets.HTML(), ipywidgets.HTML()
-        heading = ipywidgets.HTML("<b>Threshold and truth</b>")
-        looks = ipywidgets.VBox([heading, self.own_score, self.score, self.difference])
-        controls = ipywidgets.HBox([self.models, self.source, looks])
-        controls.layout.flex_flow, controls.layout.grid_gap = "row wrap", "8px 40px"
+        looks = ipywidgets.HBox([heading("Threshold"), self.own_score, self.score, self.difference])
+        controls = ipywidgets.VBox([self.models, self.source, looks])
+        controls.add_class("labkit-controls")
         self.comparison = Comparison(self.source.picture(), {})
         self.viewer = SegmentViewer(self.comparison.picture.image, [])
         super().__init__("compare", [controls, self.progress, self.colors, self.viewer, self.table])

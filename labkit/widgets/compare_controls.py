@@ -14,10 +14,11 @@ from labkit.widgets.answers import Model
 from labkit.widgets.pictures import Picture, Source, from_upload, picture
 
 GIVEN, DATASET, FILE, UPLOAD = "given", "dataset", "file", "upload"
+FITTING = {"description_width": "initial"}
 BUILT_IN = {"shapes": "Shapes", "crowded": "Shapes, crowded"}
 
 
-class ModelList(ipywidgets.VBox):
+class ModelList(ipywidgets.HBox):
     """A box to tick for each model, and a field to add one by name or folder.
 
     Args:
@@ -35,15 +36,16 @@ class ModelList(ipywidgets.VBox):
     ) -> None:
         self._models: dict[str, Model] = {}
         self._changed, self._guarded = changed, guarded
-        self.boxes = ipywidgets.VBox()
+        self.boxes = ipywidgets.HBox()
         self.name = ipywidgets.Text(
             placeholder="name of labkit zoo list, or folder",
             description="another",
-            style={"description_width": "initial"},
+            layout={"width": "22em"},
+            style=FITTING,
         )
-        self.button = ipywidgets.Button(description="add model")
+        self.button = ipywidgets.Button(description="add model", layout={"width": "auto"})
         self.button.on_click(guarded(lambda _: self.add_named()))
-        super().__init__([_heading("Models"), self.boxes, self.name, self.button])
+        super().__init__([heading("Models"), self.boxes, self.name, self.button])
         for title, model in models.items():
             self._add(title, model, chosen is None or title in chosen)
 
@@ -80,7 +82,7 @@ class ModelList(ipywidgets.VBox):
         self.boxes.children = (*self.boxes.children, box)
 
 
-class PictureChoice(ipywidgets.VBox):
+class PictureChoice(ipywidgets.HBox):
     """Where the picture is from: a data set and an index, a file, or an upload.
 
     Args:
@@ -99,31 +101,41 @@ class PictureChoice(ipywidgets.VBox):
         self._given = None if isinstance(first, tuple) else picture(first)
         if self._given is not None:
             options.insert(0, (self._given.title, GIVEN))
-        wide = {"description_width": "5em"}
         self.kind = ipywidgets.Dropdown(
             options=options,
             value=name if name in (GIVEN, *BUILT_IN) else DATASET,
             description="from",
-            style=wide,
+            layout={"width": "auto"},
+            style=FITTING,
         )
         self.folder = ipywidgets.Text(
             name if name not in (GIVEN, *BUILT_IN) else "",
             placeholder="coco_panoptic:FOLDER",
             description="data set",
             continuous_update=False,
-            style=wide,
+            layout={"width": "22em"},
+            style=FITTING,
         )
         self.file = ipywidgets.Text(
-            placeholder="street.jpg", description="file", continuous_update=False, style=wide
+            placeholder="street.jpg",
+            description="file",
+            continuous_update=False,
+            layout={"width": "22em"},
+            style=FITTING,
         )
         self.index = ipywidgets.BoundedIntText(
-            index, min=0, max=10**9, description="number", style=wide
+            index,
+            min=0,
+            max=10**9,
+            description="number",
+            layout={"width": "10em"},
+            style=FITTING,
         )
         self.upload = ipywidgets.FileUpload(accept="image/*", description="choose a file")
         self._uploaded: tuple[Any, Picture] | None = None
         self._changed = changed
         super().__init__(
-            [_heading("Picture"), self.kind, self.folder, self.file, self.index, self.upload]
+            [heading("Picture"), self.kind, self.folder, self.file, self.index, self.upload]
         )
         self._arrange()
         self.kind.observe(self._kind_changed, "value")
@@ -200,8 +212,9 @@ class Progress(ipywidgets.HBox):
         _show(self, False)
 
 
-def _heading(text: str) -> ipywidgets.HTML:
-    return ipywidgets.HTML(f"<b>{text}</b>")
+def heading(text: str) -> ipywidgets.HTML:
+    """The name of a group of controls, before them on their line."""
+    return ipywidgets.HTML(f"<b>{text}</b>", layout={"width": "auto"})
 
 
 def _show(widget: ipywidgets.Widget, shown: bool) -> None:

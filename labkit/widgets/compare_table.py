@@ -51,7 +51,8 @@ def as_html(picture: Picture, views: Sequence[View]) -> str:
         rows += "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
     said = "".join(f"<p>{html.escape(text)}</p>" for text in remarks(picture, views))
     table = f'<table class="labkit-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>'
-    return f"{_STYLE}{table}</table><div class='labkit-remarks'>{said}</div>"
+    scrolled = f'<div class="labkit-table-place">{table}</table></div>'
+    return f"{_STYLE}{scrolled}<div class='labkit-remarks'>{said}</div>"
 
 
 def colors_html() -> str:
@@ -112,8 +113,10 @@ def _percent(share: float | None) -> str:
 
 _STYLE = """<style>
 .labkit-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.labkit-table th, .labkit-table td { padding: 2px 10px; text-align: right; white-space: nowrap; }
+.labkit-table-place { overflow-x: auto; }
+.labkit-table th, .labkit-table td { padding: 1px 8px; text-align: right; white-space: nowrap; }
+.labkit-table thead th { white-space: normal; vertical-align: bottom; line-height: 1.3; }
 .labkit-table th[scope=row] { text-align: left; }
 .labkit-table thead th { border-bottom: 1px solid currentColor; }
-.labkit-remarks p { margin: 2px 0; line-height: 1.4; }
+.labkit-remarks p { margin: 2px 0; line-height: 1.4; white-space: normal; }
 </style>"""

@@ -2,6 +2,7 @@
 // made by viewer_pixels.js, which stands before this file.
 
 const STEP = 10; // pixels that an arrow key goes with Shift
+const NARROW = 220, WIDE = 400, GAP = 14; // of a panel and between panels, in pixels of the page
 
 function make(tag, className, parent, text = "") {
   const element = document.createElement(tag);
@@ -78,6 +79,12 @@ function render({ model, el }) {
         name.style.top = `${(100 * segment.place[1]) / image.H}%`;
       }
     });
+    // After all were written, so that they are measured at once: none is cut off at the border.
+    const names = Array.from(grid.querySelectorAll(".labkit-viewer-names span"));
+    const halves = names.map((name) => name.offsetWidth / 2 + 1);
+    names.forEach((name, i) => {
+      name.style.left = `clamp(${halves[i]}px, ${name.style.left}, calc(100% - ${halves[i]}px))`;
+    });
     point();
     root.dataset.ready = String(++painted);
   };
@@ -101,6 +108,16 @@ function render({ model, el }) {
     attend(panel.canvas, k);
     return panel;
   };
+  // As few rows as fit, and in them as few columns: the panels are as large as the rows allow.
+  const arrange = () => {
+    if (!image || !panels.length || !grid.clientWidth) return;
+    const fitting = Math.max(1, Math.floor((grid.clientWidth + GAP) / (NARROW + GAP)));
+    const columns = Math.ceil(panels.length / Math.ceil(panels.length / fitting));
+    const widest = `${Math.max(image.w, WIDE)}px`;
+    grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${widest}))`;
+  };
+  const watching = new ResizeObserver(arrange);
+  watching.observe(grid);
   const load = async () => {
     const mine = ++version;
     try {
@@ -123,8 +140,8 @@ function render({ model, el }) {
         for (const canvas of [panel.canvas, panel.overlay])
           if (canvas.width !== image.w || canvas.height !== image.h)
             Object.assign(canvas, { width: image.w, height: image.h });
-        panel.figure.style.maxWidth = `${Math.max(image.w, 400)}px`;
       });
+      arrange();
       paintAll();
     } catch (error) {
       grid.replaceChildren();
@@ -304,6 +321,7 @@ function render({ model, el }) {
   load();
   return () => {
     version++; // what is being decoded comes too late
+    watching.disconnect();
     cancelAnimationFrame(drawing);
     clearTimeout(telling);
     clearTimeout(speaking);

@@ -95,6 +95,37 @@ def test_with_the_mouse(lab: Any, page: Any) -> None:
         assert "circle" in text
 
 
+SIZES = """(selector) => Array.from(document.querySelectorAll(selector), (e) => {
+    const box = e.getBoundingClientRect();
+    return [box.left, box.right, box.width, box.height].map(Math.round);
+})"""
+
+
+def test_panels_of_one_size_on_any_page(lab: Any, page: Any) -> None:
+    """Compact controls, equal panels that fill the width, nothing cut off at a side."""
+    for width, height in ((1400, 1000), (1280, 720), (900, 720)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(500)
+        ((left, right, _, _),) = page.evaluate(SIZES, APP)
+        panels = page.evaluate(SIZES, f"{APP} .labkit-viewer-picture")
+        assert len(panels) == len(MODELS) + 1
+        assert len({(w, h) for _, _, w, h in panels}) == 1
+        widest = max(panel[1] for panel in panels)
+        assert right - 40 <= widest <= right or panels[0][2] == 512  # as large as they are drawn
+        ((_, _, _, controls),) = page.evaluate(SIZES, f"{APP} .labkit-controls")
+        assert controls < (130 if width > 1000 else 220)
+        for part in (".labkit-controls input", ".labkit-controls label", ".labkit-remarks p"):
+            for start, end, *_ in page.evaluate(SIZES, f"{APP} {part}"):
+                assert left <= start <= end <= right + 1, part
+        for stage, names in page.locator(f"{APP} .labkit-viewer-stage").evaluate_all(
+            """(stages) => stages.map((s) => [s, ...s.querySelectorAll("span")]
+                .map((e) => e.getBoundingClientRect()).map((b) => [b.left, b.right]))
+                .map(([stage, ...names]) => [stage, names])"""
+        ):
+            for name in names:
+                assert stage[0] <= name[0] <= name[1] <= stage[1]
+
+
 def tab_to(page: Any, selector: str) -> None:
     """Press Tab until that element has the focus."""
     for _ in range(60):
