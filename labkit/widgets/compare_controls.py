@@ -213,8 +213,8 @@ class Progress(ipywidgets.HBox):
 
 
 def heading(text: str) -> ipywidgets.HTML:
-    """The name of a group of controls, before them on their line."""
-    return ipywidgets.HTML(f"<b>{text}</b>", layout={"width": "auto"})
+    """The name of a group of controls, before them; those of all groups have one width."""
+    return ipywidgets.HTML(f"<b>{text}</b>", layout={"width": "5.5em"})
 
 
 def _show(widget: ipywidgets.Widget, shown: bool) -> None:

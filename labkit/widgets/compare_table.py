@@ -112,7 +112,7 @@ def _percent(share: float | None) -> str:
 
 
 _STYLE = """<style>
-.labkit-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.labkit-table { border-collapse: collapse; line-height: 1.5; font-variant-numeric: tabular-nums; }
 .labkit-table-place { overflow-x: auto; }
 .labkit-table th, .labkit-table td { padding: 1px 8px; text-align: right; white-space: nowrap; }
 .labkit-table thead th { white-space: normal; vertical-align: bottom; line-height: 1.3; }

@@ -2,7 +2,7 @@
 // made by viewer_pixels.js, which stands before this file.
 
 const STEP = 10; // pixels that an arrow key goes with Shift
-const NARROW = 220, WIDE = 400, GAP = 14; // of a panel and between panels, in pixels of the page
+const NARROW = 200, WIDE = 400, GAP = 14; // of a panel and between panels, in pixels of the page
 
 function make(tag, className, parent, text = "") {
   const element = document.createElement(tag);
