@@ -95,10 +95,10 @@ def test_with_the_mouse(lab: Any, page: Any) -> None:
         assert "circle" in text
 
 
-SIZES = """(selector) => Array.from(document.querySelectorAll(selector), (e) => {
-    const box = e.getBoundingClientRect();
-    return [box.left, box.right, box.width, box.height].map(Math.round);
-})"""
+SIZES = """(selector) => Array.from(document.querySelectorAll(selector))
+    .filter((e) => e.offsetParent !== null)  // what is shown
+    .map((e) => e.getBoundingClientRect())
+    .map((box) => [box.left, box.right, box.width, box.height].map(Math.round))"""
 
 
 def test_panels_of_one_size_on_any_page(lab: Any, page: Any) -> None:
