@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,10 @@ from labkit.distributed import default_device, process_group, rank, world_size
 from labkit.errors import LabkitError
 from labkit.progress import progress_bar
 from labkit.structures import Target
+from labkit.training_log import TrainingLog
+
+if TYPE_CHECKING:  # pycocotools and what else measuring needs
+    from labkit.validation import Validation
 
 CHECKPOINT_EVERY = 200  # steps; a crash costs at most this much work
 
@@ -97,9 +101,12 @@ class History:
 
     Attributes:
         losses: name of each loss the model returns, and "total", to its values.
+        validation: name of the metric that was measured on the way to its values in 0..1, by the
+            number of steps done.
     """
 
     losses: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -116,6 +123,7 @@ def train(
     config: TrainConfig,
     *,
     out: Path | None = None,
+    validation: Validation | None = None,
     device: torch.device | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> History:
@@ -125,8 +133,10 @@ def train(
         model: ``model(images, targets)`` returns a dict of losses in training mode.
         dataset: map-style, items ``(image, target)``; augmentation draws from torch's generator.
         config: see :class:`TrainConfig`.
-        out: folder for ``last.pt`` (to resume), ``model.safetensors`` (the result). If ``last.pt``
-            of an unfinished run with the same config is there, training goes on from it.
+        out: folder for ``last.pt`` (to resume), ``model.safetensors`` (the result) and the log,
+            ``log.csv`` and ``log.png``. If ``last.pt`` of an unfinished run with the same config
+            is there, training goes on from it.
+        validation: what to measure on the way. None: nothing.
         device: default: this process's GPU, else the CPU.
         on_step: called after each step with its number and its losses.
 
@@ -146,8 +156,36 @@ def train(
         history = History()
         last = out / "last.pt" if out else None
         if last and last.exists():
-            history.losses = load_training_state(last, model, optimizer, scaler, asdict(config))
+            history.losses, history.validation = load_training_state(
+                last, model, optimizer, scaler, asdict(config)
+            )
         start = history.steps
+
+        def save() -> None:
+            if last and rank() == 0:
+                save_training_state(
+                    last,
+                    model,
+                    optimizer,
+                    scaler,
+                    asdict(config),
+                    history.losses,
+                    history.validation,
+                )
+                if log:
+                    log.draw()
+
+        measured: dict[int, float] = {}
+        if validation:
+            metric = validation.metric(model)  # data that do not fit are refused before a step
+            measured = history.validation.setdefault(metric, {})
+        # A run that was stopped between a step and its validation makes up for it.
+        late = validation and validation.is_due(start, config.steps) and start not in measured
+        if validation and late:
+            measured[start] = validation.measure(model)
+        log = TrainingLog(out, history, config.lr_at) if out and rank() == 0 else None
+        if late:
+            save()
         network: nn.Module = model
         if world_size() > 1:
             # A detection head sees no gradient in a batch without objects, hence "unused".
@@ -182,15 +220,19 @@ def train(
 
                 history.add(values)
                 shown = {"loss": f"{values['total']:.3f}", "lr": f"{config.lr_at(step):.1e}"}
-                bar.set_postfix(shown, refresh=False)
                 if on_step:
                     on_step(step, values)
                 stop = _any_process(interrupted.is_set(), device)
-                due = (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps
-                if last and rank() == 0 and (due or stop):
-                    save_training_state(
-                        last, model, optimizer, scaler, asdict(config), history.losses
-                    )
+                if validation and validation.is_due(step + 1, config.steps) and not stop:
+                    measured[step + 1] = validation.measure(model)
+                    stop = _any_process(interrupted.is_set(), device)
+                if measured:
+                    shown[metric] = f"{100 * list(measured.values())[-1]:.1f}"
+                bar.set_postfix(shown, refresh=False)
+                if log:
+                    log.add()
+                if stop or (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
+                    save()
                 if stop:
                     raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}")
         if out and rank() == 0:

@@ -18,6 +18,7 @@ from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models.fcn import FCNConfig
 from labkit.structures import Detections, Panoptic, Prediction, Segment
 from labkit.training import TrainConfig, train
+from labkit.validation import Validation
 
 CONFIG = FCNConfig(widths=(16, 16, 16, 16), blocks=(1, 1, 1, 1), stride=8)
 
@@ -27,7 +28,9 @@ def run(out: Path) -> dict[str, object]:
     with process_group():
         torch.manual_seed(0)
         model = CONFIG.build(dataset.categories)
-        losses = train(model, dataset, TrainConfig(steps=6, batch_size=4, warmup=2), out=out).losses
+        config = TrainConfig(steps=6, batch_size=4, warmup=2)
+        validation = Validation(Shapes("val", num=5, size=64), every=4)
+        history = train(model, dataset, config, out=out, validation=validation)
         torch.manual_seed(1)
         model = CONFIG.build(dataset.categories)
         confusion, quality = (
@@ -49,7 +52,8 @@ def run(out: Path) -> dict[str, object]:
         return {
             "world": world_size(),
             "rank": rank(),
-            "losses": losses["total"],
+            "losses": history.losses["total"],
+            "validation": history.validation["mIoU"],
             "miou": confusion.compute().miou,
             "pq": quality.compute().all.pq,
             "images": images.item(),

@@ -30,7 +30,15 @@ from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
 from labkit.structures import Categories, Category, Detections, Panoptic, Prediction, Segment
 
-SETTINGS = {"data": "shapes", "steps": 3, "batch_size": 2}
+SETTINGS = {
+    "data": "shapes",
+    "steps": 3,
+    "batch_size": 2,
+    "scale_jitter": (0.5, 2.0),
+    "color_jitter": 0.4,
+    "eval_every": 2,
+    "eval_limit": 1,
+}
 
 
 class Interrupted(Shapes):
@@ -71,6 +79,41 @@ def test_an_interrupted_run_ends_with_the_weights_of_a_whole_one(runs):
     assert not whole.training
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_an_interrupted_run_has_the_log_of_a_whole_one(runs):
+    for name in ("log.csv", "log.png"):
+        assert (runs / "whole" / name).read_bytes() == (runs / "parts" / name).read_bytes()
+    lines = (runs / "whole" / "log.csv").read_text().splitlines()
+    assert lines[0].startswith("step,lr,loss_rpn_cls")
+    assert lines[0].endswith("total,val_mask_AP")
+    assert [line.endswith(",") for line in lines[1:]] == [True, False, False]
+
+
+def test_options_of_augmentation_and_validation_belong_to_the_run(runs, tmp_path):
+    settings = read_run(runs / "whole").train
+    assert settings["crop"] == 128  # of the data set's images
+    assert (settings["scale_jitter"], settings["color_jitter"]) == ([0.5, 2.0], 0.4)
+    assert [settings[f"eval_{name}"] for name in ("every", "split", "limit")] == [2, "val", 1]
+    for changed, message in (
+        ({"scale_jitter": None}, r"\(scale_jitter was \[0\.5, 2\.0\], is None; crop was 128"),
+        ({"crop": 64}, r"\(crop was 128, is 64\)"),
+        ({"color_jitter": 0.5}, r"\(color_jitter was 0\.4, is 0\.5\)"),
+        ({"eval_every": 3}, r"\(eval_every was 2, is 3\)"),
+        ({"eval_split": "test"}, r"\(eval_split was val, is test\)"),
+    ):
+        with pytest.raises(LabkitError, match=message):
+            train_command("mask_rcnn_tiny", out=runs / "whole", **{**SETTINGS, **changed})
+    for wrong, message in (
+        ({"eval_every": None}, "--eval-limit is for --eval-every N"),
+        ({"eval_split": "vol"}, r"--eval-every: .*'vol' is not one of .*; --eval-split names"),
+        ({"scale_jitter": (2.0, 0.5)}, "two scales in"),
+    ):
+        with pytest.raises(LabkitError, match=message):
+            train_command("mask_rcnn_tiny", out=tmp_path / "x", **{**SETTINGS, **wrong})
+    with pytest.raises(LabkitError, match=r"'mask_rcnn_tny': did you mean mask_rcnn_tiny\?"):
+        train_command("mask_rcnn_tny", out=tmp_path / "x", data="coco:nowhere")
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_folder_says_what_it_holds(runs, tmp_path):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributed_worker import CONFIG as CONFIG_OF_WORKER
 from distributed_worker import run
 from torch import nn
 
 from labkit.checkpoints.weights import load_weights, save_weights
+from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
+from labkit.evaluation import evaluate
 from labkit.training import TrainConfig, _optimizer, train
 
 
@@ -233,6 +236,13 @@ def test_torchrun_trains_and_its_reduced_metrics_equal_the_single_process_ones(t
     assert (single["world"], several["world"]) == (1, 2)
     # The mean of the processes' gradients is the gradient of the whole batch, up to rounding.
     assert several["losses"] == pytest.approx(single["losses"], rel=1e-3)
+    assert list(several["validation"]) == list(single["validation"]) == [4, 6]
+    for folder, result in ((tmp_path, several), (tmp_path / "single", single)):
+        model = CONFIG_OF_WORKER.build(Shapes.categories)
+        load_weights(folder / "model.safetensors", model)
+        measured = evaluate(model, Shapes("val", num=5, size=64), progress=False).semantic.miou
+        assert result["validation"][6] == pytest.approx(measured, abs=1e-12)
+        assert len((folder / "log.csv").read_text().splitlines()) == 7
     for name in ("miou", "pq", "images", "box_ap", "mask_ap"):
         assert single[name] > 0
         assert several[name] == pytest.approx(single[name], abs=1e-12), name

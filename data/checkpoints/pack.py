@@ -88,6 +88,11 @@ def command(run: Run) -> str:
     for name in ("steps", "batch_size", "lr", "seed"):
         if run.train[name] != default[name]:
             words += [f"--{name.replace('_', '-')}", f"{run.train[name]:g}"]
+    for name in ("scale_jitter", "crop", "color_jitter"):
+        value = run.train.get(name)
+        if value is not None:
+            numbers = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *(f"{number:g}" for number in numbers)]
     return " ".join([*words, "--out", "RUN"])
 
 

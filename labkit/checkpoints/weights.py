@@ -53,6 +53,7 @@ def save_training_state(
     scaler: torch.amp.GradScaler,
     config: dict[str, Any],
     losses: dict[str, list[float]],
+    validation: dict[str, dict[int, float]],
 ) -> None:
     """Write everything that a run needs to go on, whole or not at all."""
     state = {
@@ -61,6 +62,7 @@ def save_training_state(
         "scaler": scaler.state_dict(),
         "config": json.dumps(config),
         "losses": losses,
+        "validation": validation,
     }
     with whole(path) as temporary:
         torch.save(state, temporary)
@@ -72,8 +74,8 @@ def load_training_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     config: dict[str, Any],
-) -> dict[str, list[float]]:
-    """Read what :func:`save_training_state` wrote; returns the losses so far.
+) -> tuple[dict[str, list[float]], dict[str, dict[int, float]]]:
+    """Read what :func:`save_training_state` wrote; returns losses and validation so far.
 
     Raises:
         LabkitError: the file is damaged, or belongs to a run with another config or model.
@@ -95,5 +97,4 @@ def load_training_state(
     except (RuntimeError, ValueError) as error:
         raise LabkitError(f"{path}: holds a run of another model. {error}") from None
     scaler.load_state_dict(state["scaler"])
-    losses: dict[str, list[float]] = state["losses"]
-    return losses
+    return state["losses"], state.get("validation", {})  # earlier versions measured nothing

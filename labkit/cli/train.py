@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.cli import completion
 from labkit.cli.options import data_name
+
+if TYPE_CHECKING:
+    from labkit.validation import Validation
+
+EVAL_SPLIT, EVAL_LIMIT = "val", 100
 
 
 def train(
@@ -42,36 +47,90 @@ def train(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the weights, the order and the flips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, order of images, augmentation.")] = 0,
+    scale_jitter: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MIN MAX",
+            help="Scale images at random, 1 fits them into the crop, and crop or pad them; the"
+            " usual large-scale jitter is 0.1 2.",
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of square crops in pixels; with --scale-jitter, default: the longer side of"
+            " the first image as the model takes it."
+        ),
+    ] = None,
+    color_jitter: Annotated[
+        float | None,
+        typer.Option(help="Strength in 0..1: brightness, contrast, saturation, a quarter for hue."),
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure PQ, AP or mIoU every so many steps and at the end."),
+    ] = None,
+    eval_split: Annotated[
+        str | None, typer.Option(help="Part of the data to measure on.", show_default="val")
+    ] = None,
+    eval_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure on the first so many images.", show_default="100"),
+    ] = None,
 ) -> None:
     """Train a model on labelled images, mirrored at random; Ctrl-C saves, the same command goes on.
 
+    The folder gets log.csv, a row of losses a step, and log.png, their curves.
+
     On several GPUs: torchrun --nproc-per-node N -m labkit train ...
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     import torch
     from torchvision.transforms import v2
 
     from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
     from labkit.counted import counted
+    from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco_instances import CocoInstances
     from labkit.datasets.named import dataset
     from labkit.datasets.transforms import Joint, Transformed
     from labkit.distributed import lock_once, process_group, rank
     from labkit.errors import LabkitError
     from labkit.models.detector import Detector
+    from labkit.models.presets import PRESETS
     from labkit.models.semantic import SemanticModel
     from labkit.predictor import load_model
     from labkit.training import TrainConfig
     from labkit.training import train as run_training
+    from labkit.unknown_names import unknown_name
 
     config = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed)
+    augmentation = Augmentation(scale_jitter, crop, color_jitter)
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
     data = data_name(data, split)
     images = dataset(data, split)
-    run = Run(preset, images.categories, data, split, short_side, init, asdict(config))
+    validation = _validation(data, eval_every, eval_split, eval_limit)
+    run = Run(preset, images.categories, data, split, short_side, init, {})
     torch.manual_seed(seed)
     model = run.build()
+    resize = None
+    if isinstance(model, Detector) and model.config.conventions.resize:
+        conventions = model.config.conventions
+        resize = v2.Resize(conventions.short, max_size=conventions.long)
+    if scale_jitter and crop is None and len(images):
+        whole = Joint(resize)(*images[0])[0] if resize else images[0][0]
+        augmentation = replace(augmentation, crop=max(whole.shape[1:]))
+    settings = {
+        **asdict(config),
+        **asdict(augmentation),
+        "eval_every": eval_every,
+        "eval_split": (eval_split or EVAL_SPLIT) if validation else None,
+        "eval_limit": validation.limit if validation else None,
+    }
+    run = replace(run, train=settings)
     if isinstance(model, SemanticModel) and len(images) and "semantic" not in images[0][1]:
         raise LabkitError(f"{data} has objects only; {preset} needs a class for every pixel")
     if isinstance(images, CocoInstances) and not images.objects:
@@ -89,13 +148,10 @@ def train(
                 typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
         if main:
             save_run(out, run)
-        changes: list[v2.Transform] = [v2.RandomHorizontalFlip()]
-        if isinstance(model, Detector) and model.config.conventions.resize:
-            conventions = model.config.conventions
-            changes.append(v2.Resize(conventions.short, max_size=conventions.long))
+        augmented = Transformed(images, augmentation.joint(resize))
         start = time.perf_counter()
         try:
-            history = run_training(model, Transformed(images, Joint(*changes)), config, out=out)
+            history = run_training(model, augmented, config, out=out, validation=validation)
         except KeyboardInterrupt as stop:
             if main:
                 typer.echo(
@@ -110,3 +166,24 @@ def train(
                 f" mean loss of the last {len(last)}: {sum(last) / len(last):.3f}\n"
                 f"weights: {out / WEIGHTS}\nmeasure: labkit eval {out}"
             )
+
+
+def _validation(
+    data: str, every: int | None, split: str | None, limit: int | None
+) -> Validation | None:
+    from labkit.datasets.named import dataset
+    from labkit.errors import LabkitError
+    from labkit.validation import Validation
+
+    if every is None:
+        for option, value in (("split", split), ("limit", limit)):
+            if value is not None:
+                raise LabkitError(f"--eval-{option} is for --eval-every N: say it too")
+        return None
+    try:
+        images = dataset(data, split or EVAL_SPLIT)
+    except LabkitError as error:
+        raise LabkitError(
+            f"--eval-every: {error}; --eval-split names the part of the data to measure on"
+        ) from None
+    return Validation(images, every, limit or EVAL_LIMIT)

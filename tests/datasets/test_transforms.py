@@ -1,13 +1,16 @@
 """Joint transforms: image, masks, boxes and maps move together."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from labkit.datasets.augmentation import Augmentation
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.targets import target_of
 from labkit.datasets.transforms import Joint, Transformed
+from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Categories, Category, Panoptic, Segment
 
 CATEGORIES = Categories([Category(1, "cat", True), Category(2, "sky", False)])
@@ -126,6 +129,61 @@ def test_augmentation_is_repeatable_and_random():
         draws.append(Joint(*AUGMENT)(*Shapes(size=64)[0])[0])
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("scales", [(0.1, 0.3), (1.0, 1.0), (2.0, 4.0)])
+def test_the_augmentation_of_a_training(scales):
+    """At every scale maps, masks and boxes agree; what is outside of the crop is gone."""
+    augmentation = Augmentation(scales, crop=48, color_jitter=0.5)
+    data = Transformed(Shapes(size=64), augmentation.joint(v2.Resize(200)))
+    fewer = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        image, target = data[seed]
+        assert image.shape == (3, 48, 48)
+        assert target["boxes"].shape == (len(target["masks"]), 4)
+        same(target, target_of(target["panoptic"], Shapes.categories, target["image_id"]))
+        void = (target["semantic"] == IGNORE).float().mean()
+        assert (void > 0.8) if scales[1] < 0.5 else (void == 0)
+        fewer += len(target["labels"]) < len(data.dataset[seed][1]["labels"])
+        torch.manual_seed(seed)
+        again, _ = data[seed]
+        assert torch.equal(image, again)
+    assert fewer > 0 if scales[0] > 1 else True
+
+
+def test_the_augmentation_without_options_mirrors_and_resizes():
+    torch.manual_seed(0)
+    image, _ = Augmentation().joint(v2.Resize(16))(*Shapes(size=32)[0])
+    torch.manual_seed(0)
+    expected, _ = Joint(v2.RandomHorizontalFlip(), v2.Resize(16))(*Shapes(size=32)[0])
+    assert torch.equal(image, expected)
+    cropped, target = Augmentation(crop=20).joint(v2.Resize(32))(*Shapes(size=64)[0])
+    assert cropped.shape == (3, 20, 20)
+    assert target["semantic"].shape == (20, 20)
+    # Colours change, places do not.
+    image, target = Shapes(size=32)[0]
+    changed, moved = Joint(*Augmentation(color_jitter=1.0).joint(None).transform.transforms[1:])(
+        image, target
+    )
+    assert not torch.equal(changed, image)
+    same(moved, target)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"scale_jitter": (2.0, 0.5)}, "scale jitter 2 to 0.5: two scales"),
+        ({"scale_jitter": (0.0, 1.0)}, "scale jitter 0 to 1"),
+        ({"scale_jitter": (float("nan"), 1.0)}, "scale jitter nan to 1"),
+        ({"crop": 3}, r"crop 3: must be in 16\.\.4096 pixels"),
+        ({"color_jitter": 1.5}, "colour jitter 1.5: must be above 0, at most 1"),
+        ({"color_jitter": 0.0}, "colour jitter 0"),
+    ],
+)
+def test_wrong_augmentations_are_refused(settings_, message):
+    with pytest.raises(LabkitError, match=message):
+        Augmentation(**settings_)
 
 
 def test_a_transformed_data_set_is_a_data_set():
