@@ -31,11 +31,13 @@ class Listed:
     Attributes:
         file_name: its name, in a data set as its annotations write it.
         image_id: of its results.
+        path: its file; None where the data set draws it.
         read: gives it, ``(3, H, W)`` uint8 RGB.
     """
 
     file_name: str
     image_id: int | str
+    path: Path | None
     read: Callable[[], Tensor]
 
 
@@ -56,7 +58,7 @@ def from_files(paths: Sequence[Path]) -> list[Listed]:
                 " pictures they are"
             )
         seen[image_id] = path
-    return [Listed(path.name, id_, _reader(path)) for id_, path in seen.items()]
+    return [Listed(path.name, id_, path, _reader(path)) for id_, path in seen.items()]
 
 
 def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list[Listed]:
@@ -104,10 +106,11 @@ def drawing_names(listed: Sequence[Listed]) -> list[str]:
 def _item(dataset: Any, index: int) -> Listed:
     if isinstance(dataset, CocoInstances | CocoPanoptic):
         info = dataset.image_info(index)
-        return Listed(info["file_name"], info["id"], _reader(dataset.image_path(index)))
+        path = dataset.image_path(index)
+        return Listed(info["file_name"], info["id"], path, _reader(path))
     image_id = dataset[index][1]["image_id"]
     # Read again when its turn comes: all pictures at once may not fit into memory.
-    return Listed(str(image_id), image_id, lambda: dataset[index][0])
+    return Listed(str(image_id), image_id, None, lambda: dataset[index][0])
 
 
 def _reader(path: Path) -> Callable[[], Tensor]:

@@ -197,10 +197,15 @@ class _Objects:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "name pictures to draw on, or a data set: --data NAME"),
+        ({}, "name pictures, or a data set: --data NAME"),
         ({"images": ["a.png"], "limit": 3}, "--limit is for a data set: say --data, too"),
-        ({"panoptic": True}, "--panoptic needs a data set: say --data"),
-        ({"panoptic": True, "images": ["a.png"], "data": "shapes"}, "say --data, and no pictures"),
+        ({"panoptic": True}, "name pictures, or a data set: --data NAME"),
+        ({"panoptic": True, "limit": 3, "images": ["a.png"]}, "--limit is for a data set"),
+        ({"panoptic": True, "data": "shapes", "overwrite": True}, "--overwrite is for pictures"),
+        (
+            {"panoptic": True, "images": ["a.png"], "data": "shapes"},
+            "for pictures or for a data set",
+        ),
         ({"panoptic": True, "data": "shapes", "score": 0.3}, "--score is for drawings"),
     ],
 )

@@ -26,6 +26,7 @@ from labkit.datasets.export import export
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.evaluation import evaluate, translation
+from labkit.folder_lock import LOCK
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
 from labkit.structures import Categories, Category, Detections, Panoptic, Prediction, Segment
@@ -166,6 +167,7 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
     command += ["--model", str(runs / "whole"), "--out", str(tmp_path / "found"), "--score", "0.3"]
     subprocess.run(command, check=True, timeout=200)
     assert {p.name for p in (tmp_path / "found").iterdir()} == {
+        LOCK,
         "street.png",
         "000000000139.png",
         "predictions.json",
@@ -183,7 +185,7 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
         predict_command([bad, paths[0]], model=str(runs / "whole"), out=tmp_path / "rest")
     rest = json.loads((tmp_path / "rest" / "predictions.json").read_text())
     assert rest == [row for row in results if row["image_id"] == "street"]
-    with pytest.raises(LabkitError, match=r"street\.png and .* would both be the image street"):
+    with pytest.raises(LabkitError, match=r"street\.png and 1 other file: there .*--overwrite"):
         predict_command([paths[0], paths[0]], model=str(runs / "whole"), out=tmp_path / "found")
 
 

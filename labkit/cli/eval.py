@@ -14,7 +14,6 @@ from labkit.cli.numbers import Json, write_numbers
 from labkit.cli.options import data_name
 
 if TYPE_CHECKING:
-    from labkit.counted import counted
     from labkit.evaluation import Evaluation
 
 
@@ -45,6 +44,7 @@ def evaluate(
     from labkit.checkpoints.shipped import shipped
     from labkit.checkpoints.store import find
     from labkit.cli.pq import to_json
+    from labkit.counted import counted
     from labkit.datasets.named import dataset
     from labkit.distributed import process_group, rank
     from labkit.errors import LabkitError

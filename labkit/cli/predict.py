@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.options import data_name
+from labkit.folder_lock import locked
+from labkit.picture_files import find_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from labkit.picture_list import Listed
     from labkit.structures import Categories, Detections, Prediction
+
+RESULTS = "predictions.json"
 
 
 def predict(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures.", metavar="[IMAGE...]")
+        list[str] | None,
+        typer.Argument(
+            help="Pictures: files, folders, patterns such as 'photos/*.jpg'.", metavar="[IMAGE...]"
+        ),
     ] = None,
     *,
     model: Annotated[str, typer.Option(help="Folder of a run, or a name of `labkit zoo list`.")],
@@ -26,7 +34,7 @@ def predict(
         float | None, typer.Option(min=0, max=1, help="Draw objects from this score on, 0.5.")
     ] = None,
     panoptic: Annotated[
-        bool, typer.Option("--panoptic", help="Write the panoptic maps of a data set.")
+        bool, typer.Option("--panoptic", help="Write panoptic maps, of pictures or a data set.")
     ] = False,
     data: Annotated[
         str | None,
@@ -41,27 +49,33 @@ def predict(
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --data: only the first so many images.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier results of pictures.")
+    ] = False,
 ) -> None:
-    """Draw what a model finds on pictures, or write its panoptic maps of a data set.
+    """Draw what a model finds on pictures, or write panoptic maps of pictures or a data set.
 
     Pictures: a drawing NAME.png of each, and predictions.json, all objects
     as COCO results. With --data they carry the data set's ids, so that
-    pycocotools compares them with its annotations.
+    pycocotools compares them with its annotations. With --panoptic, pictures
+    get the panoptic map in COCO's format instead, NAME.png, and its segments,
+    NAME.json.
 
-    With --panoptic: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
+    With --panoptic --data: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
     format, for `labkit pq` and panopticapi; the same command goes on after
     Ctrl-C. Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
     from labkit.errors import LabkitError
 
-    if panoptic:
+    if panoptic and score is not None:
+        raise LabkitError("--score is for drawings; the panoptic map has the model's own limits")
+    if panoptic and data is not None:
         if images:
-            raise LabkitError("--panoptic is for a data set: say --data, and no pictures")
-        if data is None:
-            raise LabkitError("--panoptic needs a data set: say --data NAME [--split SPLIT]")
-        if score is not None:
+            raise LabkitError("--panoptic is for pictures or for a data set (--data): name one")
+        if overwrite:
             raise LabkitError(
-                "--score is for drawings; the panoptic map has the model's own limits"
+                "--overwrite is for pictures; a data set's maps are resumed: to make them again,"
+                " delete the folder or name another one"
             )
         _maps(model, data, split or "val", out, limit)
         return
@@ -70,10 +84,45 @@ def predict(
             if value is not None:
                 raise LabkitError(f"--{option} is for a data set: say --data, too")
         if not images:
-            raise LabkitError("name pictures to draw on, or a data set: --data NAME")
-    _pictures(
-        images or [], model, out, 0.5 if score is None else score, data, split or "val", limit
-    )
+            raise LabkitError("name pictures, or a data set: --data NAME")
+    known, listed = _listed(find_pictures(images or []), data, split or "val", limit)
+    with locked(out, "labkit predict"):
+        _require_new(out, listed, panoptic, overwrite)
+        _pictures(listed, known, model, out, panoptic, 0.5 if score is None else score)
+
+
+def _listed(
+    paths: list[Path], data: str | None, split: str, limit: int | None
+) -> tuple[Categories | None, list[Listed]]:
+    """The pictures, and the categories of the data set that they are of."""
+    from labkit.datasets.named import dataset
+    from labkit.picture_list import from_dataset, from_files
+
+    if data is None:
+        return None, from_files(paths)
+    images = dataset(data_name(data, split), split)
+    return images.categories, from_dataset(images, paths, limit)
+
+
+def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: bool) -> None:
+    """Refuse to replace earlier results without --overwrite, and the pictures themselves."""
+    from labkit.counted import counted
+    from labkit.errors import LabkitError
+    from labkit.picture_list import drawing_names
+
+    names = drawing_names(listed)
+    files = [out / f"{name}.png" for name in names]
+    files += [out / f"{name}.json" for name in names] if panoptic else [out / RESULTS]
+    pictures = {one.path.resolve() for one in listed if one.path is not None}
+    for file in files:
+        if file.resolve() in pictures:
+            raise LabkitError(f"{file}: the result would replace the picture; name another --out")
+    there = [file for file in files if file.exists()]
+    if there and not overwrite:
+        more = f" and {counted(len(there) - 1, 'other file')}" if len(there) > 1 else ""
+        raise LabkitError(
+            f"{there[0]}{more}: there already. Replace with --overwrite, or name another --out"
+        )
 
 
 def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> None:
@@ -107,58 +156,93 @@ def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> No
 
 
 def _pictures(
-    images: list[Path],
+    listed: list[Listed],
+    known: Categories | None,
     model: str,
     out: Path,
+    panoptic: bool,
     score: float,
-    data: str | None,
-    split: str,
-    limit: int | None,
 ) -> None:
     from labkit.counted import counted
-    from labkit.datasets.named import dataset
     from labkit.datasets.panoptic_json import write_json
     from labkit.errors import LabkitError
-    from labkit.picture_list import drawing_names, from_dataset, from_files
+    from labkit.picture_list import drawing_names
     from labkit.predictor import Predictor
     from labkit.progress import progress_bar
 
-    known = None if data is None else dataset(data_name(data, split), split)
-    listed = from_files(images) if known is None else from_dataset(known, images, limit)
     predictor = Predictor(model)
     categories: Any = predictor.model.categories
     if known is not None:
-        _compare(categories, known.categories)
+        _compare(categories, known)
     results: list[dict[str, Any]] = []
     unread: list[str] = []
+    done, stopped = 0, False
     drawn: int | None = 0
-    names = drawing_names(listed)
-    for one, name in progress_bar(
-        list(zip(listed, names, strict=True)), unit="image", disable=len(listed) < 2
-    ):
-        try:
-            picture = one.read()
-        except LabkitError as error:  # the other pictures are not lost for it
-            unread.append(str(error))
-            continue
-        prediction = predictor(picture)
-        if prediction.detections is not None:
-            results += coco_results(prediction.detections, one.image_id, one.file_name, categories)
-        objects = _draw(out / f"{name}.png", picture, prediction, categories, score)
-        drawn = None if objects is None or drawn is None else drawn + objects
-    write_json(out / "predictions.json", results)
-    message = (
-        f"{counted(len(listed) - len(unread), 'drawing')} and predictions.json with"
-        f" {counted(len(results), 'object')} are in {out}"
-    )
-    if results and drawn is not None:
-        message += (
-            f"; {drawn} of these {'is' if drawn == 1 else 'are'} drawn, from score {score:g} on"
-            " (--score)"
+    pairs = list(zip(listed, drawing_names(listed), strict=True))
+    try:
+        for one, name in progress_bar(pairs, unit="image", disable=len(pairs) < 2):
+            try:
+                picture = one.read()
+            except LabkitError as error:  # the other pictures are not lost for it
+                unread.append(str(error))
+                continue
+            prediction = predictor(picture)
+            if panoptic:
+                _write_map(out / f"{name}.json", one, prediction, categories, model)
+            else:
+                objects = _draw(out / f"{name}.png", picture, prediction, categories, score)
+                drawn = None if objects is None or drawn is None else drawn + objects
+                found = prediction.detections
+                if found is not None:
+                    results += coco_results(found, one.image_id, one.file_name, categories)
+            done += 1
+    except KeyboardInterrupt:  # what was found is not lost for it
+        stopped = True
+    if done and panoptic:
+        typer.echo(f"{counted(done, 'panoptic map')}, each a PNG and a JSON, in {out}")
+    elif done:
+        write_json(out / RESULTS, results)
+        message = (
+            f"{counted(done, 'drawing')} and {RESULTS} with {counted(len(results), 'object')}"
+            f" are in {out}"
         )
-    typer.echo(message)
+        if results and drawn is not None:
+            message += (
+                f"; {drawn} of these {'is' if drawn == 1 else 'are'} drawn, from score {score:g}"
+                " on (--score)"
+            )
+        typer.echo(message)
+    if stopped:
+        typer.echo(f"stopped after {done} of {counted(len(listed), 'picture')}", err=True)
+        raise typer.Exit(130)
     if unread:
         raise LabkitError("; ".join(unread))
+
+
+def _write_map(
+    json_path: Path, one: Listed, prediction: Prediction, categories: Categories, model: str
+) -> None:
+    """A picture's panoptic map as NAME.png, and its segments as a panoptic JSON, NAME.json."""
+    from labkit.datasets.panoptic_format import to_annotation, write_png
+    from labkit.datasets.panoptic_json import write_json
+    from labkit.errors import LabkitError
+
+    panoptic = prediction.panoptic
+    if panoptic is None:
+        raise LabkitError(
+            f"{model}: this model makes no panoptic maps; take one that does, such as"
+            " panoptic_fpn_tiny, or leave --panoptic out"
+        )
+    png_path = json_path.with_name(f"{json_path.name.removesuffix('.json')}.png")
+    height, width = panoptic.ids.shape
+    write_png(png_path, panoptic.ids.numpy())
+    image = {"id": one.image_id, "file_name": one.file_name, "height": height, "width": width}
+    content = {
+        "images": [image],
+        "annotations": [to_annotation(panoptic, one.image_id, png_path.name, categories)],
+        "categories": categories.to_coco(),
+    }
+    write_json(json_path, content)
 
 
 def _compare(known: Categories, wanted: Categories) -> None:
