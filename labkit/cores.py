@@ -6,6 +6,14 @@ import math
 import os
 from pathlib import Path
 
+from labkit.errors import LabkitError
+
+VARIABLE = "LABKIT_THREADS"
+"""Environment variable: threads of torch, whatever a notebook would choose by itself."""
+
+LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that the libraries beneath torch and NumPy read when they are loaded."""
+
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux keeps the limits of containers
 
 
@@ -19,6 +27,20 @@ def available_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _quota())))
+
+
+def use_threads(count: int) -> None:
+    """Let torch compute on so many CPU threads, or on as many as ``LABKIT_THREADS`` says.
+
+    Raises:
+        LabkitError: ``LABKIT_THREADS`` is not a number from 1 on.
+    """
+    import torch  # here, because those who count cores only would wait for it
+
+    wanted = os.environ.get(VARIABLE) or str(count)
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise LabkitError(f"{VARIABLE}: {wanted!r} is not a number of threads, 1 or more")
+    torch.set_num_threads(int(wanted))
 
 
 def _quota() -> float:

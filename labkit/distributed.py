@@ -7,25 +7,36 @@ variables; started plainly there is one process, rank 0 of 1, and nothing here d
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from labkit.errors import LabkitError
 from labkit.folder_lock import locked
+
+VARIABLE = "LABKIT_DEVICE"
+"""Environment variable: "cpu", "cuda" or "cuda:N", for this process and the ones it starts."""
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Join the group that torchrun describes, and leave it at the end; alone, do nothing."""
+def process_group(device: torch.device | None = None) -> Iterator[None]:
+    """Join the group that torchrun describes, and leave it at the end; alone, do nothing.
+
+    Args:
+        device: this process's; None is :func:`default_device`.
+    """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(default_device())  # or every process would gather on the first GPU
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    device = device or default_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or every process would gather on the first GPU
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -52,8 +63,49 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def default_device() -> torch.device:
-    """This process's GPU (CUDA or ROCm, torch calls both cuda) where there is one, else the CPU."""
-    if not torch.cuda.is_available():
+def sum_over_processes(counts: Tensor) -> Tensor:
+    """The sum of every process's ``counts`` (same shape and type, any device), on the CPU.
+
+    Every process must call it, one without images or objects as well: the others wait.
+    """
+    if not dist.is_initialized():
+        return counts.cpu()
+    # NCCL, the GPUs' backend, knows no tensor of the CPU.
+    device = default_device() if dist.get_backend() == "nccl" else torch.device("cpu")
+    total = counts.to(device, copy=True)
+    dist.all_reduce(total)
+    return total.cpu()
+
+
+def default_device(wanted: str | None = None) -> torch.device:
+    """Where to compute: as wanted, else this process's GPU if it has one, else the CPU.
+
+    Torch calls the GPUs of CUDA and of ROCm both cuda.
+
+    Args:
+        wanted: "cpu", "cuda" or "cuda:N"; None is what ``LABKIT_DEVICE`` says.
+
+    Raises:
+        LabkitError: that is no device, or there is no such GPU.
+    """
+    wanted = wanted or os.environ.get(VARIABLE, "")
+    place = re.fullmatch(r"(cpu)|cuda(?::(\d+))?|", wanted)
+    if place is None:
+        raise LabkitError(f"--device: {wanted!r} is not one of cpu, cuda, cuda:NUMBER")
+    if place[1] or (not wanted and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if not torch.cuda.is_available():
+        raise LabkitError(
+            f"--device {wanted} needs a CUDA or ROCm GPU, and torch {torch.__version__} sees none;"
+            " `labkit doctor` says what this machine has"
+        )
+    if place[2] and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise LabkitError(f"--device {wanted}: torchrun gives each process its own GPU; say cuda")
+    index, count = int(place[2] or local), torch.cuda.device_count()
+    if index >= count:
+        raise LabkitError(
+            f"--device {wanted or 'cuda'}: there is no GPU {index}; this machine has {count},"
+            " counted from 0"
+        )
+    return torch.device("cuda", index)

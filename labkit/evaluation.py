@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from labkit.datasets.coco_instances import CocoInstances
 from labkit.datasets.shapes import Shapes
-from labkit.distributed import rank, world_size
+from labkit.distributed import rank, sum_over_processes, world_size
 from labkit.errors import LabkitError
 from labkit.metrics.coco_ap import AREAS, COCOAP, COCOResult
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.metrics.panoptic_quality import PanopticQuality
-from labkit.metrics.reduction import sum_over_processes
 from labkit.metrics.semantic import ConfusionMatrix, SemanticResult
 from labkit.predictor import Predictor
 from labkit.progress import progress_bar
@@ -45,6 +44,8 @@ def evaluate(
     limit: int | None = None,
     progress: bool = True,
     need_panoptic: bool = False,
+    device: torch.device | None = None,
+    precision: str | None = None,
 ) -> Evaluation:
     """Measure ``model`` as :class:`~labkit.predictor.Predictor` uses it, one image at a time.
 
@@ -59,6 +60,8 @@ def evaluate(
         limit: only the first so many images.
         progress: show a bar.
         need_panoptic: refuse a model or a data set without panoptic maps.
+        device: default: the GPU where there is one.
+        precision: of the layers, see :func:`labkit.precision.autocast`.
 
     Raises:
         LabkitError: the model does not know a class of the data, or for maps has other categories
@@ -74,7 +77,7 @@ def evaluate(
     confusion, quality = ConfusionMatrix(categories), PanopticQuality(categories)
     known: Categories = getattr(model, "categories", categories)
     labels = translation(known, categories)
-    predictor = Predictor(model)
+    predictor = Predictor(model, device, precision)
     same = [(c.id, c.name) for c in known] == [(c.id, c.name) for c in categories]
     maps = torch.zeros(2, dtype=torch.int64)  # how many semantic and panoptic ones were compared
     mine = range(rank(), count, world_size())

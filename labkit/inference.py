@@ -9,26 +9,31 @@ import torch
 from torch import Tensor, nn
 
 from labkit.distributed import default_device, rank, world_size
+from labkit.precision import autocast
 from labkit.progress import progress_bar
-from labkit.structures import Detections, Panoptic, Prediction, Target
+from labkit.structures import Prediction, Target
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Sequence[Tensor]) -> list[Prediction]:
+def predict(
+    model: nn.Module, images: Sequence[Tensor], precision: str | None = None
+) -> list[Prediction]:
     """The model's predictions, on the CPU; its training mode is put back afterwards.
 
     Args:
         model: any labkit model.
         images: tensors ``(3, H, W)`` uint8 RGB on any device.
+        precision: of the layers, see :func:`labkit.precision.autocast`.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        predictions: list[Prediction] = model([image.to(device) for image in images])
+        with autocast(device, precision):
+            predictions: list[Prediction] = model([image.to(device) for image in images])
     finally:
         model.train(was_training)
-    return [to_cpu(p) for p in predictions]
+    return [prediction.to("cpu") for prediction in predictions]
 
 
 def predict_dataset(
@@ -56,20 +61,3 @@ def predict_dataset(
             images, targets = zip(*(dataset[i] for i in indices), strict=True)
             yield from zip(predict(model, images), targets, strict=True)
             bar.update(len(indices))
-
-
-def to_cpu(prediction: Prediction) -> Prediction:
-    """The same prediction with all its tensors on the CPU."""
-    found, panoptic = prediction.detections, prediction.panoptic
-    return Prediction(
-        detections=None
-        if found is None
-        else Detections(
-            found.boxes.cpu(),
-            found.scores.cpu(),
-            found.labels.cpu(),
-            None if found.masks is None else found.masks.cpu(),
-        ),
-        semantic=None if prediction.semantic is None else prediction.semantic.cpu(),
-        panoptic=None if panoptic is None else Panoptic(panoptic.ids.cpu(), panoptic.segments),
-    )

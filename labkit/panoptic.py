@@ -57,7 +57,7 @@ def merge(
     segments: list[Segment] = []
     # A mask is a byte a pixel, and NumPy's operations on bytes are an order of magnitude quicker
     # than painting by index.
-    scores = detections.scores.numpy(force=True)
+    scores = detections.scores.float().numpy(force=True)  # NumPy has no bfloat16
     for i in np.argsort(-scores, kind="stable"):
         if float(scores[i]) < score:
             break

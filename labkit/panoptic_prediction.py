@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from labkit.datasets.panoptic_writer import PanopticWriter
-from labkit.distributed import rank, world_size
+from labkit.distributed import rank, sum_over_processes, world_size
 from labkit.errors import LabkitError
-from labkit.metrics.reduction import sum_over_processes
 from labkit.predictor import Predictor
 from labkit.progress import progress_bar
 from labkit.structures import Categories
@@ -28,6 +27,8 @@ def predict_panoptic(
     split: str,
     limit: int | None = None,
     progress: bool = True,
+    device: torch.device | None = None,
+    precision: str | None = None,
 ) -> tuple[Path, int]:
     """Write ``out/panoptic_SPLIT.json`` and ``out/panoptic_SPLIT/*.png``.
 
@@ -43,6 +44,8 @@ def predict_panoptic(
         split: the name of the files.
         limit: only the first so many images.
         progress: show a bar.
+        device: default: the GPU where there is one.
+        precision: of the layers, see :func:`labkit.precision.autocast`.
 
     Returns:
         The JSON, and how many maps were made now.
@@ -63,7 +66,7 @@ def predict_panoptic(
     }
     writer = PanopticWriter(Path(out), split, run, categories, rank())
     mine = [i for i in range(rank(), count, world_size()) if i not in writer]
-    predictor = Predictor(model)
+    predictor = Predictor(model, device, precision)
     try:
         hidden = not progress or rank() > 0 or not mine
         for i in progress_bar(mine, unit="image", disable=hidden):

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from labkit.datasets.image_files import read_image
 from labkit.distributed import default_device
 from labkit.errors import LabkitError
-from labkit.inference import predict, to_cpu
+from labkit.inference import predict
 from labkit.models.conventions import Conventions
 from labkit.models.detector import Detector
 from labkit.models.folding import fold_norms
+from labkit.precision import autocast
 from labkit.structures import Prediction
 
 
@@ -40,18 +41,24 @@ class Predictor:
         model: a model; or where to get one: a name of ``labkit zoo list``, or a folder that
             ``labkit train`` wrote.
         device: default: the GPU where there is one.
+        precision: of the layers, see :func:`labkit.precision.autocast`.
 
     Raises:
         LabkitError: there is no such folder or name, or its file is not here yet.
     """
 
-    def __init__(self, model: nn.Module | str | Path, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module | str | Path,
+        device: torch.device | None = None,
+        precision: str | None = None,
+    ) -> None:
         # A model that was passed keeps its own norms and its training mode.
         model = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
         fold_norms(model)
         device = device or default_device()
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
-        self.device = device
+        self.device, self.precision = device, precision
 
     @torch.no_grad()
     def __call__(self, image: NDArray[np.uint8] | Tensor | str | Path) -> Prediction:
@@ -68,10 +75,12 @@ class Predictor:
         """
         picture = as_picture(image)
         if not isinstance(self.model, Detector):
-            return predict(self.model, [picture])[0]
+            return predict(self.model, [picture], self.precision)[0]
         size = (picture.shape[1], picture.shape[2])
         resized = resize(picture, self.model.config.conventions).to(self.device)
-        return to_cpu(self.model.infer([resized], [size])[0])
+        with autocast(self.device, self.precision):
+            predictions = self.model.infer([resized], [size])
+        return predictions[0].to("cpu")
 
 
 def load_model(source: str | Path) -> nn.Module:

@@ -209,6 +209,13 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def to(self, device: torch.device | str) -> Detections:
+        """The same objects on another device."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return Detections(
+            self.boxes.to(device), self.scores.to(device), self.labels.to(device), masks
+        )
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -255,6 +262,10 @@ class Panoptic:
                 raise LabkitError(f"segment id {segment.id} is listed twice")
             seen.add(segment.id)
 
+    def to(self, device: torch.device | str) -> Panoptic:
+        """The same map on another device."""
+        return Panoptic(self.ids.to(device), self.segments)
+
     def semantic(self) -> Tensor:
         """``(H, W)`` int64 labels, IGNORE where the map is VOID."""
         # NumPy and a table: data sets make this map for every item in every loader process, where
@@ -281,6 +292,14 @@ class Prediction:
     semantic: Tensor | None = None
     panoptic: Panoptic | None = None
 
+    def to(self, device: torch.device | str) -> Prediction:
+        """The same prediction with all its tensors on another device."""
+        return Prediction(
+            None if self.detections is None else self.detections.to(device),
+            None if self.semantic is None else self.semantic.to(device),
+            None if self.panoptic is None else self.panoptic.to(device),
+        )
+
 
 class Target(TypedDict):
     """Ground truth of one image: torchvision's detection dictionary and the two maps.
@@ -302,3 +321,12 @@ class Target(TypedDict):
     masks: Tensor
     semantic: NotRequired[Tensor]
     panoptic: NotRequired[Panoptic]
+
+
+def target_to(target: Target, device: torch.device | str) -> Target:
+    """The same target with all its tensors, the panoptic map's too, on another device."""
+    moved: Any = {
+        key: value.to(device) if isinstance(value, Tensor | Panoptic) else value
+        for key, value in target.items()
+    }
+    return moved

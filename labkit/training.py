@@ -22,17 +22,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
 from labkit.datasets.loader import Batch, StepBatches, mixed_seed
-from labkit.distributed import default_device, process_group, rank, world_size
+from labkit.distributed import (
+    default_device,
+    process_group,
+    rank,
+    sum_over_processes,
+    world_size,
+)
 from labkit.errors import LabkitError
+from labkit.precision import autocast, training_precision
 from labkit.progress import progress_bar
-from labkit.structures import Target
+from labkit.structures import Target, target_to
 from labkit.training_log import TrainingLog
 
 if TYPE_CHECKING:  # pycocotools and what else measuring needs
@@ -56,8 +62,9 @@ class TrainConfig:
         warmup: steps of linear increase from zero.
         weight_decay: on weight matrices and filters; biases and norms are left free.
         clip: largest norm of the whole gradient; None leaves it.
-        mixed_precision: bfloat16 (or float16 with loss scaling on older GPUs) where the device is a
-            GPU; on the CPU everything stays float32.
+        precision: of the layers: "float32", "bfloat16", or on a GPU "float16" with loss scaling.
+            None: what ``LABKIT_PRECISION`` says; else bfloat16 (float16 on older GPUs) where the
+            device is a GPU, and float32 on the CPU.
         workers: processes that prepare batches beside this one.
         seed: of the order of the images, of augmentation and of the model's own sampling.
     """
@@ -71,7 +78,7 @@ class TrainConfig:
     warmup: int = 30
     weight_decay: float = 1e-4
     clip: float | None = 1.0
-    mixed_precision: bool = True
+    precision: str | None = None
     workers: int = 0
     seed: int = 0
 
@@ -152,7 +159,8 @@ def train(
         device = device or default_device()
         model.to(device).train()
         optimizer = _optimizer(model, config)
-        dtype, scaler = _precision(device, config.mixed_precision)
+        precision = training_precision(device, config.precision)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         history = History()
         last = out / "last.pt" if out else None
         if last and last.exists():
@@ -192,7 +200,7 @@ def train(
             ids = [device.index] if device.type == "cuda" else None
             network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
-        batches = _loader(dataset, config, start)
+        batches = _loader(dataset, config, start, device)
         bar = progress_bar(
             batches, initial=start, total=config.steps, unit="step", disable=rank() > 0
         )
@@ -202,8 +210,8 @@ def train(
                     group["lr"] = config.lr_at(step)
                 torch.manual_seed(mixed_seed(config.seed, step, rank(), stream=1))
                 images = [image.to(device, non_blocking=True) for image in images]
-                targets = [_to(target, device) for target in targets]
-                with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                targets = [target_to(target, device) for target in targets]
+                with autocast(device, precision):
                     losses: dict[str, Tensor] = network(images, targets)
                     total = torch.stack(list(losses.values())).sum()
                 values = _averaged({**losses, "total": total})
@@ -222,10 +230,10 @@ def train(
                 shown = {"loss": f"{values['total']:.3f}", "lr": f"{config.lr_at(step):.1e}"}
                 if on_step:
                     on_step(step, values)
-                stop = _any_process(interrupted.is_set(), device)
+                stop = _any_process(interrupted.is_set())
                 if validation and validation.is_due(step + 1, config.steps) and not stop:
                     measured[step + 1] = validation.measure(model)
-                    stop = _any_process(interrupted.is_set(), device)
+                    stop = _any_process(interrupted.is_set())
                 if measured:
                     shown[metric] = f"{100 * list(measured.values())[-1]:.1f}"
                 bar.set_postfix(shown, refresh=False)
@@ -240,7 +248,9 @@ def train(
     return history
 
 
-def _loader(dataset: Dataset[Any], config: TrainConfig, start: int) -> DataLoader[Batch]:
+def _loader(
+    dataset: Dataset[Any], config: TrainConfig, start: int, device: torch.device
+) -> DataLoader[Batch]:
     steps = StepBatches(dataset, config.steps, config.batch_size, config.seed, rank(), world_size())
     if steps.size == 0:
         raise LabkitError("the data set is empty; there is nothing to train on")
@@ -254,7 +264,7 @@ def _loader(dataset: Dataset[Any], config: TrainConfig, start: int) -> DataLoade
         batch_size=None,
         sampler=range(start, config.steps),
         num_workers=config.workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
     )
 
 
@@ -269,27 +279,10 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def _precision(
-    device: torch.device, wanted: bool
-) -> tuple[torch.dtype | None, torch.amp.GradScaler]:
-    """The autocast type (None: full precision), and a scaler that does nothing unless float16."""
-    dtype = None
-    if wanted and device.type == "cuda":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return dtype, torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-
-
-def _to(target: Target, device: torch.device) -> Target:
-    moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()}
-    return moved
-
-
 def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
     values = torch.stack([loss.detach().float() for loss in losses.values()])
-    if world_size() > 1:
-        dist.all_reduce(values)
-        values /= world_size()
-    return dict(zip(losses, values.tolist(), strict=True))
+    mean = sum_over_processes(values) / world_size()
+    return dict(zip(losses, mean.tolist(), strict=True))
 
 
 def _require_finite(
@@ -306,13 +299,9 @@ def _require_finite(
             )
 
 
-def _any_process(flag: bool, device: torch.device) -> bool:
+def _any_process(flag: bool) -> bool:
     """Whether any process saw Ctrl-C: all must stop after the same step."""
-    if world_size() == 1:
-        return flag
-    flags = torch.tensor(int(flag), device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags)
+    return bool(sum_over_processes(torch.tensor(int(flag))))
 
 
 @contextmanager

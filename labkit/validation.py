@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from labkit.errors import LabkitError
@@ -42,11 +43,18 @@ class Validation:
         Raises:
             LabkitError: as :func:`labkit.evaluation.evaluate`: the data do not fit the model.
         """
-        return main_metric(evaluate(model, self.dataset, 1, progress=False))[0]
+        return main_metric(evaluate(model, self.dataset, 1, progress=False, device=_place(model)))[
+            0
+        ]
 
     def measure(self, model: nn.Module) -> float:
         """The main metric in 0..1; nan where it is not defined on the images."""
-        return main_metric(evaluate(model, self.dataset, self.limit))[1]
+        return main_metric(evaluate(model, self.dataset, self.limit, device=_place(model)))[1]
+
+
+def _place(model: nn.Module) -> torch.device:
+    """Where the model is: a training on one GPU of several is measured on that one."""
+    return next(model.parameters()).device
 
 
 def main_metric(result: Evaluation) -> tuple[str, float]:

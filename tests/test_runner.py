@@ -387,7 +387,7 @@ def test_notebooks_at_a_time_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jobs: int | None, notebooks: int, threads: int
 ) -> None:
     def run_jobs(jobs: list[Any], *, at_once: int, **_: Any) -> None:
-        environments.append(kernel_environment(at_once))
+        environments.append(kernel_environment(at_once, {}))
 
     environments: list[dict[str, str]] = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from distributed_worker import CONFIG as CONFIG_OF_WORKER
 from distributed_worker import run
+from pretended_gpu import pretended_gpu
 from torch import nn
 
 from labkit.checkpoints.weights import load_weights, save_weights
 from labkit.datasets.shapes import Shapes
+from labkit.distributed import sum_over_processes
 from labkit.errors import LabkitError
 from labkit.evaluation import evaluate
+from labkit.models import build
+from labkit.models.detr_criterion import Objects, mean_count
+from labkit.models.presets import PRESETS
+from labkit.structures import Panoptic
 from labkit.training import TrainConfig, _optimizer, train
 
 
@@ -246,3 +253,49 @@ def test_torchrun_trains_and_its_reduced_metrics_equal_the_single_process_ones(t
     for name in ("miou", "pq", "images", "box_ap", "mask_ap"):
         assert single[name] > 0
         assert several[name] == pytest.approx(single[name], abs=1e-12), name
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if "tiny" in name])
+def test_a_batch_without_anything_has_losses_and_gradients(preset):
+    """Of several processes one may get such images: it must neither stop nor say 0 / 0."""
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    nothing = {
+        "image_id": 1,
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 64, 64, dtype=torch.bool),
+        "semantic": torch.full((64, 64), 255),
+        "panoptic": Panoptic(torch.zeros(64, 64, dtype=torch.int32), []),
+    }
+    model = build(preset, Shapes.categories).train()
+    losses = model([image, image], [nothing, nothing])
+    assert all(loss.isfinite() for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_sums_go_over_the_gpu_where_its_backend_wants_it(monkeypatch):
+    """NCCL adds up on GPUs alone; what it is given may lie anywhere."""
+    given = []
+
+    def all_reduce(total):
+        given.append(total.device.type)
+        total *= 3  # as if each of three processes had the same
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    with pretended_gpu():
+        for counts in (torch.tensor([1, 2]), torch.tensor([1, 2], device="cuda")):
+            assert sum_over_processes(counts).tolist() == [3, 6]
+            assert counts.tolist() == [1, 2]
+        assert mean_count([]) == 1  # a process without images
+        two = Objects(torch.zeros(2), torch.zeros(2, 4), torch.zeros(2, 1, 1))
+        assert mean_count([two]) == 2
+    assert given == ["cuda"] * 4
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    assert sum_over_processes(torch.tensor(2)).tolist() == 6
+    assert given[-1] == "cpu"

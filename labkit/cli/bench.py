@@ -303,3 +303,43 @@ def grading(
             "survivals": [bench.to_json(survival) for survival in survivals],
         }
         write_numbers(json, report)
+
+
+@app.command("gpu")
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder of the figures and of each part's log.")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="For everything.")] = 8.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Small parts on the CPU: try the plan without a GPU.")
+    ] = False,
+) -> None:
+    """Everything that wants a GPU in one call: operator, networks, RoIAlign, tests, lessons.
+
+    A part that fails or takes too long does not end the others; exits with
+    status 1 if one did.
+    """
+    from rich.console import Console
+
+    from labkit.bench import gpu as bench
+    from labkit.bench.gpu_report import print_report
+    from labkit.distributed import default_device
+    from labkit.doctor import describe_environment
+
+    device = default_device("cpu" if dry_run else "cuda").type
+    console = Console()
+
+    def tell(outcome: bench.Outcome) -> None:
+        line = f"{outcome.name}: {outcome.result}, {outcome.seconds:.0f} of {outcome.budget:.0f} s"
+        console.print(line, highlight=False)
+
+    parts = bench.plan(out.absolute(), device, small=dry_run)
+    budget = f"{len(parts)} parts, {minutes:g} minutes at most: "
+    budget += ", ".join(f"{part.name} {part.seconds:g} s" for part in parts)
+    console.print(budget, highlight=False)
+    outcomes = bench.carry_out(
+        parts, out.absolute(), describe_environment(), total=60 * minutes, on_end=tell
+    )
+    print_report(outcomes, console)
+    console.print(f"figures: {out / 'gpu.json'}", soft_wrap=True, highlight=False)
+    if any(outcome.result != "ok" for outcome in outcomes):
+        raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 
 from labkit.cli import completion
 from labkit.cli.numbers import Json, write_numbers
-from labkit.cli.options import data_name
+from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
     from labkit.evaluation import Evaluation
@@ -35,6 +35,9 @@ def evaluate(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     json: Json = None,
+    device: Annotated[str | None, DEVICE] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Measure a model: AP of boxes and masks by pycocotools, mIoU, PQ.
 
@@ -51,6 +54,7 @@ def evaluate(
     from labkit.evaluation import evaluate as measure
     from labkit.predictor import load_model
 
+    place = computing(device, threads, precision)
     if data is None:
         if Path(model).exists():
             data = read_run(Path(model)).data
@@ -61,8 +65,15 @@ def evaluate(
             raise LabkitError(f"{model}: say --data; published weights do not know where it is")
     data = data_name(data, split)
     images = dataset(data, split)
-    with process_group():
-        result = measure(load_model(model), images, limit, need_panoptic=panoptic)
+    with process_group(place):
+        result = measure(
+            load_model(model),
+            images,
+            limit,
+            need_panoptic=panoptic,
+            device=place,
+            precision=precision,
+        )
         if rank() > 0:
             return
     if json is not None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.options import data_name
+from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 from labkit.folder_lock import locked
 from labkit.picture_files import find_pictures
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from labkit.picture_list import Listed
@@ -52,6 +53,9 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results of pictures.")
     ] = False,
+    device: Annotated[str | None, DEVICE] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Draw what a model finds on pictures, or write panoptic maps of pictures or a data set.
 
@@ -77,7 +81,8 @@ def predict(
                 "--overwrite is for pictures; a data set's maps are resumed: to make them again,"
                 " delete the folder or name another one"
             )
-        _maps(model, data, split or "val", out, limit)
+        place = computing(device, threads, precision)
+        _maps(model, data, split or "val", out, limit, place, precision)
         return
     if data is None:
         for option, value in (("split", split), ("limit", limit)):
@@ -85,10 +90,12 @@ def predict(
                 raise LabkitError(f"--{option} is for a data set: say --data, too")
         if not images:
             raise LabkitError("name pictures, or a data set: --data NAME")
+    place = computing(device, threads, precision)
     known, listed = _listed(find_pictures(images or []), data, split or "val", limit)
     with locked(out, "labkit predict"):
         _require_new(out, listed, panoptic, overwrite)
-        _pictures(listed, known, model, out, panoptic, 0.5 if score is None else score)
+        threshold = 0.5 if score is None else score
+        _pictures(listed, known, model, out, panoptic, threshold, place, precision)
 
 
 def _listed(
@@ -125,7 +132,15 @@ def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: boo
         )
 
 
-def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> None:
+def _maps(
+    model: str,
+    data: str,
+    split: str,
+    out: Path,
+    limit: int | None,
+    device: torch.device,
+    precision: str | None,
+) -> None:
     from labkit.datasets.named import dataset
     from labkit.distributed import lock_once, process_group, rank
     from labkit.panoptic_prediction import predict_panoptic
@@ -133,7 +148,7 @@ def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> No
 
     data = data_name(data, split)
     images = dataset(data, split)
-    with process_group(), lock_once(out, "labkit predict"):
+    with process_group(device), lock_once(out, "labkit predict"):
         try:
             path, made = predict_panoptic(
                 load_model(model),
@@ -143,6 +158,8 @@ def _maps(model: str, data: str, split: str, out: Path, limit: int | None) -> No
                 data_name=data,
                 split=split,
                 limit=limit,
+                device=device,
+                precision=precision,
             )
         except KeyboardInterrupt:
             if rank() == 0:
@@ -162,6 +179,8 @@ def _pictures(
     out: Path,
     panoptic: bool,
     score: float,
+    device: torch.device,
+    precision: str | None,
 ) -> None:
     from labkit.counted import counted
     from labkit.datasets.panoptic_json import write_json
@@ -170,7 +189,7 @@ def _pictures(
     from labkit.predictor import Predictor
     from labkit.progress import progress_bar
 
-    predictor = Predictor(model)
+    predictor = Predictor(model, device, precision)
     categories: Any = predictor.model.categories
     if known is not None:
         _compare(categories, known)

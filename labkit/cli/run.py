@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from labkit.cli import completion
+from labkit.cli.options import DEVICE, PRECISION, kernel_options
 
 
 class Profile(StrEnum):
@@ -58,6 +59,16 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Where the report goes.", show_default="runs/TIME"),
     ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads on the CPU, of each notebook.",
+            show_default="the notebook's own choice, within its share of the cores",
+        ),
+    ] = None,
+    precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Run notebooks without a browser and write a report.
 
@@ -83,6 +94,7 @@ def run(
             jobs=jobs,
             timeout_minutes=timeout,
             out=out,
+            environment=kernel_options(device, threads, precision),
             command=shlex.join(["labkit", *sys.argv[1:]]),
         ),
         console,

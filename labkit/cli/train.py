@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labkit.cli import completion
-from labkit.cli.options import data_name
+from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
     from labkit.validation import Validation
@@ -78,6 +78,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Measure on the first so many images.", show_default="100"),
     ] = None,
+    device: Annotated[str | None, DEVICE] = None,
+    threads: Annotated[int | None, THREADS] = None,
+    precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Train a model on labelled images, mirrored at random; Ctrl-C saves, the same command goes on.
 
@@ -106,7 +109,10 @@ def train(
     from labkit.training import train as run_training
     from labkit.unknown_names import unknown_name
 
-    config = TrainConfig(steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed)
+    place = computing(device, threads, precision)
+    config = TrainConfig(
+        steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed, precision=precision
+    )
     augmentation = Augmentation(scale_jitter, crop, color_jitter)
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
@@ -138,7 +144,7 @@ def train(
             f"{data}, {split}: there is no object to learn from; see `labkit data check {data}"
             f" --split {split}`"
         )
-    with process_group(), lock_once(out, "labkit train"):
+    with process_group(place), lock_once(out, "labkit train"):
         main = rank() == 0
         if init and not (out / STATE).exists():
             source, _, part = init.partition(":")
@@ -151,7 +157,9 @@ def train(
         augmented = Transformed(images, augmentation.joint(resize))
         start = time.perf_counter()
         try:
-            history = run_training(model, augmented, config, out=out, validation=validation)
+            history = run_training(
+                model, augmented, config, out=out, validation=validation, device=place
+            )
         except KeyboardInterrupt as stop:
             if main:
                 typer.echo(

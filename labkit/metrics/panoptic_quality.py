@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from labkit.distributed import sum_over_processes
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
     Matches,
@@ -14,7 +15,6 @@ from labkit.metrics.panoptic_matching import (
     match_segments,
     summarize,
 )
-from labkit.metrics.reduction import sum_over_processes
 from labkit.structures import Categories, Panoptic
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from labkit.distributed import sum_over_processes
 from labkit.errors import LabkitError
-from labkit.metrics.reduction import sum_over_processes
 from labkit.structures import IGNORE, Categories
 
 

@@ -97,7 +97,7 @@ class DeepLab(SemanticModel):
         both = torch.cat(
             [upsample(context, detail.shape), detail], dim=1
         )  # (B, K + skip, H/4, W/4)
-        return upsample(self.score(self.decoder(both)), x.shape)  # (B, C, H, W)
+        return upsample(self.score(self.decoder(both)).float(), x.shape)  # (B, C, H, W)
 
 
 def _normalised(conv: nn.Conv2d) -> nn.Sequential:

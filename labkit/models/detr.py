@@ -124,8 +124,8 @@ class DETR(Detector):
         projected = self.input_proj(coarse)
         queries, memory = self.transformer(projected, padding, self.query_embed.weight)
         return Answers(
-            self.class_embed(queries),
-            self.bbox_embed(queries).sigmoid(),
+            self.class_embed(queries).float(),
+            self.bbox_embed(queries).float().sigmoid(),
             queries[-1],
             memory,
             projected,
@@ -144,7 +144,7 @@ class DETR(Detector):
         asked = answers.queries[image, query]
         attention = self.bbox_attention(asked, answers.memory, answers.padding, image)
         masks: Tensor = self.mask_head(answers.x, attention, answers.finer, image)
-        return masks
+        return masks.float()
 
     def training_losses(
         self, images: Sequence[Tensor], targets: Sequence[Target]

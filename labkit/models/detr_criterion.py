@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou
 
-from labkit.distributed import world_size
+from labkit.distributed import sum_over_processes, world_size
 
 Match = tuple[Tensor, Tensor]
 """Queries ``(n,)`` of an image and the objects ``(n,)`` that they answer for."""
@@ -178,11 +177,5 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 def mean_count(objects: Sequence[Objects]) -> float:
     """Objects of a process's batch, averaged over all processes; at least 1."""
-    count = torch.tensor(
-        float(sum(len(o.outputs) for o in objects)),
-        device=objects[0].boxes.device if objects else None,
-    )
-    if world_size() > 1:
-        dist.all_reduce(count)
-        count /= world_size()
-    return max(float(count), 1.0)
+    count = torch.tensor(float(sum(len(o.outputs) for o in objects)))
+    return max(float(sum_over_processes(count)) / world_size(), 1.0)

@@ -63,4 +63,4 @@ class FCN(SemanticModel):
         for name, skip in self.skips.items():
             finer = skip(features[name])  # (B, C, H/16, W/16), then (B, C, H/8, W/8)
             scores = upsample(scores, finer.shape) + finer
-        return upsample(scores, x.shape)  # (B, C, H, W)
+        return upsample(scores.float(), x.shape)  # (B, C, H, W)

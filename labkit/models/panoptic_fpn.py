@@ -114,7 +114,7 @@ class PanopticFPN(MaskRCNN):
         has one, and IGNORE on other pixels of things: the branch does not know which thing it is.
         """
         found = super().predictions(features, padded, inner, sizes)
-        logits = upsample(self.sem_seg_head(features), padded)  # (B, outputs, H, W)
+        logits = upsample(self.sem_seg_head(features).float(), padded)  # (B, outputs, H, W)
         for prediction, scores, (height, width), size in zip(
             found, logits, inner, sizes, strict=True
         ):

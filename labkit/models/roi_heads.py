@@ -143,7 +143,7 @@ class RoIHeads(nn.Module):
             labels.append(torch.cat([target["labels"][objects[-1]], background]))
         cut_for_masks = [c[: self.config.mask_batch] for c in cut]
         x, windows = self.both_features(features, boxes, [len(c) for c in cut_for_masks])
-        scores, deltas = self.cls_score(x), self.bbox_pred(x)
+        scores, deltas = self.cls_score(x).float(), self.bbox_pred(x).float()
         label = torch.cat(labels)
         positive = (label < self.classes).nonzero()[:, 0]
         truth = torch.cat([t["boxes"][o] for t, o in zip(targets, objects, strict=True)])
@@ -156,7 +156,7 @@ class RoIHeads(nn.Module):
             "loss_box_reg": box_loss / max(len(label), 1),
         }
         if self.mask_head is not None:
-            logits = self.mask_head(windows)  # (positives, C, m, m)
+            logits = self.mask_head(windows).float()  # (positives, C, m, m)
             side, soft = logits.shape[-1], self.config.soft_masks
             mask_truth, mask_labels = [], []
             for target, index, box in zip(targets, objects, cut_for_masks, strict=True):

@@ -111,8 +111,8 @@ class RPN(nn.Module):
             x = features[name]
             hidden = F.relu(self.conv(x), inplace=True)
             # (B, A, h, w) -> (B, n): the anchors of a cell stay together.
-            scores.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))
-            offsets = self.deltas(hidden).permute(0, 2, 3, 1)  # (B, h, w, 4 A)
+            scores.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
+            offsets = self.deltas(hidden).float().permute(0, 2, 3, 1)  # (B, h, w, 4 A)
             deltas.append(offsets.reshape(len(x), -1, 4))  # (B, n, 4)
             cell = self._cell(name, level_sizes).to(x.device)
             height, width = x.shape[2:]
@@ -150,9 +150,9 @@ class RPN(nn.Module):
         candidates, values, levels = [], [], []
         for level, (of_level, score, delta) in enumerate(zip(anchors, scores, deltas, strict=True)):
             count = min(score.shape[1], self.config.before_nms[moment])
-            ranked = score.float().sigmoid() if self.config.by_probability else score.float()
+            ranked = score.sigmoid() if self.config.by_probability else score
             value, index = ranked.topk(count, dim=1)  # (B, count)
-            offsets = delta.float().gather(1, index[:, :, None].expand(-1, -1, 4))
+            offsets = delta.gather(1, index[:, :, None].expand(-1, -1, 4))
             boxes = decode_boxes(offsets.reshape(-1, 4), of_level[index.flatten()], WEIGHTS)
             candidates.append(boxes.reshape(len(score), count, 4))
             values.append(value)
@@ -201,4 +201,5 @@ class RPN(nn.Module):
             localisation = localisation + F.smooth_l1_loss(
                 delta[positive], wanted, beta=self.config.beta, reduction="sum"
             )
+        count = max(count, 1)  # no anchors, no mean
         return {"loss_rpn_cls": classification / count, "loss_rpn_loc": localisation / count}

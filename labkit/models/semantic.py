@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.models.images import batch_images, batch_semantic
-from labkit.structures import IGNORE, Prediction, Target
+from labkit.models.semantic_loss import cross_entropy
+from labkit.structures import Prediction, Target
 
 
 class SemanticModel(nn.Module):
@@ -44,7 +45,7 @@ class SemanticModel(nn.Module):
             if targets is None:
                 raise ValueError("targets are needed in training mode; call model.eval() first?")
             truth = batch_semantic([t["semantic"] for t in targets], (x.shape[2], x.shape[3]))
-            return {"loss_sem_seg": F.cross_entropy(scores, truth, ignore_index=IGNORE)}
+            return {"loss_sem_seg": cross_entropy(scores, truth)}
         labels = scores.argmax(dim=1)  # (B, H, W)
         return [
             Prediction(semantic=m[: image.shape[1], : image.shape[2]])

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from labkit.cores import available_cores
+from labkit.cores import LIBRARIES, available_cores
 from labkit.runner.outcome import Outcome, Trace
 
 GRACE = 10.0  # seconds that a worker has to shut its kernel down and save, before it is killed
@@ -123,6 +123,7 @@ def run_jobs(
     jobs: list[Job],
     *,
     at_once: int,
+    environment: dict[str, str],
     seconds_each: float,
     on_start: Callable[[Job], None],
     on_event: Callable[[Job], None],
@@ -133,6 +134,7 @@ def run_jobs(
     Ctrl-C stops all of them; those not started yet get ``Outcome.NOT_RUN`` as ``trace.stopped``.
 
     Args:
+        environment: of the kernels, see :func:`kernel_environment`.
         seconds_each: the deadline of each notebook, kernel start included.
         on_start, on_event, on_end: called with the job, from this thread.
 
@@ -141,7 +143,7 @@ def run_jobs(
     """
     waiting, running = list(jobs), list[Worker]()
     events: queue.Queue[tuple[Worker, Any]] = queue.Queue()
-    env = kernel_environment(at_once)
+    env = kernel_environment(at_once, environment)
     undisturbed = True
     try:
         while waiting or running:
@@ -190,10 +192,10 @@ def _step(
             worker.kill()
 
 
-def kernel_environment(at_once: int) -> dict[str, str]:
-    """Return the environment of the kernels: inline figures, and the cores shared out."""
-    env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+def kernel_environment(at_once: int, asked: dict[str, str]) -> dict[str, str]:
+    """Return the environment of the kernels: what is asked, inline figures, cores shared out."""
+    env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", **asked}
     threads = str(max(1, available_cores() // at_once))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    for name in LIBRARIES:
         env.setdefault(name, threads)
     return env

@@ -30,7 +30,8 @@ class Request:
 
     ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
     ``jobs`` None runs as many notebooks at a time as there are cores; ``out`` None is a new folder
-    in ``runs/``: see :func:`labkit.places.runs_folder`.
+    in ``runs/``: see :func:`labkit.places.runs_folder`; ``environment`` is what the kernels find in
+    theirs beside labkit's own.
     """
 
     notebooks: list[str] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Request:
     jobs: int | None = None
     timeout_minutes: float = 60.0
     out: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     command: str = "labkit run"
 
 
@@ -103,6 +105,7 @@ def run(request: Request, console: Console) -> Report:
             run_jobs(
                 [by_name[name] for name in order],
                 at_once=at_once,
+                environment=request.environment,
                 seconds_each=request.timeout_minutes * 60,
                 on_start=progress.start,
                 on_event=progress.cell,

@@ -172,7 +172,7 @@ history = train(
 )
 
 with torch.no_grad():
-    classifier.eval()
+    classifier.cpu().eval()  # a GPU, where there is one, has trained it; the crops are here
     guesses = torch.cat([classifier(batch) for batch in DataLoader(val_crops.crops, 64)])
 accuracy = (guesses == torch.tensor(val_crops.labels)).float().mean().item()
 labkit.record("classifier_accuracy", accuracy)

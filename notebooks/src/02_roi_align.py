@@ -55,6 +55,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 import labkit
+from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
 from labkit.distributed import default_device
 from labkit.models.images import batch_images
@@ -75,7 +76,7 @@ num_train, num_val, backbone_steps, head_steps, seeds = {
 }[profile]
 _ = torch.manual_seed(seed)
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 random = np.random.default_rng(seed)
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 COLORS = {"RoIPool": red, "RoIWarp": orange, "RoIAlign": blue}

@@ -54,6 +54,7 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.shipped import shipped
 from labkit.checkpoints.torchvision import CONFIG, load
+from labkit.cores import use_threads
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
@@ -93,7 +94,7 @@ num_train, num_val, steps, street_steps = {
 BATCH = 8 if profile == "full" else 2
 _ = torch.manual_seed(seed)
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 random = np.random.default_rng(seed)
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 

@@ -46,6 +46,7 @@ from torch.nn import functional as F
 
 import labkit
 from labkit.checkpoints.folder import start_from
+from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
 from labkit.inference import predict_dataset
 from labkit.metrics.coco_ap import COCOAP
@@ -78,7 +79,7 @@ num_train, num_val, num_study, steps, branch_steps, study_steps = {
 BATCH = 8 if profile == "full" else 2
 _ = torch.manual_seed(seed)
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 random = np.random.default_rng(seed)
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 

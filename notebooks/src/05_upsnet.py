@@ -51,6 +51,7 @@ from torch.nn import functional as F
 import labkit
 from labkit.checkpoints.folder import start_from
 from labkit.checkpoints.shipped import FOLDER
+from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
 from labkit.inference import predict
 from labkit.metrics.panoptic_matching import summarize
@@ -79,7 +80,7 @@ num_train, num_val, steps, walk_steps = {
 BATCH = 8 if profile == "full" else 2
 _ = torch.manual_seed(seed)
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 random = np.random.default_rng(seed)
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 

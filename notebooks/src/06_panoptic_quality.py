@@ -53,6 +53,7 @@ from pycocotools.cocoeval import COCOeval
 
 import labkit
 from labkit import optional
+from labkit.cores import use_threads
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.export import export
 from labkit.datasets.panoptic_format import (
@@ -70,7 +71,7 @@ from labkit.visualize import draw, panels
 
 num, trials = {"smoke": (12, 400), "quick": (150, 10_000), "full": (1000, 100_000)}[profile]
 random = np.random.default_rng(seed)
-torch.set_num_threads(1)  # the maps are small: threads would wait for one another
+use_threads(1)  # the maps are small: threads would wait for one another
 scratch = TemporaryDirectory(prefix="panoptic_quality_")  # removed when the notebook ends
 folder = Path(scratch.name)
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=[np.array(c) / 255 for c in PETROFF_10])

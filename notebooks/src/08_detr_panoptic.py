@@ -50,6 +50,7 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.folder import start_from
 from labkit.checkpoints.shipped import shipped
+from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
 from labkit.inference import predict
@@ -62,7 +63,7 @@ from labkit.models.detr_targets import objects_of
 from labkit.models.detr_transformer import Transformer, sine_positions
 from labkit.predictor import load_model
 from labkit.progress import progress_bar
-from labkit.structures import PETROFF_10, Detections, Prediction
+from labkit.structures import PETROFF_10, Detections, Prediction, target_to
 from labkit.training import TrainConfig, train
 from labkit.visualize import add_legend, panels
 
@@ -74,7 +75,7 @@ num_train, num_val, free_steps, plain_steps, mask_steps, race_steps = {
 BATCH, LR = (8, 2e-3) if profile == "full" else (2, 4e-3)
 _ = torch.manual_seed(seed)
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 random = np.random.default_rng(seed)
 COLORS = [np.array(c) / 255 for c in PETROFF_10]
 blue, orange, red, grey, purple = COLORS[:5]
@@ -1223,7 +1224,7 @@ for beginning, last_step in (("fresh", plain_steps), ("head start", mask_steps))
         f"{beginning}: {last_step} steps of {BATCH} pictures in {time.perf_counter() - start:.0f} s"
     )
 print("not in detr_tiny:", ", ".join(dict.fromkeys(name.split(".")[0] for name in fresh)))
-_ = live.eval()
+_ = live.cpu().eval()  # a GPU, where there is one, has trained it; the pictures are here
 moved = max(float((live.state_dict()[name] - value).abs().max()) for name, value in before.items())
 labkit.record("change_of_the_frozen_weights", moved)
 maps["stage 2, live"] = maps_of(live)[0]
@@ -1569,11 +1570,12 @@ changed, before = [], {}
 def watch(step, losses):
     if step % 10 and step != race_steps - 1:
         return
-    now = {}
+    now, device = {}, racing.label_of.device
     with torch.no_grad():
         for i in WATCHED:
-            answers = racing.answers([SETS["Shapes"][i][0]])
-            objects = objects_of(SETS["Shapes"][i][1], racing.label_of, panoptic=True)
+            image, target = SETS["Shapes"][i]
+            answers = racing.answers([image.to(device)])
+            objects = objects_of(target_to(target, device), racing.label_of, panoptic=True)
             queries, which = match(answers.logits[-1, 0], answers.boxes[-1, 0], objects, weights)
             now |= {(i, o): q for q, o in zip(queries.tolist(), which.tolist(), strict=True)}
     if before:

@@ -55,6 +55,7 @@ import labkit
 from labkit import optional
 from labkit.checkpoints.folder import start_from
 from labkit.cli.commands import app
+from labkit.cores import use_threads
 from labkit.datasets.coco_panoptic import CocoPanoptic
 from labkit.datasets.mask_categories import read_mask_categories
 from labkit.datasets.mask_folder import MaskFolder
@@ -83,7 +84,7 @@ num_train, num_val, semantic_steps, steps, seeds = {
     "full": (2000, 200, 2000, 1500, 3),
 }[profile]
 if profile != "full":
-    torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
+    use_threads(1)  # the tensors are small: threads would wait for one another
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 scratch = TemporaryDirectory(prefix="your_own_data_")  # removed when the notebook ends
 folder = Path(scratch.name)

@@ -1,0 +1,148 @@
+"""All that a machine with a GPU is wanted for, in one call that a failing part does not end.
+
+Every part is a process of its own with a budget of seconds. What it prints is in ``NAME.log``; its
+figures are in ``gpu.json`` as soon as it ends, so that they are not lost with the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.bench.gpu_models import NETWORKS, SMALL_NETWORKS
+from labkit.datasets.download import CHECKOUT
+from labkit.datasets.panoptic_json import write_json
+
+TOTAL = 8 * 60.0
+"""Seconds for everything."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process to run.
+
+    Attributes:
+        name: of its log, and in the table.
+        command: its program and arguments.
+        seconds: its budget; afterwards it is killed.
+        figures: the JSON that it writes, if it writes one.
+    """
+
+    name: str
+    command: list[str]
+    seconds: float
+    figures: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a part.
+
+    Attributes:
+        name, budget: of the part.
+        result: "ok", "failed", "timeout", or "no time left".
+        seconds: that it took.
+        last: the last line that it printed.
+        figures: what it measured.
+    """
+
+    name: str
+    budget: float
+    result: str
+    seconds: float
+    last: str
+    figures: Any = None
+
+
+def plan(out: Path, device: str, small: bool) -> list[Part]:
+    """The parts, the most wanted first; ``small`` is for trying the plan out."""
+
+    def labkit(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "labkit", *arguments]
+
+    parts = [Part("operator", labkit("build"), 60)]
+    for name in SMALL_NETWORKS if small else NETWORKS:
+        figures = out / f"{name}.json"
+        arguments = [name, "--device", device, "--out", str(figures)]
+        command = [sys.executable, "-m", "labkit.bench.gpu_models", *arguments]
+        parts.append(Part(name, [*command, "--small"] if small else command, 40, figures))
+    figures = out / "roi-align.json"
+    align = ["--device", device, "--no-sweep", "--json", str(figures)]
+    if not small:  # its shapes are those of a whole picture
+        parts.append(Part("roi-align", labkit("bench", "roi-align", *align), 45, figures))
+    tests = CHECKOUT / "tests"
+    if tests.is_dir():
+        where = [str(tests / "ops")] if small else [str(tests)]
+        marked = ["-m", "cuda", "-q", "-n0", "-p", "no:cacheprovider", *where]
+        parts.append(Part("tests", [sys.executable, "-m", "pytest", *marked], 120))
+    lessons = ["1"] if small else []
+    run = ["run", *lessons, "--profile", "smoke", "--device", device, "--out", str(out / "lessons")]
+    parts.append(Part("lessons", labkit(*run), 120))
+    return parts
+
+
+def carry_out(
+    parts: Sequence[Part],
+    out: Path,
+    environment: dict[str, str],
+    total: float = TOTAL,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run the parts one after another, and write ``out/gpu.json`` after each.
+
+    Args:
+        parts: what to run.
+        out: a folder.
+        environment: what the figures depend on.
+        total: seconds for all of them together.
+        on_end: called after each.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    end, outcomes = time.monotonic() + total, list[Outcome]()
+    for part in parts:
+        outcomes.append(_carry_out(part, out, min(part.seconds, end - time.monotonic())))
+        write_json(
+            out / "gpu.json",
+            {"environment": environment, "parts": [asdict(outcome) for outcome in outcomes]},
+        )
+        on_end(outcomes[-1])
+    return outcomes
+
+
+def _carry_out(part: Part, out: Path, limit: float) -> Outcome:
+    if limit < 1:
+        return Outcome(part.name, part.seconds, "no time left", 0.0, "")
+    log = out / f"{part.name}.log"
+    start = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            part.command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=CHECKOUT,
+            start_new_session=True,  # so that it is killed with all that it started
+        )
+        try:
+            result = "ok" if process.wait(limit) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            result = "timeout"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    lines = log.read_text(errors="replace").split("\n")
+    figures = None
+    if part.figures is not None and part.figures.is_file():
+        figures = json.loads(part.figures.read_text())
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return Outcome(
+        part.name, part.seconds, result, round(time.monotonic() - start, 1), last, figures
+    )

@@ -1,0 +1,21 @@
+"""Every preset's structure, small enough for a test."""
+
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from labkit.models import resnet_bottleneck
+from labkit.models.presets import PRESETS
+
+FEW_BLOCKS = {50: (1, 1, 1, 1), 101: (1, 1, 2, 1)}
+
+
+def made(preset, categories):
+    """A model with random weights: large ones with fewer blocks and neurons."""
+    config = PRESETS[preset]
+    if hasattr(config, "roi"):
+        config = replace(config, roi=replace(config.roi, hidden=32))
+    torch.manual_seed(0)
+    with mock.patch.dict(resnet_bottleneck.BLOCKS, FEW_BLOCKS):
+        return config.build(categories)
