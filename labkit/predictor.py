@@ -112,7 +112,7 @@ def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:
             "image: expected RGB uint8, an array (H, W, 3) or a tensor (3, H, W); "
             f"got {type(image).__name__} {tuple(image.shape)} {image.dtype}"
         )
-    return tensor
+    return tensor.cpu()  # where it is resized
 
 
 def resize(picture: Tensor, conventions: Conventions) -> Tensor:

@@ -54,6 +54,7 @@ def regions(annotation: Annotation, categories: Categories, *, scores: bool = Tr
     """
     if annotation is None:
         return []
+    annotation = annotation.to("cpu")
     if isinstance(annotation, Panoptic):
         return _panoptic_regions(annotation, categories)
     if isinstance(annotation, Detections):

@@ -73,6 +73,9 @@ class OnGPU(torch.Tensor):
             return self.detach().cpu().numpy()
         raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
 
+    def __format__(self, spec):
+        return format(self.inner.detach(), spec)
+
     def __array__(self, *_, **__):
         return self.numpy()
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.gpu_models import NETWORKS, SMALL_NETWORKS
-from labkit.datasets.download import CHECKOUT
 from labkit.datasets.panoptic_json import write_json
+from labkit.places import CHECKOUT
 
 TOTAL = 8 * 60.0
 """Seconds for everything."""
@@ -78,10 +78,9 @@ def plan(out: Path, device: str, small: bool) -> list[Part]:
     align = ["--device", device, "--no-sweep", "--json", str(figures)]
     if not small:  # its shapes are those of a whole picture
         parts.append(Part("roi-align", labkit("bench", "roi-align", *align), 45, figures))
-    tests = CHECKOUT / "tests"
-    if tests.is_dir():
-        where = [str(tests / "ops")] if small else [str(tests)]
-        marked = ["-m", "cuda", "-q", "-n0", "-p", "no:cacheprovider", *where]
+    if CHECKOUT is not None:
+        tests = CHECKOUT / "tests" / "ops" if small else CHECKOUT / "tests"
+        marked = ["-m", "cuda", "-q", "-n0", "-p", "no:cacheprovider", str(tests)]
         parts.append(Part("tests", [sys.executable, "-m", "pytest", *marked], 120))
     lessons = ["1"] if small else []
     run = ["run", *lessons, "--profile", "smoke", "--device", device, "--out", str(out / "lessons")]

@@ -104,7 +104,7 @@ def _training_step(
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
-        values.append(float(total))
+        values.append(float(total.detach()))
         return values[-1]
 
     return step, values

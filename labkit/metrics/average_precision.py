@@ -29,7 +29,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from labkit.errors import LabkitError
-from labkit.structures import Categories, Detections, Target
+from labkit.structures import Categories, Detections, Target, target_to
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -88,7 +88,8 @@ def average_precision(
     scores: list[list[Floats]] = [[] for _ in range(classes)]
     right: list[list[NDArray[np.bool_]]] = [[] for _ in range(classes)]
     objects = np.zeros(classes, int)
-    for found, target in pairs:
+    for found_there, target_there in pairs:
+        found, target = found_there.to("cpu"), target_to(target_there, "cpu")
         labels, true_labels = found.labels.numpy(), target["labels"].numpy()
         for label in {*labels.tolist(), *true_labels.tolist()}:
             mine = np.flatnonzero(labels == label)

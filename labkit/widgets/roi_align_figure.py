@@ -39,7 +39,7 @@ def draw(
 ) -> Figure:
     """The figure of :func:`labkit.widgets.roi_align.explore`, from what has been read."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
-    cells = features.detach().double().numpy()
+    cells = features.detach().cpu().double().numpy()
     _explanations(figure, readings, image is not None)
     if image is not None:
         _draw_image(_axes(figure, 0, "map", "image"), image, box, cells.shape)
@@ -116,7 +116,7 @@ its values are larger."""
 
 def _draw_image(axes: Axes, image: Tensor, box: Sequence[float], shape: tuple[int, ...]) -> None:
     height, width = shape
-    axes.imshow(image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+    axes.imshow(image.permute(1, 2, 0).cpu().numpy(), extent=(0, width, height, 0))
     _frame(axes, box, "white", "--", 1.6)
     axes.set_title("the picture", fontsize=9, loc="left")
 

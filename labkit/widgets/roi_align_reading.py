@@ -101,7 +101,7 @@ def read(
         LabkitError: an argument of the wrong shape or range.
     """
     _check(features, box, bins, samples, selected)
-    cells = features.detach().double()
+    cells = features.detach().cpu().double()
     rois = torch.tensor([list(box)], dtype=torch.float64)
     whole = whole_cells(rois, 1.0)
     rounded = torch.cat([whole[:, :2], whole[:, 2:] + 1], dim=1)

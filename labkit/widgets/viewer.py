@@ -92,7 +92,7 @@ class SegmentViewer(anywidget.AnyWidget):
 
     def show(self, image: Tensor | np.ndarray, layers: Sequence[Layer]) -> None:
         """Show another image with its layers; what is not valid leaves everything as it was."""
-        pixels = np.asarray(image)
+        pixels = np.asarray(image.cpu() if isinstance(image, Tensor) else image)
         if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8:
             raise LabkitError(f"image must be (3, H, W) uint8, got {pixels.shape} {pixels.dtype}")
         height, width = pixels.shape[1:]

@@ -14,6 +14,7 @@ from labkit.datasets.shapes import Shapes
 from labkit.distributed import default_device
 from labkit.evaluation import evaluate
 from labkit.inference import predict, predict_dataset
+from labkit.metrics.average_precision import average_precision
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
@@ -25,6 +26,7 @@ from labkit.visualize import panels
 from labkit.widgets.anchors_nms_levels import look
 from labkit.widgets.compare import compare
 from labkit.widgets.layers import layer_of
+from labkit.widgets.roi_align import explore
 from labkit.widgets.viewer import SegmentViewer
 
 pytestmark = [
@@ -144,9 +146,10 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("preset", ["panoptic_fpn_tiny", "detr_panoptic_tiny"])
 def test_evaluation_is_the_cpus(preset):
-    expected = evaluate(load_model(preset), DATA, 2, progress=False)
+    data = Shapes("val", num=2)
+    expected = evaluate(load_model(preset), data, progress=False)
     with pretended_gpu():
-        found = evaluate(load_model(preset), DATA, 2, progress=False)
+        found = evaluate(load_model(preset), data, progress=False)
         assert len(
             list(predict_dataset(made(preset, DATA.categories), DATA, 2, progress=False))
         ) == len(DATA)
@@ -172,6 +175,8 @@ def test_metrics_take_tensors_from_where_they_are(answer_on, truth_on):
             metric.all_reduce()
         assert confusion.compute().miou == quality.compute().all.pq == 1
         assert detections.compute().segm.ap == 1
+        for kind in ("boxes", "masks"):
+            assert average_precision([(answer.detections, target)], categories, kind).ap == 1
 
 
 def test_pictures_and_widgets_of_what_is_on_the_gpu():
@@ -179,11 +184,13 @@ def test_pictures_and_widgets_of_what_is_on_the_gpu():
     with pretended_gpu():
         answer, target = perfect(TARGET).to("cuda"), target_to(TARGET, "cuda")
         image = IMAGE.to("cuda")
-        shown = (answer.detections, answer.semantic, answer.panoptic, target["masks"])
-        panels([("", image, one) for one in shown[:3]], DATA.categories)
+        shown = (answer.detections, answer.semantic, answer.panoptic, target["panoptic"])
+        panels([("", image, one) for one in shown], DATA.categories)
+        explore(image[0].float(), (4.0, 4.0, 20.0, 20.0), image=image)
+        assert Predictor(model)(image).panoptic is not None
         compare({"one": model, "two": "upsnet_tiny"}, ("shapes", 3))
         assert all(level.boxes.device.type == "cpu" for level in look(model.to("cuda"), IMAGE))
-        layers = [layer_of(one, DATA.categories, "") for one in shown[:3]]
+        layers = [layer_of(one, DATA.categories, "") for one in (shown[0], shown[2])]
         SegmentViewer(image, layers)
 
 
