@@ -137,9 +137,13 @@ def _run(operator, args, kwargs):
     if operator._schema.name.endswith("_") and isinstance(result, torch.Tensor):
         return args[0]  # in place
     outputs = {id(x.inner): x for x in theirs}
-    return tree_map(
-        lambda x: outputs.get(id(x)) or OnGPU(x) if isinstance(x, torch.Tensor) else x, result
-    )
+
+    def outer(x):
+        if not isinstance(x, torch.Tensor):
+            return x
+        return outputs[id(x)] if id(x) in outputs else OnGPU(x)
+
+    return tree_map(outer, result)
 
 
 def _refuse_mixture(name, args, tensors) -> None:

@@ -205,7 +205,9 @@ class DETR(Detector):
             logits = self.masks(answers, image, torch.cat([one.query for one in named]))
             for i, of_image in enumerate(logits.split([len(one.query) for one in named])):
                 height, width = size_of(images[i])
-                masks[i] = upsample(of_image[None], answers.size)[0, :, :height, :width]
+                # One channel each: interpolation takes no images, but not no channels.
+                large = upsample(of_image[:, None], answers.size)
+                masks[i] = large[:, 0, :height, :width]
         return [self._prediction(*parts) for parts in zip(named, masks, sizes, strict=True)]
 
     def _named(self, answers: Answers, i: int) -> Named:
@@ -225,7 +227,7 @@ class DETR(Detector):
         thing, sure = named.labels < things, named.scores > self.config.score
         shown = None
         if masks is not None:  # decided at the network's size, then the nearest pixel
-            shown = F.interpolate((masks > 0).byte()[None], size, mode="nearest")[0].bool()
+            shown = F.interpolate((masks > 0).byte()[:, None], size, mode="nearest")[:, 0].bool()
         detections = named.detections(thing, size, shown)
         if not self.config.panoptic:
             return Prediction(detections)

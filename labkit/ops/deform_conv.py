@@ -136,10 +136,12 @@ def deform_conv2d(
         )
     if input.is_cuda:
         return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation)
-    positions = sampling_positions(offset, kernel, stride, padding, dilation)
+    # As torchvision's under autocast: in bfloat16 positions beyond 256 would be whole even numbers.
+    precise = torch.promote_types(torch.promote_types(input.dtype, offset.dtype), torch.float32)
+    positions = sampling_positions(offset.to(precise), kernel, stride, padding, dilation)
     cells, shares = neighbours(positions, (cells_y, cells_x))  # (B, h, w, n, 4)
-    rows = input.permute(0, 2, 3, 1).reshape(-1, channels)  # (B H W, C) a cell's channels together
-    filters = weight.permute(2, 3, 1, 0).flatten(0, 2)  # (n C, D)
+    rows = input.to(precise).permute(0, 2, 3, 1).reshape(-1, channels)  # (B H W, C) cell by cell
+    filters = weight.to(precise).permute(2, 3, 1, 0).flatten(0, 2)  # (n C, D)
     pixels = max(SAMPLES // len(filters), 1)
     parts = [
         # A sample is the weighted sum of four rows of a table, which is what an embedding bag is.
@@ -153,4 +155,4 @@ def deform_conv2d(
         )
     ]  # (pixels, D) each
     output = torch.cat(parts).reshape(batch, *offset.shape[2:], -1).permute(0, 3, 1, 2)
-    return output if bias is None else output + bias[:, None, None]
+    return (output if bias is None else output + bias[:, None, None]).to(input.dtype)

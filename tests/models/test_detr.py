@@ -283,3 +283,14 @@ def test_sizes_of_the_published_models(preset, millions, outputs):
     model = build(preset, coco_panoptic() if panoptic else coco_things())
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.15)
     assert model.class_embed.out_features == outputs + 1
+
+
+def test_a_picture_in_which_no_query_names_anything():
+    torch.manual_seed(0)
+    model = build("detr_panoptic_tiny", CATEGORIES).eval()
+    with torch.no_grad():
+        model.class_embed.bias[-1] = 100  # ∅, whatever is seen
+        [found] = model([torch.zeros(3, 64, 48, dtype=torch.uint8)])
+    assert tuple(found.detections.masks.shape) == (0, 64, 48)
+    assert found.panoptic.segments == []
+    assert (found.panoptic.ids == 0).all()

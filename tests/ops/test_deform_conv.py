@@ -113,3 +113,17 @@ def test_wrong_shapes_are_named(offset, weight, message):
         deform_conv2d(
             torch.zeros(1, 3, 5, 5), torch.zeros(offset), torch.zeros(weight), padding=(1, 1)
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_positions_keep_their_precision(dtype):
+    """The map and the offsets come from layers in half precision, as torchvision's operator may."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(3, 4, 3, 3)
+    offset = torch.randn(1, 18, 9, 9).to(dtype)
+    exact = deform_conv2d(x, offset.float(), weight, padding=(1, 1))
+    with torch.autocast("cpu", dtype):
+        for given in (x, x.to(dtype)):
+            found = deform_conv2d(given, offset, weight, padding=(1, 1))
+            assert found.dtype == given.dtype
+            torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.1)
