@@ -8,7 +8,8 @@ without colour vision and beyond the ten colours that stay distinct.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from labkit.structures import IGNORE, Categories, Detections, Panoptic, distinct_colors
@@ -34,14 +36,14 @@ DRAWN_SIDE = 384
 
 @dataclass(frozen=True)
 class Region:
-    """One drawable region: ``mask`` ``(H, W)`` bool, its class, its text, its shade, and which
-    one of its annotation it is."""
+    """One drawable region: ``mask`` ``(H, W)`` bool, its class, its text, its shade, and the number
+    of the object that it is; stuff and classes of a semantic map have none."""
 
     mask: np.ndarray
     label: int
     text: str
     shade: float
-    number: int = 0
+    number: int | None = None
 
 
 def regions(annotation: Annotation, categories: Categories, *, scores: bool = True) -> list[Region]:
@@ -81,7 +83,8 @@ def overlay(
         alpha: 0 shows the image alone, 1 the regions alone.
         scale: enlarge the picture by this factor, so that an outline, one pixel of the result,
             stays thin over a small image.
-        by_object: a colour for each object, not for each class; stuff keeps its class's.
+        by_object: a colour for each object, not for each class; stuff, and the classes of a
+            semantic map, keep theirs.
 
     Returns:
         ``(scale * H, scale * W, 3)`` uint8 RGB.
@@ -158,7 +161,8 @@ def panels(
         columns: pictures in a row.
         names: write each region's name on it.
         size: width of a picture in inches.
-        by_object: a colour for each object, not for each class; stuff keeps its class's.
+        by_object: a colour for each object, not for each class; stuff, and the classes of a
+            semantic map, keep theirs.
         scores: whether objects carry their scores; the truth has none.
     """
     columns = min(columns, len(items))
@@ -180,32 +184,50 @@ def panels(
         axes.set_title(title, fontsize=9)
     for axes in grid[len(items) :]:
         axes.set_axis_off()
-    present = {r.label for _, _, annotation in items for r in regions(annotation, categories)}
+    present = [r for _, _, annotation in items for r in regions(annotation, categories)]
+    objects = {r.label for r in present if by_object and r.number is not None}
     if present:
-        add_legend(figure, categories, sorted(present), by_object)
+        add_legend(figure, categories, sorted({r.label for r in present}), objects)
     return figure
 
 
 def add_legend(
-    figure: Figure, categories: Categories, labels: Sequence[int], by_object: bool = False
+    figure: Figure,
+    categories: Categories,
+    labels: Sequence[int],
+    by_object: Collection[int] = (),
 ) -> None:
-    """One legend under the figure, the named classes with their colours, if they have one."""
+    """One legend under the figure: each class with its colour.
+
+    Args:
+        figure: gets the legend.
+        categories: names and colours.
+        labels: the classes that occur.
+        by_object: those of them whose objects have a colour each. No colour stands for such a
+            class: the legend's title names it, without a patch.
+    """
     patches = [
         Patch(
-            facecolor="none"
-            if by_object and v in categories.things
-            else _rgb(categories[v].color or (0, 0, 0)),
+            facecolor=_rgb(categories[v].color or (0, 0, 0)),
             edgecolor="0.3",
             label=_kind(categories, v),
         )
         for v in labels
+        if v not in by_object
     ]
+    things = ", ".join(categories[v].name for v in labels if v in by_object)
+    title = f"a colour for each object: {things}" if things else ""
+    characters = int(figure.get_figwidth() * 15)  # of this font size, on one line
+    longest = max((len(str(patch.get_label())) for patch in patches), default=0)
+    columns = characters // (longest + 9)  # a patch and the gaps take as much as nine characters
     figure.legend(
         handles=patches,
         loc="outside lower center",
-        ncols=min(8, len(patches)),
+        ncols=max(1, min(8, columns, len(patches))),
         fontsize=8,
         frameon=False,
+        title=textwrap.fill(title, characters),
+        title_fontsize=8,
     )
 
 
@@ -266,6 +288,7 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Sequence[float]], smooth: int, f
             axes.plot(
                 steps[window - 1 :], mean, styles[i % 4], color=color, linewidth=1.8, label=name
             )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -281,7 +304,8 @@ def _panoptic_regions(panoptic: Panoptic, categories: Categories) -> list[Region
         nth = seen[segment.label] = seen.get(segment.label, -1) + 1
         text = f"{category.name} {segment.id}" if category.isthing else category.name
         text += " (crowd)" if segment.iscrowd else ""
-        drawn.append(Region(ids == segment.id, segment.label, text, _shade(nth), number))
+        object_number = number if category.isthing else None
+        drawn.append(Region(ids == segment.id, segment.label, text, _shade(nth), object_number))
     return [r for r in drawn if r.mask.any()]
 
 
@@ -306,7 +330,7 @@ def _shade(nth: int) -> float:
 
 
 def _color(region: Region, categories: Categories, by_object: bool) -> Sequence[float]:
-    if by_object and region.label in categories.things:
+    if by_object and region.number is not None:
         return _object_color(region.number, categories)
     color: Sequence[float] = _shaded(categories[region.label].color, region.shade).tolist()
     return color

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from labkit.structures import (
     IGNORE,
@@ -15,7 +16,7 @@ from labkit.structures import (
     Segment,
     distinct_colors,
 )
-from labkit.visualize import draw, loss_curves, overlay, panels, regions
+from labkit.visualize import add_legend, draw, loss_curves, overlay, panels, regions
 
 CATEGORIES = Categories(
     [Category(1, "square", True), Category(2, "disc", True), Category(3, "sky", False)]
@@ -132,4 +133,37 @@ def test_a_colour_for_each_object():
     picture = overlay(image, truth, CATEGORIES, alpha=1, by_object=True)
     assert drawn[0] == tuple(picture[8, 8] / 255)
     assert drawn[1] == tuple(picture[8, 22] / 255)
-    assert figure.legends[0].get_patches()[0].get_facecolor()[3] == 0
+
+
+def test_with_a_colour_for_each_object_the_legend_has_patches_of_stuff_and_names_of_things():
+    image, panoptic = _scene()
+    (legend,) = panels([("map", image, panoptic)], CATEGORIES, by_object=True).legends
+    assert legend.get_title().get_text() == "a colour for each object: square"
+    assert [t.get_text() for t in legend.get_texts()] == ["sky (stuff)"]
+    (patch,) = legend.get_patches()
+    assert patch.get_facecolor()[:3] == tuple(c / 255 for c in CATEGORIES[2].color)
+    (legend,) = panels([("map", image, panoptic)], CATEGORIES).legends
+    assert not legend.get_title().get_visible()
+
+
+def test_a_semantic_map_has_no_objects_and_keeps_the_colours_of_its_classes():
+    image, semantic = torch.zeros(3, 4, 6, dtype=torch.uint8), torch.tensor([0, 1, 2])
+    semantic = semantic.repeat_interleave(2).repeat(4, 1)
+    plain = overlay(image, semantic, CATEGORIES, alpha=1)
+    assert (overlay(image, semantic, CATEGORIES, alpha=1, by_object=True) == plain).all()
+    (legend,) = panels([("map", image, semantic)], CATEGORIES, by_object=True).legends
+    assert not legend.get_title().get_visible()
+    assert len(legend.get_patches()) == 3
+
+
+@pytest.mark.parametrize("by_object", [False, True])
+@pytest.mark.parametrize("width", [2.8, 6.4, 11.2])
+def test_the_legend_of_many_classes_stays_within_the_figure(width, by_object):
+    names = [f"{'rather ' * (i % 3)}long name {i}" for i in range(40)]
+    categories = Categories([Category(i + 1, n, i >= 20) for i, n in enumerate(names)])
+    figure = Figure(figsize=(width, 12), layout="constrained")
+    add_legend(figure, categories, range(40), range(20, 40) if by_object else ())
+    FigureCanvasAgg(figure).draw()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+    assert 0 <= box.y0 <= box.y1 <= figure.bbox.height
