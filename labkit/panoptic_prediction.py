@@ -32,7 +32,7 @@ def predict_panoptic(
 ) -> tuple[Path, int]:
     """Write ``out/panoptic_SPLIT.json`` and ``out/panoptic_SPLIT/*.png``.
 
-    What is there already is not made again, so the same call goes on after an interruption, and
+    What is there already is not made again, so the same call resumes after an interruption, and
     with a larger limit. Under ``torchrun`` the processes share the images.
 
     Args:

@@ -67,7 +67,7 @@ class TrainingLog:
     def _row(self, step: int) -> str:
         """A step's line; the first step's comes after the names of the columns."""
         losses, validation = self.history.losses, self.history.validation
-        cells = [str(step + 1), repr(self.lr_at(step))]
+        cells = [str(step + 1), f"{self.lr_at(step):.6g}"]
         cells += [repr(values[step]) for values in losses.values()]
         cells += [repr(of[step + 1]) if step + 1 in of else "" for of in validation.values()]
         line = ",".join(cells) + "\n"

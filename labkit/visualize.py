@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -168,7 +169,7 @@ def panels(
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
     heights = [image.shape[1] / image.shape[2] for _, image, _ in items]
-    tall = rows * (size * max(heights) + 0.25) + 0.4  # a title over each row, the legend below
+    tall = rows * (size * max(heights) + 0.35)  # a title over each row
     figure = Figure(figsize=(size * columns, tall), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, image, annotation) in zip(grid, items, strict=False):
@@ -187,7 +188,8 @@ def panels(
     present = [r for _, _, annotation in items for r in regions(annotation, categories)]
     objects = {r.label for r in present if by_object and r.number is not None}
     if present:
-        add_legend(figure, categories, sorted({r.label for r in present}), objects)
+        legend = add_legend(figure, categories, sorted({r.label for r in present}), objects)
+        figure.set_figheight(tall + legend.get_window_extent().height / figure.dpi + 0.1)
     return figure
 
 
@@ -196,7 +198,7 @@ def add_legend(
     categories: Categories,
     labels: Sequence[int],
     by_object: Collection[int] = (),
-) -> None:
+) -> Legend:
     """One legend under the figure: each class with its colour.
 
     Args:
@@ -220,7 +222,7 @@ def add_legend(
     characters = int(figure.get_figwidth() * 15)  # of this font size, on one line
     longest = max((len(str(patch.get_label())) for patch in patches), default=0)
     columns = characters // (longest + 9)  # a patch and the gaps take as much as nine characters
-    figure.legend(
+    return figure.legend(
         handles=patches,
         loc="outside lower center",
         ncols=max(1, min(8, columns, len(patches))),

@@ -134,7 +134,7 @@ def test_ctrl_c_keeps_what_was_made(shapes, cli, tmp_path, capsys, monkeypatch):
         with pytest.raises(typer.Exit) as stopped:
             predict_command(panoptic=True, out=out, **cli)
     assert stopped.value.exit_code == 130
-    assert f"the same command goes on from {out}" in capsys.readouterr().err
+    assert f"run the same command again to resume from {out}" in capsys.readouterr().err
     assert not (out / "panoptic_val.json").exists()
     Answers.asked = 0
     predict_command(panoptic=True, out=out, **cli)

@@ -167,3 +167,18 @@ def test_the_legend_of_many_classes_stays_within_the_figure(width, by_object):
     box = figure.legends[0].get_window_extent()
     assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
     assert 0 <= box.y0 <= box.y1 <= figure.bbox.height
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_panels_leave_room_for_titles_and_legend(classes):
+    categories = Categories([Category(i + 1, f"class {i}", i < 3) for i in range(classes)])
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    semantic = (torch.arange(60) % classes).repeat(40, 1)
+    figure = panels([(f"picture {i}", image, semantic) for i in range(3)], categories, columns=2)
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0].get_window_extent()
+    for axes in figure.axes[:3]:
+        title, picture = axes.title.get_window_extent(), axes.get_window_extent()
+        assert title.y1 <= figure.bbox.height
+        assert legend.y1 <= picture.y0 < picture.y1 <= title.y0
+        assert picture.width > 200  # of 2.8 inches at 100 dots

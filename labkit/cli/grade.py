@@ -42,7 +42,7 @@ def grade(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where everything goes; with the same one a grading goes on.",
+            help="Folder for all results; an unfinished grading in it is resumed.",
             show_default="runs/grading/NAME",
         ),
     ] = None,
@@ -77,7 +77,7 @@ def grade(
 ) -> None:
     """Run every submission in a sandbox, score it, and write gradebook, feedback and report.
 
-    Interrupted in whatever way, the same command goes on where it stopped. Exits with status 1
+    After any interruption, run the same command again to resume. Exits with status 1
     when a submission could not be graded through no fault of the student.
     """
     from rich.console import Console
@@ -101,7 +101,7 @@ def grade(
     try:
         conclusion = grade_all(request, console)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here", style="yellow")
+        console.print("stopped; run the same command again to resume", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
     _print(conclusion, console)
 

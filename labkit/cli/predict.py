@@ -66,8 +66,8 @@ def predict(
     NAME.json.
 
     With --panoptic --data: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
-    format, for `labkit pq` and panopticapi; the same command goes on after
-    Ctrl-C. Several processes: torchrun --nproc-per-node N -m labkit predict ...
+    format, for `labkit pq` and panopticapi; after Ctrl-C,
+    run the same command again to resume. Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
     from labkit.errors import LabkitError
 
@@ -163,7 +163,7 @@ def _maps(
             )
         except KeyboardInterrupt:
             if rank() == 0:
-                typer.echo(f"\nstopped; the same command goes on from {out}", err=True)
+                typer.echo(f"\nstopped; run the same command again to resume from {out}", err=True)
             raise typer.Exit(130) from None
         if rank() == 0:
             typer.echo(

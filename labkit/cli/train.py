@@ -21,7 +21,7 @@ def train(
     preset: Annotated[
         str,
         typer.Argument(
-            help="The model, such as mask_rcnn_tiny.", autocompletion=completion.presets
+            help="The model, such as mask_rcnn_tiny; an unknown name lists all.", autocompletion=completion.presets
         ),
     ],
     data: Annotated[
@@ -30,7 +30,7 @@ def train(
             help="shapes, crowded, penn_fudan[:DIR], or coco, coco_panoptic, cityscapes:DIR."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; of an unfinished one, to go on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")],
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 600,
     batch_size: Annotated[int, typer.Option(help="Images a step, of all processes.")] = 8,
@@ -47,44 +47,46 @@ def train(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of weights, order of images, augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the weights, the order of images and the augmentation.")] = 0,
     scale_jitter: Annotated[
         tuple[float, float] | None,
         typer.Option(
             metavar="MIN MAX",
-            help="Scale images at random, 1 fits them into the crop, and crop or pad them; the"
-            " usual large-scale jitter is 0.1 2.",
+            help="Scale images at random by MIN to MAX (1: the image just fits the crop), then crop"
+            " or pad them; the usual large-scale jitter is 0.1 2.",
         ),
     ] = None,
     crop: Annotated[
         int | None,
         typer.Option(
-            help="Side of square crops in pixels; with --scale-jitter, default: the longer side of"
-            " the first image as the model takes it."
+            help="Side of the square crops in pixels. Default with --scale-jitter: the longer side"
+            " of the first image after resizing."
         ),
     ] = None,
     color_jitter: Annotated[
         float | None,
-        typer.Option(help="Strength in 0..1: brightness, contrast, saturation, a quarter for hue."),
+        typer.Option(help="Strength, 0 to 1, of random brightness, contrast and saturation; a quarter for hue."),
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure PQ, AP or mIoU every so many steps and at the end."),
+        typer.Option(min=1, help="Measure PQ, AP or mIoU every N steps and at the end."),
     ] = None,
     eval_split: Annotated[
         str | None, typer.Option(help="Part of the data to measure on.", show_default="val")
     ] = None,
     eval_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure on the first so many images.", show_default="100"),
+        typer.Option(min=1, help="Measure on the first N images only.", show_default="100"),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
-    """Train a model on labelled images, mirrored at random; Ctrl-C saves, the same command goes on.
+    """Train a model on labelled images, flipped horizontally at random.
 
-    The folder gets log.csv, a row of losses a step, and log.png, their curves.
+    Ctrl-C saves a checkpoint; run the same command again to resume.
+
+    The folder gets log.csv, the losses of each step, and log.png, their curves.
 
     On several GPUs: torchrun --nproc-per-node N -m labkit train ...
     """
@@ -163,7 +165,7 @@ def train(
         except KeyboardInterrupt as stop:
             if main:
                 typer.echo(
-                    f"\n{str(stop) or 'stopped'}; the same command goes on from {out}", err=True
+                    f"\n{str(stop) or 'stopped'}; run the same command again to resume from {out}", err=True
                 )
             raise typer.Exit(130) from None
         if main:
