@@ -97,9 +97,19 @@ def find(name: str) -> Checkpoint:
         raise LabkitError(f"{name}: these weights come with labkit; there is nothing to fetch")
     if "/" in name:
         raise LabkitError(f"{name}: there is no such folder, and weights have no / in their names")
+    from labkit.models.presets import PRESETS  # imports torch, which listing does not wait for
+
+    if name in PRESETS:
+        published = [each for each, checkpoint in known.items() if checkpoint.preset == name]
+        choice = f"choose published ones: {', '.join(published)}; or " if published else ""
+        raise LabkitError(
+            f"{name} is a preset and has no weights of this name; {choice}train it, `labkit train"
+            f" {name}`, and name the run's folder"
+        )
     hint = did_you_mean(name, (*shipped(), *known))
     raise LabkitError(
-        f"no weights are called {name!r}{': ' + hint if hint else ';'} `labkit zoo list` shows all"
+        f"no folder and no weights are called {name!r}{': ' + hint if hint else ';'} `labkit zoo"
+        " list` shows all"
     )
 
 

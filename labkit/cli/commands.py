@@ -63,7 +63,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def labkit_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Learn instance and panoptic segmentation by building it."""

@@ -66,8 +66,8 @@ def predict(
     NAME.json.
 
     With --panoptic --data: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
-    format, for `labkit pq` and panopticapi; after Ctrl-C,
-    run the same command again to resume. Several processes: torchrun --nproc-per-node N -m labkit predict ...
+    format, for `labkit pq` and panopticapi; after Ctrl-C, run the same command again
+    to resume. Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
     from labkit.errors import LabkitError
 

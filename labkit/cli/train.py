@@ -21,7 +21,8 @@ def train(
     preset: Annotated[
         str,
         typer.Argument(
-            help="The model, such as mask_rcnn_tiny; an unknown name lists all.", autocompletion=completion.presets
+            help="The model, such as mask_rcnn_tiny; an unknown name lists all.",
+            autocompletion=completion.presets,
         ),
     ],
     data: Annotated[
@@ -30,7 +31,9 @@ def train(
             help="shapes, crowded, penn_fudan[:DIR], or coco, coco_panoptic, cityscapes:DIR."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")
+    ],
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 600,
     batch_size: Annotated[int, typer.Option(help="Images a step, of all processes.")] = 8,
@@ -47,7 +50,10 @@ def train(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
-    seed: Annotated[int, typer.Option(help="Random seed of the weights, the order of images and the augmentation.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Random seed: weights, order of images, augmentation."),
+    ] = 0,
     scale_jitter: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -65,7 +71,9 @@ def train(
     ] = None,
     color_jitter: Annotated[
         float | None,
-        typer.Option(help="Strength, 0 to 1, of random brightness, contrast and saturation; a quarter for hue."),
+        typer.Option(
+            help="Strength, 0 to 1: brightness, contrast, saturation; a quarter of it for hue."
+        ),
     ] = None,
     eval_every: Annotated[
         int | None,
@@ -165,7 +173,8 @@ def train(
         except KeyboardInterrupt as stop:
             if main:
                 typer.echo(
-                    f"\n{str(stop) or 'stopped'}; run the same command again to resume from {out}", err=True
+                    f"\n{str(stop) or 'stopped'}; run the same command again to resume",
+                    err=True,
                 )
             raise typer.Exit(130) from None
         if main:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.counted import counted
 from labkit.errors import LabkitError
 from labkit.grading import in_words
 from labkit.grading.assignment import LoadedAssignment
@@ -30,7 +31,7 @@ from labkit.grading.wire import WireError, decode
 UNANSWERED = {
     "timeout": "took too long",
     "refused": "answered with something that cannot be taken out of the notebook",
-    "not-run": "was not asked: the notebook did not get that far",
+    "not-run": "not called: the notebook did not run that far",
 }
 FIELDS: dict[str, type] = {
     "submission": str,
@@ -268,13 +269,13 @@ def _earned(
     probe: Probe, share: float, right: int | None, cases: int, reasons: Counter[str]
 ) -> ProbeScore:
     # One thing that is wrong once, or everywhere, needs no count.
-    counted = reasons.total() > 1 and (len(reasons) > 1 or reasons.total() < cases)
+    with_numbers = reasons.total() > 1 and (len(reasons) > 1 or reasons.total() < cases)
     texts = [
-        f"{number} of {cases} cases: {reason}" if counted else reason
+        f"{number} of {cases} cases: {reason}" if with_numbers else reason
         for reason, number in reasons.most_common(5)
     ]
     if len(reasons) > len(texts):
-        texts.append(f"and {len(reasons) - len(texts)} other reasons")
+        texts.append(f"and {counted(len(reasons) - len(texts), 'other reason')}")
     if right and not share:
         texts.append("points are for all cases together")
     return ProbeScore(

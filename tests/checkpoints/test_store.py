@@ -160,7 +160,9 @@ def test_a_wrong_catalogue_is_refused(tmp_path, text, message):
         ("mask_rcnn_R_50_FPN", r"did you mean mask_rcnn_R_50_FPN_3x\?"),
         ("MASK_RCNN_r_101_dc5_3X", "did you mean mask_rcnn_R_101_DC5_3x\\? "),
         ("maskrcnn_resnet50", "did you mean maskrcnn_resnet50_fpn"),
-        ("yolo", r"no weights are called 'yolo'; `labkit zoo list` shows all"),
+        ("yolo", r"no folder and no weights are called 'yolo'; `labkit zoo list` shows all"),
+        ("deeplab_tiny", "is a preset .* of this name; train it, `labkit train deeplab_tiny`"),
+        ("mask_rcnn_r101", "published ones: mask_rcnn_R_101_FPN_3x; or train it"),
     ],
 )
 def test_an_unknown_name(name, meant):
@@ -242,5 +244,5 @@ def test_the_command_line():
         [sys.executable, "-m", "labkit", "zoo", "get", "mask_rcnn"], capture_output=True, text=True
     )
     assert wrong.returncode == 1
-    assert "no weights are called 'mask_rcnn'" in wrong.stderr
+    assert "no folder and no weights are called 'mask_rcnn'" in wrong.stderr
     assert "Traceback" not in wrong.stderr

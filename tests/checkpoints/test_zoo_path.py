@@ -210,7 +210,7 @@ def test_a_server_that_is_gone_is_one_message(published, monkeypatch, capsys):
 def test_a_wrong_name_among_several_fetches_nothing(published):
     name = "mask_rcnn_R_101_FPN_3x"
     published.publish(name, SMALLER[name], detectron2_file)
-    with pytest.raises(LabkitError, match="no weights are called 'yolo'"):
+    with pytest.raises(LabkitError, match="no folder and no weights are called 'yolo'"):
         zoo.get([name, "yolo"])
     assert published.server.asked == []
 

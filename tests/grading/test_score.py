@@ -96,7 +96,7 @@ def test_other_dtypes_are_right(tiny, tmp_path):
         ({"status": "raised", "ename": "x" * 5000}, "raised " + "x" * 60),
         ({"status": "timeout", "ename": None}, "took too long"),
         ({"status": "refused"}, "answered with something that cannot be taken out"),
-        ({"status": "not-run"}, "was not asked: the notebook did not get that far"),
+        ({"status": "not-run"}, "not called: the notebook did not run that far"),
         ({"status": ["?"]}, "no answer"),
     ],
 )
