@@ -1,4 +1,4 @@
-"""The tables that come with labkit: what can be fetched, and what its small weights reach."""
+"""TOML files that come with labkit: data sets, weights, claims of the notebooks."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LabkitError(f"{path}: not found; install labkit again") from None
-    except tomllib.TOMLDecodeError as error:
-        raise LabkitError(f"{path}: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LabkitError(f"{path} is not valid TOML: {error}") from None

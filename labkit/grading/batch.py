@@ -136,7 +136,7 @@ def regrade(
         out: its folder.
         assignment: by default the one it was graded with, as it is now.
         late_policy: by default the file it was graded with, as it is now.
-        anonymous: whether whoever marks sees pseudonyms; by default as it was.
+        anonymous: show pseudonyms instead of names to the marker; None keeps the earlier choice.
 
     Raises:
         LabkitError: it is no grading's folder, or its assignment or late policy is gone.

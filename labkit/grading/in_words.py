@@ -1,7 +1,7 @@
 """What harvest noted about an answer, in words for the student and for the instructor.
 
 Everything that comes in here was written or caused by a student: lines and names are shortened,
-and they are text to whoever shows them.
+and pages show them as text.
 """
 
 from __future__ import annotations

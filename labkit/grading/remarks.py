@@ -1,6 +1,6 @@
 """What stands in the way of an answer, seen in its syntax: a mistake, other names, other arguments.
 
-Harvest notes it, for whoever scores has no code; score puts it into words.
+The harvest records remarks, because scoring never sees the code; the score words them.
 """
 
 from __future__ import annotations

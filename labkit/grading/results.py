@@ -17,7 +17,7 @@ class ProbeScore:
         right: cases that were right; None where the probe is scored over all cases at once.
         cases: cases asked.
         reasons: what went wrong, most frequent first; empty when everything was right.
-        hint: the instructor's, for whoever has not got everything.
+        hint: the instructor's, shown to students who did not get all points.
         given: the exercises whose solutions stood in for the student's answers.
     """
 

@@ -37,7 +37,7 @@ class Grading:
         command: what was typed.
         students: who handed in what.
         problems: what is nobody's.
-        anonymous: whether whoever marks sees pseudonyms.
+        anonymous: the marker sees pseudonyms instead of names.
     """
 
     assignment: str

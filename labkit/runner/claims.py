@@ -9,13 +9,13 @@ One table a notebook and profile; a claim is a range ``[lowest, highest]`` or an
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.records import Recorded, format_value
+from labkit.tables import read_tables
 
 PROFILES = ("smoke", "quick", "full")
 
@@ -59,10 +59,7 @@ def load_expected(path: Path) -> dict[str, dict[str, dict[str, Recorded]]]:
     """
     if not path.is_file():
         return {}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LabkitError(f"{path} is not valid TOML: {error}") from error
+    tables = read_tables(path)
     for notebook, profiles in tables.items():
         if not isinstance(profiles, dict):
             raise LabkitError(f"{path}: {notebook} must be a table of profiles")

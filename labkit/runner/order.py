@@ -6,10 +6,10 @@ cores wait. How long each takes is told in ``notebooks/minutes.toml``, one table
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from labkit.errors import LabkitError
+from labkit.tables import read_tables
 
 
 def load_minutes(path: Path) -> dict[str, dict[str, float]]:
@@ -20,10 +20,7 @@ def load_minutes(path: Path) -> dict[str, dict[str, float]]:
     """
     if not path.is_file():
         return {}
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LabkitError(f"{path} is not valid TOML: {error}") from error
+    tables = read_tables(path)
     for profile, minutes in tables.items():
         if not isinstance(minutes, dict):
             raise LabkitError(f"{path}: {profile} must be a table of notebooks")

@@ -1,4 +1,4 @@
-"""Real submissions in the sandbox: no right answer is lost, and whoever loses points reads why."""
+"""Real submissions in the sandbox: no right answer is lost, and students who lose points read why."""
 
 from __future__ import annotations
 
