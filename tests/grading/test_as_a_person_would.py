@@ -1,4 +1,4 @@
-"""Real submissions in the sandbox: no right answer is lost, and students who lose points read why."""
+"""Real submissions in the sandbox: no right answer is lost, and every lost point has its reason."""
 
 from __future__ import annotations
 
