@@ -6,3 +6,7 @@ class LabkitError(Exception):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+    def __str__(self) -> str:
+        # A JSON or a file's name may hold half of a surrogate pair, which no terminal can print.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()

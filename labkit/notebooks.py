@@ -102,7 +102,7 @@ def load(path: Path) -> Any:
         nbformat.validate(notebook)
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
+    except Exception as error:  # of a malformed notebook nbformat raises whatever it runs into
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise LabkitError(f"{path} is not a Jupyter notebook: {reason}") from error
     return notebook

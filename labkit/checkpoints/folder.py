@@ -11,12 +11,14 @@ import dataclasses
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from labkit.checkpoints.weights import load_weights
+from labkit.datasets.json_fields import check_categories, read_json_file, shown
 from labkit.errors import LabkitError
 from labkit.files import whole
 from labkit.models.detector import DetectorConfig
@@ -24,6 +26,17 @@ from labkit.models.presets import PRESETS, build
 from labkit.structures import Categories
 
 WEIGHTS, STATE = "model.safetensors", "last.pt"
+
+FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "preset": ((str,), "a text"),
+    "categories": ((list,), "a list"),
+    "data": ((str,), "a text"),
+    "split": ((str,), "a text"),
+    "short_side": ((int, NoneType), "a whole number or null"),
+    "init": ((str, NoneType), "a text or null"),
+    "train": ((dict,), "an object"),
+}
+"""What ``run.json`` has."""
 
 LONG_TO_SHORT = 1333 / 800
 """The usual limits of the two sides; other sizes keep their ratio."""
@@ -111,10 +124,7 @@ def read_run(path: Path) -> Run:
     if not file.exists():
         raise LabkitError(f"{path}: not from `labkit train`: there is no {file}")
     content = _read(file)
-    try:
-        return Run(**{**content, "categories": Categories.from_coco(content["categories"])})
-    except (KeyError, TypeError) as error:
-        raise LabkitError(f"{file}: damaged ({error!r})") from None
+    return Run(**{**content, "categories": Categories.from_coco(content["categories"])})
 
 
 def load_run(path: Path) -> nn.Module:
@@ -127,7 +137,10 @@ def load_run(path: Path) -> nn.Module:
         LabkitError: the folder holds no run, no weights yet, or weights of another model.
     """
     run = read_run(path)
-    model = run.build()
+    try:
+        model = run.build()
+    except LabkitError as error:
+        raise LabkitError(f"{path}: run.json: {error}") from None
     model.categories = run.categories  # type: ignore[assignment]  # semantic models only count them
     file = path / WEIGHTS if path.is_dir() else path
     state = path / STATE
@@ -179,10 +192,15 @@ def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise LabkitError(f"{path}: cannot be read ({error})") from None
+    content = read_json_file(path)
     if not isinstance(content, dict):
         raise LabkitError(f"{path}: damaged, it is no object")
+    for key, (kinds, what) in FIELDS.items():
+        if type(content.get(key, ...)) not in kinds:
+            found = f"is {shown(content[key])}" if key in content else "is missing"
+            raise LabkitError(f'{path}: damaged: "{key}" {found}; it must be {what}')
+    unknown = sorted(content.keys() - FIELDS.keys())
+    if unknown:
+        raise LabkitError(f'{path}: written by another version of labkit: it has "{unknown[0]}"')
+    check_categories(content, path, ("name", "isthing"))
     return content

@@ -129,6 +129,13 @@ def _describe(value: Any) -> str:
     """The shape, or what stands in the place of an array of floating-point numbers."""
     if not isinstance(value, np.ndarray | Tensor):
         return f"no array ({type(value).__name__})"
+    if isinstance(value, Tensor) and not _has_plain_values(value):
+        return f"a tensor {tuple(value.shape)} that is sparse, quantized or without values"
     floating = value.is_floating_point() if isinstance(value, Tensor) else value.dtype.kind == "f"
     shape = str(tuple(value.shape))
     return shape if floating else f"{value.dtype} {shape}"
+
+
+def _has_plain_values(value: Tensor) -> bool:
+    plain = value.layout == torch.strided and not value.is_quantized
+    return plain and not value.is_meta

@@ -15,7 +15,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _with_arrays(_ArrayUnpickler(path, file).load())
+            return _with_arrays(_ArrayUnpickler(path, file).load(), {})
     except LabkitError:
         raise
     except OSError as error:
@@ -55,8 +55,12 @@ def read_pickle(path: Path) -> Any:
         raise _damaged(path, "a pickle", error) from None
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the globals of arrays; every other is refused before anything is imported."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Knows the globals of arrays; every other is refused before anything is imported.
+
+    The one written in Python: C's makes room for as many remembered objects as a file of a few
+    bytes asks for.
+    """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         super().__init__(file, encoding="latin1")
@@ -85,6 +89,15 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: object) -> Any:
         raise pickle.UnpicklingError("it refers to objects outside itself")
+
+    def _refuse_byte_array(self) -> None:
+        # It would be made as long as the file says before a byte of it is read.
+        raise pickle.UnpicklingError("it holds a byte array; weights are numbers")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _refuse_byte_array,
+    }
 
 
 class _Type:
@@ -147,19 +160,30 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _with_arrays(value: Any) -> Any:
-    """The same containers with the arrays in the place of their stand-ins."""
+def _with_arrays(value: Any, done: dict[int, Any]) -> Any:
+    """The same containers with the arrays in the place of their stand-ins.
+
+    Args:
+        value: of the unpickler.
+        done: what is converted already, by identity: a few lists that hold each other twice are
+            many when each is converted wherever it stands.
+    """
     if isinstance(value, _Array):
         return value.value
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, _Namespace):
-        return argparse.Namespace(**_with_arrays(vars(value)))
-    if isinstance(value, dict):
-        return {key: _with_arrays(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_with_arrays(entry) for entry in value)
-    if isinstance(value, type) or callable(value):
+        found: Any = argparse.Namespace(**_with_arrays(vars(value), done))
+    elif isinstance(value, dict):
+        found = {key: _with_arrays(entry, done) for key, entry in value.items()}
+    elif isinstance(value, list | tuple):
+        found = type(value)(_with_arrays(entry, done) for entry in value)
+    elif isinstance(value, type) or callable(value):
         raise pickle.UnpicklingError("it holds a function in the place of a value")
-    return value
+    else:
+        return value
+    done[id(value)] = found
+    return found
 
 
 def read_torch(path: Path) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -38,7 +37,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise LabkitError(f"{path}: there is no such weights file")
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    except Exception as error:  # of damaged bytes the library raises whatever it runs into
         raise LabkitError(f"{path}: not a whole safetensors file ({error})") from None
     try:
         model.load_state_dict(without_wrapper(state))
@@ -82,10 +81,15 @@ def load_training_state(
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        then, now = json.loads(state["config"]), json.loads(json.dumps(config))
+        changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
+        losses = {name: [float(v) for v in values] for name, values in state["losses"].items()}
+        validation = {  # earlier versions measured nothing
+            name: {int(step): float(value) for step, value in values.items()}
+            for name, values in state.get("validation", {}).items()
+        }
     except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
         raise LabkitError(f"{path}: damaged, delete it to start anew ({error!r})") from None
-    then, now = json.loads(state["config"]), json.loads(json.dumps(config))
-    changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
     if changed:
         raise LabkitError(
             f"{path}: holds a run with other settings ({'; '.join(changed)}). "
@@ -94,7 +98,7 @@ def load_training_state(
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # as many ways here
         raise LabkitError(f"{path}: holds a run of another model. {error}") from None
-    scaler.load_state_dict(state["scaler"])
-    return state["losses"], state.get("validation", {})  # earlier versions measured nothing
+    return losses, validation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 def file_in(folder: Path, name: str) -> Path:
     """The file of a ``file_name``, whose separators may be Windows' backslashes."""
     path = folder / name
-    return path if "\\" not in name or path.exists() else folder / name.replace("\\", "/")
+    # Unlike Path.exists, os.path.exists raises nothing for a name that is too long.
+    there = "\\" not in name or os.path.exists(path)  # noqa: PTH110
+    return path if there else folder / name.replace("\\", "/")
 
 
 def visible(paths: Iterable[Path]) -> list[Path]:
@@ -25,11 +28,11 @@ def near(path: Path) -> str:
     """What to say of a file that is not there: one that may be meant, or a folder that misses."""
     base = Path(path.name.replace("\\", "/").rpartition("/")[2].partition("?")[0])
     folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:  # noqa: PTH112 -- as above
         folder = folder.parent
     for ending in (base.suffix, *SUFFIXES, *map(str.upper, SUFFIXES)):
         there = folder / f"{base.stem}{ending}"
-        if base.stem and there != path and there.is_file():
+        if base.stem and there != path and os.path.isfile(there):  # noqa: PTH113 -- as above
             return f"; {there.name} is in {folder}: correct the name"
     if path.parent != folder or "\\" in path.name:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read_json_file(path: str | Path) -> Any:
     except OSError as error:
         raise LabkitError(f"{path}: cannot read the JSON: {error.strerror}") from None
     except RecursionError:
-        raise LabkitError(f"{path}: not a JSON file of annotations: nested too deeply") from None
+        raise LabkitError(f"{path}: not a JSON file that can be read: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, _without_repeats
         raise LabkitError(f"{path}: not a JSON file: {error}") from None
 
@@ -36,8 +37,8 @@ def read_json_file(path: str | Path) -> Any:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):  # of two lists "annotations" the first would be lost silently
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        times = Counter(key for key, _ in pairs)
+        twice = next(key for key, number in times.items() if number > 1)
         raise ValueError(f'the key "{twice}" occurs twice in one object')
     return found
 
@@ -53,7 +54,7 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15 and math.isfinite(value)
 
 
-def _text(value: Any) -> bool:
+def is_name(value: Any) -> bool:
     """Whether it can be a name: not empty, and nothing in it that no file's name can have."""
     if type(value) is not str or not value or "\0" in value:
         return False
@@ -63,10 +64,10 @@ def _text(value: Any) -> bool:
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_integer, "an integer"),
     # Cityscapes names its images by strings.
-    "image_id": (lambda v: _integer(v) or _text(v), "an integer or a string"),
+    "image_id": (lambda v: _integer(v) or is_name(v), "an integer or a string"),
     "category_id": (_integer, "an integer"),
-    "name": (_text, "a string"),
-    "file_name": (_text, "a string"),
+    "name": (is_name, "a string"),
+    "file_name": (is_name, "a string"),
     "height": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
     "width": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
     "area": (_number, "a number"),
@@ -179,8 +180,10 @@ def shown(value: Any) -> str:
     """A value in JSON's words, cut at a length that a line bears."""
     if type(value) is str:
         return f'the text "{value:.60}"'
-    # Not the whole of a long list is written only to be cut.
-    text = json.dumps(value[:20] if type(value) is list else value)
+    try:  # not the whole of a long list is written only to be cut
+        text = json.dumps(value[:20] if type(value) is list else value, default=str)
+    except RecursionError:
+        return "nested deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

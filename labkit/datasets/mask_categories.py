@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.datasets.json_fields import LARGEST_ID, is_name, shown
 from labkit.datasets.mask_files import Code
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category
-from labkit.text_files import decoded
+from labkit.text_files import decoded, parse_toml
 
 EXAMPLE = (
     '[{"name": "building", "isthing": true, "value": 1},'
@@ -58,11 +58,7 @@ def read_mask_categories(path: Path) -> MaskCategories:
     codes: dict[Category, Code] = {}
     for number, entry in enumerate(entries, 1):
         where = f"{path}: category {number}"
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("name"), str)
-            or not entry["name"]
-        ):
+        if not isinstance(entry, dict) or not is_name(entry.get("name")):
             raise LabkitError(f"{where} has no name; an entry is like {EXAMPLE[1:-1]}")
         where = f"{path}: category {entry['name']!r}"
         if not isinstance(entry.get("isthing"), bool):
@@ -70,8 +66,8 @@ def read_mask_categories(path: Path) -> MaskCategories:
         if ("value" in entry) == ("color" in entry):
             raise LabkitError(f"{where}: needs either value or color")
         identity = entry.get("id", number)
-        if isinstance(identity, bool) or not isinstance(identity, int) or identity < 1:
-            raise LabkitError(f"{where}: id {identity!r} must be a whole number from 1 on")
+        if type(identity) is not int or not 1 <= identity <= LARGEST_ID:
+            raise LabkitError(f"{where}: id {shown(identity)} must be a whole number from 1 on")
         code = _code(entry.get("value", entry.get("color")), where)
         for other, known in codes.items():
             if other.name.lower() == entry["name"].lower():  # files of objects go by the name
@@ -104,8 +100,8 @@ def read_mask_categories(path: Path) -> MaskCategories:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = decoded(path.read_bytes())
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text or "[]")
+        raw = path.read_bytes()
+        content = parse_toml(raw) if path.suffix == ".toml" else json.loads(decoded(raw) or "[]")
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # JSON's, TOML's and of the encoding
@@ -128,6 +124,6 @@ def _code(value: Any, where: str) -> Code:
     ):
         return value[0], value[1], value[2]
     raise LabkitError(
-        f"{where}: {value!r} is neither a value from 0 to 65535 nor a colour such as"
+        f"{where}: {shown(value)} is neither a value from 0 to 65535 nor a colour such as"
         ' [255, 0, 0] or "#ff0000"'
     )

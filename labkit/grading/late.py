@@ -18,7 +18,6 @@ A TOML file, every key of it optional::
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
@@ -28,6 +27,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.gradebook import Student
+from labkit.text_files import parse_toml
 
 KEYS = (
     "deadline",
@@ -38,6 +38,7 @@ KEYS = (
     "extensions",
     "received",
 )
+YEARS = range(1971, 9999)
 
 
 class Counts(StrEnum):
@@ -128,12 +129,12 @@ def read_policy(path: Path) -> LatePolicy:
         LabkitError: the file cannot be read, is not TOML, or says something else than a policy.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = parse_toml(path.read_bytes())
     except OSError as error:
         raise LabkitError(
             f"late policy {path}: cannot be read: {error.strerror or error}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise LabkitError(f"late policy {path}: not TOML: {error}") from error
     for key in table:
         if key not in KEYS:
@@ -160,6 +161,12 @@ def _moments(table: dict[str, Any], key: str, path: Path) -> dict[str, datetime]
 
 
 def _moment(value: Any, where: str, path: Path) -> datetime:
+    # Beyond them there are moments that Python cannot convert to this computer's time.
+    if isinstance(value, date) and value.year not in YEARS:
+        raise LabkitError(
+            f"late policy {path}: {where} is in the year {value.year}; it must be in {YEARS[0]} to "
+            f"{YEARS[-1]}"
+        )
     if isinstance(value, datetime):
         return value.astimezone()
     if isinstance(value, date):

@@ -276,8 +276,11 @@ def _in_order(submissions: list[Submission]) -> tuple[Submission, ...]:
     return tuple(reversed(different.values()))
 
 
-def _modified(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+def _modified(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    except (ValueError, OverflowError):  # a time that no calendar has
+        return None
 
 
 def _plain(text: str) -> str:

@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import io
 import stat
+import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,6 @@ MOST_ARCHIVE = 100_000_000  # of a zip inside a zip
 CHUNK = 1 << 20
 ENCRYPTED = 0x1
 UTF8 = 0x800
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _unpack(
     try:
         archive = zipfile.ZipFile(file)
         members = archive.infolist()
-    except DAMAGED as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
         raise LabkitError(f"{label}: not a zip file, or a damaged one ({error})") from error
     budget.members -= len(members)
     if budget.members < 0:
@@ -102,7 +101,8 @@ def _unpack(
             name = _name(member)
             # Whose it is must not depend on where it wants to go.
             shown = PurePosixPath(*(part for part in name.parts if part not in {"..", name.root}))
-            if member.is_dir() or not shown.parts or is_hidden(shown):
+            # In this order: zipfile's is_dir fails for a member without a name.
+            if not shown.parts or member.is_dir() or is_hidden(shown):
                 continue
             nested = name.suffix.lower() == ".zip" and not inner
             if not nested and not is_notebook(name.name):
@@ -117,7 +117,7 @@ def _unpack(
             except _TooLarge as error:
                 yield Unpacked(shown, problem=str(error))
                 continue
-            except DAMAGED as error:
+            except Exception as error:  # each way of packing has exceptions of its own
                 yield Unpacked(shown, problem=f"damaged ({error})")
                 continue
             if not nested:

@@ -40,6 +40,8 @@ NUMBERS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: floordiv,
     ast.Pow: pow,
 }
+DEEPEST = 100
+"""Levels of a cell's syntax tree; everything here goes through it recursively."""
 LARGEST = 10**100  # a default that is computed is a number that somebody would write
 
 
@@ -182,12 +184,27 @@ def _statements(notebook: Any, where: str) -> list[ast.stmt]:
         )
     try:
         # IPython's own commands are no parameters.
-        return [node for _, cell in tagged for node in ast.parse(COMMAND.sub("", cell.source)).body]
+        trees = [ast.parse(COMMAND.sub("", cell.source)) for _, cell in tagged]
     except SyntaxError as error:
         raise LabkitError(
             f"{where}: the cell tagged parameters is not plain Python "
             f"(line {error.lineno}: {error.msg})"
         ) from error
+    except (ValueError, RecursionError, MemoryError) as error:  # what the parser cannot go into
+        raise LabkitError(
+            f"{where}: the cell tagged parameters cannot be parsed: it is nested too deeply or "
+            "holds what is no text"
+        ) from error
+    if any(_depth(tree) > DEEPEST for tree in trees):
+        raise LabkitError(f"{where}: the cell tagged parameters is nested too deeply")
+    return [node for tree in trees for node in tree.body]
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [inner for node in level for inner in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _parameters(statement: ast.stmt) -> Iterator[Parameter]:
@@ -196,7 +213,7 @@ def _parameters(statement: ast.stmt) -> Iterator[Parameter]:
         annotation, value = statement.annotation, statement.value
         try:
             convert: Convert | None = _converter(annotation)
-        except (NotImplementedError, ValueError, SyntaxError):
+        except (NotImplementedError, ValueError, SyntaxError, RecursionError, MemoryError):
             convert = None
         default = "none" if value is None else ast.unparse(value)
         yield Parameter(statement.target.id, ast.unparse(annotation), default, convert)
@@ -247,7 +264,10 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         entries = [_value(entry) for entry in node.elts]
         return entries if isinstance(node, ast.List) else tuple(entries)
-    value = ast.literal_eval(node)
+    try:
+        value = ast.literal_eval(node)
+    except TypeError as error:  # a list as a key
+        raise ValueError(str(error)) from error
     if not isinstance(value, bool | int | float | str | dict | None):
         raise ValueError(ast.unparse(node))
     return value

@@ -3,7 +3,9 @@
 import argparse
 import os
 import pickle
+import resource
 import struct
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -317,3 +319,39 @@ def test_no_file(tmp_path, read):
         read(tmp_path / "none.pkl")
     with pytest.raises(LabkitError, match="cannot be read: Is a directory"):
         read(tmp_path)
+
+
+# What a small file could make large
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"X\xff\xff\xff\x7f", "damaged or not a pickle"),  # a text of 2 GB
+        (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x00.", "damaged or not a pickle"),
+        (b"\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "it holds a byte array"),  # of 4 GB
+        (b"]q\x00h\x00a.", "maximum recursion depth exceeded"),  # a list in itself
+        (b"]" * 100_000 + b"a" * 99_999 + b".", "maximum recursion depth exceeded"),
+    ],
+)
+def test_a_few_bytes_that_promise_much(write, content, message):
+    with pytest.raises(LabkitError, match=rf"weights\.pkl: .*{message}"):
+        read_pickle(write(b"\x80\x04" + content))
+
+
+def test_a_file_of_eight_bytes_takes_no_gigabytes(write):
+    """The number 268,435,455 of a remembered object: C's unpickler makes room for as many."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_pickle(write(b"\x80\x04}r\xff\xff\xff\x0f.")) == {}
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100 * 2**20  # KiB or, on macOS, bytes: C's took 4 GiB
+    assert grown < 100 * 2**10 or sys.platform == "darwin"
+
+
+def test_lists_that_hold_each_other_twice_are_converted_once(write):
+    """Forty lists, and 2^40 ways through them."""
+    inner = [np.ones(2, np.float32)]
+    for _ in range(40):
+        inner = [inner, inner]
+    read = read_pickle(write({"model": inner}))["model"]
+    assert read[0] is read[1]

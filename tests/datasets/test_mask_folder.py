@@ -417,3 +417,28 @@ def test_what_looks_like_a_mistake(tmp_path):
     data = MaskFolder(*_folders(tmp_path, {"a": mask, "b": nothing}), classes)
     found = [(f.image, f.kind) for f in check(data)]
     assert found == [("a", "tiny"), ("a", "touching"), ("a", "unlabelled"), ("b", "empty")]
+
+
+@pytest.mark.parametrize("start", ["void = " + "[" * 100_000, "a" + ".a" * 50_000 + " = 1"])
+def test_a_category_file_deeper_than_anybody_writes(tmp_path, start):
+    """Of the second Python's own parser needs ten gigabytes."""
+    with pytest.raises(LabkitError, match=r"c\.toml: neither JSON nor TOML"):
+        read_mask_categories(_categories(tmp_path, start, "c.toml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.json", '[{"name": "\\ud800", "isthing": true, "value": 1}]', "1 has no name"),
+        ("c.json", '[{"name": "a\\u0000", "isthing": true, "value": 1}]', "1 has no name"),
+        ("c.json", f'[{{"name": "a", "isthing": true, "value": 1, "id": {10**100}}}]', "id 1000"),
+        ("c.json", '[{"name": "a", "isthing": true, "value": %s}]', r"\[\[\["),
+        ("c.toml", '[[category]]\nname = "a"\nisthing = true\nvalue = 2026-01-01', "2026-01-01"),
+        ("c.toml", '[[category]]\nname = "a"\nisthing = true\nvalue = 0x' + "f" * 5000, "64 bits"),
+    ],
+)
+def test_a_category_file_with_what_cannot_be_shown(tmp_path, name, text, message):
+    text = text.replace("%s", "[" * 940 + "]" * 940)
+    with pytest.raises(LabkitError, match=rf"{name}: .*{message}") as caught:
+        read_mask_categories(_categories(tmp_path, text, name))
+    str(caught.value).encode()

@@ -106,3 +106,36 @@ def test_unreadable(tmp_path):
         read_policy(tmp_path / "late.toml")
     with pytest.raises(LabkitError, match="cannot be read: Is a directory"):
         read_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deadline = " + "[" * 100_000, "not TOML: nested too deeply"),
+        ("deadline = " + "{a=" * 5_000, "not TOML: nested too deeply"),
+        ("a" + ".a" * 50_000 + " = 1", "not TOML: line 1 has 50000 dots"),
+        ("percent_per_day = " + "1" * 5_000, "not TOML: "),
+        ("deadline = 0001-01-01", "deadline is in the year 1; it must be in 1971 to 9998"),
+        ("deadline = 0001-01-01T00:00:00+23:59", "deadline is in the year 1"),
+        ("deadline = 9999-12-31T23:59:59-23:59", "deadline is in the year 9999"),
+        ("[extensions]\nada = 9999-12-31", "extensions, ada is in the year 9999"),
+        ("[received]\nada = 0001-01-01T00:00:00", "received, ada is in the year 1;"),
+    ],
+)
+def test_what_python_cannot_read_or_convert(tmp_path, text, message):
+    """Each of them ended in a traceback, or in all of the memory."""
+    with pytest.raises(LabkitError, match=rf"late policy .*late\.toml: {message}"):
+        read_policy(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("year", [1971, 9998])
+def test_the_first_and_the_last_year(tmp_path, year):
+    policy = read_policy(write(tmp_path, f"deadline = {year}-12-31\ngrace_minutes = 1e6"))
+    assert policy.lateness(ADA, DEADLINE, marked=False).kept == 1
+
+
+def test_a_policy_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "late.toml"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes(TEXT.encode(encoding))
+        assert read_policy(path).percent_per_day == 10

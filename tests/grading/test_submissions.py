@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import zipfile
 from datetime import datetime
 
@@ -219,3 +220,46 @@ def test_no_such_place_and_no_zip(tmp_path):
         found(tmp_path / "nowhere", tmp_path)
     with pytest.raises(LabkitError, match="not a zip file"):
         found(put(tmp_path / "x.txt"), tmp_path)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("place", range(14, 120, 7))
+def test_one_damaged_notebook_does_not_hide_the_others(tmp_path, packing, place):
+    """However it was packed: each way has exceptions of its own."""
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("ada.ipynb", '{"cells": []}' + " " * 30_000 + str(list(range(999))))
+        archive.writestr("bob.ipynb", '{"cells": []}')
+    content = bytearray(path.read_bytes())
+    content[39 + place] ^= 0x5A  # 30 bytes of a header and the name stand before what is packed
+    path.write_bytes(content)
+    found = collect(path, tmp_path / "unpacked", "tiny")
+    ada, bob = found.students
+    assert ada.student.key == "ada"
+    assert not ada.submissions
+    assert any("damaged" in note for note in ada.notes)
+    assert len(bob.submissions) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NTFS has no such times")
+def test_a_file_whose_time_no_calendar_has(tmp_path):
+    path = tmp_path / "ada.ipynb"
+    path.write_text('{"cells": []}')
+    try:
+        os.utime(path, (2**40, 2**40))
+    except OSError:
+        pytest.skip("this file system has no such times")
+    (ada,) = collect(tmp_path, tmp_path / "unpacked", "tiny").students
+    (one,) = ada.submissions
+    assert one.received is None or one.received.year < 9999
+
+
+@pytest.mark.parametrize("name", ["\0x.ipynb", "/", ".."])
+def test_a_member_without_a_name_is_left_out(tmp_path, name):
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ada.ipynb", NOTEBOOK)
+        archive.writestr("~" * len(name), NOTEBOOK)
+    content = path.read_bytes().replace(b"~" * len(name), name.encode())
+    path.write_bytes(content)
+    assert [one.student.key for one in collect(path, tmp_path / "out", "tiny").students] == ["ada"]

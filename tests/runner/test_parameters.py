@@ -252,3 +252,36 @@ def test_two_cells_of_parameters() -> None:
 
 def test_notebook_without_parameters() -> None:
     assert read_parameters(nbformat.v4.new_notebook(), "07_demo") == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = " + "(" * 10_000,
+        "x = " + "-" * 100_000 + "1",
+        "x = " + "[" * 150 + "]" * 150,
+        "x = " + "1+" * 50_000 + "1",
+        "x = " + "1+" * 2_000 + "1",
+        "x: " + "list[" * 120 + "int" + "]" * 120 + " = 1",
+        "x: " + "int | " * 3_000 + "int = 1",
+        "x: " + "a." * 3_000 + "b = 1",
+        "x: " + "'" * 3 + "\\'" * 100 + "'" * 3 + " = 1",
+        "x = 1\0",
+        "x = {[]: 1}",
+        "x: '" + "(" * 10_000 + "' = 1",
+        "x: '" + "int | " * 3_000 + "int' = 1",
+        "x = " + "1" * 5_000,
+    ],
+)
+def test_what_python_itself_cannot_go_into(source: str) -> None:
+    """A refusal or a result, of reading and of every use; the parser gave a MemoryError."""
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    try:
+        found = read_parameters(notebook, "deep")
+        computed(notebook, "deep")
+        dependent_lines(notebook, {"y"})
+        for parameter in found:
+            coerce({parameter: "1"}, found, "deep")
+    except LabkitError as error:
+        assert str(error).startswith("deep")  # noqa: PT017
