@@ -135,7 +135,7 @@ def test_the_catalogue():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a\n", r"zoo\.toml: "),
+        ("[a\n", r"zoo\.toml is not valid TOML: "),
         ('[a]\npreset="p"\nsize=3\n', r"\[a\]: .*'size'"),
         ('[a]\npreset="p"\n', r"\[a\]: .*missing"),
         (
