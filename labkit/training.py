@@ -142,7 +142,7 @@ def train(
         config: see :class:`TrainConfig`.
         out: folder for ``last.pt`` (to resume), ``model.safetensors`` (the result) and the log,
             ``log.csv`` and ``log.png``. If ``last.pt`` of an unfinished run with the same config
-            is there, training goes on from it.
+            is there, training resumes from it.
         validation: what to measure on the way. None: nothing.
         device: default: this process's GPU, else the CPU.
         on_step: called after each step with its number and its losses.

@@ -51,7 +51,7 @@ def test_download_folder(checkout, protected, monkeypatch) -> None:
     assert places.download_folder() == inside
     protected.append(checkout)
     assert places.download_folder() == USERS
-    inside.mkdir()  # fetched by whoever may write there, for all
+    inside.mkdir()  # downloaded by a user who may write there, for all
     assert places.download_folder() == inside
     monkeypatch.setattr(places, "CHECKOUT", None)
     assert places.download_folder() == USERS

@@ -1,6 +1,6 @@
 """Free-text answers: one page to read them in, one file to write the points in.
 
-``questions.csv`` has a row for every answer, identical answers one below the other. Whoever marks
+``questions.csv`` has a row for every answer, identical answers one below the other. The marker
 fills in ``points`` (and ``comment``, which the student sees); grading again and `labkit regrade`
 keep what was filled in as long as the answer has stayed the same.
 

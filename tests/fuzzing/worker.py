@@ -1,7 +1,7 @@
 """The process that reads: ``python worker.py MODULE FOLDER``.
 
 A line of standard input is ``READER SEED NUMBER``, one example; the answer is two lines of JSON,
-one before it is read and one that says how it ended. Whoever asks watches meanwhile, and ends this
+one before it is read and one that says how it ended. The campaign watches meanwhile, and ends this
 process when an example takes too long or too much memory.
 """
 
