@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -37,7 +36,7 @@ from labkit.files import whole
 from labkit.grading import submission as reading
 from labkit.grading.assignment import LoadedAssignment, load_assignment
 from labkit.grading.isolation import Level, choose
-from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, resident
+from labkit.grading.limits import adopt_orphans, die_with_parent, kill_orphans, peak, resident
 from labkit.notebooks import other_language
 from labkit.places import WORKBOOK
 
@@ -95,8 +94,7 @@ def harvest(task: dict[str, Any]) -> dict[str, Any]:
         result.update(state="bad-notebook", message=bad)
     result["seconds"] = {**result.get("seconds", {}), "total": round(time.monotonic() - began, 3)}
     # How far the output and the answers have swollen this process.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result["grader_mb"] = round(max(0, peak - resident_before) / 1e6, 1)
+    result["grader_mb"] = round(max(0, peak() - resident_before) / 1e6, 1)
     if notebook is not None:
         _write(out / "executed.ipynb", _notebook_text(notebook))
     _write(out / "harvest.json", json.dumps(result, ensure_ascii=True, allow_nan=False))

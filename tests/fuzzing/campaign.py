@@ -25,6 +25,8 @@ import psutil
 HERE = Path(__file__).parent
 LOOK_EVERY = 0.1
 """Seconds between two looks at a process that is busy with an example."""
+MOST_FAULTS = 20
+"""A reader that fails as often is not tried further: many a fault costs a new process."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def fuzz(
     tally, began = Tally(), time.monotonic()
     for number in numbers:
         if minutes is not None and time.monotonic() - began > minutes * 60:
+            break
+        if sum(tally.times.values()) >= MOST_FAULTS:
             break
         ended = readers.read(name, seed, number)
         tally.slowest = max(tally.slowest, ended.seconds)

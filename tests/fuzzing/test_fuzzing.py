@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaign import Limits, Readers, fuzz
+from campaign import MOST_FAULTS, Limits, Readers, fuzz
 from mutations import damaged_folder
 from readers import READERS
 
@@ -62,6 +62,10 @@ def test_a_fault_is_noticed_and_its_input_kept(
     assert tally.times == {what: tally.examples}
     kept = tmp_path / f"{name}-{SEED}-0"
     assert (kept / "FAULT.txt").read_text().startswith(what)
+
+
+def test_a_reader_that_always_fails_is_not_tried_for_ever(planted: Readers) -> None:
+    assert fuzz(planted, "raises", SEED, range(1000)).examples == MOST_FAULTS
 
 
 def test_a_good_reader_has_no_faults(planted: Readers) -> None:

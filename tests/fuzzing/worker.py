@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -26,6 +25,7 @@ import psutil
 from mutations import Files, damaged_folder
 
 from labkit.errors import LabkitError
+from labkit.grading.limits import peak
 
 MEGABYTE = 2**20
 
@@ -77,9 +77,7 @@ def _example(
     ended = _read(reader, root, {Path(path).name for path in files})
     seconds = time.process_time() - began
     # The peak only grows: a process that has reached the limit is replaced.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak //= MEGABYTE if sys.platform == "darwin" else 1024
-    tell(**ended, seconds=seconds, megabytes=peak - before)
+    tell(**ended, seconds=seconds, megabytes=peak() // MEGABYTE - before)
 
 
 def _read(reader: Any, root: Path, names: set[str]) -> dict[str, str]:
