@@ -353,7 +353,7 @@ def test_the_catalogue():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a\n", "datasets.toml: "),
+        ("[a\n", "datasets.toml is not valid TOML: "),
         ('[a]\ntitle="t"\nlicence="l"\nhomepage="h"\nfolder="f"\n', r"\[a\]: 'files'"),
         ('[a]\nfiles=[{url="u", hash="h"}]\n', r"\[a\]: .*'hash'"),
         (
