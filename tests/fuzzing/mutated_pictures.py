@@ -129,6 +129,8 @@ def redrawn(random: Random, content: bytes) -> bytes:
             picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.float32) / 255)
         elif form not in ("TIFF", "GIF", "ICO"):
             picture = picture.convert("RGB")
+    if picture.mode == "F":  # a picture that was redrawn before; no other form has fractions
+        form = "TIFF"
     target = io.BytesIO()
     picture.save(target, form, **options)
     return target.getvalue()
