@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from labkit.deferred import defer
-from labkit.records import record
+from labkit.system.deferred import defer
+from labkit.workbook.records import record
 
 __all__ = ["record"]
 

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import sharing_out
+from helpers import sharing_out
 
-from labkit import optional
-from labkit.cores import available_cores
+from labkit.system import optional
+from labkit.system.cores import available_cores
 
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

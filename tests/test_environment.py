@@ -2,13 +2,12 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
+from helpers.paths import CHECKOUT as ROOT
 
-from labkit.optional import PACKAGES
+from labkit.system.optional import PACKAGES
 
-ROOT = Path(__file__).parents[1]
 CONDA_NAME = {
     "torch": "pytorch",
     "opencv-python-headless": "py-opencv",

@@ -14,18 +14,18 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from helpers.paths import CHECKOUT
 
 from labkit.checkpoints.shipped import shipped
-from labkit.grading.assignment import LoadedAssignment, load_assignment
-from labkit.grading.proof import IMPORT, TELLING
-from labkit.grading.release import write_notebook
-from labkit.grading.source import Role, solution_lines
+from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
+from labkit.grading.authoring.release import write_notebook
+from labkit.grading.authoring.source import Role, solution_lines
+from labkit.grading.authoring.validate import IMPORT, TELLING
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 PARTS = ("labkit", "notebooks", "assignments", "data", "pyproject.toml", "README.md", "LICENSE")
 HIDDEN = (".gitignore",)
 UV = shutil.which("uv")
-CARRIED = "labkit/workbook/"
+CARRIED = "labkit/course/"
 
 pytestmark = pytest.mark.skipif(UV is None, reason="needs uv; run: pip install uv")
 

@@ -37,7 +37,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from labkit.checkpoints.shipped import FOLDER
 from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
-from labkit.models.backbones import BackboneConfig
+from labkit.models.backbones.config import BackboneConfig
 
 torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
 _ = torch.manual_seed(0)
@@ -637,12 +637,12 @@ ASSIGNMENT = Assignment(
     ],
     # Detectors that know Shapes already; the pyramid alone is given.
     forbidden=(
-        "labkit.predictor.load_model",
-        "labkit.predictor.Predictor",
+        "labkit.engine.predictor.load_model",
+        "labkit.engine.predictor.Predictor",
         "labkit.checkpoints.shipped.shipped",
         "labkit.checkpoints.weights.load_weights",
         "labkit.models.presets.build",
-        "labkit.models.mask_rcnn.MaskRCNN",
+        "labkit.models.rcnn.mask_rcnn.MaskRCNN",
     ),
     limits=Limits(cell_seconds=600, total_seconds=1200),
     data=("data/checkpoints",),

@@ -31,11 +31,11 @@ from torch.nn import functional as F
 
 from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
-from labkit.inference import predict as ask
-from labkit.models.fpn import FPN
-from labkit.models.resnet import StandardConv2d, group_norm
-from labkit.predictor import load_model
-from labkit.training import TrainConfig, train
+from labkit.engine.batch_predict import predict as ask
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
+from labkit.models.backbones.fpn import FPN
+from labkit.models.backbones.tiny_resnet import StandardConv2d, group_norm
 
 torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
 _ = torch.manual_seed(0)
@@ -214,7 +214,7 @@ check.report()
 #
 # Leave a trained model in `model`. A trunk with fresh weights under trained heads learns quickly,
 # since the heads tell it what they need. What worked for us: everything trained together by
-# `labkit.training.train`, 200 steps of four pictures, a learning rate of 0.003, pictures drawn once
+# `labkit.engine.train.train`, 200 steps of four pictures, a learning rate of 0.003, pictures drawn once
 # (`Drawn` below). That takes a minute to two and reaches a PQ of 0.54 to 0.63; the original has
 # 0.91. Points are given in full from 0.4 and none up to 0.1.
 
@@ -506,7 +506,7 @@ SWAP = """
 import torch
 from labkit.datasets.shapes import Shapes
 from labkit.models.presets import build
-from labkit.models.resnet import TinyResNet
+from labkit.models.backbones.tiny_resnet import TinyResNet
 
 def same(mine, theirs):
     return mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)

@@ -664,7 +664,7 @@ def categories():
 
 
 def right_colours(rgb):
-    from labkit.datasets.panoptic_format import rgb_to_id
+    from labkit.datasets.coco.panoptic_png import rgb_to_id
 
     return rgb_to_id(rgb)
 

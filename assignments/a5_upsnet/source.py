@@ -159,8 +159,8 @@ def panoptic_logits(scores, things, labels, boxes, masks):
 
 
 # %% tags=["check"]
-from labkit.models.upsnet_head import Windows
-from labkit.models.upsnet_head import panoptic_logits as of_labkit
+from labkit.models.upsnet.panoptic_head import Windows
+from labkit.models.upsnet.panoptic_head import panoptic_logits as of_labkit
 
 check = Checks("Exercise 3")
 with check("2 stuff, 2 objects, unknown: (5, H, W)"):
@@ -525,31 +525,31 @@ def mask_cases(rng):
 
 
 def as_windows(boxes):
-    from labkit.models.upsnet_head import Windows
+    from labkit.models.upsnet.panoptic_head import Windows
 
     listed = [(y1, y2, x1, x2) for x1, y1, x2, y2 in boxes.tolist()]
     return Windows(listed, listed)
 
 
 def right_semantic(scores, labels, boxes):
-    from labkit.models.upsnet_head import thing_term
+    from labkit.models.upsnet.panoptic_head import thing_term
 
     return thing_term(scores, labels, as_windows(boxes).seg)
 
 
 def right_masks(masks, boxes, size):
-    from labkit.models.upsnet_head import mask_term, resized_masks
+    from labkit.models.upsnet.panoptic_head import mask_term, resized_masks
 
     placed = as_windows(boxes).mask
     return mask_term(resized_masks(masks, placed), placed, masks.new_zeros((1, *size)))
 
 
 def right_logits(scores, things, labels, boxes, masks):
-    from labkit.models import upsnet_head
+    from labkit.models.upsnet import panoptic_head
 
     if len(labels) == 0:
         return torch.cat([scores[things:], scores[:things].amax(dim=0, keepdim=True)])
-    return upsnet_head.panoptic_logits(scores, things, labels, masks, as_windows(boxes))
+    return panoptic_head.panoptic_logits(scores, things, labels, masks, as_windows(boxes))
 
 
 ALL_BUT_UNKNOWN = """
@@ -593,7 +593,7 @@ def pruning_inputs(rng):
 
 
 def right_pruning(masks, labels, overlap):
-    from labkit.models.upsnet_head import prune
+    from labkit.models.upsnet.panoptic_head import prune
 
     size = tuple(masks.shape[1:])
     whole = [(0, size[0], 0, size[1])] * len(masks)
@@ -739,7 +739,7 @@ def entry_inputs(rng):
 
 
 def right_entry(answer, category_ids, image_id):
-    from labkit.datasets.panoptic_format import id_to_rgb
+    from labkit.datasets.coco.panoptic_png import id_to_rgb
 
     listed = [{"category_id": category_ids[s["label"]], "id": s["id"]} for s in answer["segments"]]
     name = str(image_id).zfill(12) + ".png"
@@ -806,14 +806,14 @@ ASSIGNMENT = Assignment(
         ),
     ],
     forbidden=(
-        "labkit.models.upsnet_head.thing_term",
-        "labkit.models.upsnet_head.mask_term",
-        "labkit.models.upsnet_head.resized_masks",
-        "labkit.models.upsnet_head.unknown_term",
-        "labkit.models.upsnet_head.panoptic_logits",
-        "labkit.models.upsnet_head.prune",
-        "labkit.models.upsnet_fusion.fuse",
-        "labkit.models.upsnet_fusion.settle",
+        "labkit.models.upsnet.panoptic_head.thing_term",
+        "labkit.models.upsnet.panoptic_head.mask_term",
+        "labkit.models.upsnet.panoptic_head.resized_masks",
+        "labkit.models.upsnet.panoptic_head.unknown_term",
+        "labkit.models.upsnet.panoptic_head.panoptic_logits",
+        "labkit.models.upsnet.panoptic_head.prune",
+        "labkit.models.upsnet.postprocess.fuse",
+        "labkit.models.upsnet.postprocess.settle",
     ),
     limits=Limits(cell_seconds=180, total_seconds=600),
 )

@@ -18,8 +18,8 @@ from torch import nn
 from labkit.checkpoints.folder import Run, load_run, read_run
 from labkit.checkpoints.shipped import FOLDER, Shipped, shipped
 from labkit.datasets.shapes import Shapes
-from labkit.evaluation import evaluate
-from labkit.training import TrainConfig
+from labkit.engine.evaluate import evaluate
+from labkit.engine.train import TrainConfig
 
 RECORD = FOLDER / "checkpoints.toml"
 README = FOLDER.parent / "README.md"

@@ -18,16 +18,16 @@ from pathlib import Path
 from torch import nn
 
 from labkit.checkpoints.folder import load_run, read_run
-from labkit.datasets.panoptic_json import write_json
+from labkit.datasets.coco.panoptic_json import write_json
 from labkit.datasets.shapes import Shapes
+from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.presets import TINY_STUFF_AREA
-from labkit.models.upsnet import UPSNet
-from labkit.panoptic import merge
-from labkit.predictor import Predictor
-from labkit.progress import progress_bar
+from labkit.models.upsnet.upsnet import UPSNet
 from labkit.structures import Panoptic, Prediction
+from labkit.system.progress import progress_bar
 
 PRESETS = ("panoptic_fpn_tiny", "panoptic_fpn_tiny_dc5", "panoptic_fpn_tiny_c4", "upsnet_tiny")
 LEARNING_RATE = 1.5e-3

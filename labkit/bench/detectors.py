@@ -17,7 +17,7 @@ from torch import nn
 from labkit.bench.detectors_peers import Pair, Setting, picture, training_batch
 from labkit.bench.detectors_profile import profile
 from labkit.bench.report import Comparison, compare
-from labkit.predictor import Predictor
+from labkit.engine.predictor import Predictor
 from labkit.structures import Detections
 
 INFERENCE_TARGETS = {"Detectron2": 1.3}

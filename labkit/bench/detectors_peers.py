@@ -15,15 +15,15 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from labkit import optional
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.checkpoints.torchvision import CONFIG, NAMES
-from labkit.datasets.coco_categories import coco_things
+from labkit.datasets.coco.categories import coco_things
 from labkit.datasets.shapes import Shapes
-from labkit.models.mask_rcnn import MaskRCNN
-from labkit.models.mask_rcnn_config import MaskRCNNConfig
 from labkit.models.presets import PRESETS
+from labkit.models.rcnn.mask_rcnn import MaskRCNN
+from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
 from labkit.structures import Detections, Target
+from labkit.system import optional
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from labkit import predictor
-from labkit.models import images, mask_head, pasting, pooler
+from labkit.engine import predictor
+from labkit.models import preprocess
+from labkit.models.backbones.fpn import FPN
+from labkit.models.backbones.resnet import ResNet
 from labkit.models.detector import check_targets
-from labkit.models.fpn import FPN
-from labkit.models.resnet_bottleneck import ResNet
-from labkit.models.roi_heads import BoxHead, RoIHeads
-from labkit.models.rpn import RPN
+from labkit.models.rcnn import mask_head, paste_masks, roi_pooler
+from labkit.models.rcnn.roi_heads import BoxHead, RoIHeads
+from labkit.models.rcnn.rpn import RPN
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,17 @@ class Part:
 
 PARTS = (
     Part("resizing", (predictor.resize,)),
-    Part("checks, normalising", (check_targets, images.normalised)),
+    Part("checks, normalising", (check_targets, preprocess.normalised)),
     Part("backbone", (ResNet.forward,), "pyramid"),
     Part("pyramid", (FPN.forward,)),
     Part("RPN", (RPN.forward,)),
     Part("proposals and NMS", (RPN.propose,), "RPN"),
-    Part("RoI pooling", (pooler.pool,), "scores, boxes, NMS"),
+    Part("RoI pooling", (roi_pooler.pool,), "scores, boxes, NMS"),
     Part("box head", (BoxHead.forward,), "scores, boxes, NMS"),
     Part("mask head", (mask_head.MaskHead.forward,), "scores, boxes, NMS"),
     Part("mask targets", (mask_head.cut_masks,), "scores, boxes, NMS"),
     Part("scores, boxes, NMS", (RoIHeads.forward,)),
-    Part("mask pasting", (pasting.paste_masks, pasting.paste_masks_resized)),
+    Part("mask pasting", (paste_masks.paste_masks, paste_masks.paste_masks_resized)),
     Part("backward", (torch.Tensor.backward,)),
     Part("optimizer", (torch.optim.SGD.step,)),
 )

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.gpu_models import NETWORKS, SMALL_NETWORKS
-from labkit.datasets.panoptic_json import write_json
-from labkit.places import CHECKOUT
+from labkit.datasets.coco.panoptic_json import write_json
+from labkit.system.places import CHECKOUT
 
 TOTAL = 8 * 60.0
 """Seconds for everything."""

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from labkit.checkpoints.shipped import shipped
-from labkit.datasets.panoptic_json import write_json
+from labkit.datasets.coco.panoptic_json import write_json
 from labkit.datasets.shapes import Shapes
-from labkit.distributed import default_device
+from labkit.engine.precision import autocast
+from labkit.engine.predictor import Predictor
 from labkit.models import build
-from labkit.precision import autocast
-from labkit.predictor import Predictor
 from labkit.structures import Prediction, Target, target_to
+from labkit.system.distributed import default_device
 
 NETWORKS = (
     "fcn8_tiny",

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 
 from labkit.errors import LabkitError
-from labkit.grading.assignment import load_assignment
-from labkit.grading.release import write_notebook
-from labkit.grading.resume import HARVESTS
+from labkit.grading.authoring.assignment import load_assignment
+from labkit.grading.authoring.release import write_notebook
+from labkit.grading.execution.manifest import HARVESTS
 
 MOST_OVERHEAD = 2.0  # seconds a submission beyond the student's own run time
 LEAST_SPEEDUP = 1.8  # of two workers

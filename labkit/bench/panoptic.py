@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit import optional
 from labkit.bench.report import Comparison, compare
-from labkit.datasets.coco_categories import coco_panoptic
+from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
-from labkit.models.pasting import paste_masks
-from labkit.models.semantic import upsample
-from labkit.models.upsnet_fusion import fuse, settle
-from labkit.models.upsnet_head import prune, resized_masks, windows_of
-from labkit.panoptic import merge
+from labkit.models.panoptic_fpn.merge import merge
+from labkit.models.rcnn.paste_masks import paste_masks
+from labkit.models.semantic.semantic_model import upsample
+from labkit.models.upsnet.panoptic_head import prune, resized_masks, windows_of
+from labkit.models.upsnet.postprocess import fuse, settle
 from labkit.structures import Detections
+from labkit.system import optional
 
 TARGET = 2.0
 ROUNDS = 9

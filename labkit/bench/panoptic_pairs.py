@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.datasets.panoptic_format import MAX_ID, write_json, write_png
-from labkit.progress import progress_bar
+from labkit.datasets.coco.panoptic_png import MAX_ID, write_json, write_png
+from labkit.system.progress import progress_bar
 
 HEIGHT, WIDTH = 480, 640
 NUM_THINGS, NUM_STUFF = 80, 53  # as in COCO

@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import optional
 from labkit.bench.panoptic_pairs import (
     categories,
     make_pair,
@@ -23,6 +22,7 @@ from labkit.bench.panoptic_pairs import (
 )
 from labkit.bench.report import Comparison, compare
 from labkit.errors import LabkitError
+from labkit.system import optional
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,10 @@ import torchvision
 from torch import Tensor
 
 from labkit.bench.report import Comparison, compare
-from labkit.cores import available_cores
 from labkit.ops import compiled, roi_align
 from labkit.ops.roi_align import Implementation
-from labkit.progress import progress_bar
+from labkit.system.cores import available_cores
+from labkit.system.progress import progress_bar
 
 GPU_TARGET = 1.5  # forward + backward
 GPU_CALLS = 20  # in a row, so that the GPU computes one while the CPU prepares the next

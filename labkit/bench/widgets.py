@@ -23,10 +23,10 @@ import numpy as np
 from labkit.doctor import BROWSERS
 from labkit.errors import LabkitError
 from labkit.structures import distinct_colors
-from labkit.widgets.compare_app import Compare
-from labkit.widgets.layers import Layer, SegmentInfo
-from labkit.widgets.thresholds import LOWEST
-from labkit.widgets.viewer import SegmentViewer
+from labkit.widgets.compare.app import Compare
+from labkit.widgets.compare.thresholds import LOWEST
+from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo
+from labkit.widgets.viewer.viewer import SegmentViewer
 
 SIZE = (768, 1024)
 SEGMENTS = 40

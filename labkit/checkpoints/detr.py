@@ -12,8 +12,8 @@ from labkit.checkpoints.key_map import KeyMap, Rule
 from labkit.checkpoints.torchvision import residual_block
 from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.conventions import DETR as CONVENTIONS
-from labkit.models.detr import DETR
+from labkit.models.detr.detr import DETR
+from labkit.models.preprocessing import DETR as CONVENTIONS
 
 _BODY = "backbone.0.body."
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.json_fields import check_categories, read_json_file, shown
 from labkit.errors import LabkitError
-from labkit.files import whole
 from labkit.models.detector import DetectorConfig
 from labkit.models.presets import PRESETS, build
 from labkit.structures import Categories
+from labkit.system.files import whole
 
 WEIGHTS, STATE = "model.safetensors", "last.pt"
 
@@ -49,7 +49,7 @@ class Run:
     Attributes:
         preset: name of the model.
         categories: of the data it was trained on.
-        data, split: names of that data, for :func:`labkit.datasets.named.dataset`.
+        data, split: names of that data, for :func:`labkit.datasets.registry.dataset`.
         short_side: to which images are resized, in training and afterwards; None: as the preset
             has it.
         init: the weights it started from, if any.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabkitError
-from labkit.places import DATA
-from labkit.tables import read_tables
+from labkit.system.places import DATA
+from labkit.system.tables import read_tables
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.checkpoints.shipped import shipped
 from labkit.errors import LabkitError
-from labkit.places import DATA, download_folder, prepare_downloads
-from labkit.tables import read_tables
-from labkit.unknown_names import did_you_mean
+from labkit.system.places import DATA, download_folder, prepare_downloads
+from labkit.system.tables import read_tables
+from labkit.system.unknown_names import did_you_mean
 
 if TYPE_CHECKING:  # what only lists must not wait for torch
     from torch import nn
@@ -128,10 +128,10 @@ def get(
 
     Raises:
         LabkitError: the download folder cannot be written; or see
-            :func:`labkit.datasets.transfer.fetch`; or the hash is another, and what was received is
-            removed.
+            :func:`labkit.datasets.fetch.http.fetch`; or the hash is another, and what was received
+            is removed.
     """
-    from labkit.datasets.transfer import fetch  # here, because listing needs no requests
+    from labkit.datasets.fetch.http import fetch  # here, because listing needs no requests
 
     folder = folder or download_folder()
     path = checkpoint.path(folder)

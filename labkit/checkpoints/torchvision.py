@@ -1,7 +1,7 @@
 """Weights of ``torchvision.models.detection.maskrcnn_resnet50_fpn``.
 
 They fit a model of :data:`CONFIG`; those that were trained on COCO number their classes by COCO's
-ids, as :func:`labkit.datasets.coco_categories.coco_ids_1_to_90` does.
+ids, as :func:`labkit.datasets.coco.categories.coco_ids_1_to_90` does.
 
 torchvision's first class is the background, labkit's last. Its box regression also has a row for
 the background and its mask branch a mask, which nothing ever reads; these are left out.
@@ -19,10 +19,10 @@ from torch import Tensor
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
 from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.conventions import TORCHVISION
-from labkit.models.mask_rcnn import MaskRCNN
-from labkit.models.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.preprocessing import TORCHVISION
 from labkit.models.presets import PRESETS
+from labkit.models.rcnn.mask_rcnn import MaskRCNN
+from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
 
 
 def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:

@@ -19,8 +19,8 @@ import torch
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
 from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.conventions import UPSNET
-from labkit.models.upsnet import UPSNet
+from labkit.models.preprocessing import UPSNET
+from labkit.models.upsnet.upsnet import UPSNet
 
 NOTICE = (
     "Uber Non-Commercial License: the weights of UPSNet (Copyright (c) 2018-2019 Uber Technologies,"

@@ -16,7 +16,7 @@ from torch import nn
 
 from labkit.checkpoints.unpickle import without_wrapper
 from labkit.errors import LabkitError
-from labkit.files import whole
+from labkit.system.files import whole
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

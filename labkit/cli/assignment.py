@@ -27,7 +27,7 @@ def assignment() -> None:
 @app.command("list")
 def list_() -> None:
     """List the assignments, and where they are."""
-    from labkit.notebooks import find_root
+    from labkit.workbook.notebooks import find_root
 
     for name in completion.assignments():
         typer.echo(name)
@@ -42,7 +42,7 @@ def new(
     ] = Path("assignments"),
 ) -> None:
     """Make a small working assignment to edit: DIR/NAME/source.py."""
-    from labkit.grading.example import write_example
+    from labkit.grading.authoring.example import write_example
 
     source = write_example(folder / name)
     typer.echo(f"wrote {source}")
@@ -66,8 +66,8 @@ def release(
     ] = None,
 ) -> None:
     """Write the notebook that students get."""
-    from labkit.grading.assignment import find_assignment, load_assignment
-    from labkit.grading.release import require_not_worked_in, write_notebook
+    from labkit.grading.authoring.assignment import find_assignment, load_assignment
+    from labkit.grading.authoring.release import require_not_worked_in, write_notebook
 
     loaded = load_assignment(find_assignment(name))
     notebook = loaded.solution if solution else loaded.notebook
@@ -91,8 +91,8 @@ def check(name: Name) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from labkit.grading.assignment import find_assignment, load_assignment
-    from labkit.grading.proof import prove
+    from labkit.grading.authoring.assignment import find_assignment, load_assignment
+    from labkit.grading.authoring.validate import prove
 
     console = Console(highlight=False)
     loaded = load_assignment(find_assignment(name))

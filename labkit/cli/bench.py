@@ -76,10 +76,10 @@ def roi_align(
     from labkit.bench import roi_align_gpu as gpu
     from labkit.bench import roi_align_sweep as sweeping
     from labkit.bench.report import print_comparisons
-    from labkit.cores import available_cores
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
-    from labkit.files import whole
+    from labkit.system.cores import available_cores
+    from labkit.system.files import whole
 
     if figure is not None and not sweep:
         raise LabkitError("--figure draws the sweep; leave out --no-sweep")
@@ -322,8 +322,8 @@ def gpu(
 
     from labkit.bench import gpu as bench
     from labkit.bench.gpu_report import print_report
-    from labkit.distributed import default_device
     from labkit.doctor import describe_environment
+    from labkit.system.distributed import default_device
 
     device = default_device("cpu" if dry_run else "cuda").type
     console = Console()

@@ -43,9 +43,9 @@ def export(
     seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
 ) -> None:
     """Write a data set in COCO's instance and panoptic formats."""
-    from labkit.counted import counted
-    from labkit.datasets.export import export as write
+    from labkit.datasets.coco.export import export as write
     from labkit.datasets.shapes import Shapes
+    from labkit.system.counted import counted
 
     write(Shapes(split.value, num, size, crowded, seed), out, split=split.value)
     typer.echo(f"wrote {counted(num, 'image')} to {out}")
@@ -57,8 +57,8 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from labkit.datasets.download import catalogue, is_here
-    from labkit.places import download_folder
+    from labkit.datasets.fetch.catalog import catalogue, is_here
+    from labkit.system.places import download_folder
 
     where = folder or download_folder()
     table = Table("name", "what", "MB", "licence", "here")
@@ -81,14 +81,14 @@ def get(
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch a data set: resumes, verifies, unpacks."""
-    from labkit.datasets import download
-    from labkit.places import download_folder
-    from labkit.unknown_names import unknown_name
+    from labkit.datasets.fetch import catalog
+    from labkit.system.places import download_folder
+    from labkit.system.unknown_names import unknown_name
 
-    known = download.catalogue()
+    known = catalog.catalogue()
     if name not in known:
         raise unknown_name("data set", name, known)
-    home = download.get(known[name], folder or download_folder(), typer.echo)
+    home = catalog.get(known[name], folder or download_folder(), typer.echo)
     typer.echo(f"{name} is in {home}")
 
 
@@ -112,12 +112,12 @@ def from_masks(
     every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Make COCO instance and panoptic annotations of masks, and say which look like mistakes."""
-    from labkit.counted import counted, listed
-    from labkit.datasets.export import export as write
-    from labkit.datasets.mask_categories import read_mask_categories
-    from labkit.datasets.mask_folder import MaskFolder
-    from labkit.datasets.suspicious import check as look
+    from labkit.datasets.coco.export import export as write
+    from labkit.datasets.masks.mask_categories import read_mask_categories
+    from labkit.datasets.masks.mask_folder import MaskFolder
+    from labkit.datasets.sanity_checks import check as look
     from labkit.errors import LabkitError
+    from labkit.system.counted import counted, listed
 
     classes = read_mask_categories(categories)
     dataset = MaskFolder(images, masks, classes, suffix=mask_suffix, instances_of=instances_of)
@@ -184,10 +184,10 @@ def check(
     every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Read every image and annotation of a data set; say what is damaged or looks wrong."""
-    from labkit.counted import counted
-    from labkit.datasets.named import dataset
-    from labkit.datasets.suspicious import check as look
+    from labkit.datasets.registry import dataset
+    from labkit.datasets.sanity_checks import check as look
     from labkit.errors import LabkitError
+    from labkit.system.counted import counted
 
     name = data_name(data, split)
     images = dataset(name, split)
@@ -211,11 +211,11 @@ def show(
     num: Annotated[int, typer.Option(min=1, help="How many images.")] = 12,
 ) -> None:
     """Draw a contact sheet: images by their names, each object in a colour of its own."""
-    from labkit.datasets.named import dataset
-    from labkit.datasets.suspicious import name_of
+    from labkit.datasets.registry import dataset
+    from labkit.datasets.sanity_checks import name_of
     from labkit.datasets.targets import annotation_of
     from labkit.errors import LabkitError
-    from labkit.files import whole
+    from labkit.system.files import whole
     from labkit.visualize import panels
 
     name = data_name(data, split)

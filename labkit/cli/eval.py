@@ -14,7 +14,7 @@ from labkit.cli.numbers import Json, write_numbers
 from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
-    from labkit.evaluation import Evaluation
+    from labkit.engine.evaluate import Evaluation
 
 
 def evaluate(
@@ -47,12 +47,12 @@ def evaluate(
     from labkit.checkpoints.shipped import shipped
     from labkit.checkpoints.store import find
     from labkit.cli.pq import to_json
-    from labkit.counted import counted
-    from labkit.datasets.named import dataset
-    from labkit.distributed import process_group, rank
+    from labkit.datasets.registry import dataset
+    from labkit.engine.evaluate import evaluate as measure
+    from labkit.engine.predictor import load_model
     from labkit.errors import LabkitError
-    from labkit.evaluation import evaluate as measure
-    from labkit.predictor import load_model
+    from labkit.system.counted import counted
+    from labkit.system.distributed import process_group, rank
 
     place = computing(device, threads, precision)
     if data is None:

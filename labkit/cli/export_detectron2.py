@@ -27,9 +27,9 @@ def export_detectron2(
     Classes are counted for each head, learning rate and steps follow the batch size.
     """
     from labkit.checkpoints.store import find
-    from labkit.counted import counted
-    from labkit.datasets.detectron2_export import export_detectron2 as write
+    from labkit.datasets.detectron2.export import export_detectron2 as write
     from labkit.errors import LabkitError
+    from labkit.system.counted import counted
 
     data = data_name(data, split)
     kind, _, folder = data.partition(":")

@@ -14,7 +14,7 @@ from labkit.cli import INTERRUPTED, completion
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from labkit.grading.conclusion import Conclusion
+    from labkit.grading.scoring.finalize import Conclusion
 
 ANONYMOUS = typer.Option(
     "--anonymous/--named",
@@ -82,8 +82,8 @@ def grade(
     """
     from rich.console import Console
 
-    from labkit.grading.batch import Request
-    from labkit.grading.batch import grade as grade_all
+    from labkit.grading.execution.batch import Request
+    from labkit.grading.execution.batch import grade as grade_all
 
     console = Console()
     request = Request(
@@ -125,7 +125,7 @@ def regrade(
     """
     from rich.console import Console
 
-    from labkit.grading.batch import regrade as regrade_all
+    from labkit.grading.execution.batch import regrade as regrade_all
 
     _print(regrade_all(out, assignment, late_policy, anonymous), Console())
 
@@ -137,9 +137,9 @@ def _print(conclusion: Conclusion, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from labkit.grading.gradebook import number
-    from labkit.grading.progress import coloured
-    from labkit.grading.report import look_at
+    from labkit.grading.execution.progress import coloured
+    from labkit.grading.reports.gradebook import number
+    from labkit.grading.reports.instructor_report import look_at
 
     entries = conclusion.entries
     states = Counter(entry.score.state if entry.score else "not graded" for entry in entries)

@@ -16,7 +16,7 @@ def install(
     ] = None,
 ) -> None:
     """Install an optional package that the package index does not carry."""
-    from labkit import optional
+    from labkit.system import optional
 
     optional.install(package, source, show=typer.echo)
     typer.echo(f"{package} is installed and can be imported")

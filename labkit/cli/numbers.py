@@ -39,6 +39,6 @@ def write_numbers(path: Path, numbers: Any) -> None:
     if path == STANDARD_OUTPUT:
         print(json.dumps(numbers), file=sys.__stdout__, flush=True)
         return
-    from labkit.datasets.panoptic_json import write_json
+    from labkit.datasets.coco.panoptic_json import write_json
 
     write_json(path, numbers)

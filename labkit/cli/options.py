@@ -39,7 +39,7 @@ connection is closed without a word. A photograph of 50 megapixels has some 20 M
 
 def data_name(data: str, split: str) -> str:
     """The data set that ``--data`` means; the format of a folder is recognised, and said."""
-    from labkit.datasets.named import recognised
+    from labkit.datasets.registry import recognised
 
     name, *others = recognised(data, split)
     if name != data:
@@ -56,8 +56,8 @@ def computing(device: str | None, threads: int | None, precision: str | None) ->
     """
     import torch
 
-    from labkit.distributed import default_device
-    from labkit.precision import check_precision
+    from labkit.engine.precision import check_precision
+    from labkit.system.distributed import default_device
 
     chosen = default_device(device)
     if precision is not None:
@@ -75,8 +75,8 @@ def kernel_options(
     Raises:
         LabkitError: as :func:`computing`.
     """
-    from labkit import cores, distributed
-    from labkit import precision as precisions
+    from labkit.engine import precision as precisions
+    from labkit.system import cores, distributed
 
     computing(device, None, precision)
     wanted = {distributed.VARIABLE: device, precisions.VARIABLE: precision}

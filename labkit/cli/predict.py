@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
-from labkit.folder_lock import locked
-from labkit.picture_files import find_pictures
+from labkit.engine.image_paths import find_pictures
+from labkit.system.folder_lock import locked
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from labkit.picture_list import Listed
+    from labkit.engine.image_list import Listed
     from labkit.structures import Categories, Detections, Prediction
 
 RESULTS = "predictions.json"
@@ -102,8 +102,8 @@ def _listed(
     paths: list[Path], data: str | None, split: str, limit: int | None
 ) -> tuple[Categories | None, list[Listed]]:
     """The pictures, and the categories of the data set that they are of."""
-    from labkit.datasets.named import dataset
-    from labkit.picture_list import from_dataset, from_files
+    from labkit.datasets.registry import dataset
+    from labkit.engine.image_list import from_dataset, from_files
 
     if data is None:
         return None, from_files(paths)
@@ -113,9 +113,9 @@ def _listed(
 
 def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: bool) -> None:
     """Refuse to replace earlier results without --overwrite, and the pictures themselves."""
-    from labkit.counted import counted
+    from labkit.engine.image_list import drawing_names
     from labkit.errors import LabkitError
-    from labkit.picture_list import drawing_names
+    from labkit.system.counted import counted
 
     names = drawing_names(listed)
     files = [out / f"{name}.png" for name in names]
@@ -141,10 +141,10 @@ def _maps(
     device: torch.device,
     precision: str | None,
 ) -> None:
-    from labkit.datasets.named import dataset
-    from labkit.distributed import lock_once, process_group, rank
-    from labkit.panoptic_prediction import predict_panoptic
-    from labkit.predictor import load_model
+    from labkit.datasets.registry import dataset
+    from labkit.engine.panoptic_files import predict_panoptic
+    from labkit.engine.predictor import load_model
+    from labkit.system.distributed import lock_once, process_group, rank
 
     data = data_name(data, split)
     images = dataset(data, split)
@@ -182,12 +182,12 @@ def _pictures(
     device: torch.device,
     precision: str | None,
 ) -> None:
-    from labkit.counted import counted
-    from labkit.datasets.panoptic_json import write_json
+    from labkit.datasets.coco.panoptic_json import write_json
+    from labkit.engine.image_list import drawing_names
+    from labkit.engine.predictor import Predictor
     from labkit.errors import LabkitError
-    from labkit.picture_list import drawing_names
-    from labkit.predictor import Predictor
-    from labkit.progress import progress_bar
+    from labkit.system.counted import counted
+    from labkit.system.progress import progress_bar
 
     predictor = Predictor(model, device, precision)
     categories: Any = predictor.model.categories
@@ -242,8 +242,8 @@ def _write_map(
     json_path: Path, one: Listed, prediction: Prediction, categories: Categories, model: str
 ) -> None:
     """A picture's panoptic map as NAME.png, and its segments as a panoptic JSON, NAME.json."""
-    from labkit.datasets.panoptic_format import to_annotation, write_png
-    from labkit.datasets.panoptic_json import write_json
+    from labkit.datasets.coco.panoptic_json import write_json
+    from labkit.datasets.coco.panoptic_png import to_annotation, write_png
     from labkit.errors import LabkitError
 
     panoptic = prediction.panoptic
@@ -305,8 +305,8 @@ def _draw(
     path: Path, picture: Tensor, prediction: Prediction, categories: Categories, score: float
 ) -> int | None:
     """Draw what a model finds; how many objects of its detections, None of another output."""
-    from labkit.files import whole
     from labkit.structures import Detections
+    from labkit.system.files import whole
     from labkit.visualize import panels
 
     shown: Any = prediction.panoptic or prediction.detections

@@ -78,11 +78,11 @@ def run(
     from rich.markup import escape
     from rich.table import Table
 
-    from labkit.runner.parameters import parse_assignments
-    from labkit.runner.progress import coloured
-    from labkit.runner.report import format_duration
-    from labkit.runner.workbook import Request
-    from labkit.runner.workbook import run as run_notebooks
+    from labkit.workbook.parameters import parse_assignments
+    from labkit.workbook.progress import coloured
+    from labkit.workbook.report import format_duration
+    from labkit.workbook.workbook import Request
+    from labkit.workbook.workbook import run as run_notebooks
 
     console = Console()
     values = parse_assignments(parameter or [])

@@ -12,7 +12,7 @@ from labkit.cli import completion
 from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
-    from labkit.validation import Validation
+    from labkit.engine.validation import Validation
 
 EVAL_SPLIT, EVAL_LIMIT = "val", 100
 
@@ -104,20 +104,20 @@ def train(
     from torchvision.transforms import v2
 
     from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
-    from labkit.counted import counted
     from labkit.datasets.augmentation import Augmentation
-    from labkit.datasets.coco_instances import CocoInstances
-    from labkit.datasets.named import dataset
+    from labkit.datasets.coco.instances import CocoInstances
+    from labkit.datasets.registry import dataset
     from labkit.datasets.transforms import Joint, Transformed
-    from labkit.distributed import lock_once, process_group, rank
+    from labkit.engine.predictor import load_model
+    from labkit.engine.train import TrainConfig
+    from labkit.engine.train import train as run_training
     from labkit.errors import LabkitError
     from labkit.models.detector import Detector
     from labkit.models.presets import PRESETS
-    from labkit.models.semantic import SemanticModel
-    from labkit.predictor import load_model
-    from labkit.training import TrainConfig
-    from labkit.training import train as run_training
-    from labkit.unknown_names import unknown_name
+    from labkit.models.semantic.semantic_model import SemanticModel
+    from labkit.system.counted import counted
+    from labkit.system.distributed import lock_once, process_group, rank
+    from labkit.system.unknown_names import unknown_name
 
     place = computing(device, threads, precision)
     config = TrainConfig(
@@ -190,9 +190,9 @@ def train(
 def _validation(
     data: str, every: int | None, split: str | None, limit: int | None
 ) -> Validation | None:
-    from labkit.datasets.named import dataset
+    from labkit.datasets.registry import dataset
+    from labkit.engine.validation import Validation
     from labkit.errors import LabkitError
-    from labkit.validation import Validation
 
     if every is None:
         for option, value in (("split", split), ("limit", limit)):

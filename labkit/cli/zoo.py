@@ -22,7 +22,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 
     from labkit.checkpoints.shipped import shipped
     from labkit.checkpoints.store import catalogue
-    from labkit.places import download_folder
+    from labkit.system.places import download_folder
 
     metrics = ("box AP", "mask AP", "PQ")
     own = Table("name", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))

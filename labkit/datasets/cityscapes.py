@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.datasets.cityscapes_categories import cityscapes_panoptic
-from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.errors import LabkitError
 
 

@@ -8,7 +8,7 @@ them belong to classes that are ignored, such as 9, parking.
 
 from __future__ import annotations
 
-from labkit.datasets.coco_categories import read_table
+from labkit.datasets.coco.categories import read_table
 from labkit.structures import Categories
 
 # id, colour, name; in the order of Cityscapes' train ids, in which models number their classes

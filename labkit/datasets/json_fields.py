@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.text_files import decoded
+from labkit.system.text_files import decoded
 
 LARGEST_ID = 2**63 - 1
 MOST_CATEGORIES = 255

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.counted import counted
 from labkit.datasets.file_names import visible
 from labkit.datasets.image_files import opened, read_image, upright
 from labkit.datasets.targets import target_of
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment, Target
+from labkit.system.counted import counted
 
 Split = Literal["train", "val"]
 

@@ -23,11 +23,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.cores import available_cores
-from labkit.counted import counted
+from labkit.datasets.coco.panoptic_png import read_json, read_png
 from labkit.datasets.file_names import file_in
 from labkit.datasets.json_fields import other_kind
-from labkit.datasets.panoptic_format import read_json, read_png
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
     PanopticResult,
@@ -36,7 +34,9 @@ from labkit.metrics.panoptic_matching import (
     match_segments,
     summarize,
 )
-from labkit.progress import progress_bar
+from labkit.system.cores import available_cores
+from labkit.system.counted import counted
+from labkit.system.progress import progress_bar
 
 IMAGES_PER_TASK = 16  # enough that handing out work costs nothing, few enough to stop at once
 IMAGES_PER_WORKER = 200  # about what one process evaluates while another one starts

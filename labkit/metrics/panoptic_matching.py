@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.datasets.panoptic_format import check_segments, run_starts
+from labkit.datasets.coco.panoptic_png import check_segments, run_starts
 from labkit.errors import LabkitError
 
 VOID = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from labkit.distributed import sum_over_processes
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
     Matches,
@@ -16,6 +15,7 @@ from labkit.metrics.panoptic_matching import (
     summarize,
 )
 from labkit.structures import Categories, Panoptic
+from labkit.system.distributed import sum_over_processes
 
 
 class PanopticQuality:

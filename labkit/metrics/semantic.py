@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labkit.distributed import sum_over_processes
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Categories
+from labkit.system.distributed import sum_over_processes
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from labkit.counted import counted
 from labkit.errors import LabkitError
-from labkit.models.conventions import Conventions
-from labkit.models.images import check_images, normalised
+from labkit.models.preprocess import check_images, normalised
+from labkit.models.preprocessing import Conventions
 from labkit.ops.boxes import larger_than
 from labkit.structures import Categories, Prediction, Target
+from labkit.system.counted import counted
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DetectorConfig:
     """A detector's numbers.
 
     Attributes:
-        conventions: see :class:`~labkit.models.conventions.Conventions`.
+        conventions: see :class:`~labkit.models.preprocessing.Conventions`.
     """
 
     conventions: Conventions

@@ -7,23 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from labkit.models.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
-from labkit.models.conventions import DETECTRON2, DETR, LABKIT, UPSNET
-from labkit.models.deeplab import DeepLabConfig
-from labkit.models.detr_config import DETRConfig
-from labkit.models.detr_criterion import LossConfig
-from labkit.models.fcn import FCNConfig
-from labkit.models.mask_rcnn_config import MaskRCNNConfig
-from labkit.models.panoptic_fpn import PanopticFPNConfig
-from labkit.models.pooler import PoolerConfig
-from labkit.models.roi_config import RoIConfig
-from labkit.models.rpn import RPNConfig
-from labkit.models.semantic_fpn import SemanticFPNConfig
-from labkit.models.upsnet import UPSNetConfig
-from labkit.models.upsnet_fusion import FusionConfig
-from labkit.models.upsnet_semantic import DeformableConfig
+from labkit.models.backbones.config import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
+from labkit.models.detr.config import DETRConfig
+from labkit.models.detr.criterion import LossConfig
+from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
+from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
+from labkit.models.preprocessing import DETECTRON2, DETR, LABKIT, UPSNET
+from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.rcnn.roi_config import RoIConfig
+from labkit.models.rcnn.roi_pooler import PoolerConfig
+from labkit.models.rcnn.rpn import RPNConfig
+from labkit.models.semantic.deeplab import DeepLabConfig
+from labkit.models.semantic.fcn import FCNConfig
+from labkit.models.upsnet.postprocess import FusionConfig
+from labkit.models.upsnet.semantic_head import DeformableConfig
+from labkit.models.upsnet.upsnet import UPSNetConfig
 from labkit.structures import Categories
-from labkit.unknown_names import unknown_name
+from labkit.system.unknown_names import unknown_name
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
 Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | DETRConfig

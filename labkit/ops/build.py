@@ -26,7 +26,7 @@ import platformdirs
 import torch
 
 from labkit.errors import LabkitError
-from labkit.places import PACKAGE
+from labkit.system.places import PACKAGE
 
 Backend = Literal["cpu", "cuda", "hip"]
 

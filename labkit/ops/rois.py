@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labkit.counted import counted
 from labkit.errors import LabkitError
+from labkit.system.counted import counted
 
 Boxes = Tensor | Sequence[Tensor]
 

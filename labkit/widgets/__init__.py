@@ -10,11 +10,11 @@ import importlib
 from typing import Any
 
 _APPS = {
-    "Compare": "labkit.widgets.compare_app",
-    "SegmentViewer": "labkit.widgets.viewer",
-    "PQMatching": "labkit.widgets.pq_matching_app",
-    "RoIAlignExplorer": "labkit.widgets.roi_align_app",
-    "AnchorsNMS": "labkit.widgets.anchors_nms_app",
+    "Compare": "labkit.widgets.compare.app",
+    "SegmentViewer": "labkit.widgets.viewer.viewer",
+    "PQMatching": "labkit.widgets.pq_matching.app",
+    "RoIAlignExplorer": "labkit.widgets.roi_align.app",
+    "AnchorsNMS": "labkit.widgets.anchors_nms.app",
 }
 
 __all__ = sorted(_APPS)

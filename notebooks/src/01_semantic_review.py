@@ -40,14 +40,14 @@ from torchvision.transforms.v2.functional import resize
 
 import labkit
 from labkit.datasets.shapes import Shapes
-from labkit.inference import predict, predict_dataset
+from labkit.engine.batch_predict import predict, predict_dataset
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
-from labkit.models.images import batch_images
-from labkit.models.resnet import TinyResNet
-from labkit.progress import progress_bar
+from labkit.models.backbones.tiny_resnet import TinyResNet
+from labkit.models.preprocess import batch_images
 from labkit.structures import IGNORE
-from labkit.training import TrainConfig, train
+from labkit.system.progress import progress_bar
 from labkit.visualize import loss_curves, panels
 
 num_train, num_val, pretrain_steps, steps = {
@@ -89,7 +89,7 @@ panels(rows, categories, columns=3)
 #
 # We begin with the easier question that computer vision asked first: one picture, one class. The
 # training pictures are crops of 64 × 64 pixels, some around an object and some of plain ground.
-# A small residual network (`labkit.models.resnet.TinyResNet`) turns a crop into a feature map, the
+# A small residual network (`labkit.models.backbones.tiny_resnet.TinyResNet`) turns a crop into a feature map, the
 # map is averaged into one vector, and a linear layer scores the seven classes.
 
 
@@ -243,7 +243,7 @@ class FCN(nn.Module):
 
 
 # %% [markdown]
-# `labkit.models.fcn` holds the version that the course uses from here on. It is the same
+# `labkit.models.semantic.fcn` holds the version that the course uses from here on. It is the same
 # algorithm: with the same weights it returns the same numbers.
 
 # %%
@@ -368,7 +368,7 @@ plt.show()
 # Dilation keeps the wide view *and* the fine map. The price is arithmetic: the last stages now run
 # on sixteen times as many cells. **DeepLab** puts one more idea on top, *atrous spatial pyramid
 # pooling*: convolutions of several dilation rates side by side look at the same map, so that small
-# and large objects both find a filter of their size (`labkit.models.deeplab`).
+# and large objects both find a filter of their size (`labkit.models.semantic.deeplab`).
 #
 # ## 1.4 Intersection over union
 #

@@ -55,19 +55,19 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 import labkit
-from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
-from labkit.distributed import default_device
-from labkit.models.images import batch_images
-from labkit.models.resnet import TinyResNet
+from labkit.engine.train import TrainConfig, train
+from labkit.models.backbones.tiny_resnet import TinyResNet
+from labkit.models.preprocess import batch_images
 from labkit.ops import compiled, roi_align, roi_pool, roi_warp
 from labkit.ops.build import build
-from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Detections
-from labkit.training import TrainConfig, train
+from labkit.system.cores import use_threads
+from labkit.system.distributed import default_device
+from labkit.system.progress import progress_bar
 from labkit.visualize import panels
 from labkit.widgets import RoIAlignExplorer
-from labkit.widgets.roi_align import explore
+from labkit.widgets.roi_align.explorer import explore
 
 num_train, num_val, backbone_steps, head_steps, seeds = {
     "smoke": (16, 8, 2, 2, 1),

@@ -54,11 +54,12 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.shipped import shipped
 from labkit.checkpoints.torchvision import CONFIG, load
-from labkit.cores import use_threads
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
-from labkit.inference import predict, predict_dataset
+from labkit.engine.batch_predict import predict, predict_dataset
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.average_precision import (
     area_under,
     average_precision,
@@ -70,21 +71,20 @@ from labkit.metrics.average_precision import (
 )
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
-from labkit.models.anchors import cell_anchors, grid_anchors
-from labkit.models.mask_head import cut_masks
-from labkit.models.matching import BETWEEN, NEGATIVE, POSITIVE, match, sample
-from labkit.models.pasting import paste_masks
 from labkit.models.presets import PRESETS
+from labkit.models.rcnn.anchors import cell_anchors, grid_anchors
+from labkit.models.rcnn.mask_head import cut_masks
+from labkit.models.rcnn.matcher import BETWEEN, NEGATIVE, POSITIVE, match, sample
+from labkit.models.rcnn.paste_masks import paste_masks
 from labkit.ops import roi_align
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes
-from labkit.predictor import load_model
-from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Detections
-from labkit.training import TrainConfig, train
+from labkit.system.cores import use_threads
+from labkit.system.progress import progress_bar
 from labkit.visualize import loss_curves, panels
 from labkit.widgets import AnchorsNMS
-from labkit.widgets.anchors_nms import explore
-from labkit.widgets.anchors_nms_levels import look
+from labkit.widgets.anchors_nms.explorer import explore
+from labkit.widgets.anchors_nms.levels import look
 
 num_train, num_val, steps, street_steps = {
     "smoke": (16, 4, 2, 1),
@@ -658,7 +658,7 @@ AnchorsNMS(model, image, level="p4")
 # %% [markdown]
 # That was the last part, and a region proposal network fits into a few lines: `candidates` above (one
 # $3 \times 3$ convolution, two of $1 \times 1$), suppression within each level, and the best hundred.
-# On ten validation pictures, against `labkit.models.rpn`:
+# On ten validation pictures, against `labkit.models.rcnn.rpn`:
 
 # %%
 worst = 0.0

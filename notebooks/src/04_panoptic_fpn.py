@@ -46,19 +46,18 @@ from torch.nn import functional as F
 
 import labkit
 from labkit.checkpoints.folder import start_from
-from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
-from labkit.inference import predict_dataset
+from labkit.engine.batch_predict import predict_dataset
+from labkit.engine.predictor import Predictor, load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_matching import summarize
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
+from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.presets import PRESETS
-from labkit.models.semantic import SemanticModel, upsample
-from labkit.panoptic import merge
-from labkit.predictor import Predictor, load_model
-from labkit.progress import progress_bar
+from labkit.models.semantic.semantic_model import SemanticModel, upsample
 from labkit.structures import (
     IGNORE,
     PETROFF_10,
@@ -68,7 +67,8 @@ from labkit.structures import (
     Prediction,
     Segment,
 )
-from labkit.training import TrainConfig, train
+from labkit.system.cores import use_threads
+from labkit.system.progress import progress_bar
 from labkit.visualize import draw, loss_curves, panels
 
 num_train, num_val, num_study, steps, branch_steps, study_steps = {
@@ -774,7 +774,7 @@ shown.append(("truth", image, target["panoptic"]))
 panels(shown, categories, columns=4, names=False)
 
 # %% [markdown]
-# `labkit.panoptic.merge` does the same on bytes instead of tensors, and the two agree on every pixel.
+# `labkit.models.panoptic_fpn.merge.merge` does the same on bytes instead of tensors, and the two agree on every pixel.
 #
 # **The price of deciding.** Kirillov and others first merged two networks and then asked what the merge
 # cost: PQ of things with the objects alone, PQ of stuff with the classes alone, and both after merging.
@@ -1111,7 +1111,7 @@ panels(shown, categories, columns=5, names=False, size=2.4)
 # UPSNet (notebook 5), whose panoptic map is made without a merge.
 
 # %%
-from labkit.widgets.compare import compare
+from labkit.widgets.compare.compare import compare
 
 NETWORKS = {**BACKBONES, "UPSNet": "upsnet_tiny"}
 compare(NETWORKS, ("crowded", 9), difference=True)

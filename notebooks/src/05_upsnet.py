@@ -51,25 +51,25 @@ from torch.nn import functional as F
 import labkit
 from labkit.checkpoints.folder import start_from
 from labkit.checkpoints.shipped import FOLDER
-from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
-from labkit.inference import predict
+from labkit.engine.batch_predict import predict
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.panoptic_matching import summarize
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
-from labkit.models.mask_head import masks_of
-from labkit.models.roi_heads import Found
-from labkit.models.semantic import upsample
-from labkit.models.upsnet_fusion import UNDECIDED, Fused, fuse, settle
-from labkit.models.upsnet_head import panoptic_logits, prune, resized_masks, windows_of
-from labkit.models.upsnet_loss import panoptic_truth
+from labkit.models.panoptic_fpn.merge import merge
+from labkit.models.rcnn.mask_head import masks_of
+from labkit.models.rcnn.roi_heads import Found
+from labkit.models.semantic.semantic_model import upsample
+from labkit.models.upsnet.losses import panoptic_truth
+from labkit.models.upsnet.panoptic_head import panoptic_logits, prune, resized_masks, windows_of
+from labkit.models.upsnet.postprocess import UNDECIDED, Fused, fuse, settle
 from labkit.ops.deform_conv import deform_conv2d
-from labkit.panoptic import merge
-from labkit.predictor import load_model
-from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, VOID, Panoptic, Segment
-from labkit.training import TrainConfig, train
+from labkit.system.cores import use_threads
+from labkit.system.progress import progress_bar
 from labkit.visualize import panels
 
 num_train, num_val, steps, walk_steps = {
@@ -467,7 +467,7 @@ plt.show()
 # water: a wrong answer instead of none.
 #
 # The same definition on what the trained network says, and the argmax beside
-# `labkit.models.upsnet_fusion`, which never holds all logits at once. First we ask the network about
+# `labkit.models.upsnet.postprocess`, which never holds all logits at once. First we ask the network about
 # all pictures and keep what both branches say; everything after this is fusion.
 
 

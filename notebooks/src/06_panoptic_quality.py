@@ -52,11 +52,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import labkit
-from labkit import optional
-from labkit.cores import use_threads
-from labkit.datasets.coco_panoptic import CocoPanoptic
-from labkit.datasets.export import export
-from labkit.datasets.panoptic_format import (
+from labkit.datasets.coco.export import export
+from labkit.datasets.coco.panoptic import CocoPanoptic
+from labkit.datasets.coco.panoptic_png import (
     id_to_rgb,
     read_png,
     to_annotation,
@@ -67,6 +65,8 @@ from labkit.datasets.shapes import Shapes
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.structures import IGNORE, PETROFF_10, VOID, Categories, Category, Panoptic, Segment
+from labkit.system import optional
+from labkit.system.cores import use_threads
 from labkit.visualize import draw, panels
 
 num, trials = {"smoke": (12, 400), "quick": (150, 10_000), "full": (1000, 100_000)}[profile]
@@ -627,7 +627,7 @@ plt.show()
 # still found?
 
 # %%
-from labkit.widgets.pq_matching import explore, matching, move
+from labkit.widgets.pq_matching.matching import explore, matching, move
 
 one_image, one_truth = val_set[example][0], truths[example]
 objects = [s.id for s in one_truth.segments if s.label in categories.things]

@@ -59,20 +59,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import labkit
-from labkit import optional
 from labkit.checkpoints import detectron2, store
 from labkit.checkpoints.unpickle import read_pickle
-from labkit.datasets import download
-from labkit.datasets.coco_categories import coco_panoptic
+from labkit.datasets.coco.categories import coco_panoptic
+from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
-from labkit.distributed import default_device
+from labkit.engine.predictor import Predictor, as_picture, load_model
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
-from labkit.places import download_folder
-from labkit.predictor import Predictor, as_picture, load_model
-from labkit.progress import progress_bar
 from labkit.structures import PETROFF_10, Categories, Detections
+from labkit.system import optional
+from labkit.system.distributed import default_device
+from labkit.system.places import download_folder
+from labkit.system.progress import progress_bar
 from labkit.visualize import panels
 
 num, num_short, digits, repeats = {
@@ -292,7 +292,7 @@ def describe(entry):
 
 
 home = download_folder()
-article = download.catalogue()["coco-test-image"]
+article = catalog.catalogue()["coco-test-image"]
 unreachable = {}  # by host, the first message: one is enough
 for entry in zoo:
     host = urlsplit(entry.url).hostname
@@ -302,9 +302,9 @@ for entry in zoo:
         except LabkitError as error:
             unreachable[host] = str(error)
             print(f"NOT FETCHED: {error}")
-if fetch and not download.is_here(article, home):
+if fetch and not catalog.is_here(article, home):
     try:
-        download.get(article, home)
+        catalog.get(article, home)
     except LabkitError as error:
         print(f"NOT FETCHED: {error}")
 
@@ -863,7 +863,7 @@ labkit.record("different_from_detectron2", sum(differing))
 # move the threshold, point at a segment to see what each network says about that pixel.
 
 # %%
-from labkit.widgets.compare import compare
+from labkit.widgets.compare.compare import compare
 
 last = scenes[-1]
 compare(last.networks, last.source, difference=last.truth is not None)

@@ -50,21 +50,21 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.folder import start_from
 from labkit.checkpoints.shipped import shipped
-from labkit.cores import use_threads
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
-from labkit.inference import predict
+from labkit.engine.batch_predict import predict
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
-from labkit.models.detr_criterion import LossConfig, Objects, corners, match, set_losses
-from labkit.models.detr_postprocess import Named, boxes_map, filled, panoptic_map
-from labkit.models.detr_targets import objects_of
-from labkit.models.detr_transformer import Transformer, sine_positions
-from labkit.predictor import load_model
-from labkit.progress import progress_bar
+from labkit.models.detr.criterion import LossConfig, Objects, corners, match, set_losses
+from labkit.models.detr.postprocess import Named, boxes_map, filled, panoptic_map
+from labkit.models.detr.targets import objects_of
+from labkit.models.detr.transformer import Transformer, sine_positions
 from labkit.structures import PETROFF_10, Detections, Prediction, target_to
-from labkit.training import TrainConfig, train
+from labkit.system.cores import use_threads
+from labkit.system.progress import progress_bar
 from labkit.visualize import add_legend, panels
 
 num_train, num_val, free_steps, plain_steps, mask_steps, race_steps = {
@@ -1032,7 +1032,7 @@ labkit.record("stuff_answers_from_four_queries", most[:4].sum() / max(1, most.su
 # DETR can be trained at once or in two stages; the paper found both as good and the second shorter. The
 # first stage is what we have seen: boxes, for stuff as well. There is a panoptic
 # map in them already, a poor one: fill the boxes, stuff below, the large before the small, things above,
-# the best score on top (`labkit.models.detr_postprocess.boxes_map`). It is the baseline that the second
+# the best score on top (`labkit.models.detr.postprocess.boxes_map`). It is the baseline that the second
 # stage has to beat. What would perfect boxes give? We fill the *true* boxes by the same rule.
 
 

@@ -52,30 +52,30 @@ from pycocotools.coco import COCO
 from torchvision.transforms import v2
 
 import labkit
-from labkit import optional
 from labkit.checkpoints.folder import start_from
 from labkit.cli.commands import app
-from labkit.cores import use_threads
-from labkit.datasets.coco_panoptic import CocoPanoptic
-from labkit.datasets.mask_categories import read_mask_categories
-from labkit.datasets.mask_folder import MaskFolder
-from labkit.datasets.panoptic_format import read_png
-from labkit.datasets.polygons import polygons_of
-from labkit.datasets.suspicious import check
+from labkit.datasets.coco.panoptic import CocoPanoptic
+from labkit.datasets.coco.panoptic_png import read_png
+from labkit.datasets.masks.mask_categories import read_mask_categories
+from labkit.datasets.masks.mask_folder import MaskFolder
+from labkit.datasets.masks.polygons import polygons_of
+from labkit.datasets.sanity_checks import check
 from labkit.datasets.targets import target_of
 from labkit.datasets.transforms import Joint, Transformed
+from labkit.engine.batch_predict import predict
+from labkit.engine.evaluate import evaluate
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.errors import LabkitError
-from labkit.evaluation import evaluate
-from labkit.inference import predict
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
-from labkit.panoptic import merge
-from labkit.predictor import load_model
-from labkit.progress import progress_bar
+from labkit.models.panoptic_fpn.merge import merge
 from labkit.structures import PETROFF_10, Panoptic, Segment
-from labkit.training import TrainConfig, train
+from labkit.system import optional
+from labkit.system.cores import use_threads
+from labkit.system.progress import progress_bar
 from labkit.visualize import loss_curves, panels
 
 num_train, num_val, semantic_steps, steps, seeds = {
@@ -259,7 +259,7 @@ labkit.record("share_in_several_parts", split / len(parts))
 #
 # What the values mean stands in a small file of your own. We choose values with gaps, as they come out
 # of labelling programs, and not 0: it is wise to keep 0 for "nobody has looked at this pixel". labkit
-# reads all three by what it finds (`labkit.datasets.mask_folder`).
+# reads all three by what it finds (`labkit.datasets.masks.mask_folder`).
 
 # %%
 VALUE = {"pipe": 2, "plank": 5, "bag": 9, "soil": 21, "concrete": 22, "puddle": 30}
@@ -810,7 +810,7 @@ labkit.record(
 # What cannot be right is refused, all of it at once and before anything is written: a value that stands
 # for nothing, a mask that does not fit its picture. We repair these two. The other four are allowed in
 # the format and only *look* like mistakes, so they are written and reported. (`labkit data check` says
-# the same about any data set in COCO's formats, whoever made it, and `labkit.datasets.suspicious`
+# the same about any data set in COCO's formats, whoever made it, and `labkit.datasets.sanity_checks`
 # does the same checks from Python.)
 
 # %%

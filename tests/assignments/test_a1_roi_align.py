@@ -1,7 +1,7 @@
 """RoIAlign: the usual mistakes cost what they should, and other types cost nothing."""
 
 import pytest
-from played import failed, lost, play
+from helpers.played import failed, lost, play
 
 NAME = "a1_roi_align"
 

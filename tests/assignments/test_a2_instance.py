@@ -4,10 +4,10 @@ from functools import cache
 
 import pytest
 import torch
-from played import failed, lost, play
+from helpers.played import failed, lost, play
 
 from labkit.checkpoints.shipped import shipped
-from labkit.inference import predict
+from labkit.engine.batch_predict import predict
 
 NAME = "a2_instance"
 

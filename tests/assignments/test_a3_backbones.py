@@ -1,7 +1,7 @@
 """Another backbone, with an untrained model and with labkit's own in place of the student's."""
 
 import pytest
-from played import failed, lost, own, play
+from helpers.played import failed, lost, own, play
 
 NAME = "a3_backbones"
 COMPUTED = ("maps", "budget", "gradients", "swap", "bootstrap")

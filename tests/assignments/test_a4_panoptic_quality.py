@@ -1,7 +1,7 @@
 """Panoptic quality: what a mistake about void, crowds or the mean costs."""
 
 import pytest
-from played import failed, lost, play
+from helpers.played import failed, lost, play
 
 NAME = "a4_panoptic_quality"
 

@@ -1,7 +1,7 @@
 """UPSNet's head: what a mistake in one of its parts costs."""
 
 import pytest
-from played import failed, lost, play
+from helpers.played import failed, lost, play
 
 NAME = "a5_upsnet"
 

@@ -3,16 +3,16 @@
 import pkgutil
 
 import pytest
-from played import NAMES, all_points, load, lost, play
+from helpers.played import NAMES, all_points, load, lost, play
 
-from labkit.grading.proof import (
+from labkit.grading.authoring.source import Role
+from labkit.grading.authoring.validate import (
     inputs_from_seed,
     nothing_given_away,
     released,
     solution_graded,
     untouched_graded,
 )
-from labkit.grading.source import Role
 
 
 # Everything for the solution, nothing for the untouched notebook, by the whole way, trainings

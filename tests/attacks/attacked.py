@@ -21,9 +21,9 @@ import psutil
 import pytest
 from attacks import ANSWERS, ATTACKS, RIGHT, TOTAL, escape_code
 
-from labkit.grading.assignment import load_assignment
-from labkit.grading.isolation import STRONG, probe
-from labkit.grading.score import score
+from labkit.grading.authoring.assignment import load_assignment
+from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.scoring.score import score
 
 SETUP = '# %% tags=["setup"]\nimport numpy as np\n'
 EXERCISE = """
@@ -221,7 +221,7 @@ def run(
 
     def stream() -> None:
         server = subprocess.Popen(
-            [sys.executable, "-m", "labkit.grading.harvest"],
+            [sys.executable, "-m", "labkit.grading.execution.execute"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -400,7 +400,7 @@ ESCAPES = {
         "open(folder + '/source.py').read()"
     ),
     "the grader's package": (
-        "import labkit.grading.score, labkit.grading.assignment\nreached = True"
+        "import labkit.grading.scoring.score, labkit.grading.authoring.assignment\nreached = True"
     ),
     "the grader's files": (
         "import labkit\n"
@@ -476,7 +476,7 @@ ESCAPES = {
         "import subprocess, sys\n"
         "env = dict(os.environ, LD_PRELOAD='/scratch/evil.so')\n"
         "open('/scratch/evil.so', 'wb').write(b'x')\n"
-        "reached = subprocess.run([sys.executable, '-c', 'import labkit.grading.score'],"
+        "reached = subprocess.run([sys.executable, '-c', 'import labkit.grading.scoring.score'],"
         " env=env, capture_output=True).returncode == 0"
     ),
 }

@@ -5,10 +5,10 @@ import torch
 
 from labkit.bench import crowded as bench
 from labkit.datasets.shapes import Shapes
+from labkit.engine.evaluate import evaluate
 from labkit.errors import LabkitError
-from labkit.evaluation import evaluate
 from labkit.models import build
-from labkit.panoptic import merge
+from labkit.models.panoptic_fpn.merge import merge
 
 
 def test_a_study_is_not_done_twice(tmp_path, monkeypatch):

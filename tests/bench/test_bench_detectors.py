@@ -8,15 +8,15 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from labkit import optional
 from labkit.bench import detectors as bench
 from labkit.bench import detectors_peers as peers
 from labkit.bench.detectors_peers import Pair, Setting, detectron2_pair, torchvision_pair
 from labkit.bench.detectors_profile import profile
 from labkit.cli import bench as command
 from labkit.errors import LabkitError
-from labkit.models import pasting
+from labkit.models.rcnn import paste_masks
 from labkit.structures import Detections
+from labkit.system import optional
 
 SMALL = Setting(picture=(48, 64), short=64, long=107, side=64)
 
@@ -91,7 +91,7 @@ def test_both_train_alike(peer: Pair) -> None:
 
 def test_profile_takes_inner_parts_out_of_outer_ones() -> None:
     masks, boxes = torch.rand(3, 28, 28), torch.tensor([[0.0, 0, 20, 20]] * 3)
-    parts = profile(lambda: pasting.paste_masks(masks, boxes, (32, 32)))
+    parts = profile(lambda: paste_masks.paste_masks(masks, boxes, (32, 32)))
     assert set(parts) == {"mask pasting", "the rest"}
     assert parts["mask pasting"] > 0
 

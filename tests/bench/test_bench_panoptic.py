@@ -3,7 +3,7 @@
 import pytest
 
 from labkit.bench import panoptic as bench
-from labkit.panoptic import merge
+from labkit.models.panoptic_fpn.merge import merge
 
 
 def test_the_scene_leaves_work_for_every_step():

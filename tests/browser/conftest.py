@@ -33,11 +33,11 @@ import matplotlib
 import nbformat
 import platformdirs
 import pytest
+from helpers.paths import CHECKOUT
 
 from labkit.cli.lab import SETTINGS
 from labkit.doctor import BROWSERS
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PICTURES = CHECKOUT / "runs" / "browser"
 SECONDS = 120
 """How long anything may take: kernels import torch, on machines that do other things as well."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.seen import canvas_pixels
 from PIL import Image
-from seen import canvas_pixels
 
-from labkit.widgets.compare import MEMORY, ask
-from labkit.widgets.layers import draw_layer, enlargement
+from labkit.widgets.compare.compare import MEMORY, ask
+from labkit.widgets.viewer.segment_layers import draw_layer, enlargement
 
 MODELS = ["panoptic_fpn_tiny", "panoptic_fpn_tiny_c4", "upsnet_tiny", "mask_rcnn_tiny"]
 APP = ".labkit-compare"

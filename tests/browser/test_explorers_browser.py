@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from labkit.datasets.shapes import Shapes
-from labkit.predictor import load_model
-from labkit.widgets import anchors_nms, roi_align
-from labkit.widgets.anchors_nms_levels import look
-from labkit.widgets.anchors_nms_scene import scene
+from labkit.engine.predictor import load_model
+from labkit.widgets.anchors_nms import explorer as anchors_nms
+from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.anchors_nms.scene import scene
 from labkit.widgets.app import png
 from labkit.widgets.canvas import pixels
+from labkit.widgets.roi_align import explorer as roi_align
 
 SPAN = re.compile(r"Box x ([\d.]+) to ([\d.]+), y ([\d.]+) to ([\d.]+)\.")
 BOX = (2.25, 6.75, 9.25, 13.5)
@@ -29,7 +30,7 @@ features = torch.nn.functional.avg_pool2d(image.float().mean(dim=0)[None] / 255,
 RoIAlignExplorer(features, {BOX}, image=image)
 """
 NMS = """
-from labkit.predictor import load_model
+from labkit.engine.predictor import load_model
 from labkit.widgets import AnchorsNMS
 AnchorsNMS(load_model("mask_rcnn_tiny"), image, level="p4")
 """

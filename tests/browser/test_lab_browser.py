@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from labkit.notebooks import sync
+from helpers.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from labkit.workbook.notebooks import sync
 
 
 def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> None:

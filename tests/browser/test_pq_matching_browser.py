@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from seen import canvas_pixels
+from helpers.seen import canvas_pixels
 
 from labkit.datasets.shapes import Shapes
-from labkit.widgets.layers import draw_layer, enlargement
-from labkit.widgets.pq_matching import Offsets, layers, matching, move
+from labkit.widgets.pq_matching.matching import Offsets, layers, matching, move
+from labkit.widgets.viewer.segment_layers import draw_layer, enlargement
 
 CELL = """from labkit.datasets.shapes import Shapes
 from labkit.widgets import PQMatching
-from labkit.widgets.pq_matching import move
+from labkit.widgets.pq_matching.matching import move
 data = Shapes("val", num=3)
 image, target = data[2]
 truth = target["panoptic"]

@@ -9,17 +9,17 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from seen import canvas_pixels
+from helpers.seen import canvas_pixels
 
 from labkit.datasets.shapes import Shapes
-from labkit.widgets.layers import layer_of
-from labkit.widgets.viewer import SegmentViewer
+from labkit.widgets.viewer.segment_layers import layer_of
+from labkit.widgets.viewer.viewer import SegmentViewer
 
 READY = ".labkit-viewer[data-ready]"
 CELLS = [
     """from labkit.datasets.shapes import Shapes
-from labkit.widgets.layers import layer_of
-from labkit.widgets.viewer import SegmentViewer
+from labkit.widgets.viewer.segment_layers import layer_of
+from labkit.widgets.viewer.viewer import SegmentViewer
 data = Shapes("val", num=3)
 image, target = data[2]
 other = data[1][1]

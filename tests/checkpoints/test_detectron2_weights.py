@@ -9,7 +9,7 @@ import torch
 
 from labkit.checkpoints import detectron2
 from labkit.checkpoints.detectron2 import load, load_backbone, to_detectron2
-from labkit.datasets.coco_categories import coco_things
+from labkit.datasets.coco.categories import coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.models import PRESETS

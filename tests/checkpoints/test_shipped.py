@@ -9,9 +9,9 @@ from safetensors import safe_open
 
 from labkit.checkpoints.shipped import FOLDER, shipped
 from labkit.datasets.shapes import Shapes
-from labkit.evaluation import evaluate
+from labkit.engine.evaluate import evaluate
+from labkit.engine.predictor import Predictor, load_model
 from labkit.models import PRESETS
-from labkit.predictor import Predictor, load_model
 
 OWN = shipped()
 

@@ -15,7 +15,7 @@ from labkit.checkpoints import store, torchvision
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.checkpoints.store import Checkpoint, catalogue, find, get, load, path_of
 from labkit.cli import zoo
-from labkit.datasets.coco_categories import coco_things
+from labkit.datasets.coco.categories import coco_things
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
 

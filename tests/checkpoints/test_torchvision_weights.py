@@ -10,7 +10,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn
 
 from labkit.checkpoints.store import find
 from labkit.checkpoints.torchvision import CONFIG, NAMES, load
-from labkit.datasets.coco_categories import coco_ids_1_to_90, coco_things
+from labkit.datasets.coco.categories import coco_ids_1_to_90, coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.models import PRESETS

@@ -21,21 +21,21 @@ import jupytext
 import matplotlib
 import pytest
 import torch
+from helpers.paths import CHECKOUT
 from PIL import Image
 
 from labkit.checkpoints import store
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.checkpoints.upsnet import names as upsnet_names
 from labkit.cli import main, zoo
-from labkit.datasets import download
+from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
+from labkit.engine.batch_predict import predict
+from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
-from labkit.inference import predict
 from labkit.models import PRESETS
-from labkit.places import download_folder
-from labkit.predictor import Predictor
+from labkit.system.places import download_folder
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SMALLER = {
     "panoptic_fpn_R_101_3x": "panoptic_fpn_tiny",
     "panoptic_fpn_R_50_3x": "panoptic_fpn_tiny",
@@ -257,11 +257,11 @@ def article(published, monkeypatch):
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="jpeg")
     published.server.files["000000000016.jpg"] = file.getvalue()
-    original = download.catalogue()
+    original = catalog.catalogue()
     dataset = original["coco-test-image"]
     here = replace(dataset.files[0], url=published.server.url("000000000016.jpg"))
     changed = {**original, "coco-test-image": replace(dataset, files=[here])}
-    monkeypatch.setattr(download, "catalogue", lambda: changed)
+    monkeypatch.setattr(catalog, "catalogue", lambda: changed)
 
 
 def test_notebook_07_fetches_and_repeats_the_experiment(published, article, monkeypatch):

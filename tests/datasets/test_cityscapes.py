@@ -9,7 +9,7 @@ from PIL import Image
 
 from labkit.datasets.cityscapes import Cityscapes
 from labkit.datasets.cityscapes_categories import cityscapes_panoptic
-from labkit.datasets.named import dataset
+from labkit.datasets.registry import dataset
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE
 

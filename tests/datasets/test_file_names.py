@@ -2,9 +2,9 @@
 
 import pytest
 
+from labkit.datasets.coco.panoptic_png import read_png
 from labkit.datasets.file_names import file_in, near
 from labkit.datasets.image_files import read_image
-from labkit.datasets.panoptic_format import read_png
 from labkit.errors import LabkitError
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from labkit.datasets.export import export
-from labkit.datasets.named import dataset, recognised
+from labkit.datasets.coco.export import export
+from labkit.datasets.registry import dataset, recognised
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.datasets.coco_instances import CocoInstances
-from labkit.datasets.coco_panoptic import CocoPanoptic
-from labkit.datasets.export import export
-from labkit.datasets.mask_categories import read_mask_categories
-from labkit.datasets.mask_folder import MaskFolder
+from labkit.datasets.coco.export import export
+from labkit.datasets.coco.instances import CocoInstances
+from labkit.datasets.coco.panoptic import CocoPanoptic
+from labkit.datasets.masks.mask_categories import read_mask_categories
+from labkit.datasets.masks.mask_folder import MaskFolder
+from labkit.datasets.sanity_checks import check
 from labkit.datasets.shapes import Shapes
-from labkit.datasets.suspicious import check
 
 POLYGON = [[4, 5, 24, 5, 24, 21, 4, 21]]
 BOX = [4, 5, 20, 16]

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 LOOK_EVERY = 0.1
 """Seconds between two looks at a process that is busy with an example."""
 MOST_FAULTS = 20
@@ -83,7 +83,7 @@ class Readers:
         limits: of one example.
     """
 
-    def __init__(self, module: str = "readers", limits: Limits | None = None) -> None:
+    def __init__(self, module: str = "fuzzing.readers", limits: Limits | None = None) -> None:
         self.module, self.limits = module, limits or Limits()
         self._process: subprocess.Popen[str] | None = None
 
@@ -160,12 +160,12 @@ class Readers:
         self._end()
         folder = tempfile.mkdtemp(dir=self._folder.name)
         process = self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), self.module, folder],
+            [sys.executable, "-m", "fuzzing.worker", self.module, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # readers warn and tell their progress
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
         )
         lines = self._lines = queue.Queue[str]()
 

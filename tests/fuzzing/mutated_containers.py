@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutated_values import damaged_bytes, damaged_json, damaged_tree
+from fuzzing.mutated_values import damaged_bytes, damaged_json, damaged_tree
 
 
 def damaged_zip(

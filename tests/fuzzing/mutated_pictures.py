@@ -8,7 +8,7 @@ import zlib
 from random import Random
 
 import numpy as np
-from mutated_values import damaged_bytes
+from fuzzing.mutated_values import damaged_bytes
 from PIL import Image
 
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n"

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from random import Random
 
-from mutated_containers import damaged_pickle, damaged_safetensors, damaged_torch, damaged_zip
-from mutated_pictures import damaged_picture
-from mutated_values import damaged_bytes, damaged_json, damaged_text
+from fuzzing.mutated_containers import (
+    damaged_pickle,
+    damaged_safetensors,
+    damaged_torch,
+    damaged_zip,
+)
+from fuzzing.mutated_pictures import damaged_picture
+from fuzzing.mutated_values import damaged_bytes, damaged_json, damaged_text
 
 Files = dict[str, bytes]
 """The files of a folder by their names in it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import sys
 import tempfile
 import zipfile
 from argparse import Namespace
@@ -22,41 +21,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutated_values import TOKENS
+from fuzzing.mutated_values import TOKENS
+from helpers.made_assignments import SOURCE, make_assignment
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 
 from labkit.checkpoints import detectron2, folder, unpickle, weights
 from labkit.checkpoints.key_map import KeyMap
-from labkit.datasets.coco_panoptic import CocoPanoptic
+from labkit.datasets.coco.panoptic import CocoPanoptic
+from labkit.datasets.coco.panoptic_png import id_to_rgb, read_png
 from labkit.datasets.image_files import header, read_image
-from labkit.datasets.mask_categories import read_mask_categories
-from labkit.datasets.mask_folder import MaskFolder
-from labkit.datasets.named import dataset
-from labkit.datasets.panoptic_format import id_to_rgb, read_png
+from labkit.datasets.masks.mask_categories import read_mask_categories
+from labkit.datasets.masks.mask_folder import MaskFolder
 from labkit.datasets.penn_fudan import PennFudan
-from labkit.datasets.suspicious import check
+from labkit.datasets.registry import dataset
+from labkit.datasets.sanity_checks import check
 from labkit.errors import LabkitError
-from labkit.grading import submission
-from labkit.grading.assignment import LoadedAssignment, load_assignment
-from labkit.grading.gradebook import Student
-from labkit.grading.late import read_policy
-from labkit.grading.lift import is_untouched, lift, with_solutions
-from labkit.grading.submissions import collect
+from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
+from labkit.grading.execution.extract_answers import is_untouched, lift, with_solutions
+from labkit.grading.intake import notebook_reader
+from labkit.grading.intake.late_policy import read_policy
+from labkit.grading.intake.submissions import collect
+from labkit.grading.reports.gradebook import Student
 from labkit.metrics.panoptic_files import evaluate_files
-from labkit.notebooks import load, other_language
-from labkit.runner.parameters import (
+from labkit.structures import Categories, Category
+from labkit.workbook.notebooks import load, other_language
+from labkit.workbook.parameters import (
     coerce,
     computed,
     dependent_lines,
     parse_assignments,
     read_parameters,
 )
-from labkit.structures import Categories, Category
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "grading"))
-from made_assignments import SOURCE, make_assignment
 
 HEIGHT, WIDTH = 18, 24
 
@@ -324,9 +321,9 @@ def _read_submission(root: Path) -> None:
         return  # who reads it has listed the folder
     is_untouched(content, loaded)
     try:
-        parsed = submission.parse(content)
-        cells = submission.cells_of(parsed, loaded.assignment.limits)
-    except submission.BadNotebook as error:  # harvest writes it into the student's report
+        parsed = notebook_reader.parse(content)
+        cells = notebook_reader.cells_of(parsed, loaded.assignment.limits)
+    except notebook_reader.BadNotebook as error:  # harvest writes it into the student's report
         raise LabkitError(f"{path}: {error}") from None
     other_language(parsed)
     lifted = lift(cells, loaded)

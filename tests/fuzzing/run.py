@@ -1,4 +1,4 @@
-"""A long run: ``uv run python tests/fuzzing/run.py READER [READER ...] --minutes 10 --seed 1``.
+"""A long run: ``PYTHONPATH=tests python -m fuzzing.run READER [READER ...] --minutes 10 --seed 1``.
 
 Prints how many examples each reader had and what was found; the input of the first fault of each
 kind is kept below ``--keep``. ``--number N --examples 1`` with the same seed makes one again.
@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from campaign import Readers, fuzz
-from readers import READERS
+from fuzzing.campaign import Readers, fuzz
+from fuzzing.readers import READERS
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaign import MOST_FAULTS, Limits, Readers, fuzz
-from mutations import damaged_folder
-from readers import READERS
+from fuzzing.campaign import MOST_FAULTS, Limits, Readers, fuzz
+from fuzzing.mutations import damaged_folder
+from fuzzing.readers import READERS
 
 SEED = 1
 EXAMPLES = dict.fromkeys(READERS, 150) | {
@@ -38,7 +38,7 @@ def test_a_result_or_an_error_that_names_the_file(process: Readers, name: str) -
 
 @pytest.fixture(scope="module")
 def planted() -> Iterator[Readers]:
-    with Readers("planted", Limits(seconds=1.5, clock=6, megabytes=150)) as readers:
+    with Readers("fuzzing.planted", Limits(seconds=1.5, clock=6, megabytes=150)) as readers:
         yield readers
 
 

@@ -1,4 +1,4 @@
-"""The process that reads: ``python worker.py MODULE FOLDER``.
+"""The process that reads: ``python -m fuzzing.worker MODULE FOLDER``.
 
 A line of standard input is ``READER SEED NUMBER``, one example; the answer is two lines of JSON,
 one before it is read and one that says how it ended. The campaign watches meanwhile, and ends this
@@ -22,10 +22,10 @@ from random import Random
 from typing import Any
 
 import psutil
-from mutations import Files, damaged_folder
+from fuzzing.mutations import Files, damaged_folder
 
 from labkit.errors import LabkitError
-from labkit.grading.limits import peak
+from labkit.grading.sandbox.limits import peak
 
 MEGABYTE = 2**20
 

@@ -2,18 +2,18 @@
 
 Run where Detectron2 is installed (`labkit install detectron2`), from the checkout:
 
-    python tests/golden/make_detectron2.py
+    PYTHONPATH=tests python tests/golden/make_detectron2.py
 """
 
 from pathlib import Path
 
 import numpy as np
-import small_detectors as small
 import torch
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers import small_detectors as small
 
 FILES = {
     "fpn": "InstanceSegmentation/mask_rcnn_R_50_FPN_3x",

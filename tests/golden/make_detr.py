@@ -3,7 +3,7 @@
 Run with a checkout of https://github.com/facebookresearch/detr and one of
 https://github.com/cocodataset/panopticapi on the path, where labkit is installed:
 
-    PYTHONPATH=PATH/TO/panopticapi python tests/golden/make_detr.py PATH/TO/detr
+    PYTHONPATH=tests:PATH/TO/panopticapi python tests/golden/make_detr.py PATH/TO/detr
 """
 
 import io
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import small_detr as small
 import torch
+from helpers import small_detr as small
 from PIL import Image
 from torch.nn import functional as F
 
-from labkit.models.conventions import DETR
-from labkit.models.detr_targets import objects_of
+from labkit.models.detr.targets import objects_of
+from labkit.models.preprocessing import DETR
 
 LEAD, SURE = 5e-6, 5e-3
 """How far from a tie every decision of the panoptic maps must be.

@@ -4,7 +4,7 @@ Run with a checkout of https://github.com/uber-research/UPSNet (its licence is n
 of it is kept here), where torch, torchvision, OpenCV, PyYAML, easydict, SciPy and networkx are
 installed; a GPU or its compiled operators are not needed:
 
-    python tests/golden/make_upsnet.py PATH/TO/UPSNet
+    PYTHONPATH=tests python tests/golden/make_upsnet.py PATH/TO/UPSNet
 
 Its operators are replaced by torchvision's, which compute the same; what it does on a GPU is done
 on the CPU.
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import small_upsnet as small
 import torch
 import torchvision
 import yaml
+from helpers import small_upsnet as small
 
 ORIGINAL = Path(sys.argv[1])
 EXPERIMENT = "upsnet_resnet50_coco_4gpu.yaml"

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.paths import GOLDEN
 from PIL import Image
 
-from labkit.datasets.panoptic_format import read_json, read_png, to_panoptic
+from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_files import evaluate_files
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.structures import Categories
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 MAKE = runpy.run_path(str(GOLDEN / "make_panoptic_quality.py"))
 NUMBERS = json.loads((GOLDEN / "panoptic_quality.json").read_text())
 SAMPLE = Path(os.environ.get("LABKIT_DATA", "/nonexistent")) / "coco_panoptic_sample"

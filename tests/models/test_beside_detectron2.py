@@ -3,18 +3,13 @@
 labkit install detectron2 && pytest -m detectron2
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import small_detectors as small
 
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.models import build
 from labkit.structures import Categories, Category
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
-import small_detectors as small
 
 pytestmark = [
     pytest.mark.detectron2,

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from small_models import STRUCTURES, made
+from helpers.small_models import STRUCTURES, made
 
 from labkit.datasets.shapes import Shapes
-from labkit.evaluation import evaluate
-from labkit.panoptic import merge
-from labkit.predictor import Predictor, load_model
+from labkit.engine.evaluate import evaluate
+from labkit.engine.predictor import Predictor, load_model
+from labkit.models.panoptic_fpn.merge import merge
 from labkit.structures import Detections
 
 DATA = Shapes("train", num=2, size=64)

@@ -5,16 +5,16 @@ import signal
 
 import pytest
 import torch
+from helpers.small_models import made
 from IPython.core.interactiveshell import InteractiveShell
-from small_models import made
 
 from labkit.datasets.shapes import Shapes
-from labkit.evaluation import evaluate
-from labkit.inference import predict
+from labkit.engine.batch_predict import predict
+from labkit.engine.evaluate import evaluate
+from labkit.engine.predictor import load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.models.presets import PRESETS
-from labkit.notebooks import find_root, load, sources
-from labkit.predictor import load_model
-from labkit.training import TrainConfig, train
+from labkit.workbook.notebooks import find_root, load, sources
 
 pytestmark = [
     pytest.mark.cuda,

@@ -6,27 +6,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pretended_gpu import GPU, DevicesMeet, OnGPU, pretended_gpu
-from small_models import STRUCTURES, made
+from helpers.pretended_gpu import GPU, DevicesMeet, OnGPU, pretended_gpu
+from helpers.small_models import STRUCTURES, made
 
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.shapes import Shapes
-from labkit.distributed import default_device
-from labkit.evaluation import evaluate
-from labkit.inference import predict, predict_dataset
+from labkit.engine.batch_predict import predict, predict_dataset
+from labkit.engine.evaluate import evaluate
+from labkit.engine.predictor import Predictor, load_model
+from labkit.engine.train import TrainConfig, train
 from labkit.metrics.average_precision import average_precision
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
-from labkit.predictor import Predictor, load_model
 from labkit.structures import Detections, Prediction, target_to
-from labkit.training import TrainConfig, train
+from labkit.system.distributed import default_device
 from labkit.visualize import panels
-from labkit.widgets.anchors_nms_levels import look
-from labkit.widgets.compare import compare
-from labkit.widgets.layers import layer_of
-from labkit.widgets.roi_align import explore
-from labkit.widgets.viewer import SegmentViewer
+from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.compare.compare import compare
+from labkit.widgets.roi_align.explorer import explore
+from labkit.widgets.viewer.segment_layers import layer_of
+from labkit.widgets.viewer.viewer import SegmentViewer
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a real GPU"),

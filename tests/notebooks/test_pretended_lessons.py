@@ -3,10 +3,10 @@
 import os
 
 import pytest
+from helpers.pretended_gpu import pretended_gpu
 from IPython.core.interactiveshell import InteractiveShell
-from pretended_gpu import pretended_gpu
 
-from labkit.notebooks import find_root, load, sources
+from labkit.workbook.notebooks import find_root, load, sources
 
 NAMES = [source.stem for source in sources(find_root())]
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.paths import CHECKOUT
 
 from labkit.errors import LabkitError
-from labkit.notebooks import differing, edited, find_root, generate, load, resolve, sync
+from labkit.workbook.notebooks import differing, edited, find_root, generate, load, resolve, sync
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SOURCE = """# ---
 # jupyter:
 #   kernelspec:

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.paths import CHECKOUT
 
-from labkit.notebooks import sources
-from labkit.runner.claims import load_expected
+from labkit.workbook.claims import load_expected
+from labkit.workbook.notebooks import sources
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 NAMES = [source.stem for source in sources(CHECKOUT)]
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from roi_cases import assert_equal_to_torchvision, make_case
+from helpers.roi_cases import assert_equal_to_torchvision, make_case
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from labkit.ops import compiled, roi_align

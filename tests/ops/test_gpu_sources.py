@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from roi_cases import make_case
+from helpers.roi_cases import make_case
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from labkit.ops import build

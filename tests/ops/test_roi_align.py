@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers.roi_cases import assert_equal_to_torchvision, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from roi_cases import assert_equal_to_torchvision, make_case
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from labkit.errors import LabkitError

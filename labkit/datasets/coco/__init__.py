@@ -1,0 +1,1 @@
+"""COCO's instance and panoptic formats."""

@@ -1,0 +1,267 @@
+"""Reader for COCO's instance format: one JSON with an annotation per object, and the images.
+
+Source: https://cocodataset.org/#format-data, "Object Detection". Masks are polygons or run-length
+codes; pycocotools makes pixels of both.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from labkit.datasets.coco.segmentations import code_of
+from labkit.datasets.file_names import file_in
+from labkit.datasets.image_files import read_image
+from labkit.datasets.json_fields import (
+    check_categories,
+    check_images,
+    entries,
+    other_kind,
+    read_json_file,
+    require,
+    shown,
+)
+from labkit.datasets.targets import boxes_of, require_memory
+from labkit.errors import LabkitError
+from labkit.structures import Categories, Target
+from labkit.system.counted import counted
+
+Annotation = dict[str, Any]
+FARTHEST = 1e9
+"""No box has a number beyond it."""
+MANY_CROWDS = 0.1
+"""Share of crowds above which they are hardly meant; COCO has one in a hundred annotations."""
+
+
+class CocoInstances(Dataset[tuple[Tensor, Target]]):
+    """Images with objects: ``ds[i]`` is ``(image, target)``, image ``(3, H, W)`` uint8 RGB.
+
+    The targets have no semantic or panoptic map. Their objects are those that are no crowd, whose
+    box has an area and whose mask at least one pixel; boxes are those of the masks, so they stay
+    right under every transform. :meth:`annotations` has everything as the file says it, for COCO's
+    own numbers.
+
+    Args:
+        json_path: the JSON.
+        image_dir: folder of the images; by default the one named as COCO does, ``val2017`` beside
+            the folder of ``annotations/instances_val2017.json``.
+
+    Raises:
+        LabkitError: the JSON is refused (the message says where and why: a missing field, an
+            unknown category or image, a box with a negative side), or the folder does not exist.
+            Reading an item raises it for a missing or damaged image, another size, or a damaged
+            mask.
+    """
+
+    def __init__(self, json_path: str | Path, image_dir: str | Path | None = None) -> None:
+        self.path = Path(json_path)
+        self.image_dir = Path(
+            image_dir or self.path.parent.parent / self.path.stem.removeprefix("instances_")
+        )
+        data = _read(self.path)
+        if not self.image_dir.is_dir():
+            raise LabkitError(f"{self.path}: no folder {self.image_dir}; say image_dir=...")
+        self.categories = Categories.from_coco(data["categories"])
+        self._images: list[dict[str, Any]] = data["images"]
+        self._objects: dict[int | str, list[Annotation]] = {i["id"]: [] for i in self._images}
+        for number, annotation in enumerate(data["annotations"]):
+            _check(annotation, number, self._objects, self.categories, self.path)
+            self._objects[annotation["image_id"]].append(annotation)
+        _warn_of_left_out(data["annotations"], self.path)
+        self._sizes = {i["id"]: (i["height"], i["width"]) for i in self._images}
+
+    @classmethod
+    def from_folder(cls, root: str | Path, split: str) -> CocoInstances:
+        """From COCO's layout, which ``labkit data export`` writes too.
+
+        Args:
+            root: holds ``annotations/instances_SPLIT.json`` and ``SPLIT/`` with the images.
+            split: for example ``val2017``; ``val`` will do where only one begins so.
+
+        Raises:
+            LabkitError: there is no such split, or several.
+        """
+        return cls(split_file(Path(root), "instances", split))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        info = self._images[index]
+        image = read_image(self.image_path(index), self._sizes[info["id"]])
+        rows = [
+            a for a in self.annotations(info["id"]) if not a["iscrowd"] and min(a["bbox"][2:]) > 0
+        ]
+        seen = [row for row in rows if coco_mask.area(row["segmentation"]) > 0]
+        for row in rows:
+            if not coco_mask.area(row["segmentation"]):
+                warnings.warn(
+                    f"{_where(row, self.path)}: the mask has no pixel in the image and is left out",
+                    stacklevel=2,
+                )
+        require_memory(len(seen), image.shape[1:], f"{self.path}: image {info['id']}")
+        masks = np.zeros((len(seen), *image.shape[1:]), np.bool_)
+        for mask, row in zip(masks, seen, strict=True):
+            mask[:] = coco_mask.decode(row["segmentation"])
+        labels = [self.categories.label(row["category_id"]) for row in seen]
+        return image, {
+            "image_id": info["id"],
+            "boxes": torch.from_numpy(boxes_of(masks)),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "masks": torch.from_numpy(masks),
+        }
+
+    def image_path(self, index: int) -> Path:
+        """The file of an image."""
+        return file_in(self.image_dir, self._images[index]["file_name"])
+
+    @property
+    def objects(self) -> int:
+        """How many annotations are no crowds and have a box with an area."""
+        return sum(
+            not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
+            for annotations in self._objects.values()
+            for annotation in annotations
+        )
+
+    @property
+    def polygons(self) -> bool:
+        """Whether all objects that are no crowds are written as polygons."""
+        return all(
+            isinstance(annotation["segmentation"], list)
+            for annotations in self._objects.values()
+            for annotation in annotations
+            if not annotation.get("iscrowd")
+        )
+
+    def image_info(self, index: int) -> dict[str, Any]:
+        """The entry of ``images`` that an item is made of."""
+        return self._images[index]
+
+    def annotations(self, image_id: int | str) -> list[Annotation]:
+        """An image's annotations as the file has them, crowds included, masks as compressed
+        run-length codes.
+
+        Raises:
+            LabkitError: a mask is damaged or does not fit its image.
+        """
+        size = self._sizes[image_id]
+        return [
+            {"iscrowd": 0, **a, "segmentation": self._code(a, size)}
+            for a in self._objects[image_id]
+        ]
+
+    def written(self, image_id: int | str) -> list[Annotation]:
+        """The same annotations with their masks as they are written in the file."""
+        return self._objects[image_id]
+
+    def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
+        try:
+            return code_of(annotation["segmentation"], size)
+        except ValueError as error:
+            raise LabkitError(f"{_where(annotation, self.path)}: segmentation: {error}") from None
+
+
+def split_file(root: Path, kind: str, split: str) -> Path:
+    """The JSON ``annotations/KIND_SPLIT.json``, or the only one whose split begins with ``split``.
+
+    Raises:
+        LabkitError: there is none, or there are several.
+    """
+    found = {
+        path.stem.removeprefix(f"{kind}_"): path
+        for path in sorted((root / "annotations").glob(f"{kind}_*.json"))
+    }
+    if not found:
+        raise LabkitError(f"{root}: no annotations/{kind}_*.json in it")
+    close = [split] if split in found else [name for name in found if name.startswith(split)]
+    if len(close) != 1:
+        problem = "several splits" if close else "no split"
+        raise LabkitError(f"{root}: {problem} {split!r}; it has {', '.join(found)}")
+    return found[close[0]]
+
+
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    data = read_json_file(path)
+    for name in ("images", "categories", "annotations"):
+        if not isinstance(data, dict) or not isinstance(data.get(name), list):
+            raise LabkitError(
+                f'{path}: not a COCO instance JSON: it needs the lists "images", "categories" and'
+                f' "annotations", and "{name}" is none'
+            )
+    check_categories(data, path)
+    check_images(data, path)
+    entries(data, "annotations", str(path))
+    return data
+
+
+def _check(
+    annotation: Annotation,
+    number: int,
+    images: dict[int | str, list[Annotation]],
+    categories: Categories,
+    path: Path,
+) -> None:
+    """Check an entry of ``annotations`` but for its mask, which is read with its image."""
+    require(annotation, ("image_id",), f"{path}: annotations[{number}]")
+    where = _where(annotation, path)
+    if annotation["image_id"] not in images:
+        raise LabkitError(
+            f'{where}: this image is not in "images"' + other_kind(annotation["image_id"], images)
+        )
+    category_id = annotation.get("category_id")
+    if not isinstance(category_id, str):
+        require(annotation, ("category_id",), where)
+    if annotation["category_id"] not in categories:
+        raise LabkitError(
+            f'{where}: category_id {json.dumps(category_id)} is not in "categories"'
+            + other_kind(category_id, [category.id for category in categories])
+        )
+    require(annotation, ("area", "iscrowd") if "iscrowd" in annotation else ("area",), where)
+    if annotation["area"] < 0:
+        raise LabkitError(f'{where}: "area" {annotation["area"]} must not be negative')
+    for field in ("bbox", "segmentation"):
+        if field not in annotation:
+            raise LabkitError(f'{where}: "{field}" is missing')
+    box: Any = annotation["bbox"]
+    numbers = isinstance(box, list) and all(type(v) in (int, float) for v in box)
+    if not numbers or len(box) != 4 or not all(abs(v) < FARTHEST for v in box):  # nan, too
+        raise LabkitError(f"{where}: bbox {shown(box)} must be four numbers x, y, width, height")
+    if min(box[2:]) < 0:
+        raise LabkitError(f"{where}: bbox {box} has a negative side; it is x, y, width, height")
+
+
+def _warn_of_left_out(annotations: list[Annotation], path: Path) -> None:
+    """Say once what training never sees: crowds, if they are many, and flat boxes."""
+    crowds = [a for a in annotations if a.get("iscrowd")]
+    if len(crowds) > MANY_CROWDS * len(annotations):
+        warnings.warn(
+            f"{path}: {len(crowds)} of {counted(len(annotations), 'annotation')} are iscrowd=1 and"
+            " are left out of training (a crowd is a region of objects that nobody told apart;"
+            " some programs write 1 for every mask that is painted: then write 0)",
+            stacklevel=3,
+        )
+    # COCO's own train2017 has two of them, so they are no reason to refuse a file.
+    flat = [a for a in annotations if min(a["bbox"][2:]) == 0]
+    if flat:
+        are = "has a box" if len(flat) == 1 else "have boxes"
+        left = "is" if len(flat) == 1 else "are"
+        warnings.warn(
+            f"{path}: {counted(len(flat), 'object')} {are} without area and {left} left out of the"
+            f" targets; the first is in image {flat[0]['image_id']}",
+            stacklevel=3,
+        )
+
+
+def _where(annotation: Annotation, path: Path) -> str:
+    identity = annotation.get("id")
+    known = identity if type(identity) in (int, str) else "without id"
+    return f"{path}: image {annotation['image_id']}, annotation {known}"

@@ -1,0 +1,111 @@
+"""Reader for any data set in the COCO panoptic format; its categories come from the JSON."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
+from labkit.datasets.file_names import file_in
+from labkit.datasets.image_files import read_image
+from labkit.datasets.targets import target_of
+from labkit.errors import LabkitError
+from labkit.structures import Categories, Target
+from labkit.system.counted import counted
+
+
+class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
+    """Images with panoptic ground truth: ``ds[i]`` is ``(image, target)``, image uint8 RGB.
+
+    Images that the JSON lists without an annotation are left out.
+
+    Args:
+        json_path: the panoptic JSON.
+        png_dir: folder of the PNGs that the annotations name; by default the JSON's path without
+            ``.json``.
+        image_dir: folder of the images; by default the one named as COCO does, ``val2017`` beside
+            ``annotations/panoptic_val2017.json``'s folder.
+
+    Raises:
+        LabkitError: the JSON is refused (the message says where), or a folder does not exist.
+            Reading an item raises it for a missing or damaged file, a size or a segment that
+            differs from the JSON.
+    """
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        png_dir: str | Path | None = None,
+        image_dir: str | Path | None = None,
+    ) -> None:
+        path = Path(json_path)
+        self.png_dir = Path(png_dir or path.with_suffix(""))
+        self.image_dir = Path(image_dir or path.parent.parent / path.stem.removeprefix("panoptic_"))
+        data = read_json(path)
+        for folder, argument in ((self.png_dir, "png_dir"), (self.image_dir, "image_dir")):
+            if not folder.is_dir():
+                raise LabkitError(f"{path}: no folder {folder}; say {argument}=...")
+        self.categories = Categories.from_coco(data["categories"])
+        images = {image["id"]: image for image in data["images"]}
+        self._items: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (images[annotation["image_id"]], annotation) for annotation in data["annotations"]
+        ]
+        left_out = len(images) - len(self._items)
+        if left_out and self._items:
+            warnings.warn(
+                f"{path}: lists {counted(len(images), 'image')}; left out, for want of an"
+                f" annotation: {left_out}",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def from_folder(cls, root: str | Path, split: str | None = None) -> CocoPanoptic:
+        """From COCO's layout, which ``labkit data export`` writes too.
+
+        Args:
+            root: holds ``annotations/panoptic_SPLIT.json``, ``annotations/panoptic_SPLIT/*.png``
+                and ``SPLIT/`` with the images.
+            split: for example ``val2017``; may be left out where there is only one.
+
+        Raises:
+            LabkitError: there is no such split, or several and none was named.
+        """
+        found = sorted((Path(root) / "annotations").glob("panoptic_*.json"))
+        names = [path.stem.removeprefix("panoptic_") for path in found]
+        if not names:
+            raise LabkitError(f"{root}: no annotations/panoptic_*.json in it")
+        if split is None and len(names) > 1:
+            raise LabkitError(f"{root}: has several splits; name one of {', '.join(names)}")
+        split = split or names[0]
+        if split not in names:
+            raise LabkitError(f"{root}: no split {split!r}; it has {', '.join(names)}")
+        return cls(found[names.index(split)])
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        image_info, annotation = self._items[index]
+        size = image_info["height"], image_info["width"]
+        image = read_image(self.image_path(index), size)
+        png = file_in(self.png_dir, annotation["file_name"])
+        panoptic = to_panoptic(annotation, read_png(png, size), self.categories, str(png))
+        return image, target_of(panoptic, self.categories, image_info["id"])
+
+    def image_info(self, index: int) -> dict[str, Any]:
+        """The entry of ``images`` that an item is made of."""
+        return self._items[index][0]
+
+    def segments(self, index: int) -> list[dict[str, Any]]:
+        """What the JSON says of an item's segments."""
+        found: list[dict[str, Any]] = self._items[index][1]["segments_info"]
+        return found
+
+    def image_path(self, index: int) -> Path:
+        """The file of an image."""
+        return file_in(self.image_dir, self._items[index][0]["file_name"])

@@ -1,0 +1,1 @@
+"""Export of a data set for Detectron2."""

@@ -1,0 +1,1 @@
+"""Downloads: the catalogue of data sets, HTTP, archives."""

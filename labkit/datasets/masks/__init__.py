@@ -1,0 +1,1 @@
+"""Data sets made of a folder of masks."""

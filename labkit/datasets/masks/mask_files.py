@@ -1,0 +1,198 @@
+"""One mask file to numbers, whatever program wrote it; what cannot be told is refused by name.
+
+A mask's pixels are codes, not brightness. JPEG, smooth edges and fractional numbers make codes up
+that nobody wrote; a palette, transparency and files of two or four bits hide those that were.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from labkit.datasets.image_files import opened, orientation, upright
+from labkit.errors import LabkitError
+from labkit.system.counted import counted
+
+TRANSPARENT = -1
+"""Code of a pixel that is not there."""
+
+Code = int | tuple[int, int, int]
+
+
+def packed(code: Code) -> int:
+    """A value as it is, a colour as one number."""
+    return code if isinstance(code, int) else code[0] << 16 | code[1] << 8 | code[2]
+
+
+def unpacked(value: int, colors: bool) -> Code:
+    """The inverse of :func:`packed`."""
+    return (value >> 16, value >> 8 & 255, value & 255) if colors else value
+
+
+def read_codes(
+    path: Path,
+    size: tuple[int, int],
+    image: Path,
+    colors: bool,
+    labels: frozenset[int],
+    void: frozenset[int],
+) -> NDArray[np.int64]:
+    """The codes ``(H, W)`` of a mask of classes or instances, packed.
+
+    Args:
+        path: the file; turned upright like its image.
+        size: (H, W) of the image.
+        image: its file, for messages.
+        colors: whether codes are colours.
+        labels, void: the codes of classes and of none, to tell a palette's numbers from its greys.
+
+    Raises:
+        LabkitError: the file is damaged, of another size, in fractional numbers, in colours where
+            the codes are values, or half transparent.
+    """
+    with opened(path, "mask") as stored:
+        bits = _bits(path, stored)
+        picture = upright(stored)
+        _check(path, picture, size, image)
+        if colors:
+            rgb = np.asarray(picture.convert("RGB")).astype(np.int64)
+            codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+        elif picture.mode == "P":
+            return _palette_values(picture, labels, void)
+        elif picture.mode in ("RGB", "RGBA"):
+            rgb = np.asarray(picture.convert("RGB"))
+            if (rgb != rgb[..., :1]).any():
+                raise LabkitError(
+                    f"{path}: is in colours, the category file has values; give the categories"
+                    " color instead"
+                )
+            codes = rgb[..., 0].astype(np.int64)
+        elif picture.mode == "LA":
+            codes = np.asarray(picture)[..., 0].astype(np.int64)
+        elif picture.mode in ("1", "L") or picture.mode.startswith("I"):
+            codes = np.asarray(picture).astype(np.int64)
+            if bits in (2, 4):  # Pillow spreads them over 0 to 255
+                codes //= 255 // (2**bits - 1)
+        else:
+            raise LabkitError(
+                f"{path}: is in {picture.mode}; save the mask as a PNG in grey, in colours or with"
+                " a palette"
+            )
+        alpha = _alpha(picture)
+    if alpha is not None:
+        if ((alpha > 0) & (alpha < 255)).any():
+            raise LabkitError(
+                f"{path}: has half transparent pixels: a pixel of a mask is of one class or of"
+                " none; save it without smooth edges"
+            )
+        codes[alpha == 0] = TRANSPARENT
+    return codes
+
+
+def read_object(path: Path, size: tuple[int, int], image: Path) -> NDArray[np.bool_]:
+    """Where the one object of a file is, ``(H, W)``: what is not transparent, else what is not
+    black. Smooth or lossy edges are cut at half.
+
+    Raises:
+        LabkitError: as :func:`read_codes`; or the file has colours or several greys, so that it
+            is not told what is the object.
+    """
+    with opened(path, "mask") as stored:
+        picture = upright(stored)
+        _check(path, picture, size, image)
+        alpha = _alpha(picture)
+        opaque = alpha is None or bool((alpha == 255).all())
+        values = _greys(path, picture) if alpha is None or opaque else alpha.astype(np.int64)
+    levels = np.unique(values)
+    largest = int(levels[-1])
+    if len(levels) == 1 or levels.tolist() == [0, largest]:
+        return np.greater(values, 0)
+    full = 255 if largest <= 255 else 65535
+    if largest <= full // 2:
+        raise LabkitError(
+            f"{path}: has {len(levels)} values up to {largest}; a file of one object is black and"
+            " white. Is it a mask of several objects or classes?"
+        )
+    return np.greater(values, full // 2)
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether a format changes values: the codes are then not those that were drawn."""
+    with opened(path, "mask") as picture:
+        return picture.format in ("JPEG", "MPO", "JPEG2000")
+
+
+def _check(path: Path, picture: Image.Image, size: tuple[int, int], image: Path) -> None:
+    found = (picture.height, picture.width)
+    if found != size:
+        with opened(image) as stored:
+            turn = orientation(stored)
+        note = (
+            f", as it is upright: its EXIF orientation is {turn}. A mask belongs to the upright"
+            " picture; if it was drawn on the stored one, delete the entry (exiftool -Orientation="
+            " FILE)"
+            if turn >= 5
+            else ""
+        )
+        raise LabkitError(
+            f"{path}: the mask is {found[0]} x {found[1]}, its image {size[0]} x {size[1]} pixels"
+            f" (height x width){note}"
+        )
+    if picture.mode == "F":
+        raise LabkitError(
+            f"{path}: the pixels are fractional numbers; save the mask with whole numbers, of 8 or"
+            " 16 bits"
+        )
+
+
+def _alpha(picture: Image.Image) -> NDArray[np.uint8] | None:
+    """How opaque each pixel is, 0 to 255; None for a picture that has no transparency."""
+    if picture.mode in ("LA", "RGBA", "PA"):
+        return np.asarray(picture.getchannel("A"))
+    if "transparency" in picture.info and picture.mode in ("P", "L", "RGB"):
+        return np.asarray(picture.convert("RGBA").getchannel("A"))
+    return None
+
+
+def _greys(path: Path, picture: Image.Image) -> NDArray[np.int64]:
+    if picture.mode in ("1", "L") or picture.mode.startswith("I"):
+        return np.asarray(picture).astype(np.int64)
+    if picture.mode == "LA":
+        return np.asarray(picture)[..., 0].astype(np.int64)
+    rgb = np.asarray(picture.convert("RGB")).astype(np.int64)
+    if picture.mode == "P" and (rgb == rgb[0, 0]).all():  # a palette that shows nothing
+        return np.asarray(picture).astype(np.int64)
+    found = len(np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]))
+    # A JPEG's colours are a step or two off grey.
+    if found > 2 and np.ptp(rgb, axis=2).max() > 8:
+        raise LabkitError(
+            f"{path}: is in {counted(found, 'colour')}; a file of one object is black and white."
+            " Is it the image, or a mask of classes?"
+        )
+    return rgb.max(axis=2)
+
+
+def _palette_values(
+    picture: Image.Image, labels: frozenset[int], void: frozenset[int]
+) -> NDArray[np.int64]:
+    """A palette's numbers; its greys where these are classes: a program that packs files puts a
+    grey mask's values into the palette, in any order."""
+    numbers = np.asarray(picture).astype(np.int64)
+    rgb = np.asarray(picture.convert("RGB")).astype(np.int64)
+    if (rgb != rgb[..., :1]).any():
+        return numbers
+    greys = set(np.unique(rgb[..., 0]).tolist())
+    return rgb[..., 0] if greys & labels and greys <= labels | void else numbers
+
+
+def _bits(path: Path, picture: Image.Image) -> int:
+    """Bits of a grey value in a PNG; 8 for everything else."""
+    if picture.format != "PNG" or picture.mode != "L":
+        return 8
+    with path.open("rb") as file:
+        head = file.read(26)
+    return int(struct.unpack_from(">B", head, 24)[0])

@@ -1,0 +1,184 @@
+"""Annotations that are allowed and yet often mistakes: what a person should look at."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from labkit.datasets.coco.box_area_checks import stated
+from labkit.datasets.coco.instances import CocoInstances
+from labkit.datasets.coco.panoptic import CocoPanoptic
+from labkit.datasets.image_files import header
+from labkit.datasets.masks.mask_folder import MaskFolder, Region
+from labkit.datasets.targets import boxes_of
+from labkit.errors import LabkitError
+from labkit.structures import IGNORE, Categories, Target
+from labkit.system.counted import counted
+from labkit.system.progress import progress_bar
+
+TINY = 10
+"""Pixels below which a region is reported: a slip of the brush."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        image: its name or number.
+        kind: "empty", "vanished", "tiny", "touching", "overlapping", "covered", "unlabelled",
+            "box", "area", "turned" or "damaged".
+        text: what and where.
+    """
+
+    image: str
+    kind: str
+    text: str
+
+
+def check(dataset: Any, num: int | None = None) -> Iterator[Finding]:
+    """Look at every annotation of a data set.
+
+    Args:
+        dataset: any data set of labkit's; of a
+            :class:`~labkit.datasets.masks.mask_folder.MaskFolder` also what its files hide from one
+            another, of COCO's formats also what the file states beside the masks.
+        num: only the first so many images.
+    """
+    count = len(dataset) if num is None else min(num, len(dataset))
+    for index in progress_bar(range(count), desc="check", unit="image"):
+        name = name_of(dataset, index)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a reader warns of is found here, too
+                _, target = dataset[index]
+            regions = (
+                dataset.regions(index) if isinstance(dataset, MaskFolder) else _regions_of(target)
+            )
+        except LabkitError as error:
+            yield Finding(name or str(index), "damaged", str(error))
+            continue
+        name = name or str(target["image_id"])
+        for kind, text in stated(dataset, index, regions):
+            yield Finding(name, kind, text)
+        if not regions:
+            yield Finding(name, "empty", f"nothing is labelled{_instead(dataset, index)}")
+        else:
+            yield from findings(name, regions, target, dataset.categories)
+        if turn := _turned(dataset, index):
+            yield Finding(
+                name,
+                "turned",
+                f"the EXIF orientation {turn} turns the picture, and its size does not tell whether"
+                " the annotations belong to it upright: look at it with `labkit data show`",
+            )
+
+
+def name_of(dataset: Any, index: int) -> str | None:
+    """The file of an image, where the data set is made of files with names of their own."""
+    if isinstance(dataset, CocoInstances | CocoPanoptic):
+        return str(dataset.image_info(index)["file_name"])
+    return dataset.pairs[index].image.stem if isinstance(dataset, MaskFolder) else None
+
+
+def _instead(dataset: Any, index: int) -> str:
+    """What an image has that is no object."""
+    if isinstance(dataset, CocoInstances):
+        crowds = sum(
+            bool(row.get("iscrowd")) for row in dataset.written(dataset.image_info(index)["id"])
+        )
+        if crowds:
+            return f" but {counted(crowds, 'crowd')} (iscrowd=1), which training leaves out"
+    if isinstance(dataset, MaskFolder):
+        return "".join(
+            f"; {value} in {counted(pixels, 'pixel')} belongs to no category"
+            for value, pixels in dataset.void_values(index).items()
+        )
+    return ""
+
+
+def _turned(dataset: Any, index: int) -> int:
+    """The EXIF orientation of an image whose size is the same turned and not turned, or 0."""
+    if isinstance(dataset, CocoInstances | CocoPanoptic):
+        path = dataset.image_path(index)
+    elif isinstance(dataset, MaskFolder):
+        path = dataset.pairs[index].image
+    else:
+        return 0
+    (height, width), turn = header(path)
+    return turn if turn in (2, 3, 4) or (turn > 4 and height == width) else 0
+
+
+def findings(
+    image: str, regions: Sequence[Region], target: Target, categories: Categories
+) -> Iterator[Finding]:
+    """What is odd about one image.
+
+    Args:
+        image: for the findings.
+        regions: labels and masks ``(H, W)``, at least one, whole where they are known whole.
+        target: of the image.
+        categories: of the labels.
+    """
+    for label, mask in regions:
+        area = int(mask.sum())
+        if area == 0:
+            text = f"the mask of {categories[label].name} has no pixel"
+            yield Finding(image, "vanished", text)
+        elif area < TINY:
+            y, x = np.argwhere(mask)[0].tolist()
+            name = categories[label].name
+            text = f"{name} of {counted(area, 'pixel')} at row {y}, column {x}"
+            yield Finding(image, "tiny", text)
+    things = [(label, mask) for label, mask in regions if label in categories.things and mask.any()]
+    yield from _neighbours(image, things, categories)
+    # Without stuff nobody labels the background.
+    if "semantic" in target and categories.stuff:
+        share = float((target["semantic"] == IGNORE).float().mean())
+        if share > 0.5:
+            yield Finding(image, "unlabelled", f"{share:.0%} of the pixels have no class")
+
+
+def _neighbours(image: str, things: Sequence[Region], categories: Categories) -> Iterator[Finding]:
+    """Objects that share pixels, and objects of one class side by side."""
+    if not things:
+        return
+    x1, y1, x2, y2 = boxes_of(np.stack([mask for _, mask in things])).astype(int).T
+    for i, (a, first) in enumerate(things):
+        # Boxes that are a pixel apart or less.
+        near = (x1 <= x2[i]) & (x2 >= x1[i]) & (y1 <= y2[i]) & (y2 >= y1[i])
+        window = slice(max(y1[i] - 1, 0), y2[i] + 1), slice(max(x1[i] - 1, 0), x2[i] + 1)
+        here = first[window]
+        for j in (np.flatnonzero(near[i + 1 :]) + i + 1).tolist():
+            b, second = things[j][0], things[j][1][window]
+            shared = int((here & second).sum())
+            names = f"{categories[a].name} and {categories[b].name}"
+            if shared:
+                y, x = np.argwhere(here & second)[0] + (window[0].start, window[1].start)
+                kind = "covered" if shared == int(first.sum()) else "overlapping"
+                text = f"{names} share {counted(shared, 'pixel')}, row {y}, column {x}"
+                yield Finding(image, kind, text)
+            elif a == b and (grown := _grown(here) & second).any():
+                y, x = np.argwhere(grown)[0] + (window[0].start, window[1].start)
+                text = f"two of {categories[a].name} at row {y}, column {x}: one?"
+                yield Finding(image, "touching", text)
+
+
+def _regions_of(target: Target) -> list[Region]:
+    if "panoptic" in target:
+        ids = target["panoptic"].ids.numpy()
+        return [(s.label, ids == s.id) for s in target["panoptic"].segments if not s.iscrowd]
+    labels = target["labels"].tolist()
+    return [(label, m.numpy()) for label, m in zip(labels, target["masks"], strict=True)]
+
+
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and the pixels beside it, corners left out."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return cv2.dilate(mask.astype(np.uint8), cross).astype(bool)

@@ -1,0 +1,31 @@
+"""The small working assignment that ``labkit assignment new`` makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.grading.authoring.assignment import SOURCE
+from labkit.grading.authoring.probes import NAME
+from labkit.system.files import whole
+
+EXAMPLE = Path(__file__).parent / "example.py.txt"
+
+
+def write_example(folder: Path) -> Path:
+    """Write ``source.py`` into a new folder and return its path.
+
+    Raises:
+        LabkitError: the folder exists, or its name cannot be an assignment's.
+    """
+    if not NAME.fullmatch(folder.name):
+        raise LabkitError(
+            f"{folder.name!r} cannot be an assignment's name: it starts with a letter and holds at "
+            "most 48 letters, digits, _ and -"
+        )
+    if folder.exists():
+        raise LabkitError(f"{folder} exists already; choose another name")
+    source = folder / SOURCE
+    with whole(source) as temporary:
+        temporary.write_bytes(EXAMPLE.read_bytes())
+    return source

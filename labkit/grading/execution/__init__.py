@@ -1,0 +1,1 @@
+"""Execution of submissions, and extraction of their answers."""

@@ -1,0 +1,223 @@
+"""Grading a whole course: what ``labkit grade`` and ``labkit regrade`` do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from labkit.errors import LabkitError
+from labkit.grading.authoring.assignment import LoadedAssignment, find_assignment, load_assignment
+from labkit.grading.execution.executors import (
+    dask_workers,
+    finished,
+    harvest_here,
+    harvest_there,
+    local_workers,
+)
+from labkit.grading.execution.extract_answers import is_untouched
+from labkit.grading.execution.manifest import (
+    FILE,
+    UNPACKED,
+    Grading,
+    harvest_folder,
+    read_grading,
+    require_usable,
+    write_grading,
+)
+from labkit.grading.execution.progress import GradingProgress
+from labkit.grading.intake.late_policy import LatePolicy, read_policy
+from labkit.grading.intake.submissions import Submission, collect
+from labkit.grading.sandbox.isolation import Level, choose
+from labkit.grading.sandbox.scratch import scratch_folder
+from labkit.grading.scoring.finalize import Conclusion, conclude, counting
+from labkit.system.cores import available_cores
+from labkit.system.folder_lock import locked
+
+TRIES = 3
+
+Submit = Callable[[dict[str, Any]], "Future[dict[str, Any]]"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `labkit grade` was asked for.
+
+    ``out`` None is a folder named after the assignment in ``runs/grading``; ``workers`` None is
+    one for every core; ``scheduler`` None is this machine; ``isolation`` None is the strongest;
+    ``anonymous`` None is as it was, at first with names.
+    """
+
+    submissions: Path
+    assignment: str
+    out: Path | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+    late_policy: Path | None = None
+    isolation: str | None = None
+    allow_unsandboxed: bool = False
+    anonymous: bool | None = None
+    command: str = "labkit grade"
+
+
+def grade(request: Request, console: Console) -> Conclusion:
+    """Harvest what has not been harvested yet, score everything, and write the gradebook.
+
+    Raises:
+        LabkitError: before anything runs: no submissions, no such assignment, an unreadable late
+            policy, an output folder that holds something else, no isolation, no scheduler.
+    """
+    loaded = load_assignment(find_assignment(request.assignment))
+    policy = read_policy(request.late_policy) if request.late_policy else LatePolicy()
+    out = (request.out or Path("runs", "grading", loaded.name)).resolve()
+    require_usable(out, loaded.name)
+    level = request.isolation
+    if request.scheduler is None:  # else every machine chooses for itself
+        level = str(choose(level, allow_unsandboxed=request.allow_unsandboxed))
+        if request.isolation is None and level != Level.NAMESPACES:
+            console.print(f"isolation: {level}", style="yellow", highlight=False)
+    with locked(out, "labkit grade") as lock:
+        found = collect(
+            request.submissions,
+            out / UNPACKED,
+            loaded.name,
+            without=out,
+            untouched=lambda content: is_untouched(content, loaded),
+        )
+        anonymous = request.anonymous
+        if anonymous is None:
+            anonymous = (out / FILE).is_file() and read_grading(out).anonymous
+        grading = Grading(
+            assignment=loaded.name,
+            folder=loaded.folder,
+            late_policy=request.late_policy.resolve() if request.late_policy else None,
+            command=request.command,
+            students=found.students,
+            problems=found.problems,
+            anonymous=anonymous,
+        )
+        write_grading(out, grading)
+        wanted = dict[str, Submission]()
+        for handed_in in found.students:
+            for one in counting(handed_in, policy.counts):
+                wanted.setdefault(one.content_hash, one)
+        missing = [
+            one
+            for one in wanted.values()
+            if finished(harvest_folder(out, one), loaded.hash) is None
+        ]
+        if missing and len(missing) < len(wanted):
+            done = len(wanted) - len(missing)
+            console.print(f"{done} of {len(wanted)} submissions have been run already")
+        with (
+            scratch_folder(out) as scratch,
+            _workers(request, loaded, level, lock, scratch) as submit,
+            GradingProgress(console, len(missing)) as progress,
+        ):
+            errors = harvest_all(missing, out, loaded, submit, progress)
+        return conclude(out, grading, loaded, policy, errors)
+
+
+def regrade(
+    out: Path,
+    assignment: str | None = None,
+    late_policy: Path | None = None,
+    anonymous: bool | None = None,
+) -> Conclusion:
+    """Score a grading's harvests again, without running anything.
+
+    Args:
+        out: its folder.
+        assignment: by default the one it was graded with, as it is now.
+        late_policy: by default the file it was graded with, as it is now.
+        anonymous: show pseudonyms instead of names to the marker; None keeps the earlier choice.
+
+    Raises:
+        LabkitError: it is no grading's folder, or its assignment or late policy is gone.
+    """
+    out = out.resolve()
+    grading = read_grading(out)
+    if late_policy is not None:
+        grading = replace(grading, late_policy=late_policy.resolve())
+    if anonymous is not None:
+        grading = replace(grading, anonymous=anonymous)
+    loaded = load_assignment(find_assignment(assignment or str(grading.folder)))
+    if loaded.name != grading.assignment:
+        raise LabkitError(f"{out} holds the grading of {grading.assignment}, not of {loaded.name}")
+    policy = read_policy(grading.late_policy) if grading.late_policy else LatePolicy()
+    with locked(out, "labkit regrade"):
+        write_grading(out, replace(grading, folder=loaded.folder))
+        return conclude(out, grading, loaded, policy)
+
+
+def harvest_all(
+    submissions: Sequence[Submission],
+    out: Path,
+    loaded: LoadedAssignment,
+    submit: Submit,
+    progress: GradingProgress,
+) -> dict[str, str]:
+    """Harvest submissions; those that fail through no fault of their own, a few times.
+
+    Returns:
+        By content hash, why there is no harvest after all.
+    """
+    tries, errors = Counter[str](), dict[str, str]()
+    running = dict[Future[dict[str, Any]], Submission]()
+
+    def start(submission: Submission) -> None:
+        tries[submission.content_hash] += 1
+        task = {
+            "submission": str(submission.path),
+            "name": submission.file,
+            "assignment_dir": str(loaded.folder),
+            "assignment_hash": loaded.hash,
+            "out": str(harvest_folder(out, submission)),
+        }
+        running[submit(task)] = submission
+
+    for submission in submissions:
+        start(submission)
+    while running:
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            submission = running.pop(future)
+            reply = _reply(future)
+            state = str(reply.get("state", "infrastructure-error"))
+            failed = state == "infrastructure-error"
+            if failed and tries[submission.content_hash] < TRIES:
+                start(submission)
+                continue
+            if "error" in reply:
+                errors[submission.content_hash] = str(reply["error"])
+            progress.end(submission.file, state)
+    return errors
+
+
+@contextlib.contextmanager
+def _workers(
+    request: Request, loaded: LoadedAssignment, level: str | None, lock: int | None, scratch: Path
+) -> Iterator[Submit]:
+    seconds = loaded.assignment.limits.total_seconds
+    if request.scheduler is not None:
+        unsandboxed = request.allow_unsandboxed
+        with dask_workers(request.scheduler) as executor:
+            yield lambda task: executor.submit(harvest_there, task, seconds, level, unsandboxed)
+    else:
+        with local_workers(request.workers or available_cores()) as executor:
+            yield lambda task: executor.submit(
+                harvest_here, {**task, "isolation": level}, seconds, lock, scratch
+            )
+
+
+def _reply(future: Future[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return future.result()
+    except (Exception, CancelledError) as error:
+        return {"error": f"the worker failed: {type(error).__name__}: {error}"}

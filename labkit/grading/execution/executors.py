@@ -1,0 +1,207 @@
+"""Where harvests run: in processes of this machine, or on a Dask cluster.
+
+Both are a :class:`concurrent.futures.Executor`, and what is submitted to them is
+:func:`harvest_here` or :func:`harvest_there`. A harvest's process is a child of the thread that
+asks it and dies with that thread, however the grader ends (``PR_SET_PDEATHSIG``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.system.folder_lock import locked
+
+Task = dict[str, Any]
+STARTING = 300.0  # seconds beyond a submission's own limit after which its harvest is given up
+LAST_WORDS = 300  # characters of what a process wrote before it died
+_local = threading.local()
+
+
+class Server:
+    """A process that harvests submissions in turn, ``python -m labkit.grading.execution.execute``.
+
+    Args:
+        lock: a file descriptor that the process holds as long as it lives; see
+            :func:`labkit.system.folder_lock.locked`.
+        scratch: where it keeps the folders of its sandboxes; by default where programs do.
+    """
+
+    def __init__(self, lock: int | None = None, scratch: Path | None = None) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "labkit.grading.execution.execute"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=_environment(scratch),
+            pass_fds=() if lock is None else (lock,),
+            # Ctrl-C in the terminal reaches the grader alone, which then stops this process.
+            start_new_session=True,
+        )
+        _servers.add(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, task: Task, seconds: float) -> dict[str, Any]:
+        """Have one submission harvested.
+
+        Returns:
+            ``{"state": ...}``, or ``{"error": ...}`` where there is no harvest.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:  # it is gone
+            line = ""
+        finally:
+            timer.cancel()
+        if line:
+            reply: dict[str, Any] = json.loads(line)
+            return reply
+        status = self._process.wait()
+        if late.is_set():
+            return {"error": f"no answer within {seconds:.0f} s"}
+        return {"error": f"the process that harvests died (status {status}): {self._said()}"}
+
+    def close(self) -> None:
+        """End the process, and with it whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+    def _said(self) -> str:
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
+        said: bytes = self._log.read()
+        return " ".join(said.decode(errors="replace").split()) or "it said nothing"
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def harvest_here(
+    task: Task, seconds: float, lock: int | None = None, scratch: Path | None = None
+) -> dict[str, Any]:
+    """Harvest in the process that belongs to this thread; start it where there is none."""
+    server: Server | None = getattr(_local, "server", None)
+    if server is not None and not server.alive:
+        server.close()
+    if server is None or not server.alive:
+        server = _local.server = Server(lock, scratch)
+    return server.ask(task, seconds + STARTING)
+
+
+def harvest_there(
+    task: Task, seconds: float, wanted: str | None, allow_unsandboxed: bool
+) -> dict[str, Any]:
+    """Harvest on a machine of a cluster, whose isolation is chosen here.
+
+    Whoever harvests the same submission already, for a grader that has died meanwhile, goes first.
+    """
+    from labkit.grading.sandbox.isolation import choose
+
+    try:
+        level = choose(wanted, allow_unsandboxed=allow_unsandboxed)
+        with locked(Path(task["out"]), "labkit grade", seconds + STARTING) as lock:
+            done = finished(Path(task["out"]), task["assignment_hash"])
+            if done is not None:
+                return {"state": done}
+            server = Server(lock)
+            try:
+                return server.ask({**task, "isolation": str(level)}, seconds + STARTING)
+            finally:
+                server.close()
+    except LabkitError as error:
+        return {"error": str(error)}
+
+
+def stop() -> None:
+    """End every harvest of this process."""
+    for server in list(_servers):
+        server.close()
+
+
+def finished(folder: Path, assignment_hash: str) -> str | None:
+    """Return the state of a harvest that need not be done again; else None."""
+    from labkit.grading.scoring.score import read_harvest
+
+    try:
+        harvest = read_harvest(folder)
+    except LabkitError:
+        return None
+    state = str(harvest["state"])
+    current = harvest["assignment_hash"] == assignment_hash
+    return state if current and state != "infrastructure-error" else None
+
+
+@contextlib.contextmanager
+def local_workers(workers: int) -> Iterator[Executor]:
+    """Give an executor for :func:`harvest_here`; at its end no process is left."""
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="harvest")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        stop()
+        executor.shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def dask_workers(address: str) -> Iterator[Executor]:
+    """Give an executor for :func:`harvest_there` on a Dask cluster.
+
+    Raises:
+        LabkitError: Dask is missing, or no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise LabkitError("--scheduler needs Dask; install it: uv sync --extra cluster") from error
+    try:
+        client = Client(address, timeout="20s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise LabkitError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        # With pure=True, a submission graded once more would get its old answer.
+        executor = client.get_executor(pure=False)
+        try:
+            yield executor
+        finally:
+            executor.shutdown(wait=False)
+
+
+def _environment(scratch: Path | None) -> dict[str, str]:
+    # One core a worker: that many workers there are, and threads would only get in their way.
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    folder = {} if scratch is None else {"TMPDIR": str(scratch)}
+    return {**dict.fromkeys(threads, "1"), **os.environ, **folder}

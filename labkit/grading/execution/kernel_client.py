@@ -1,0 +1,358 @@
+"""Talking to an untrusted kernel: every message is refused, counted and checked before use.
+
+The kernel's code knows the key that signs messages, so that a signature proves nothing: what
+arrives may be malformed, forged, endless or a lie. A lie about a probe's answer is just an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import zmq
+
+from labkit.grading.authoring.probes import Limits
+from labkit.grading.execution import codec, in_kernel
+from labkit.grading.execution.cell_outputs import Violation, name_of, output_from
+from labkit.grading.execution.in_kernel import ANSWER_MIME
+from labkit.grading.sandbox.isolation import Level
+from labkit.grading.sandbox.limits import Watch
+from labkit.grading.sandbox.provisioner import SandboxManager
+
+START_SECONDS = 120.0  # also for importing what is forbidden, which may be torchvision
+GRACE = 3.0  # seconds between an interrupt and the end of the sandbox
+IDLE_SECONDS = 3.0  # that "idle" may come after the reply
+POLL = 50  # milliseconds
+STALL = 2000  # milliseconds
+MOST_MESSAGES = 20_000
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
+
+# Looks up nothing in the notebook's own names, where `open` may be anything.
+BOOT = """(lambda b, j, p: (lambda ns, t: (b.exec(t[0], ns), ns["main"](*t[1:]))[1])(
+    {{"__name__": "probe"}}, j.load(b.open(p, encoding="utf-8"))
+))(__import__("builtins"), __import__("json"), {path!r})"""
+
+
+class SandboxEnded(Exception):
+    """The sandbox is no more. ``state`` is one of harvest's states."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class StartFailed(Exception):
+    """The kernel did not start, before it saw anything of a submission."""
+
+
+@dataclass
+class Execution:
+    """What came of one piece of code: ``ok``, ``error``, ``timeout`` or ``flood``.
+
+    Attributes:
+        failed: the first lines of the parts that raised, each with the exception's class.
+    """
+
+    status: str = "ok"
+    ename: str | None = None
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    failed: list[tuple[int, str | None]] = field(default_factory=list)
+
+
+class Kernel:
+    """A kernel in a sandbox, as a context manager.
+
+    Args:
+        level: how to shut it in; None takes the strongest that there is.
+        data: what it may read.
+
+    Raises:
+        StartFailed: on entering.
+    """
+
+    def __init__(self, limits: Limits, level: Level | None, data: tuple[Path, ...] = ()) -> None:
+        self.limits = limits
+        self.manager = SandboxManager(
+            confinement={
+                "level": level or "",
+                "memory_mb": limits.memory_mb,
+                "seconds": limits.total_seconds,
+                "data": [str(path) for path in data],
+            }
+        )
+        self.context = zmq.Context()
+        # One message holds at most one answer or all output there may be, in base64.
+        largest = max(limits.answer_mb, limits.output_mb) * 1e6
+        self.context.setsockopt(zmq.MAXMSGSIZE, int(largest * 1.4) + 1_000_000)
+        self.context.setsockopt(zmq.RCVHWM, 8)
+        # A submission may put a link to a socket of ours in the place of its own.
+        self.context.setsockopt(zmq.RECONNECT_IVL, -1)
+        self.context.setsockopt(zmq.LINGER, 0)
+        # Without a connection sending waits for ever, and so does receiving half a message.
+        self.context.setsockopt(zmq.SNDTIMEO, STALL)
+        self.context.setsockopt(zmq.RCVTIMEO, STALL)
+        self.watch: Watch | None = None
+        self.budget = self.messages = 0.0
+
+    def __enter__(self) -> Kernel:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+        with contextlib.suppress(AttributeError):
+            self.client.stop_channels()
+        self.context.destroy(linger=0)
+        self.manager.cleanup_resources()
+
+    def _start(self) -> None:
+        self.manager.start_kernel()
+        provisioner = self.manager.provisioner
+        limits = self.limits
+        self.watch = Watch(
+            provisioner.process,
+            provisioner.folder / "run",
+            memory_mb=limits.memory_mb,
+            seconds=limits.total_seconds + START_SECONDS,
+            own_memory_mb=4 * max(limits.answer_mb, limits.output_mb) + 200,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        ports = [getattr(self.manager, f"{channel}_port") for channel in CHANNELS]
+        sockets = [Path(f"{self.manager.ip}-{port}") for port in ports]
+        while not all(path.exists() for path in sockets):
+            self._check_start(deadline)
+            time.sleep(0.01)
+        time.sleep(0.01)  # between binding and listening
+        self.client = self.manager.client(context=self.context)
+        self.client.start_channels(hb=False)
+        self.shell = self.client.shell_channel.socket
+        self.iopub = self.client.iopub_channel.socket
+        self._wait_until_heard(deadline)
+        self.watch.deadline = time.monotonic() + limits.total_seconds
+        self.watch.seconds = limits.total_seconds
+
+    def _check_start(self, deadline: float) -> None:
+        provisioner = self.manager.provisioner
+        if time.monotonic() > deadline or provisioner.process.poll() is not None:
+            time.sleep(0.05)  # for the rest of what it says
+            lines = provisioner.complaint.strip().splitlines() or ["no reason given"]
+            raise StartFailed(f"the sandboxed kernel did not start: {lines[-1][:300]}")
+
+    def _wait_until_heard(self, deadline: float) -> None:
+        """Wait until both channels work: a subscription counts from when the kernel has it."""
+        reply = heard = False
+        request = ""
+        asked = 0.0
+        while not (reply and heard):
+            self._check_start(deadline)
+            if time.monotonic() - asked > 1:
+                request, asked = self.client.kernel_info(), time.monotonic()
+            for socket in self._ready():
+                message = self._receive(socket)
+                if message["parent_header"].get("msg_id") == request:
+                    reply, heard = reply or socket is self.shell, heard or socket is self.iopub
+
+    def execute(self, code: str, seconds: float, *, probe: bool = False) -> Execution:
+        """Run code, interrupt it when its time is over, and return what came of it.
+
+        Args:
+            probe: whether an answer is expected; anywhere else one is a forgery.
+
+        Raises:
+            SandboxEnded: the kernel died, was ended, or broke the protocol.
+        """
+        self._allow(probe)
+        return self._execute(code, seconds, probe)
+
+    def execute_steps(self, steps: Sequence[tuple[int, str]], seconds: float) -> Execution:
+        """Run the parts of a cell one by one, going on after those that raise.
+
+        Time and output are limited for all of them together.
+
+        Args:
+            steps: each with the line of the cell that it begins in.
+
+        Raises:
+            SandboxEnded: the kernel died, was ended, or broke the protocol.
+        """
+        self._allow(probe=False)
+        found = Execution()
+        for line, code in steps:
+            one = self._execute(code, seconds - found.seconds, probe=False)
+            found.seconds += one.seconds
+            found.outputs += one.outputs
+            if one.status == "error":
+                found.status, found.ename = "error", found.ename or one.ename
+                found.failed.append((line, one.ename))
+            elif one.status != "ok":
+                found.status, found.ename = one.status, None
+                break
+        return found
+
+    def _allow(self, probe: bool) -> None:
+        self.budget, self.messages = self.limits.output_mb * 1e6, MOST_MESSAGES
+        if probe:
+            self.budget += self.limits.answer_mb * 1.4e6
+
+    def _execute(self, code: str, seconds: float, probe: bool) -> Execution:
+        found = Execution()
+        started = time.monotonic()
+        deadline, interrupted, last = started + seconds, False, float("inf")
+        request = self._send(code)
+        replied = idle = False
+        while not (replied and idle):
+            self._check_alive()
+            now = time.monotonic()
+            if now > last:
+                if replied:
+                    raise SandboxEnded("flood", "the kernel's output broke off")
+                self._give_up(found.status)
+            if not interrupted and (now > deadline or self.budget < 0 or self.messages < 0):
+                interrupted, last = True, now + GRACE
+                found.status = "timeout" if now > deadline else "flood"
+                with contextlib.suppress(zmq.Again):  # it has hung up: the end comes by itself
+                    message = self.client.session.msg("interrupt_request")
+                    self.client.control_channel.send(message)
+            for socket in self._ready():
+                message = self._receive(socket)
+                ours = message["parent_header"].get("msg_id") == request
+                if socket is self.shell:
+                    if ours and message["header"].get("msg_type") == "execute_reply":
+                        replied, last = True, min(last, time.monotonic() + IDLE_SECONDS)
+                        self._take_reply(message["content"], found)
+                else:
+                    idle = self._take(message, ours, probe, found) or idle
+        found.seconds = time.monotonic() - started
+        return found
+
+    def forbid(self, names: tuple[str, ...]) -> None:
+        """Make functions, classes and modules raise when they are used.
+
+        Raises:
+            StartFailed: they could not be; nothing of a submission has run then.
+        """
+        if not names:
+            return
+        try:
+            done = self._run_inside({"forbid": list(names)}, START_SECONDS)
+        except SandboxEnded as error:
+            raise StartFailed(f"while taking away what is forbidden: {error}") from None
+        if done.status != "ok":
+            raise StartFailed(f"while taking away what is forbidden: {done.ename or done.status}")
+
+    def ask(
+        self, function: str, cases: list[dict[str, Any]], driver: str | None, seconds: float
+    ) -> Execution:
+        """Ask a function of the notebook for its answers to cases in wire format."""
+        budget = int(self.limits.answer_mb * 1e6)
+        request = {"function": function, "cases": cases, "driver": driver, "budget": budget}
+        return self._run_inside(request, seconds)
+
+    def _run_inside(self, request: dict[str, Any], seconds: float) -> Execution:
+        sources = [Path(str(m.__file__)).read_text(encoding="utf-8") for m in (in_kernel, codec)]
+        # Through a file that the sandbox can only read: IPython is slow with much source.
+        place = self.manager.provisioner.folder / "ask" / "request.json"
+        place.write_text(json.dumps([*sources, request]), encoding="utf-8")
+        try:
+            return self.execute(BOOT.format(path=str(place)), seconds, probe=True)
+        finally:
+            place.unlink()
+
+    def _give_up(self, status: str) -> NoReturn:
+        if status == "flood":
+            raise SandboxEnded("flood", f"more than {self.limits.output_mb:g} MB of output")
+        raise SandboxEnded("cell-timeout", "a cell took too long and ignored the interrupt")
+
+    def _send(self, code: str) -> str:
+        session = self.client.session
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": False,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        message = session.msg("execute_request", content)
+        try:
+            self.client.shell_channel.send(message)
+        except zmq.Again:
+            raise SandboxEnded("dead-kernel", "the kernel has hung up") from None
+        return str(message["header"]["msg_id"])
+
+    def _ready(self) -> list[zmq.Socket[bytes]]:
+        poller = zmq.Poller()
+        for socket in (self.iopub, self.shell):
+            poller.register(socket, zmq.POLLIN)
+        return [socket for socket, _ in poller.poll(POLL)]
+
+    def _receive(self, socket: zmq.Socket[bytes]) -> dict[str, Any]:
+        try:
+            frames = socket.recv_multipart()
+        except zmq.Again:
+            raise SandboxEnded("protocol-violation", "half a message") from None
+        self.messages -= 1
+        self.budget -= sum(map(len, frames))
+        try:
+            _, parts = self.client.session.feed_identities(frames)
+            message = self.client.session.deserialize(parts)
+            if all(type(message[part]) is dict for part in ("header", "parent_header", "content")):
+                return message
+        except Exception as error:  # whatever a forged message makes the library raise
+            raise SandboxEnded(
+                "protocol-violation", f"a malformed message ({type(error).__name__})"
+            ) from None
+        raise SandboxEnded("protocol-violation", "a malformed message")
+
+    def _check_alive(self) -> None:
+        assert self.watch is not None
+        if self.manager.provisioner.process.poll() is None:
+            return
+        if (verdict := self.watch.settle()) is not None:
+            raise SandboxEnded(*verdict)
+        raise SandboxEnded("dead-kernel", "the kernel ended")
+
+    def _take_reply(self, content: dict[str, Any], found: Execution) -> None:
+        payload = content.get("payload")
+        if type(payload) is list and any(
+            type(entry) is dict and entry.get("source") == "ask_exit" for entry in payload
+        ):
+            # It would end a moment later, while something else runs.
+            raise SandboxEnded("dead-kernel", "the code asked the kernel to exit")
+        if content.get("status") != "ok" and found.status == "ok":
+            found.status = "error"
+            try:
+                found.ename = name_of(content.get("ename"))
+            except Violation as error:
+                raise SandboxEnded("protocol-violation", str(error)) from None
+
+    def _take(self, message: dict[str, Any], ours: bool, probe: bool, found: Execution) -> bool:
+        """Take in a published message; tell whether it says that the kernel is idle."""
+        kind, content = message["header"].get("msg_type"), message["content"]
+        data = content.get("data")
+        if type(data) is dict and ANSWER_MIME in data:
+            if not (ours and probe and kind == "display_data") or found.answers:
+                raise SandboxEnded("protocol-violation", "an answer that nobody asked for")
+            found.answers.append(data[ANSWER_MIME])
+        elif ours and kind == "status":
+            return content.get("execution_state") == "idle"
+        elif ours and not probe and self.budget > 0:
+            try:
+                output = output_from(str(kind), content)
+            except Violation as error:
+                raise SandboxEnded("protocol-violation", str(error)) from None
+            if output is not None:
+                found.outputs.append(output)
+        return False

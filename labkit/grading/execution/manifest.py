@@ -1,0 +1,127 @@
+"""What a grading's folder says about itself, so that it can be gone on with and scored again.
+
+``grading.json`` holds what was asked for and who handed in what; ``harvest/CONTENTHASH`` holds one
+submission's answers. A harvest that is there, whole, and of the same assignment is never repeated:
+no other state is kept, and so none can be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.grading.intake.submissions import HandedIn, Submission
+from labkit.grading.reports.gradebook import Student
+from labkit.grading.sandbox.scratch import NOTE
+from labkit.system.files import whole
+from labkit.system.folder_lock import LOCK
+
+FILE = "grading.json"
+HARVESTS, UNPACKED = "harvest", "submissions"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Grading:
+    """What was asked for, and who handed in what.
+
+    Attributes:
+        assignment: its name.
+        folder: where it lies.
+        late_policy: the file; None without one.
+        command: what was typed.
+        students: who handed in what.
+        problems: what is nobody's.
+        anonymous: the marker sees pseudonyms instead of names.
+    """
+
+    assignment: str
+    folder: Path
+    late_policy: Path | None
+    command: str
+    students: tuple[HandedIn, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+    anonymous: bool = False
+
+
+def harvest_folder(out: Path, submission: Submission) -> Path:
+    """Return where a submission's answers are kept."""
+    return out / HARVESTS / submission.content_hash
+
+
+def require_usable(out: Path, assignment: str) -> None:
+    """Refuse a folder that holds something else than this assignment's grading.
+
+    Raises:
+        LabkitError: it does.
+    """
+    if out.exists() and not out.is_dir():
+        raise LabkitError(f"{out} is not a folder; choose another --out")
+    if (out / FILE).is_file():
+        found = read_grading(out).assignment
+        if found != assignment:
+            raise LabkitError(f"{out} holds the grading of {found}; choose another --out")
+    elif out.is_dir() and any(path.name not in {LOCK, NOTE, UNPACKED} for path in out.iterdir()):
+        raise LabkitError(f"{out} holds something else than a grading; choose another --out")
+
+
+def write_grading(out: Path, grading: Grading) -> None:
+    """Write ``grading.json``.
+
+    Raises:
+        LabkitError: it cannot be written.
+    """
+    content = {"version": VERSION, **asdict(grading)}
+    with whole(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, default=_text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_grading(out: Path) -> Grading:
+    """Read ``grading.json``.
+
+    Raises:
+        LabkitError: there is none, or it is damaged.
+    """
+    path = out / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Grading(
+            assignment=content["assignment"],
+            folder=Path(content["folder"]),
+            late_policy=Path(content["late_policy"]) if content["late_policy"] else None,
+            command=content["command"],
+            students=tuple(_handed_in(one) for one in content["students"]),
+            problems=tuple(content["problems"]),
+            anonymous=bool(content.get("anonymous")),
+        )
+    except FileNotFoundError as error:
+        raise LabkitError(f"{out}: no {FILE}; give the --out folder of labkit grade") from error
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise LabkitError(f"{path}: damaged ({error}); grade into another --out") from error
+
+
+def _handed_in(one: dict[str, Any]) -> HandedIn:
+    submissions = tuple(
+        Submission(
+            **{
+                **given,
+                "path": Path(given["path"]),
+                "received": given["received"] and datetime.fromisoformat(given["received"]),
+            }
+        )
+        for given in one["submissions"]
+    )
+    return HandedIn(Student(**one["student"]), submissions, tuple(one["notes"]))
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

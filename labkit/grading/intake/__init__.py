@@ -1,0 +1,1 @@
+"""Submitted files: who handed in what, and when."""

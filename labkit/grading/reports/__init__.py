@@ -1,0 +1,1 @@
+"""Gradebook, feedback pages and the instructor's report."""

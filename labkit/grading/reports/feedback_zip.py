@@ -1,0 +1,77 @@
+"""The feedback pages as one zip file that Moodle or Canvas hands on to the students.
+
+Moodle (*View all submissions, Upload multiple feedback files in a zip*) reads who a file is for off
+a folder ``NAME_NUMBER_assignsubmission_file`` (moodle,
+``mod/assign/feedback/file/importziplib.php``). Canvas (*Download submissions, Re-upload
+submissions*) looks for two numbers between underscores, the student's and that of the file handed
+in, and shows what comes back under the name of that file (canvas-lms,
+``app/models/abstract_assignment.rb``). A notebook comes back as a notebook, therefore.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from labkit.grading.authoring.assignment import LoadedAssignment
+from labkit.grading.authoring.release import notebook_bytes
+from labkit.grading.intake.submissions import CANVAS
+from labkit.grading.reports.feedback import feedback_page
+from labkit.grading.reports.gradebook import Entry
+from labkit.system.files import whole
+
+MOODLE_FILE, CANVAS_FILE = "feedback_moodle.zip", "feedback_canvas.zip"
+EPOCH = (2000, 1, 1, 0, 0, 0)  # equal pages give equal archives
+
+
+def write_feedback_zips(
+    entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path
+) -> list[Path]:
+    """Write one zip file for each course system whose numbers the students have.
+
+    Returns:
+        The files written.
+
+    Raises:
+        LabkitError: a file cannot be written.
+    """
+    members: dict[str, dict[str, bytes]] = {MOODLE_FILE: {}, CANVAS_FILE: {}}
+    for entry in entries:
+        page = feedback_page(entry, loaded)
+        if entry.student.moodle_id:
+            # What stands before the first underscore is the name, whatever it is.
+            name = " ".join(entry.student.name.replace("_", " ").replace("/", " ").split())
+            owner = f"{name}_{entry.student.moodle_id}_assignsubmission_file"
+            members[MOODLE_FILE][f"{owner}/feedback.html"] = page.encode()
+        handed_in = CANVAS.fullmatch(PurePosixPath(entry.file).parts[0]) if entry.file else None
+        if handed_in is not None:
+            owner = f"{handed_in['name']}_{handed_in['id']}_{handed_in['file']}_feedback"
+            if PurePosixPath(entry.file).parts[0].lower().endswith(".ipynb"):
+                members[CANVAS_FILE][f"{owner}.ipynb"] = _notebook(page)
+            else:
+                members[CANVAS_FILE][f"{owner}.html"] = page.encode()
+    written = []
+    for name, contents in members.items():
+        path = folder / name
+        if not contents:
+            path.unlink(missing_ok=True)
+            continue
+        with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for member, content in contents.items():
+                info = zipfile.ZipInfo(member, EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(info, content)
+        written.append(path)
+    return written
+
+
+def _notebook(page: str) -> bytes:
+    """Return a notebook with a page in a cell of text."""
+    import nbformat
+
+    body = page.partition("<main>")[2].partition("</main>")[0]
+    # Blank lines and indentation would end the HTML and begin code.
+    text = "\n".join(line.strip() for line in body.splitlines() if line.strip())
+    cell = nbformat.v4.new_markdown_cell(text, id="feedback")
+    return notebook_bytes(nbformat.v4.new_notebook(cells=[cell]))

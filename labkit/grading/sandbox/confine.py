@@ -1,0 +1,257 @@
+"""The command that shuts a kernel in.
+
+With bubblewrap the kernel gets its own users, processes, network and file system. It sees the
+system's libraries, the Python environment, labkit without its grading part, the weights that come
+with labkit, and the assignment's data, all read-only. It writes to memory only, except into
+the folder of its sockets, whose size is watched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.grading.sandbox.isolation import STRONG, Level
+from labkit.system.cores import available_cores
+from labkit.system.places import DATA, PACKAGE
+
+NOBODY = 65534  # the user inside, and outside when the grader is root
+SCRATCH = Path("/scratch")
+PROCESSES = 64  # also threads
+FILE_BYTES = 256_000_000
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+# Root alone enters folders such as /root; the user without rights that bubblewrap runs as does
+# not. In a mount namespace of its own, root shows it what it needs under other names.
+STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Wall:
+    """What a kernel is shut in with.
+
+    Attributes:
+        level: how.
+        memory_mb: what it may use; here it sizes the file systems in memory.
+        seconds: CPU time of each process; a backstop, deadlines are wall-clock.
+        data: files and folders that it may read, beside what every kernel may.
+    """
+
+    level: Level
+    memory_mb: int = 4096
+    seconds: float = 600
+    data: tuple[Path, ...] = ()
+
+
+def make_folder() -> Path:
+    """Make a sandbox's folder on this side.
+
+    ``run`` holds the connection file and the sockets, and the sandbox writes there; ``ask`` holds
+    what it is asked, and it only reads there.
+    """
+    base = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="labkit-", dir=base if len(base) < 60 else "/tmp"))
+    folder.chmod(0o711)
+    (folder / "run").mkdir(mode=0o700)
+    (folder / "ask").mkdir(mode=0o755)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove it; the program copes with whatever depth a submission has dug there."""
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+
+
+def wrap(command: list[str], folder: Path, wall: Wall) -> list[str]:
+    """Return the command that runs `command` behind the wall.
+
+    `folder` comes from :func:`make_folder`; it is handed over to the user of the sandbox.
+    """
+    run = folder / "run"
+    limits = [
+        "prlimit",
+        f"--cpu={int(wall.seconds * available_cores()) + 10}",
+        f"--fsize={FILE_BYTES}",
+        "--core=0",
+    ]
+    root = os.geteuid() == 0
+    other_user = [
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "--no-new-privs",
+    ]
+    if root and wall.level is not Level.PROCESS_ONLY:
+        for path in (run, *run.iterdir()):
+            os.chown(path, NOBODY, NOBODY)
+    if wall.level in STRONG:
+        shown = _readable(wall)
+        stage, binds = _staged(shown, folder) if root else ([], shown)
+        inside = [*limits, f"--nproc={PROCESSES}", *command]
+        # Looked for before the staging: a staged place does not tell what it shows.
+        hidden = _grading_folders(shown)
+        bubblewrap = [*_bubblewrap(binds, hidden, folder, wall), "--", *inside]
+        return [*stage, *other_user, *bubblewrap] if root else bubblewrap
+    variables = environment(run / "scratch", run / "scratch")
+    (run / "scratch").mkdir(exist_ok=True)
+    confined = ["env", "-i", "--chdir", str(run / "scratch")]
+    confined += [*(f"{name}={value}" for name, value in variables.items()), *limits]
+    if wall.level is Level.LANDLOCK:
+        if root:
+            os.chown(run / "scratch", NOBODY, NOBODY)
+            confined = [*other_user, *confined]
+        listed, readable = _landlock_paths(wall)
+        readable.append(str(folder / "ask"))
+        rules = json.dumps({"list": listed, "read": readable, "write": [str(run)]})
+        script = str(Path(__file__).with_name("landlock.py"))
+        confined += [sys.executable, "-I", "-S", script, rules]
+    return [*confined, *command]
+
+
+def environment(home: Path, temporary: Path) -> dict[str, str]:
+    """Return the whole environment of a kernel: nothing of the grader's own but its threads."""
+    threads = {name: os.environ.get(name, "1") for name in THREADS}
+    return {
+        "HOME": str(home),
+        "USER": "student",
+        "TMPDIR": str(temporary),
+        "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONNOUSERSITE": "1",
+        **threads,
+    }
+
+
+def try_out(level: Level, seconds: float) -> str:
+    """Run an empty program at a level; return what went wrong, nothing when it ran."""
+    folder = make_folder()
+    try:
+        command = wrap([sys.executable, "-I", "-S", "-c", "pass"], folder, Wall(level))
+        done = subprocess.run(
+            command, env=OUTER, cwd="/", capture_output=True, timeout=seconds, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    finally:
+        remove_folder(folder)
+    text = done.stderr.decode(errors="replace").strip()
+    return (text.splitlines() or ["no reason given"])[-1][:300] if done.returncode else ""
+
+
+OUTER = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""The environment of the wall itself. A submission can read it in /proc/1/environ."""
+
+
+def _bubblewrap(
+    binds: list[tuple[Path, Path]], hidden: list[str], folder: Path, wall: Wall
+) -> list[str]:
+    run, asked = str(folder / "run"), str(folder / "ask")
+    size = wall.memory_mb * 1_000_000
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
+    command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
+    command += ["--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL"]
+    if wall.level is Level.NAMESPACES:
+        command += ["--proc", "/proc"]
+    command += ["--dev", "/dev"]
+    for name, share in (("/tmp", 8), ("/dev/shm", 2), (str(SCRATCH), 4)):
+        command += ["--size", str(size // share), "--tmpfs", name]
+    command += ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        place = Path("/", name)
+        if place.is_symlink():
+            command += ["--symlink", str(place.readlink()), str(place)]
+        elif place.is_dir():
+            command += ["--ro-bind", str(place), str(place)]
+    for name in ETC:
+        command += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for source, target in binds:
+        command += ["--ro-bind", str(source), str(target)]
+    for path in hidden:
+        command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
+    command += ["--bind", run, run, "--ro-bind", asked, asked]
+    for name, value in environment(SCRATCH, Path("/tmp")).items():
+        command += ["--setenv", name, value]
+    # The file systems that bubblewrap makes for / and /dev have no size limit of their own.
+    return [*command, "--chdir", str(SCRATCH), "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def _readable(wall: Wall) -> list[tuple[Path, Path]]:
+    """Return what to show, with the path to show it at, each parent before its children."""
+    python = Path(sys.executable)
+    wanted = {Path(sys.prefix), Path(sys.base_prefix)}
+    while python.is_symlink():  # a virtual environment's python points to the base, maybe twice
+        python = python.parent / python.readlink()
+        wanted.add(python.parent.parent)
+    shown = {path: path.resolve() for path in wanted if not _within(path, Path("/usr"))}
+    shown |= {path: path for path in list(shown.values())}
+    shown[PACKAGE] = PACKAGE
+    checkpoints = DATA / "checkpoints"
+    for path in (*([checkpoints] if checkpoints.is_dir() else []), *wall.data):
+        shown[path] = path.resolve()
+    return [(shown[target], target) for target in sorted(shown)]
+
+
+def _grading_folders(binds: list[tuple[Path, Path]]) -> list[str]:
+    """Return where the grading part of labkit would be seen, by whatever name."""
+    inner = PACKAGE / "grading"
+    return [
+        str(target / inner.relative_to(source.resolve()))
+        for source, target in binds
+        if inner.is_relative_to(source.resolve())
+    ]
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder)
+
+
+def _staged(
+    binds: list[tuple[Path, Path]], folder: Path
+) -> tuple[list[str], list[tuple[Path, Path]]]:
+    mounts, staged = list[str](), list[tuple[Path, Path]]()
+    for number, (source, target) in enumerate(binds):
+        if _open_to_all(source):
+            staged.append((source, target))
+            continue
+        (folder / "stage").mkdir(exist_ok=True)
+        place = folder / "stage" / str(number)
+        place.mkdir() if source.is_dir() else place.touch()
+        mounts += [str(source), str(place)]
+        staged.append((place, target))
+    if not mounts:
+        return [], binds
+    start = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", STAGE, "sh"]
+    return [*start, *mounts, "--"], staged
+
+
+def _open_to_all(path: Path) -> bool:
+    needed = 0o005 if path.is_dir() else 0o004
+    inside = all(parent.stat().st_mode & 0o001 for parent in path.parents)
+    return inside and path.stat().st_mode & needed == needed
+
+
+def _landlock_paths(wall: Wall) -> tuple[list[str], list[str]]:
+    """Return the folders whose entries may be listed, and the paths that may be read."""
+    paths = [Path("/", name) for name in ("usr", "bin", "sbin", "lib", "lib64")]
+    paths += [Path("/etc", name) for name in ETC]
+    paths += [Path("/dev", name) for name in ("null", "zero", "full", "random", "urandom", "shm")]
+    paths += [target for _, target in _readable(wall)]
+    listed, readable = [PACKAGE.parent], list[Path]()
+    # Landlock cannot take a folder back out of another: those around it are opened one by one.
+    while paths:
+        path = paths.pop()
+        if (PACKAGE / "grading").is_relative_to(path.resolve()):
+            listed.append(path)
+            paths += [part for part in path.iterdir() if part.resolve() != PACKAGE / "grading"]
+        elif path.exists():
+            readable.append(path)
+    return [str(path) for path in listed], [str(path) for path in readable]

@@ -1,0 +1,1 @@
+"""Points for answers; no code of a student runs here."""

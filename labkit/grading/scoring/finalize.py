@@ -1,0 +1,220 @@
+"""From harvests to gradebook, feedback and report: scoring without running anything."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.grading.authoring.assignment import LoadedAssignment
+from labkit.grading.execution.manifest import Grading, harvest_folder
+from labkit.grading.intake.late_policy import Counts, LatePolicy
+from labkit.grading.intake.submissions import HandedIn, Submission
+from labkit.grading.reports.feedback import write_feedback
+from labkit.grading.reports.feedback_zip import write_feedback_zips
+from labkit.grading.reports.gradebook import Entry, write_gradebook
+from labkit.grading.reports.instructor_report import write_report
+from labkit.grading.reports.questions import FILE as MARKS
+from labkit.grading.reports.questions import Marks, read_marks, with_marks, write_questions
+from labkit.grading.scoring.results import Score
+from labkit.grading.scoring.score import read_harvest, score
+
+AGAIN = "it has not been harvested: run labkit grade again"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What came of a grading.
+
+    Attributes:
+        entries: one a student.
+        files: what was written for the instructor: report, gradebooks, questions.
+        problems: what concerns no single student.
+    """
+
+    entries: tuple[Entry, ...]
+    files: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def failed(self) -> list[Entry]:
+        """The students whose submission could not be graded, through no fault of theirs."""
+        return [entry for entry in self.entries if entry.score is None and entry.file]
+
+
+def counting(handed_in: HandedIn, counts: Counts) -> tuple[Submission, ...]:
+    """Return the submissions that may count."""
+    if counts is Counts.LAST:
+        return handed_in.submissions[-1:]
+    return handed_in.submissions[:1] if counts is Counts.FIRST else handed_in.submissions
+
+
+def conclude(
+    out: Path,
+    grading: Grading,
+    loaded: LoadedAssignment,
+    policy: LatePolicy,
+    errors: dict[str, str] | None = None,
+) -> Conclusion:
+    """Score every harvest of a grading and write everything that comes of it.
+
+    Args:
+        out: the grading's folder.
+        grading: who handed in what.
+        loaded: the assignment as it is now.
+        policy: when it was due, and which submissions count.
+        errors: why there is no harvest, by content hash.
+
+    Raises:
+        LabkitError: the points that a person gave cannot be read, or a file cannot be written.
+    """
+    marks = read_marks(out, loaded, [one.student.key for one in grading.students])
+    scorer = _Scorer(out, loaded, errors or {})
+    owners = defaultdict[str, list[str]](list)
+    for handed_in in grading.students:
+        for submission in handed_in.submissions:
+            owners[submission.content_hash].append(handed_in.student.key)
+    entries = [_entry(one, policy, scorer, marks, owners) for one in grading.students]
+    students = [handed_in.student for handed_in in grading.students]
+    problems = [
+        *grading.problems,
+        *(
+            f"the late policy names {name!r}, but nothing was handed in by that name"
+            for name in policy.unknown_students(students)
+        ),
+        *_keep_lost_marks(out, marks, entries),
+    ]
+    files = [
+        write_report(entries, loaded, out, command=grading.command, problems=problems),
+        *write_gradebook(entries, loaded, out),
+        *write_questions(entries, loaded, out, anonymous=grading.anonymous),
+        *write_feedback_zips(entries, loaded, out),
+    ]
+    write_feedback(entries, loaded, out)
+    return Conclusion(tuple(entries), tuple(files), tuple(problems))
+
+
+class _Scorer:
+    """Scores a file once, whoever has handed it in."""
+
+    def __init__(self, out: Path, loaded: LoadedAssignment, errors: dict[str, str]) -> None:
+        self.out, self.loaded, self.errors = out, loaded, errors
+        self._known = dict[str, Score | str]()
+
+    def score(self, submission: Submission) -> Score | str:
+        """Return the score, or why there is none."""
+        key = submission.content_hash
+        if key not in self._known:
+            self._known[key] = self._score(submission)
+        return self._known[key]
+
+    def _score(self, submission: Submission) -> Score | str:
+        error = self.errors.get(submission.content_hash)
+        folder = harvest_folder(self.out, submission)
+        if error is None and not (folder / "harvest.json").is_file():
+            error = AGAIN
+        if error is not None:
+            return error
+        try:
+            harvest = read_harvest(folder)
+            if harvest["state"] == "infrastructure-error":
+                return str(harvest.get("message") or "the sandbox failed")
+            return score(folder, self.loaded)
+        except LabkitError as problem:
+            return str(problem)
+        except (
+            Exception
+        ) as problem:  # the instructor's own code; the others are graded all the same
+            return f"scoring failed: {type(problem).__name__}: {problem}"
+
+
+def _entry(
+    handed_in: HandedIn,
+    policy: LatePolicy,
+    scorer: _Scorer,
+    marks: Marks,
+    owners: dict[str, list[str]],
+) -> Entry:
+    student = handed_in.student
+    candidates = [
+        _candidate(handed_in, one, policy, scorer.score(one), scorer.out, marks)
+        for one in counting(handed_in, policy.counts)
+    ]
+    if not candidates:
+        return Entry(student, None, problem="; ".join(handed_in.notes))
+    best = max(candidates, key=lambda entry: -1.0 if entry.points is None else entry.points)
+    chosen = next(
+        one for one in handed_in.submissions if best.harvest == harvest_folder(scorer.out, one)
+    )
+    notes = [*best.notes, *handed_in.notes]
+    if len(handed_in.submissions) > 1:
+        count = len(handed_in.submissions)
+        notes.append(f"{count} submissions; the {policy.counts} counts: {chosen.file}")
+    notes += _suspicions(chosen, student.key, scorer.loaded.name, owners)
+    return Entry(
+        student,
+        best.score,
+        best.file,
+        best.harvest,
+        best.problem,
+        best.late,
+        best.kept,
+        tuple(notes),
+    )
+
+
+def _candidate(
+    handed_in: HandedIn,
+    submission: Submission,
+    policy: LatePolicy,
+    found: Score | str,
+    out: Path,
+    marks: Marks,
+) -> Entry:
+    student = handed_in.student
+    late = policy.lateness(student, submission.received, marked=submission.marked_late)
+    unknown = "marked as late, but not when it came in: see [received] in the late policy"
+    return Entry(
+        student,
+        None if isinstance(found, str) else with_marks(student.key, found, marks),
+        file=submission.file,
+        harvest=harvest_folder(out, submission),
+        problem=found if isinstance(found, str) else "",
+        late=late.text,
+        kept=late.kept,
+        notes=(unknown,) if late.unknown else (),
+    )
+
+
+def _suspicions(
+    chosen: Submission, key: str, assignment: str, owners: dict[str, list[str]]
+) -> Iterator[str]:
+    others = [owner for owner in owners[chosen.content_hash] if owner != key]
+    if others:
+        yield f"the same file as {', '.join(others)}"
+    if chosen.declared and chosen.declared != assignment:
+        yield f"the notebook says that it is of the assignment {chosen.declared}"
+
+
+def _keep_lost_marks(out: Path, marks: Marks, entries: Sequence[Entry]) -> Iterator[str]:
+    """Put the file with a person's points aside before one is written that lacks some of them."""
+    kept = {
+        (entry.student.key, question.name): question.points
+        for entry in entries
+        if entry.score is not None
+        for question in entry.score.questions
+    }
+    lost = [key for key, mark in marks.items() if mark.points is not None and kept.get(key) is None]
+    if lost:
+        now = datetime.now().astimezone()
+        copy = out / f"{Path(MARKS).stem}-until-{now:%Y-%m-%dT%H-%M-%S}.csv"
+        try:
+            shutil.copy2(out / MARKS, copy)
+        except OSError as error:
+            raise LabkitError(f"{copy}: cannot be written: {error.strerror}") from error
+        who = ", ".join(sorted({student for student, _ in lost})[:5])
+        yield f"points given for answers that are no longer there ({who}) are kept in {copy.name}"

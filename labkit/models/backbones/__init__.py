@@ -1,0 +1,1 @@
+"""Backbones: residual networks and the feature pyramid."""

@@ -1,0 +1,1 @@
+"""DETR (N. Carion et al., ECCV 2020)."""

@@ -1,0 +1,1 @@
+"""Panoptic FPN (A. Kirillov et al., CVPR 2019)."""

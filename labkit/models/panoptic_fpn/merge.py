@@ -1,0 +1,83 @@
+"""From objects and a semantic map, which overlap and disagree, to one panoptic map.
+
+A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4.1 and the appendix of "Panoptic
+Feature Pyramid Networks", CVPR 2019: a heuristic, like non-maximum suppression, with a threshold
+for each doubt. UPSNet's answer without thresholds is ``models/upsnet/panoptic_head.py``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.errors import LabkitError
+from labkit.structures import VOID, Categories, Detections, Panoptic, Segment
+
+
+def merge(
+    detections: Detections,
+    semantic: Tensor,
+    categories: Categories,
+    *,
+    score: float = 0.5,
+    overlap: float = 0.5,
+    stuff_area: int = 4096,
+) -> Panoptic:
+    """Paint objects, the most certain first, then stuff where nothing was painted.
+
+    Args:
+        detections: objects with ``masks (N, H, W)``, in any order. Of equal scores the one that
+            comes first is painted first.
+        semantic: ``(H, W)`` int64 labels. What is labelled as a thing paints nothing: which of the
+            things it would belong to is not known.
+        categories: of the labels.
+        score: objects below it are left out.
+        overlap: an object is left out if more than this part of it is painted already; otherwise it
+            gets the rest.
+        stuff_area: stuff on fewer pixels, all regions of a class together, is left out.
+
+    Returns:
+        The map; segments have ids from 1 on, objects first, then stuff by label. What nothing
+        covers is VOID.
+
+    Raises:
+        LabkitError: the detections have no masks, or masks of another size than the semantic map.
+    """
+    masks = detections.masks
+    if masks is None:
+        raise LabkitError("merge: the detections have no masks; a panoptic map needs them")
+    if semantic.ndim != 2 or masks.shape[1:] != semantic.shape:
+        raise LabkitError(
+            f"merge: masks are {tuple(masks.shape[1:])} pixels large, the semantic map"
+            f" {tuple(semantic.shape)}; both must be (H, W) of the same picture"
+        )
+    ids = np.full(semantic.shape, VOID, np.int32)
+    free = np.ones(semantic.shape, bool)
+    segments: list[Segment] = []
+    # A mask is a byte a pixel, and NumPy's operations on bytes are an order of magnitude quicker
+    # than painting by index.
+    scores = detections.scores.float().numpy(force=True)  # NumPy has no bfloat16
+    for i in np.argsort(-scores, kind="stable"):
+        if float(scores[i]) < score:
+            break
+        mask = masks[int(i)].numpy(force=True)
+        area = np.count_nonzero(mask)
+        visible = mask & free
+        left = np.count_nonzero(visible)
+        if area == 0 or (area - left) / area > overlap or left == 0:
+            continue
+        segments.append(
+            Segment(len(segments) + 1, int(detections.labels[i]), score=float(scores[i]))
+        )
+        np.copyto(ids, segments[-1].id, where=visible)
+        free &= ~visible
+    labels = np.where(free, semantic.numpy(force=True), len(categories)).clip(0, len(categories))
+    areas = np.bincount(labels.ravel(), minlength=len(categories) + 1)
+    id_of = np.full(len(categories) + 1, VOID, np.int32)
+    for label in categories.stuff:
+        if areas[label] and areas[label] >= stuff_area:
+            segments.append(Segment(len(segments) + 1, label))
+            id_of[label] = segments[-1].id
+    ids += id_of[labels]  # VOID is 0, so that what is painted stays
+    return Panoptic(torch.from_numpy(ids).to(semantic.device), segments)

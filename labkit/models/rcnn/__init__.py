@@ -1,0 +1,1 @@
+"""The R-CNN family: Faster R-CNN and Mask R-CNN."""

@@ -1,0 +1,1 @@
+"""UPSNet (Y. Xiong et al., CVPR 2019)."""

@@ -1,0 +1,195 @@
+"""UPSNet's panoptic head: one logit a pixel for every stuff class and every object, no weights.
+
+Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
+"Panoptic Segmentation Head", and figure 3. The head as the paper writes it, for training and for
+reading; :mod:`labkit.models.upsnet.postprocess` takes the argmax of the same logits on large
+images.
+
+Letters in shapes: ``C`` categories (things first), ``T`` of them things, ``S = C - T``, ``n``
+objects, ``m`` side of a mask, ``H × W`` the map on which everything happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Window = tuple[int, int, int, int]
+"""Rows and columns of a map: top, bottom, left, right; the far ones are outside."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which whole pixels the terms of an object cover.
+
+    Attributes:
+        seg: of its part of the semantic logits; one pixel more where a box ends late in a pixel.
+        mask: of its mask.
+    """
+
+    seg: list[Window]
+    mask: list[Window]
+
+
+def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Windows:
+    """The windows of boxes.
+
+    A window begins with the pixel that the box begins in; a box narrower than a pixel may have
+    none. The first and the last pixel of a box are scaled, not its edges, as the published models
+    have it.
+
+    Args:
+        boxes: ``(n, 4)`` in pixels of the image.
+        size: (H, W) of the map.
+        scale: cells of the map per pixel.
+    """
+    limit = torch.tensor([size[1], size[0]], device=boxes.device)
+    first = (boxes[:, :2] * scale).long()
+    last = (boxes[:, 2:] - 1) * scale
+    mask_end = last.long() + 1
+    seg_end = torch.maximum(last.round().long() + 1, mask_end)  # halves to the even number
+
+    def listed(end: Tensor) -> list[Window]:
+        rows = torch.cat([first, torch.minimum(end, limit)], dim=1).tolist()
+        return [(top, bottom, left, right) for left, top, right, bottom in rows]
+
+    return Windows(listed(seg_end), listed(mask_end))
+
+
+def resized_masks(masks: Tensor, windows: list[Window]) -> list[Tensor]:
+    """Each mask's logits ``(m, m)`` of ``(n, m, m)``, resized to its window ``(h, w)``."""
+    resized = []
+    for mask, (top, bottom, left, right) in zip(masks, windows, strict=True):
+        shape = (max(bottom - top, 1), max(right - left, 1))
+        large = F.interpolate(mask[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+        resized.append(large[: bottom - top, : right - left])
+    return resized
+
+
+def prune(
+    masks: list[Tensor],
+    windows: list[Window],
+    labels: Tensor,
+    size: tuple[int, int],
+    overlap: float = 0.3,
+) -> list[int]:
+    """Mask pruning: drop objects that repeat better ones of their class.
+
+    Args:
+        masks: logits ``(h, w)`` in each window, best object first; a pixel belongs to the mask
+            where its logit is positive.
+        windows: of the masks.
+        labels: ``(n,)``.
+        size: (H, W).
+        overlap: an object goes when more than this share of its mask is taken by those kept before.
+
+    Returns:
+        Indices of the objects kept, in order; those whose mask is empty are not.
+    """
+    taken: dict[int, Tensor] = {}  # by class: (H, W) bool
+    kept = []
+    for i, (mask, (top, bottom, left, right)) in enumerate(zip(masks, windows, strict=True)):
+        inside = mask > 0
+        area = int(inside.sum())
+        if area == 0:
+            continue
+        label = int(labels[i])
+        if label not in taken:
+            taken[label] = torch.zeros(size, dtype=torch.bool, device=mask.device)
+        before = taken[label][top:bottom, left:right]
+        if int((before & inside).sum()) / area > overlap:
+            continue
+        before |= inside
+        kept.append(i)
+    return kept
+
+
+def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
+    """X_thing: for each object the semantic logits of its class in its box, 0 outside.
+
+    Args:
+        scores: ``(C, H, W)`` semantic logits.
+        labels: ``(n,)``.
+        windows: ``Windows.seg``.
+
+    Returns:
+        ``(n, H, W)``.
+    """
+    terms = []
+    for label, (top, bottom, left, right) in zip(labels.tolist(), windows, strict=True):
+        inside = scores[label, top:bottom, left:right]
+        terms.append(_placed(inside, (top, bottom, left, right), scores))
+    return torch.stack(terms) if terms else scores.new_zeros((0, *scores.shape[1:]))
+
+
+def mask_term(masks: list[Tensor], windows: list[Window], scores: Tensor) -> Tensor:
+    """Y_mask: each object's mask logits in its box, 0 outside.
+
+    Args:
+        masks: of :func:`resized_masks`.
+        windows: ``Windows.mask``.
+        scores: ``(C, H, W)``, for the size.
+
+    Returns:
+        ``(n, H, W)``.
+    """
+    terms = [_placed(mask, window, scores) for mask, window in zip(masks, windows, strict=True)]
+    return torch.stack(terms) if terms else scores.new_zeros((0, *scores.shape[1:]))
+
+
+def unknown_term(scores: Tensor, things: int, in_boxes: Tensor) -> Tensor:
+    """The logit of "some thing, but none of the objects": what no box explains.
+
+    Args:
+        scores: ``(C, H, W)`` semantic logits.
+        things: T.
+        in_boxes: ``(n, H, W)`` of :func:`thing_term`; the masks play no part.
+
+    Returns:
+        ``(H, W)``.
+    """
+    any_thing = scores[:things].amax(dim=0)
+    return any_thing - in_boxes.amax(dim=0) if len(in_boxes) else any_thing
+
+
+def panoptic_logits(
+    scores: Tensor,
+    things: int,
+    labels: Tensor,
+    masks: Tensor,
+    windows: Windows,
+    unknown: bool = True,
+) -> Tensor:
+    """All logits that compete for a pixel: stuff, then objects, then unknown.
+
+    Without objects there is one logit of 0, as of an object that is nowhere: what neither stuff nor
+    unknown wants has to go somewhere.
+
+    Args:
+        scores: ``(C, H, W)`` semantic logits.
+        things: T, at least one if ``unknown``.
+        labels: ``(n,)`` of the objects.
+        masks: ``(n, m, m)`` their mask logits.
+        windows: of :func:`windows_of`.
+        unknown: with the last one.
+
+    Returns:
+        ``(S + max(n, 1) + 1, H, W)``, or without unknown one less.
+    """
+    in_boxes = thing_term(scores, labels, windows.seg)  # (n, H, W)
+    in_masks = mask_term(resized_masks(masks, windows.mask), windows.mask, scores)
+    objects = in_boxes + in_masks if len(labels) else scores.new_zeros((1, *scores.shape[1:]))
+    parts = [scores[things:], objects]
+    if unknown:
+        parts.append(unknown_term(scores, things, in_boxes)[None])
+    return torch.cat(parts)
+
+
+def _placed(value: Tensor, window: Window, like: Tensor) -> Tensor:
+    """A map ``(H, W)`` of zeros with ``value`` in the window."""
+    top, bottom, left, right = window
+    height, width = like.shape[1:]
+    return F.pad(value, (left, width - right, top, height - bottom))

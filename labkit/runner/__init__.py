@@ -1,1 +1,0 @@
-"""Headless notebooks: each in a process of its own, one truthful outcome each, a report."""

@@ -1,0 +1,240 @@
+"""The app that compares models: choose some, choose a picture, see what each found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import ipywidgets
+
+from labkit.checkpoints.shipped import shipped
+from labkit.checkpoints.store import catalogue
+from labkit.system.places import download_folder
+from labkit.widgets.app import App, message_of, png
+from labkit.widgets.compare.compare import MEMORY, Models, by_title, draw, try_to_ask
+from labkit.widgets.compare.controls import (
+    FITTING,
+    ModelList,
+    PictureChoice,
+    Progress,
+    heading,
+)
+from labkit.widgets.compare.image_source import Source
+from labkit.widgets.compare.model_runs import Answer, Cancelled, Model, Watch
+from labkit.widgets.compare.table import as_html, as_text, colors_html
+from labkit.widgets.compare.thresholds import LOWEST
+from labkit.widgets.compare.views import Comparison
+from labkit.widgets.viewer.viewer import SegmentViewer
+
+WAITING = "not finished yet"
+CANCELLED = "cancelled; tick it again to run it"
+REDRAWN = 0.1
+"""Seconds between two messages about the progress of a model."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """Models that are being asked in a thread, and the wish to stop."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+    told: float = 0.0
+
+
+class Compare(App):
+    """Models side by side on one picture, with the truth where there is one.
+
+    A model runs once for a picture. Threshold, difference, filters and opacity are answered from
+    what it said. Models run in the background, with their progress and a button that cancels. The
+    figure of the same state is :func:`labkit.widgets.compare.compare.compare`.
+
+    Args:
+        models: by title, or names. None: those that come with labkit, and published ones that were
+            fetched.
+        image: the first picture, see :data:`labkit.widgets.compare.image_source.Source`.
+        chosen: titles of the models that are ticked. None: all that were given, or the panoptic
+            ones that come with labkit.
+
+    Attributes:
+        comparison: the picture, and what the models said.
+        viewer: the panels.
+
+    Raises:
+        LabkitError: there is no such picture.
+    """
+
+    def __init__(
+        self,
+        models: Models | None = None,
+        image: Source = ("shapes", 0),
+        chosen: Collection[str] | None = None,
+    ) -> None:
+        if models is None:
+            models = available()
+            whole = {"mask AP", "PQ"}  # not the filled boxes of detr_tiny
+            chosen = chosen or [k for k, own in shipped().items() if whole <= own.metrics.keys()]
+        self._job: _Job | None = None
+        self._drawing = threading.RLock()
+        self._cancelled: set[str] = set()
+        self.models = ModelList(by_title(models), chosen, self._model_changed, self.guarded)
+        self.source = PictureChoice(image, self.guarded(self._picture_changed))
+        self.score = ipywidgets.FloatSlider(
+            0.5,
+            min=LOWEST,
+            max=0.95,
+            step=0.05,
+            description="score for all",
+            continuous_update=False,
+            layout={"width": "20em"},
+            style=FITTING,
+        )
+        self.own_score = ipywidgets.Checkbox(
+            True, description="each method's own score", indent=False, layout={"width": "auto"}
+        )
+        self.difference = ipywidgets.Checkbox(
+            False, description="difference to the truth", indent=False, layout={"width": "auto"}
+        )
+        self.progress = Progress(self.guarded(lambda _: self.cancel()))
+        self.colors, self.table = ipywidgets.HTML(), ipywidgets.HTML()
+        looks = ipywidgets.HBox([heading("Threshold"), self.own_score, self.score, self.difference])
+        controls = ipywidgets.VBox([self.models, self.source, looks])
+        controls.add_class("labkit-controls")
+        self.comparison = Comparison(self.source.picture(), {})
+        self.viewer = SegmentViewer(self.comparison.picture.image, [])
+        super().__init__("compare", [controls, self.progress, self.colors, self.viewer, self.table])
+        self.score.observe(self.guarded(self._score_moved), "value")
+        for control in (self.own_score, self.difference):
+            control.observe(self.guarded(self._look_changed), "value")
+        self.run()
+
+    def run(self) -> None:
+        """Show the ticked models on the chosen picture; those that were not asked yet are asked."""
+        if self.source.wanted:
+            self.status = self.source.wanted
+            self.ready()
+            return
+        seen, chosen = self.source.picture(), self.models.chosen()
+        answers: dict[str, Answer | str] = {}
+        for title, model in chosen.items():
+            otherwise = CANCELLED if title in self._cancelled else WAITING
+            answers[title] = MEMORY.known(model, seen) or otherwise
+        missing = {t: chosen[t] for t, answer in answers.items() if answer is WAITING}
+        with self._drawing:
+            if self._job is not None:
+                self._job.stop.set()  # what it was asking for is no longer wanted
+            self._job = job = _Job() if missing else None
+            self.comparison = Comparison(seen, answers)
+            self._show()
+        if job is None:
+            self.progress.hide()
+            self.ready()
+            return
+        arguments = (job, self.comparison, missing)
+        job.thread = threading.Thread(target=self._work, args=arguments, daemon=True)
+        job.thread.start()
+
+    def cancel(self) -> None:
+        """Stop the models that are running; what is finished stays."""
+        with self._drawing:
+            if self._job is not None:
+                self._job.stop.set()
+                self.progress.say("stopping at the next layer", self.progress.bar.value)
+
+    def wait(self) -> None:
+        """Wait until the ticked models have been asked."""
+        job = self._job
+        if job is not None and job.thread is not None:
+            job.thread.join()
+
+    def still(self) -> tuple[bytes, str]:
+        score, viewer = self._score(), self.viewer
+        with self._drawing:
+            kinds = (viewer.show_things, viewer.show_stuff)
+            figure = draw(self.comparison, score, self._outcomes(), viewer.opacity, *kinds)
+            views = self.comparison.views(score)
+        return png(figure), as_text(self.comparison.picture, views)
+
+    def _work(self, job: _Job, comparison: Comparison, missing: dict[str, Model]) -> None:
+        """Ask the models one after the other, in a thread; a job that is replaced says nothing."""
+        try:
+            for number, (title, model) in enumerate(missing.items(), start=1):
+                watch = self._watch(job, f"{title} ({number} of {len(missing)})")
+                watch.progress(0.0)
+                answer = try_to_ask(model, comparison.picture, watch=watch)
+                with self._drawing:
+                    comparison.answers[title] = answer
+                    if self._job is job:
+                        self._show()
+        except Cancelled:
+            with self._drawing:
+                left = {t for t in missing if comparison.answers[t] is WAITING}
+                comparison.answers |= dict.fromkeys(left, CANCELLED)
+                if self._job is job:
+                    self._cancelled |= left
+        except Exception as error:
+            self.error = message_of(error)
+        with self._drawing:
+            if self._job is job:
+                self._job = None
+                self.progress.hide()
+                self._show()
+                self.ready()
+
+    def _watch(self, job: _Job, what: str) -> Watch:
+        def progress(share: float) -> None:
+            now = time.monotonic()
+            if now - job.told < REDRAWN and share > 0:
+                return
+            job.told = now
+            with self._drawing:
+                if self._job is job and not job.stop.is_set():
+                    self.progress.say(f"{what}: {'running' if share else 'loading'}", share)
+
+        return Watch(progress, job.stop.is_set)
+
+    def _show(self) -> None:
+        """Draw what is known, with the present threshold and colours."""
+        with self._drawing:
+            comparison, outcomes = self.comparison, self._outcomes()
+            views, seen = comparison.views(self._score()), comparison.picture
+            self.difference.disabled = seen.target is None
+            self.viewer.show(comparison.background(outcomes), comparison.layers(views, outcomes))
+            self.table.value = as_html(seen, views)
+            self.colors.value = colors_html() if outcomes else ""
+            count = f"{len(views)} model{'' if len(views) == 1 else 's'}"
+            self.status = f"{count} on {seen.title}" + (f". {seen.note}" if seen.note else "")
+
+    def _score(self) -> float | None:
+        return None if self.own_score.value else self.score.value
+
+    def _outcomes(self) -> bool:
+        return bool(self.difference.value) and self.comparison.picture.target is not None
+
+    def _score_moved(self, _: Any) -> None:
+        if self.own_score.value:
+            self.own_score.value = False  # which draws
+        else:
+            self._look_changed(_)
+
+    def _look_changed(self, _: Any) -> None:
+        self._show()
+        if self._job is None:
+            self.ready()
+
+    def _model_changed(self, title: str) -> None:
+        self._cancelled.discard(title)
+        self.run()
+
+    def _picture_changed(self, _: Any) -> None:
+        self._cancelled.clear()
+        self.run()
+
+
+def available() -> list[str]:
+    """Names of the models that can be asked now: labkit's own, and what was fetched."""
+    folder = download_folder()
+    fetched = [c.name for c in catalogue().values() if c.path(folder).is_file()]
+    return [*shipped(), *fetched]

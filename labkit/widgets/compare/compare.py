@@ -1,0 +1,127 @@
+"""Models side by side on one picture: what each found, and what of it is right.
+
+    compare(["panoptic_fpn_tiny", "upsnet_tiny"], ("shapes", 3), difference=True)
+
+is the plain figure; ``labkit.widgets.Compare`` is the app, which shows the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from labkit.errors import LabkitError
+from labkit.widgets.compare.image_source import Picture, Source, picture
+from labkit.widgets.compare.model_runs import Answer, Cancelled, Memory, Model, Watch
+from labkit.widgets.compare.outcomes import COLORS
+from labkit.widgets.compare.table import as_text
+from labkit.widgets.compare.views import Comparison
+from labkit.widgets.viewer.segment_layers import draw_layers
+
+MEMORY = Memory()
+"""What figure and app share, so that a model that one has asked answers the other at once."""
+
+Models = Mapping[str, Model] | Sequence[str]
+"""Models by the title of their panel, or names."""
+
+
+def ask(
+    models: Models, source: Source, memory: Memory = MEMORY, watch: Watch | None = None
+) -> Comparison:
+    """Ask each model about a picture, or remember what it said.
+
+    A model that cannot be loaded or that fails does not disturb the others.
+
+    Args:
+        models: by title, or names.
+        source: see :data:`labkit.widgets.compare.image_source.Source`.
+        memory: of models and answers.
+        watch: follows and stops.
+
+    Raises:
+        LabkitError: there is no such picture.
+        Cancelled: the watch says so.
+    """
+    seen = picture(source)
+    answers = {t: try_to_ask(m, seen, memory, watch) for t, m in by_title(models).items()}
+    return Comparison(seen, answers)
+
+
+def by_title(models: Models) -> dict[str, Model]:
+    """The models by title; names are their own titles."""
+    return dict(models) if isinstance(models, Mapping) else {str(m): m for m in models}
+
+
+def try_to_ask(
+    model: Model, seen: Picture, memory: Memory = MEMORY, watch: Watch | None = None
+) -> Answer | str:
+    """The answer, or why there is none.
+
+    Raises:
+        Cancelled: the watch says so.
+    """
+    try:
+        return memory.ask(model, seen, watch)
+    except Cancelled:
+        raise
+    except LabkitError as error:
+        return str(error)
+    except Exception as error:  # the reader's own model may fail in any way
+        return f"{type(error).__name__}: {error}"
+
+
+def compare(
+    models: Models,
+    source: Source,
+    *,
+    score: float | None = None,
+    difference: bool = False,
+    opacity: float = 0.6,
+    things: bool = True,
+    stuff: bool = True,
+) -> Figure:
+    """Panels side by side and a table; see :func:`ask` for models and picture.
+
+    Args:
+        models: what to compare.
+        source: on which picture.
+        score: the threshold of all; None is each one's own.
+        difference: show right, wrong and missed segments instead of classes.
+        opacity: of the segments over the picture.
+        things, stuff: which of them to draw.
+    """
+    comparison = ask(models, source)
+    return draw(comparison, score, difference, opacity, things, stuff)
+
+
+def draw(
+    comparison: Comparison,
+    score: float | None,
+    difference: bool,
+    opacity: float,
+    things: bool,
+    stuff: bool,
+) -> Figure:
+    """The figure of :func:`compare` for models that were asked."""
+    views = comparison.views(score)
+    panels = comparison.layers(views, difference)
+    hidden = [
+        (k, i)
+        for k, layer in enumerate(panels)
+        for i, info in layer.info.items()
+        if not (things if info.isthing else stuff)
+    ]
+    figure = draw_layers(comparison.background(difference), panels, opacity, hidden)
+    text = as_text(comparison.picture, views)
+    figure.supxlabel(text, family="monospace", fontsize=8, x=0.02, ha="left")
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.155 * (text.count("\n") + 2))
+    if difference:
+        handles = [
+            Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor="0.3", label=name)
+            for name, (r, g, b) in COLORS.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8)
+    return figure

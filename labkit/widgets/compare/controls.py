@@ -1,0 +1,221 @@
+"""Controls of the comparison: which models, which picture, how far a run has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+
+from labkit.checkpoints.shipped import shipped
+from labkit.checkpoints.store import find
+from labkit.widgets.compare.image_source import Picture, Source, from_upload, picture
+from labkit.widgets.compare.model_runs import Model
+
+GIVEN, DATASET, FILE, UPLOAD = "given", "dataset", "file", "upload"
+FITTING = {"description_width": "initial"}
+BUILT_IN = {"shapes": "Shapes", "crowded": "Shapes, crowded"}
+
+
+class ModelList(ipywidgets.HBox):
+    """A box to tick for each model, and a field to add one by name or folder.
+
+    Args:
+        models: by title.
+        chosen: titles that are ticked; None ticks all.
+        changed: called with the title after a tick was set or removed.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        chosen: Collection[str] | None,
+        changed: Callable[[str], Any],
+        guarded: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> None:
+        self._models: dict[str, Model] = {}
+        self._changed, self._guarded = changed, guarded
+        self.boxes = ipywidgets.HBox()
+        self.name = ipywidgets.Text(
+            placeholder="name of labkit zoo list, or folder",
+            description="another",
+            layout={"width": "22em"},
+            style=FITTING,
+        )
+        self.button = ipywidgets.Button(description="add model", layout={"width": "auto"})
+        self.button.on_click(guarded(lambda _: self.add_named()))
+        super().__init__([heading("Models"), self.boxes, self.name, self.button])
+        for title, model in models.items():
+            self._add(title, model, chosen is None or title in chosen)
+
+    def chosen(self) -> dict[str, Model]:
+        """The ticked models by title."""
+        return {box.description: self._models[box.description] for box in self.ticked()}
+
+    def ticked(self) -> list[ipywidgets.Checkbox]:
+        """The boxes that are ticked."""
+        return [box for box in self.boxes.children if box.value]
+
+    def add_named(self) -> None:
+        """Add the model whose name or folder stands in the field, ticked.
+
+        Raises:
+            LabkitError: there is none; names like it are suggested.
+        """
+        name = self.name.value.strip()
+        if not name:
+            return
+        if name not in self._models:
+            if not Path(name).exists() and name not in shipped():
+                find(name)
+            self._add(name, name, ticked=False)
+        self.name.value = ""
+        box = next(box for box in self.boxes.children if box.description == name)
+        box.value = True
+
+    def _add(self, title: str, model: Model, ticked: bool) -> None:
+        self._models[title] = model
+        box = ipywidgets.Checkbox(ticked, description=title, indent=False)
+        box.layout.width = "auto"
+        box.observe(self._guarded(lambda change: self._changed(title)), "value")
+        self.boxes.children = (*self.boxes.children, box)
+
+
+class PictureChoice(ipywidgets.HBox):
+    """Where the picture is from: a data set and an index, a file, or an upload.
+
+    Args:
+        first: to begin with.
+        changed: called after every change.
+    """
+
+    def __init__(self, first: Source, changed: Callable[[Any], Any]) -> None:
+        options = [(text, name) for name, text in BUILT_IN.items()]
+        options += [
+            ("data set in a folder", DATASET),
+            ("image file", FILE),
+            ("upload an image", UPLOAD),
+        ]
+        name, index = first if isinstance(first, tuple) else (GIVEN, 0)
+        self._given = None if isinstance(first, tuple) else picture(first)
+        if self._given is not None:
+            options.insert(0, (self._given.title, GIVEN))
+        self.kind = ipywidgets.Dropdown(
+            options=options,
+            value=name if name in (GIVEN, *BUILT_IN) else DATASET,
+            description="from",
+            layout={"width": "auto"},
+            style=FITTING,
+        )
+        self.folder = ipywidgets.Text(
+            name if name not in (GIVEN, *BUILT_IN) else "",
+            placeholder="coco_panoptic:FOLDER",
+            description="data set",
+            continuous_update=False,
+            layout={"width": "22em"},
+            style=FITTING,
+        )
+        self.file = ipywidgets.Text(
+            placeholder="street.jpg",
+            description="file",
+            continuous_update=False,
+            layout={"width": "22em"},
+            style=FITTING,
+        )
+        self.index = ipywidgets.BoundedIntText(
+            index,
+            min=0,
+            max=10**9,
+            description="number",
+            layout={"width": "10em"},
+            style=FITTING,
+        )
+        self.upload = ipywidgets.FileUpload(accept="image/*", description="choose a file")
+        self._uploaded: tuple[Any, Picture] | None = None
+        self._changed = changed
+        super().__init__(
+            [heading("Picture"), self.kind, self.folder, self.file, self.index, self.upload]
+        )
+        self._arrange()
+        self.kind.observe(self._kind_changed, "value")
+        for field in (self.folder, self.file, self.index, self.upload):
+            field.observe(changed, "value")
+
+    @property
+    def wanted(self) -> str:
+        """What the reader has to say before there is a picture; empty if nothing."""
+        kind = self.kind.value
+        if kind == DATASET and not self.folder.value.strip():
+            return "Say which data set, such as coco_panoptic:FOLDER or penn_fudan."
+        if kind == FILE and not self.file.value.strip():
+            return "Say which image file."
+        if kind == UPLOAD and not self.upload.value:
+            return "Choose an image file to upload."
+        return ""
+
+    def picture(self) -> Picture:
+        """The picture that is chosen.
+
+        Raises:
+            LabkitError: there is none, or what was uploaded is no image.
+        """
+        kind = self.kind.value
+        if kind == GIVEN:
+            assert self._given is not None
+            return self._given
+        if kind == FILE:
+            return picture(self.file.value.strip())
+        if kind == UPLOAD:
+            return self._read_upload()
+        name = self.folder.value.strip() if kind == DATASET else kind
+        return picture((name, self.index.value))
+
+    def _read_upload(self) -> Picture:
+        uploads = self.upload.value
+        if self._uploaded is None or self._uploaded[0] is not uploads:
+            last = uploads[-1]
+            self._uploaded = uploads, from_upload(last["name"], bytes(last["content"]))
+        return self._uploaded[1]
+
+    def _kind_changed(self, change: Any) -> None:
+        self._arrange()
+        self._changed(change)
+
+    def _arrange(self) -> None:
+        kind = self.kind.value
+        _show(self.folder, kind == DATASET)
+        _show(self.file, kind == FILE)
+        _show(self.index, kind in (*BUILT_IN, DATASET))
+        _show(self.upload, kind == UPLOAD)
+
+
+class Progress(ipywidgets.HBox):
+    """How far a run has come, and a button that cancels it; hidden while nothing runs."""
+
+    def __init__(self, cancel: Callable[[Any], Any]) -> None:
+        self.bar = ipywidgets.FloatProgress(0.0, min=0.0, max=1.0)
+        self.text = ipywidgets.Label()
+        self.button = ipywidgets.Button(description="cancel")
+        self.button.on_click(cancel)
+        super().__init__([self.bar, self.text, self.button])
+        self.add_class("labkit-progress")
+        self.hide()
+
+    def say(self, text: str, share: float = 0.0) -> None:
+        """Show the line, with a text and a share of the work, 0 to 1."""
+        self.text.value, self.bar.value = text, share
+        _show(self, True)
+
+    def hide(self) -> None:
+        """Nothing runs."""
+        _show(self, False)
+
+
+def heading(text: str) -> ipywidgets.HTML:
+    """The name of a group of controls, before them; those of all groups have one width."""
+    return ipywidgets.HTML(f"<b>{text}</b>", layout={"width": "5.5em"})
+
+
+def _show(widget: ipywidgets.Widget, shown: bool) -> None:
+    widget.layout.display = None if shown else "none"

@@ -1,0 +1,132 @@
+"""The picture that models are compared on: of a data set, with its truth, or the reader's own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.datasets.coco.instances import CocoInstances
+from labkit.datasets.image_files import read_image
+from labkit.datasets.registry import dataset
+from labkit.errors import LabkitError
+from labkit.metrics.coco_annotations import Annotation
+from labkit.structures import Categories, Target
+
+MOST_PIXELS = 2048 * 1024
+"""A picture of Cityscapes. Larger ones are scaled down: the published networks look at no more than
+800 × 1333 pixels anyway, and masks and maps at full size would only cost memory and patience."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture and what is known about it.
+
+    Attributes:
+        title: where it is from.
+        image: ``(3, H, W)`` uint8 RGB.
+        key: tells pictures apart by their pixels.
+        target: the truth; None for the reader's own pictures.
+        categories: of the truth.
+        annotations: of the file that the truth is from, where it is one of COCO's instances.
+        note: what was done to it, for the reader; usually nothing.
+    """
+
+    title: str
+    image: Tensor
+    key: str
+    target: Target | None = None
+    categories: Categories | None = None
+    annotations: Sequence[Annotation] | None = None
+    note: str = ""
+
+
+Source = Picture | tuple[str, int] | str | Path
+"""What stands for a picture: the name of a data set as ``labkit train`` takes it, and an index into
+its ``val`` split; or a file."""
+
+
+def picture(source: Source) -> Picture:
+    """The picture that ``source`` stands for.
+
+    Raises:
+        LabkitError: no such data set or index, or a file that is no image.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, tuple):
+        return from_dataset(*source)
+    path = Path(source)
+    return _of_pixels(path.name, read_image(path))
+
+
+def from_dataset(name: str, index: int) -> Picture:
+    """An image of a data set's ``val`` split, with its truth.
+
+    Args:
+        name: ``shapes``, ``crowded``, ``coco_panoptic:DIR``, ...; see
+            :func:`labkit.datasets.registry.dataset`.
+        index: which.
+
+    Raises:
+        LabkitError: no such data set or image.
+    """
+    images = _dataset(name)
+    if not 0 <= index < len(images):
+        raise LabkitError(f"{name} has no image {index}: its val split has 0 to {len(images) - 1}")
+    image, target = images[index]
+    made = _of_pixels(f"{name}, image {index}", image)
+    if made.note:
+        return replace(made, note=f"{made.note}; its truth is for its own size and left out")
+    in_file = isinstance(images, CocoInstances)
+    rows = images.annotations(target["image_id"]) if in_file else None
+    return replace(made, target=target, categories=images.categories, annotations=rows)
+
+
+def from_upload(name: str, content: bytes) -> Picture:
+    """A picture that the reader sends.
+
+    Raises:
+        LabkitError: the bytes are no image, or a damaged one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # Only the last part of the name: it comes from outside.
+        path = Path(folder) / (Path(name.replace("\\", "/")).name or "picture")
+        path.write_bytes(content)
+        try:
+            pixels = read_image(path)
+        except LabkitError as error:
+            raise LabkitError(str(error).replace(f"{path}", path.name)) from None
+    return _of_pixels(path.name, pixels)
+
+
+def _of_pixels(title: str, image: Tensor) -> Picture:
+    height, width = image.shape[1:]
+    note = ""
+    if height * width > MOST_PIXELS:
+        shrink = math.sqrt(MOST_PIXELS / (height * width))
+        size = max(1, int(width * shrink)), max(1, int(height * shrink))
+        pixels = cv2.resize(image.permute(1, 2, 0).numpy(), size, interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        note = (
+            f"{title}: {width} × {height} pixels are {height * width / 1e6:.1f} megapixels; it was"
+            f" scaled down to {size[0]} × {size[1]} (at most {MOST_PIXELS / 1e6:.1f} megapixels)"
+        )
+    key = hashlib.sha256(repr(tuple(image.shape)).encode() + image.numpy().tobytes()).hexdigest()
+    return Picture(title, image, key, note=note)
+
+
+@cache
+def _dataset(name: str) -> Any:
+    """Opened once: a large data set's annotations take seconds to read."""
+    return dataset(name, "val")

@@ -1,0 +1,214 @@
+"""What a model found against the truth, segment by segment: right (TP), wrong (FP), missed (FN).
+
+Panoptic maps are matched as panoptic quality does it, objects as average precision does it at IoU
+0.5. The pixels of a difference layer belong to pairs of what was found and what was missed, so
+that a missed object shows although something else was found in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from labkit.datasets.targets import annotation_of
+from labkit.engine.evaluate import translation
+from labkit.errors import LabkitError
+from labkit.metrics.average_precision import match as match_objects
+from labkit.metrics.average_precision import overlaps
+from labkit.metrics.panoptic_quality import match
+from labkit.structures import PETROFF_10, Categories, Detections, Target
+from labkit.widgets.compare.image_source import Picture
+from labkit.widgets.compare.thresholds import Result
+from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, layer_of
+
+RIGHT, FALSE, BOTH, MISSED, UNCOUNTED = (PETROFF_10[i] for i in (0, 2, 4, 1, 3))
+NEUTRAL = (235, 235, 235)
+COLORS = {
+    "TP: found, IoU above 0.5": RIGHT,
+    "FP: invented": FALSE,
+    "FN: missed": MISSED,
+    "FP where something else is missed": BOTH,
+    "does not count": UNCOUNTED,
+}
+
+IOU = 0.5
+"""From which on an object counts as found, in the picture of what a detector did."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Outcomes by segment id; found segments in neither ``right`` nor ``wrong`` do not count.
+
+    Attributes:
+        right: of a found segment the true one that it matches, and their IoU.
+        wrong: found segments that match none.
+        missed: true segments that nothing matches.
+    """
+
+    right: dict[int, tuple[int, float]]
+    wrong: frozenset[int]
+    missed: frozenset[int]
+
+    def __str__(self) -> str:
+        return f"{len(self.right)} TP, {len(self.wrong)} FP, {len(self.missed)} FN"
+
+
+def same_classes(known: Categories | None, wanted: Categories) -> bool:
+    """Whether labels mean the same; a model that does not say predicts the data set's."""
+    return known is None or [(c.id, c.name) for c in known] == [(c.id, c.name) for c in wanted]
+
+
+def difference(shown: Result, picture: Picture, categories: Categories | None) -> Difference:
+    """Hold what was found against the truth of a picture that has one.
+
+    Args:
+        shown: what the model found.
+        picture: with ``target`` and ``categories``.
+        categories: that the model knows.
+
+    Raises:
+        LabkitError: the truth has no such part, or classes that the model does not know.
+    """
+    target, wanted = picture.target, picture.categories
+    assert target is not None
+    assert wanted is not None
+    if isinstance(shown, Detections):
+        labels = labels_in_truth(shown, categories, wanted)
+        return _of_objects(shown, target, labels, _object_ids(target, wanted))
+    true = target.get("panoptic")
+    if true is None:
+        raise LabkitError("the truth has objects only, no panoptic map to compare with")
+    if not same_classes(categories, wanted):
+        raise LabkitError("the model was trained on other classes than the truth has")
+    matches = match(shown, true, wanted)
+    found_ids = [segment.id for segment in shown.segments]
+    true_ids = [segment.id for segment in true.segments]
+    pairs = zip(matches.prediction, matches.target, matches.iou, strict=True)
+    return Difference(
+        {found_ids[p]: (true_ids[t], float(iou)) for p, t, iou in pairs},
+        frozenset(found_ids[p] for p in np.flatnonzero(matches.wrong)),
+        frozenset(true_ids[t] for t in np.flatnonzero(matches.missed)),
+    )
+
+
+def labels_in_truth(found: Detections, known: Categories | None, wanted: Categories) -> np.ndarray:
+    """``(N,)`` labels in the truth's classes, -1 for classes that it has not.
+
+    Raises:
+        LabkitError: the truth has classes that the model does not know.
+    """
+    labels = translation(wanted if known is None else known, wanted)
+    return np.asarray(labels[found.labels])
+
+
+def _of_objects(
+    found: Detections, target: Target, labels: np.ndarray, true_ids: list[int]
+) -> Difference:
+    if found.masks is None:
+        raise LabkitError("the model finds boxes only, no masks to compare")
+    true_labels = target["labels"].numpy()
+    right: dict[int, tuple[int, float]] = {}
+    for label in np.unique(labels[labels >= 0]).tolist():
+        mine, true = np.flatnonzero(labels == label), np.flatnonzero(true_labels == label)
+        mine = mine[np.argsort(-found.scores.numpy()[mine], kind="stable")]
+        iou = overlaps(found, target, "masks", mine, true)
+        for row, (i, taken) in enumerate(zip(mine, match_objects(iou, IOU), strict=True)):
+            if taken >= 0:
+                right[int(i) + 1] = true_ids[true[taken]], float(iou[row, taken])
+    matched = {true for true, _ in right.values()}
+    counted = {int(i) + 1 for i in np.flatnonzero(labels >= 0)} - _on_crowd(found, target, labels)
+    return Difference(right, frozenset(counted - right.keys()), frozenset(set(true_ids) - matched))
+
+
+def _on_crowd(found: Detections, target: Target, labels: np.ndarray) -> set[int]:
+    """Objects that lie by more than half on a crowd of their class."""
+    panoptic, excused = target.get("panoptic"), set()
+    for crowd in [] if panoptic is None else [s for s in panoptic.segments if s.iscrowd]:
+        assert panoptic is not None
+        assert found.masks is not None
+        region = panoptic.ids == crowd.id
+        for i in np.flatnonzero(labels == crowd.label).tolist():
+            mask = found.masks[i]
+            if 2 * int((mask & region).sum()) > int(mask.sum()):
+                excused.add(i + 1)
+    return excused
+
+
+def _object_ids(target: Target, categories: Categories) -> list[int]:
+    """The segment ids of a target's objects; without a panoptic map they are numbered from 1."""
+    panoptic = target.get("panoptic")
+    if panoptic is None:
+        return list(range(1, len(target["labels"]) + 1))
+    return [s.id for s in panoptic.segments if s.label in categories.things and not s.iscrowd]
+
+
+def truth_layer(picture: Picture) -> Layer:
+    """The truth as a panel; an object's number says which others found it."""
+    target, categories = picture.target, picture.categories
+    assert target is not None
+    assert categories is not None
+    layer = layer_of(annotation_of(target), categories, "truth")
+    info = {i: replace(entry, score=None, match=i) for i, entry in layer.info.items()}
+    return replace(layer, info=info)
+
+
+def in_neutral(truth: Layer) -> Layer:
+    """The truth beside panels whose colours say right and wrong: its own would say so, too."""
+    info = {i: replace(entry, color=NEUTRAL) for i, entry in truth.info.items()}
+    return replace(truth, info=info)
+
+
+def with_outcomes(layer: Layer, outcome: Difference, truth: Layer) -> Layer:
+    """The same segments, whose notes say what became of them."""
+    info = {i: replace(e, **_note(i, outcome, truth)) for i, e in layer.info.items()}  # type: ignore[arg-type]
+    return replace(layer, info=info)
+
+
+def _note(i: int, outcome: Difference, truth: Layer) -> dict[str, str | int | None]:
+    if i in outcome.right:
+        true, iou = outcome.right[i]
+        return {"note": f"TP, IoU {iou:.2f} with {truth.info[true].text}", "match": true}
+    if i in outcome.wrong:
+        return {"note": "FP, matches no true segment", "match": None}
+    return {"note": "does not count: on void or crowd, or no class of the truth", "match": None}
+
+
+def difference_layer(layer: Layer, outcome: Difference, truth: Layer) -> Layer:
+    """The panel of the outcomes: colours say right, wrong and missed instead of the class.
+
+    Args:
+        layer: what was found, with :func:`with_outcomes`.
+        outcome: what became of it.
+        truth: :func:`truth_layer`.
+    """
+    found_ids, found = _positions(layer.ids, sorted(layer.info))
+    missed_ids, missed = _positions(truth.ids, sorted(outcome.missed))
+    pairs = found * len(missed_ids) + missed  # (H, W)
+    number = np.zeros(len(found_ids) * len(missed_ids), np.int32)
+    info: dict[int, SegmentInfo] = {}
+    for pair in np.flatnonzero(np.bincount(pairs.ravel(), minlength=len(number))):
+        here, gone = found_ids[pair // len(missed_ids)], missed_ids[pair % len(missed_ids)]
+        if here or gone:
+            number[pair] = len(info) + 1
+            info[len(info) + 1] = _pair(here, gone, layer, outcome, truth)
+    return Layer(f"{layer.title}: {outcome}", number[pairs], info)
+
+
+def _positions(ids: np.ndarray, listed: list[int]) -> tuple[list[int], np.ndarray]:
+    """0 and the listed ids, and for each pixel the position among them, 0 for all others."""
+    order = np.array([0, *listed], ids.dtype)
+    at = np.searchsorted(order, ids).clip(max=len(order) - 1)
+    return order.tolist(), np.where(order[at] == ids, at, 0)
+
+
+def _pair(here: int, gone: int, layer: Layer, outcome: Difference, truth: Layer) -> SegmentInfo:
+    if not gone:
+        color = RIGHT if here in outcome.right else FALSE if here in outcome.wrong else UNCOUNTED
+        return replace(layer.info[here], color=color)
+    lost = truth.info[gone]
+    if here in outcome.wrong:
+        note = f"FP, where {lost.text} is missed (FN)"
+        return replace(layer.info[here], color=BOTH, note=note, match=gone)
+    instead = layer.info[here].description if here else "nothing"
+    return replace(lost, color=MISSED, note=f"FN, missed; found here: {instead}")

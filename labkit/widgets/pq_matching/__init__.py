@@ -1,0 +1,1 @@
+"""The panoptic quality explorer."""

@@ -1,0 +1,107 @@
+"""How RoIAlign reads a box, beside RoIWarp and RoIPool: the headless twin of the explorer.
+
+One figure: above, the map with what each operator takes for the box; in the middle, what each
+returns; below, one bin up close, with the value and the weight of every cell in it, and the sum
+written out. The numbers are those of :func:`labkit.widgets.roi_align.reading.read`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from labkit.widgets.roi_align.figure import draw, number
+from labkit.widgets.roi_align.reading import Reading, Sample, read
+
+WRITTEN_OUT = 4
+"""Points whose sum is in the figure, of more only the first: all of them with 2 × 2."""
+
+
+def explore(
+    features: Tensor,
+    box: Sequence[float],
+    *,
+    image: Tensor | None = None,
+    bins: int = 4,
+    samples: int = 2,
+    selected: tuple[int, int] = (0, 0),
+) -> Figure:
+    """Draw how RoIPool, RoIWarp and RoIAlign read a box.
+
+    Args:
+        features: one channel ``(H, W)``.
+        box: ``(x1, y1, x2, y2)`` in cells of the map; pixels divided by the stride.
+        image: ``(3, h, w)`` uint8, the picture that the map belongs to.
+        bins: the box is cut into bins × bins.
+        samples: samples × samples are averaged in a bin.
+        selected: (row, column) of the bin that is shown up close, from 0.
+
+    Returns:
+        A figure whose axes are labelled "image", and for each operator "NAME map", "NAME output"
+        and "NAME bin".
+
+    Raises:
+        LabkitError: an argument of the wrong shape or range.
+    """
+    readings = read(features, box, bins=bins, samples=samples, selected=selected)
+    return figure_of(features, box, readings, image)
+
+
+def figure_of(
+    features: Tensor, box: Sequence[float], readings: Mapping[str, Reading], image: Tensor | None
+) -> Figure:
+    """The figure of :func:`explore` from what has been read."""
+    sums = [line for reading in readings.values() for line in _lines(reading)]
+    return draw(features, box, readings, sums, image)
+
+
+def describe(box: Sequence[float], readings: Mapping[str, Reading]) -> str:
+    """The figure in words: the box, the bin, its three values and how they come about."""
+    lines = [headline(box, readings)]
+    for name, reading in readings.items():
+        lines.append(f"{name} reads {_span(reading.region)}.")
+        lines += [f"Point {i}{s}" for i, s in enumerate(map(_sum, reading.samples), start=1)]
+        lines.append(_result(reading))
+    return "\n".join(lines)
+
+
+def headline(box: Sequence[float], readings: Mapping[str, Reading]) -> str:
+    """One line: the box, the selected bin and its three values."""
+    row, column = readings["RoIAlign"].selected
+    values = ", ".join(f"{name} {number(r.value)}" for name, r in readings.items())
+    return f"Box {_span(box)}. Bin in row {row + 1}, column {column + 1}: {values}."
+
+
+def _lines(reading: Reading) -> list[str]:
+    """The arithmetic of a bin, two points a line."""
+    sums = [
+        f"point {i}{s}" for i, s in enumerate(map(_sum, reading.samples[:WRITTEN_OUT]), start=1)
+    ]
+    lines = ["   ".join(f"{s:<68}" for s in sums[i : i + 2]).rstrip() for i in (0, 2)]
+    more = len(reading.samples) - len(sums)
+    result = _result(reading) + (f" ({more} of them are not written out here.)" if more else "")
+    lines = [*filter(None, lines), result]
+    return [f"{reading.operator if i == 0 else '':<10}{line}" for i, line in enumerate(lines)]
+
+
+def _sum(sample: Sample) -> str:
+    """The interpolation at one point, written out."""
+    terms = " + ".join(f"{tap.weight:.2f}·{number(tap.value)}" for tap in sample.taps)
+    return (
+        f" at ({sample.x:.2f}, {sample.y:.2f}): {terms or 'off the map'} = {number(sample.value)}"
+    )
+
+
+def _result(reading: Reading) -> str:
+    if reading.samples:
+        return f"Mean of all {len(reading.samples)} points: {number(reading.value)}."
+    x1, y1, x2, y2 = reading.bin
+    cells = round((x2 - x1) * (y2 - y1))
+    return f"Largest of {cells} cells: {number(reading.value)}." if cells else "No cell: 0."
+
+
+def _span(box: Sequence[float]) -> str:
+    x1, y1, x2, y2 = box
+    return f"x {x1:.2f} to {x2:.2f}, y {y1:.2f} to {y2:.2f}"

@@ -1,0 +1,1 @@
+"""The workbook: its notebooks, run headlessly, and their report."""

@@ -1,0 +1,141 @@
+"""FCN and DeepLab: sizes, strides, what dilation does, and the contract of every model."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from labkit.errors import LabkitError
+from labkit.models import PRESETS, build
+from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet
+from labkit.models.preprocess import batch_images, batch_semantic
+from labkit.structures import IGNORE, Categories, Category
+
+SEMANTIC = sorted(name for name in PRESETS if name.startswith(("fcn", "deeplab")))
+CATEGORIES = Categories(Category(i, f"c{i}", isthing=i < 2) for i in range(5))
+
+
+def _images(*sizes):
+    return [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in sizes]
+
+
+@pytest.mark.parametrize("preset", SEMANTIC)
+def test_contract_losses_in_training_maps_of_each_images_size_in_evaluation(preset):
+    torch.manual_seed(0)
+    model = build(preset, CATEGORIES)
+    images = _images((64, 96), (50, 70))
+    targets = [{"semantic": torch.randint(0, 5, i.shape[1:])} for i in images]
+    losses = model(images, targets)
+    assert set(losses) == {"loss_sem_seg"}
+    losses["loss_sem_seg"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    predictions = model.eval()(images)
+    assert [p.semantic.shape for p in predictions] == [(64, 96), (50, 70)]
+    assert all(p.semantic.dtype == torch.int64 for p in predictions)
+
+
+@pytest.mark.parametrize("preset", SEMANTIC)
+def test_padding_and_ignored_pixels_do_not_count(preset):
+    torch.manual_seed(0)
+    model = build(preset, CATEGORIES)
+    images = _images((64, 64))
+    truth = torch.randint(0, 5, (64, 64))
+    truth[:10] = IGNORE
+    x = batch_images(images, 32)
+    by_hand = F.cross_entropy(model.logits(x)[0, :, 10:].flatten(1).T, truth[10:].flatten())
+    loss = model(images, [{"semantic": truth}])["loss_sem_seg"]
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "strides"),
+    [(32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8))],
+)
+def test_dilation_trades_stride_for_size_with_the_same_parameters(output_stride, strides):
+    backbone = TinyResNet(output_stride=output_stride)
+    features = backbone(torch.zeros(1, 3, 64, 64))
+    assert tuple(backbone.strides.values()) == strides
+    assert [64 // f.shape[-1] for f in features.values()] == list(strides)
+    shapes = [p.shape for p in backbone.parameters()]
+    assert shapes == [p.shape for p in TinyResNet().parameters()]
+
+
+def test_dilated_stages_compute_the_strided_ones_between_their_samples():
+    """Sampling the dilated network's map at the old stride gives the strided network's map.
+
+    The identity that makes dilation a drop-in replacement. GroupNorm averages over positions, so it
+    holds for the convolutions and is checked with norms off.
+    """
+    torch.manual_seed(0)
+    strided, dilated = TinyResNet(output_stride=32), TinyResNet(output_stride=8)
+    for model in (strided, dilated):
+        for name, module in list(model.named_modules()):
+            if isinstance(module, torch.nn.GroupNorm):
+                parent = model.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], torch.nn.Identity())
+    dilated.load_state_dict(strided.state_dict())
+    x = torch.randn(1, 3, 128, 128, dtype=torch.float64)
+    coarse, fine = strided.double()(x)["res5"], dilated.double()(x)["res5"]
+    torch.testing.assert_close(fine[..., ::4, ::4], coarse)
+
+
+def test_standardised_dilated_convolution_by_hand():
+    """y[i] = sum over k of x[i + r k] w[k] with r = 2, DeepLab's equation 1 in one dimension.
+
+    The filter (-1, 0, 1) in the middle row of zeros has mean 0 and variance 2/9; times its nine
+    weights that is 2, so each weight is divided by the root of 2.
+    """
+    conv = StandardConv2d(1, 1, 3, dilation=2)
+    conv.weight.data = torch.zeros(1, 1, 3, 3)
+    conv.weight.data[0, 0, 1] = torch.tensor([-1.0, 0.0, 1.0])
+    x = torch.tensor([1.0, 2, 3, 4, 5]).reshape(1, 1, 1, 5)
+    expected = torch.tensor([3.0, 4, 4, -2, -3]) / 2**0.5
+    torch.testing.assert_close(conv(x).flatten(), expected, rtol=1e-4, atol=1e-4)
+    shifted = StandardConv2d(1, 1, 3, dilation=2)
+    shifted.weight.data = 5 * conv.weight.data + 7  # standardising undoes both
+    torch.testing.assert_close(shifted(x).flatten(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fcn_adds_skips_coarse_to_fine():
+    torch.manual_seed(0)
+    model = build("fcn8_tiny", CATEGORIES).eval()
+    x = torch.randn(1, 3, 64, 64)
+    coarse = F.interpolate(model.score(model.backbone(x)["res5"]), scale_factor=2, mode="bilinear")
+    # The skips start at zero, so a fresh FCN-8s answers as FCN-32s would, only enlarged in steps.
+    by_steps = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+    by_steps = F.interpolate(by_steps, scale_factor=8, mode="bilinear")
+    torch.testing.assert_close(model.logits(x), by_steps)
+    model.skips["res3"].bias.data[1] = 7.0
+    torch.testing.assert_close(model.logits(x)[:, 1], by_steps[:, 1] + 7.0)
+
+
+def test_batch_images_normalises_then_pads():
+    images = [
+        torch.full((3, 3, 5), 255, dtype=torch.uint8),
+        torch.zeros(3, 8, 2, dtype=torch.uint8),
+    ]
+    batch = batch_images(images, 4, mean=(0, 0, 0), std=(255, 255, 255))
+    assert batch.shape == (2, 3, 8, 8)
+    assert batch[0, :, :3, :5].unique().tolist() == [1.0]
+    assert math.isclose(batch.sum().item(), 3 * 15)
+    maps = batch_semantic([torch.zeros(3, 5, dtype=torch.int64)], (8, 8))
+    assert (maps == IGNORE).sum() == 64 - 15
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "the list is empty"),
+        ([torch.zeros(3, 4, 4)], r"images\[0\] must be \(3, H, W\) uint8"),
+        ([torch.zeros(4, 4, 3, dtype=torch.uint8)], r"got \(4, 4, 3\)"),
+    ],
+)
+def test_wrong_images_are_refused(images, message):
+    with pytest.raises(LabkitError, match=message):
+        batch_images(images, 32)
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(LabkitError, match="no preset 'unet'; there are: fcn32_tiny, fcn8_tiny"):
+        build("unet", CATEGORIES)

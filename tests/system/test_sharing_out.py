@@ -1,0 +1,42 @@
+"""How the tests are dealt out to the workers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from helpers import sharing_out
+from helpers.paths import CHECKOUT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], 6),
+        (["tests/runner"], 6),
+        (["tests/system/test_cores.py"], 0),
+        (["tests/system/test_cores.py::test_machine_without_limits"], 0),
+        (["tests/system/test_cores.py::one", "tests/system/test_cores.py::other"], 0),
+        (["tests/system/test_cores.py", "tests/workbook/test_records.py"], 6),
+        (["tests/notebooks/test_workbook.py"], 6),
+        (["tests/notebooks/test_workbook.py::test_there_are_notebooks"], 0),
+    ],
+)
+def test_workers(monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: int) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setattr(sharing_out, "available_cores", lambda: 6)
+    assert sharing_out.workers(arguments) == expected
+
+
+def test_the_longest_first_and_the_rest_as_it_was() -> None:
+    names = ["tests/a.py::b", "tests/a.py::a", "tests/browser/c.py::c", "tests/attacks/d.py::d"]
+    items = [SimpleNamespace(nodeid=name) for name in names]
+    sharing_out.longest_first(items)  # type: ignore[arg-type]
+    assert [item.nodeid for item in items] == [*reversed(names[2:]), *names[:2]]
+
+
+def test_what_is_named_is_there() -> None:
+    for name in (*sharing_out.ONE_BY_ONE, *sharing_out.LONGEST):
+        path, _, test = name.partition("[")[0].partition("::")
+        assert (CHECKOUT / path).exists(), path
+        assert not test or f"def {test}" in (CHECKOUT / path).read_text(), name
