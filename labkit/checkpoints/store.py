@@ -27,9 +27,9 @@ FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
 """Each is a module beside this one, whose ``load(path, model)`` reads such a file."""
 NO_HASH = "none"
 CATEGORIES = {
-    "coco_things": "coco_categories",
-    "coco_panoptic": "coco_categories",
-    "coco_ids_1_to_90": "coco_categories",
+    "coco_things": "coco.categories",
+    "coco_panoptic": "coco.categories",
+    "coco_ids_1_to_90": "coco.categories",
     "cityscapes_panoptic": "cityscapes_categories",
 }
 """The functions that list classes, each with its module in :mod:`labkit.datasets`."""
