@@ -148,7 +148,8 @@ def install(name: str, source: Path | None, show: Callable[[str], None]) -> None
 def _failure_in_new_process(name: str) -> str | None:
     """:func:`import_failure` as an interpreter sees it that starts now."""
     program = (
-        f"import sys; from labkit.system import optional; sys.exit(optional.import_failure({name!r}))"
+        "import sys; from labkit.system import optional;"
+        f" sys.exit(optional.import_failure({name!r}))"
     )
     trial = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
