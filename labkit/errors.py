@@ -1,4 +1,7 @@
-"""The one exception that labkit raises for a user's mistake."""
+"""How a command ends: the exception for a user's mistake, the exit status after Ctrl-C."""
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C has ended."""
 
 
 class LabkitError(Exception):

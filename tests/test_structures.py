@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from labkit.errors import LabkitError
-from labkit.structures import IGNORE, Categories, Category, Panoptic, Segment
+from labkit.structures import (
+    IGNORE,
+    Categories,
+    Category,
+    Panoptic,
+    Segment,
+    distinct_colors,
+)
 
 SKY, SQUARE, DISC = (
     Category(4, "sky", False),
@@ -21,9 +28,45 @@ def test_things_come_first_and_ids_translate_both_ways():
     assert 1 not in categories
 
 
-def test_coco_round_trip_keeps_everything():
-    categories = Categories([SKY, SQUARE, DISC])
-    assert Categories.from_coco(categories.to_coco()) == categories
+def many_categories():
+    """Twenty, more than the palette has, each with its own colour; things last."""
+    return [Category(3 * i, f"class {i}", i > 12, (i, 2 * i, 255 - i)) for i in range(1, 21)]
+
+
+def test_coco_round_trip_keeps_ids_names_kinds_and_colours():
+    given = many_categories()
+    read = Categories.from_coco(Categories(given).to_coco())
+    assert list(read) == given[12:] + given[:12]
+
+
+def test_coco_entries_have_the_fields_of_the_panoptic_format():
+    entry = Categories(many_categories()).to_coco()[0]
+    assert entry == {
+        "id": 39,
+        "name": "class 13",
+        "supercategory": "class 13",
+        "isthing": 1,
+        "color": [13, 26, 242],
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ([138, 109, 59], (138, 109, 59)),
+        ("#8a6d3b", (138, 109, 59)),
+        ("brown", None),
+        ([138, 109, 256], None),
+        ([138, 109], None),
+        (None, None),
+    ],
+)
+def test_a_colour_is_read_as_a_list_or_in_hexadecimal_and_otherwise_chosen(written, read):
+    entries = Categories(many_categories()).to_coco()
+    entries[19]["color"] = written
+    categories = Categories.from_coco(entries)
+    assert categories[19].color == (read or distinct_colors(20)[19])
+    assert categories[18].color == (11, 22, 244)
 
 
 def test_a_coco_category_without_isthing_is_a_thing():

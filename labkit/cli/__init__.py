@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from labkit.errors import LabkitError
-
-INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C has ended."""
+from labkit.errors import INTERRUPTED, LabkitError
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli import INTERRUPTED, completion
+from labkit.cli import completion
+from labkit.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from functools import partial
@@ -48,17 +49,30 @@ def test_boxes_larger_than_the_image_are_cut_to_it() -> None:
     assert rois.tolist() == [[0, 0, 0, 48, 40]] * 6
 
 
-def test_headline_cases_have_the_shapes_and_targets_of_the_design() -> None:
-    cases = headline_cases("cpu")
-    forward = {c.channels_last: c.target for c in cases if c.ratio == 2 and not c.backward}
-    assert forward[True] == 8
-    assert {c.target for c in cases if c.backward} == {4}
-    assert [c.target for c in cases if c.name == C4.name] == [3.5]
-    assert (FPN.channels, FPN.height, FPN.width, FPN.boxes) == (256, 200, 304, 1000)
-    assert (C4.channels, C4.height, C4.width, C4.boxes, C4.bins) == (1024, 50, 76, 300, 14)
-    for case in headline_cases("cuda"):
-        assert case.target == (1.5 if case.backward else None)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_headline_cases_are_all_modes_of_a_pyramid_and_the_one_map_of_c4(device: str) -> None:
+    cases = headline_cases(device)
+    modes = [(c.ratio, c.channels_last, c.backward) for c in cases if c.name == FPN.name]
+    assert set(modes) == set(itertools.product([0, 2], [False, True], [False, True]))
+    assert C4.name in {c.name for c in cases}
     assert len({c.describe() for c in cases}) == len(cases)
+    for case in cases:  # of one picture, 800 x 1216
+        assert (case.height / case.scale, case.width / case.scale) == (800, 1216)
+
+
+def test_the_pyramids_boxes_are_those_that_its_finest_level_gets() -> None:
+    levels = torchvision.ops.poolers.initLevelMapper(k_min=2, k_max=5)
+    assert (levels([make_rois(FPN)[:, 1:]]) == 0).all()
+    assert len(levels([make_rois(C4)[:, 1:]]).unique()) == 4  # of every size
+
+
+def test_only_the_compiled_operator_has_targets_and_on_a_gpu_only_with_the_gradient() -> None:
+    for case in headline_cases("cpu"):
+        assert (case.target is not None) == (case.impl == "compiled" and case.boxes > 5)
+        assert case.target is None or case.target > 1
+    for case in headline_cases("cuda"):
+        assert (case.target is not None) == case.backward
+        assert case.impl == "compiled"
 
 
 @pytest.mark.parametrize("impl", ["compiled", "separable"])

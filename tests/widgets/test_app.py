@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from labkit import widgets
 from labkit.errors import LabkitError
 from labkit.widgets.app import App, picture, png
 
@@ -94,6 +95,8 @@ def test_a_still_that_fails_leaves_the_widget():
     assert app.error == "five has no picture"
 
 
-def test_the_base_has_no_picture():
-    with pytest.raises(NotImplementedError):
-        App("empty", []).still()
+@pytest.mark.parametrize("name", widgets.__all__)
+def test_every_app_has_a_picture_of_its_own_for_where_no_widget_can_live(name):
+    app = getattr(widgets, name)
+    assert callable(app.still)
+    assert app.still is not App.still

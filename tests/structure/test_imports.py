@@ -1,0 +1,69 @@
+"""The layers of ARCHITECTURE.md: a module imports from lower layers only, and never in a circle."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+
+import pytest
+from helpers.modules import MODULES, imports
+
+# From top to bottom; parts of one line do not import each other either. "" is labkit/__init__.py.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("bench",),
+    ("grading", "widgets"),
+    ("",),
+    ("engine", "workbook"),
+    ("checkpoints",),
+    ("metrics",),
+    ("datasets", "models", "visualize", "doctor"),
+    ("ops",),
+    ("structures", "checks"),
+    ("system",),
+    ("errors",),
+)
+LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+
+
+def part(module: str) -> str:
+    """What stands right below ``labkit``: a folder or a file."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def test_every_part_of_the_package_has_its_layer():
+    assert {part(module) for module in MODULES} == set(LAYER)
+
+
+@pytest.mark.parametrize("name", sorted(LAYER))
+def test_modules_import_from_lower_layers_only(name):
+    upward = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        if part(module) == name
+        for imported in sorted(imports(module, types=True))
+        if part(imported) != name and LAYER[part(imported)] <= LAYER[name]
+    ]
+    assert not upward
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of imports, its first module again at the end; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_a_circle_is_found_where_there_is_one():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}
+    found = circle(graph)
+    assert set(found) == {"a", "b", "c"}
+    assert all(after in graph[before] for before, after in pairwise(found))
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    found = circle({module: imports(module, types=False) for module in MODULES})
+    assert not found, " imports ".join(found)
