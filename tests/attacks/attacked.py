@@ -22,7 +22,8 @@ import pytest
 from attacks import ANSWERS, ATTACKS, RIGHT, TOTAL, escape_code
 
 from labkit.grading.authoring.assignment import load_assignment
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.score import score
 
 SETUP = '# %% tags=["setup"]\nimport numpy as np\n'

@@ -1,9 +1,6 @@
-"""The layers of ARCHITECTURE.md: a module imports from lower layers only, and never in a circle."""
+"""The layers of ARCHITECTURE.md: a module imports from lower layers only."""
 
 from __future__ import annotations
-
-from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 
 import pytest
 from helpers.modules import MODULES, imports
@@ -46,24 +43,3 @@ def test_modules_import_from_lower_layers_only(name):
         if part(imported) != name and LAYER[part(imported)] <= LAYER[name]
     ]
     assert not upward
-
-
-def circle(graph: dict[str, set[str]]) -> list[str]:
-    """A circle of imports, its first module again at the end; empty where there is none."""
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return error.args[1][::-1]
-    return []
-
-
-def test_a_circle_is_found_where_there_is_one():
-    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}
-    found = circle(graph)
-    assert set(found) == {"a", "b", "c"}
-    assert all(after in graph[before] for before, after in pairwise(found))
-
-
-def test_no_modules_import_each_other_in_a_circle():
-    found = circle({module: imports(module, types=False) for module in MODULES})
-    assert not found, " imports ".join(found)

@@ -34,7 +34,8 @@ from labkit.grading.execution.manifest import (
 from labkit.grading.execution.progress import GradingProgress
 from labkit.grading.intake.late_policy import LatePolicy, read_policy
 from labkit.grading.intake.submissions import Submission, collect
-from labkit.grading.sandbox.isolation import Level, choose
+from labkit.grading.sandbox.isolation import choose
+from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.scratch import scratch_folder
 from labkit.grading.scoring.finalize import Conclusion, conclude, counting
 from labkit.system.cores import available_cores

@@ -7,7 +7,7 @@ Each line of standard input is a task in JSON:
 ``name``            what the submission is called; by default the file's name
 ``assignment_dir``  the assignment's folder
 ``out``             the folder for ``harvest.json`` and ``executed.ipynb``
-``isolation``       one of :class:`labkit.grading.sandbox.isolation.Level`; by default the strongest
+``isolation``       one of :class:`labkit.grading.sandbox.levels.Level`; by default the strongest
 ==================  ===============================================================================
 
 Every task runs in a process of its own, forked from one that has loaded the libraries: importing
@@ -34,7 +34,8 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
 from labkit.grading.intake import notebook_reader
-from labkit.grading.sandbox.isolation import Level, choose
+from labkit.grading.sandbox.isolation import choose
+from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.limits import (
     adopt_orphans,
     die_with_parent,

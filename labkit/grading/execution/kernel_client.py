@@ -20,7 +20,7 @@ from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution import codec, in_kernel
 from labkit.grading.execution.cell_outputs import Violation, name_of, output_from
 from labkit.grading.execution.in_kernel import ANSWER_MIME
-from labkit.grading.sandbox.isolation import Level
+from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.limits import Watch
 from labkit.grading.sandbox.provisioner import SandboxManager
 

@@ -18,7 +18,7 @@ import nbformat
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.cell_analysis import SHOWN, mistake, steps
 from labkit.grading.execution.kernel_client import Execution, Kernel, SandboxEnded
-from labkit.grading.sandbox.isolation import Level
+from labkit.grading.sandbox.levels import Level
 
 WORST = ("protocol-violation", "over-limit", "flood", "dead-kernel", "cell-timeout", "cell-error")
 MOST_FAILED = 10  # lines of a cell that are noted

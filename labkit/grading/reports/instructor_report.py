@@ -14,7 +14,7 @@ from labkit.grading.reports.feedback import FOLDER, page_name
 from labkit.grading.reports.gradebook import Entry, number
 from labkit.grading.reports.pages import render
 from labkit.grading.reports.questions import groups_of
-from labkit.grading.sandbox.isolation import STRONG
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.similarity import EXECUTED, identical_answers
 from labkit.system.files import whole
 

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit.grading.sandbox.isolation import STRONG, Level
+from labkit.grading.sandbox.levels import STRONG, Level
 from labkit.system.cores import available_cores
 from labkit.system.places import DATA, PACKAGE
 

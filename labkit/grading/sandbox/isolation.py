@@ -1,4 +1,4 @@
-"""How well a kernel can be shut in on this machine: levels, tried out rather than assumed."""
+"""Which levels of isolation work on this machine: each is tried out rather than assumed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from enum import StrEnum
 
 from labkit.errors import LabkitError
+from labkit.grading.sandbox.confine import try_out
+from labkit.grading.sandbox.levels import STRONG, Level
 
 TRY_SECONDS = 20.0
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_SIGNALS = 6  # the version since which signals and abstract sockets are shut in too
-
-
-class Level(StrEnum):
-    """How a kernel is shut in, the strongest first."""
-
-    NAMESPACES = "namespaces"
-    """Its own processes, files, network and users, by bubblewrap."""
-
-    NAMESPACES_WITHOUT_PROC = "namespaces without /proc"
-    """The same; inside some containers /proc cannot be mounted, so the kernel has none."""
-
-    LANDLOCK = "landlock"
-    """Files, TCP and signals only: UDP and the sight of other processes stay open."""
-
-    PROCESS_ONLY = "process only"
-    """A process with resource limits and nothing else: for code that is trusted."""
-
-
-STRONG = (Level.NAMESPACES, Level.NAMESPACES_WITHOUT_PROC)
 
 
 @dataclass(frozen=True)
@@ -50,8 +32,6 @@ class Findings:
 @functools.cache
 def probe() -> Findings:
     """Try every level out on a small process, once in this process."""
-    from labkit.grading.sandbox.confine import try_out
-
     works, reasons = list[Level](), dict[Level, str]()
     for level in Level:
         if works and level in STRONG:

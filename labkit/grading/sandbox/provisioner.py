@@ -16,7 +16,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Float, Int, List, Unicode
 
 from labkit.grading.sandbox.confine import OUTER, SCRATCH, Wall, make_folder, remove_folder, wrap
-from labkit.grading.sandbox.isolation import Level
+from labkit.grading.sandbox.levels import Level
 
 LONGEST_SOCKET = 107  # characters of a Unix socket's path
 KERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]

@@ -10,7 +10,8 @@ from labkit.cli.assignment import app
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.validate import inputs_from_seed, nothing_given_away
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.release import notebook_bytes
 from labkit.grading.reports.feedback import feedback_page
 from labkit.grading.reports.gradebook import Entry, Student
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.score import score
 
 pytestmark = pytest.mark.skipif(

@@ -19,7 +19,8 @@ from labkit.grading.execution.batch import Request, grade, harvest_all, regrade
 from labkit.grading.execution.executors import Server, harvest_here, local_workers
 from labkit.grading.execution.progress import GradingProgress
 from labkit.grading.intake.submissions import Submission
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.sandbox.scratch import scratch_folder
 
 

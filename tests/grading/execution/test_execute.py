@@ -20,7 +20,8 @@ from labkit.grading.authoring.probes import Limits
 from labkit.grading.authoring.release import notebook_bytes
 from labkit.grading.execution.execute import harvest_apart
 from labkit.grading.intake.notebook_reader import BadNotebook, cells_of, parse
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.score import score
 
 pytestmark = pytest.mark.skipif(

@@ -12,7 +12,8 @@ from papermill.exceptions import PapermillExecutionError
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.cell_outputs import Violation, output_from
 from labkit.grading.execution.papermill_engine import Course, SandboxEngine, joined
-from labkit.grading.sandbox.isolation import STRONG, probe
+from labkit.grading.sandbox.isolation import probe
+from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.sandbox.provisioner import SandboxProvisioner
 
 pytestmark = pytest.mark.skipif(

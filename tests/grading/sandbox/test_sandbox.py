@@ -18,7 +18,8 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.kernel_client import Kernel, SandboxEnded, StartFailed
 from labkit.grading.sandbox import confine, isolation, limits, provisioner
-from labkit.grading.sandbox.isolation import STRONG, Findings, Level, choose
+from labkit.grading.sandbox.isolation import Findings, choose
+from labkit.grading.sandbox.levels import STRONG, Level
 
 CHECKOUT = Path(labkit.__file__).resolve().parents[1]
 needs_namespaces = pytest.mark.skipif(
@@ -58,7 +59,7 @@ print(json.dumps({
 ORDINARY = """
 import json, os, sys
 from labkit.grading.execution.kernel_client import Kernel
-from labkit.grading.sandbox.isolation import Level
+from labkit.grading.sandbox.levels import Level
 from labkit.grading.authoring.probes import Limits
 code = sys.stdin.read().replace("OUTSIDE", str(os.getpid()))
 with Kernel(Limits(total_seconds=60, memory_mb=800), Level(sys.argv[1])) as kernel:
