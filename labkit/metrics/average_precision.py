@@ -1,8 +1,7 @@
 """Average precision (AP) of detections, as COCO defines it, in steps that a lesson can show.
 
-T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and
-https://cocodataset.org/#detection-eval. For every class and every IoU threshold 0.50, 0.55, ..,
-0.95:
+The definition is that of https://cocodataset.org/#detection-eval. For every class and every IoU
+threshold 0.50, 0.55, .., 0.95:
 
 1. :func:`match`, image by image: detections, best score first, each take the object that they
    overlap most among those still free, if the IoU reaches the threshold.
@@ -75,6 +74,9 @@ def average_precision(
     pairs: Iterable[tuple[Detections, Target]], categories: Categories, kind: Kind = "masks"
 ) -> AveragePrecision:
     """AP of the detections of all images.
+
+    T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
+    3.7.
 
     Args:
         pairs: detections and truth of each image. Equal scores keep this order.

@@ -72,6 +72,9 @@ class _Image:
 class COCOAP:
     """Collects detections image by image; ``compute`` gives the numbers at any time.
 
+    T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
+    3.7.
+
     For a data-parallel evaluation every process updates with its share of the images, then each
     calls ``all_reduce`` once.
 

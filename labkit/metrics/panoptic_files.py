@@ -64,6 +64,8 @@ def evaluate_files(
 ) -> PanopticResult:
     """Panoptic quality of predictions against ground truth, both in COCO panoptic format.
 
+    A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.8.
+
     Equal to panopticapi's numbers: true areas come from the JSON, predicted ones from the PNG;
     predictions of images that the ground truth does not annotate are ignored. The result does not
     depend on ``workers``.

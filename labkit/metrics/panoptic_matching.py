@@ -1,9 +1,8 @@
 """Matching the segments of two panoptic maps, and panoptic quality from the matches.
 
-A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. A predicted and a true segment
-of one category match when their IoU exceeds 0.5; since segments do not overlap, every segment has
-at most one match. Then, per category, with the matches TP, the other predictions FP and the other
-true segments FN:
+A predicted and a true segment of one category match when their IoU exceeds 0.5; since segments do
+not overlap, every segment has at most one match. Then, per category, with the matches TP, the other
+predictions FP and the other true segments FN:
 
     PQ = sum of IoU over TP / (|TP| + |FP| / 2 + |FN| / 2) = SQ * RQ
     SQ = mean IoU over TP,  RQ = |TP| / (|TP| + |FP| / 2 + |FN| / 2)
@@ -79,6 +78,8 @@ def match_segments(
     names: tuple[str, str],
 ) -> Matches:
     """Find one image's matches.
+
+    A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.2.
 
     Args:
         target_map: ``(H, W)`` true ids.
@@ -256,6 +257,8 @@ def summarize(
     counts: NDArray[np.float64], categories: Iterable[tuple[int, str, bool]]
 ) -> PanopticResult:
     """Panoptic quality from a table of counts.
+
+    A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.3.
 
     Args:
         counts: ``(C, 4)``, summed over the images.

@@ -21,6 +21,8 @@ from labkit.system.distributed import sum_over_processes
 class PanopticQuality:
     """Counts matches image by image; ``compute`` gives PQ, SQ and RQ at any time.
 
+    A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.4.
+
     Segment areas are counted in the maps. Crowd and void are treated as in panopticapi, see
     ``panoptic_matching``. For a data-parallel evaluation every process updates with its share of
     the images, then each calls ``all_reduce`` once.

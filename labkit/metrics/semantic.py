@@ -45,6 +45,9 @@ class SemanticResult:
 class ConfusionMatrix:
     """Counts pixels image by image; ``compute`` gives the metrics at any time.
 
+    J. Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 5.
+    Notebook 01, section 1.4.
+
     Pixels whose target is 255 (IGNORE) count nowhere. A prediction of 255, a pixel left undecided,
     is wrong wherever the target is known: it has a column of its own. For a data-parallel
     evaluation every process updates with its share of the images, then each calls ``all_reduce``

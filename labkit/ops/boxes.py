@@ -32,7 +32,10 @@ def at_least_float32(values: Tensor) -> torch.dtype:
 
 
 def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
-    """Offsets that take ``references`` to ``boxes`` (R. Girshick et al., R-CNN, appendix C).
+    """Offsets that take ``references`` to ``boxes``.
+
+    R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
+    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
 
     Args:
         boxes: ``(N, 4)`` what to reach.
@@ -59,6 +62,9 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) ->
 
 def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
     """Where ``offsets`` take ``references``; undoes :func:`encode_boxes`.
+
+    R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
+    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
 
     Args:
         offsets: ``(N, 4 C)``, four for each of C classes.

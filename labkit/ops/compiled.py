@@ -77,6 +77,8 @@ def roi_align(
 ) -> Tensor:
     """RoIAlign of checked arguments (:func:`labkit.ops.rois.check_rois`), ``(K, C, *size)``.
 
+    K. He et al., "Mask R-CNN", ICCV 2017, section 3. Notebook 02, section 2.6.
+
     Raises:
         BuildError: the operator cannot be compiled here.
     """

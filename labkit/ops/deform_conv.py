@@ -1,7 +1,6 @@
 """Deformable convolution: a convolution that chooses for every pixel where its taps look.
 
-J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. In three steps: where
-the taps are, what the map holds there, and the product with the weights.
+In three steps: where the taps are, what the map holds there, and the product with the weights.
 
 Letters in shapes: ``B × C × H × W`` the input, ``D`` channels out, ``kh × kw`` the kernel with
 ``n = kh · kw`` taps, ``h × w`` the output.
@@ -100,6 +99,9 @@ def deform_conv2d(
     dilation: Pair = (1, 1),
 ) -> Tensor:
     """A convolution whose taps are moved by ``offset`` (equation 2).
+
+    J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. Notebook 05, section
+    5.1.
 
     The numbers are those of ``torchvision.ops.deform_conv2d``, whose operator does the work on a
     GPU. On a CPU its gradient takes some ten times as long as this one.

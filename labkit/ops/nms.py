@@ -1,8 +1,7 @@
 """Non-maximum suppression that says who removed whom.
 
 The detectors call torchvision's, which returns what is left. This is the same algorithm written
-out, with a record of every step; P. F. Felzenszwalb et al., "Object Detection with Discriminatively
-Trained Part-Based Models", PAMI 2010, section 7.2.
+out, with a record of every step.
 """
 
 from __future__ import annotations
@@ -49,6 +48,9 @@ def iou_with(box: Tensor, boxes: Tensor) -> Tensor:
 
 def nms_steps(boxes: Tensor, scores: Tensor, threshold: float) -> list[NMSStep]:
     """Suppress the boxes that overlap a better one, step by step.
+
+    P. F. Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
+    PAMI 2010, section 7.2. Notebook 03, section 3.5.
 
     Every step keeps the best box that is left, and removes those that overlap it by more than the
     threshold. Boxes of equal score are taken in their order.

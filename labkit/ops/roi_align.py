@@ -33,6 +33,8 @@ def roi_align(
 ) -> Tensor:
     """Average of bilinear samples in every bin of every box; drop-in for torchvision's.
 
+    K. He et al., "Mask R-CNN", ICCV 2017, section 3. Notebook 02, section 2.2.
+
     Args:
         input: feature map ``(N, C, H, W)``: float16, bfloat16, float32 or float64, any strides.
         boxes: one ``(K_i, 4)`` tensor of ``x1, y1, x2, y2`` per image, or ``(K, 5)`` with the

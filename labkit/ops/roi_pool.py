@@ -1,7 +1,7 @@
 """RoIPool: the largest value in each bin of a region whose corners are rounded to whole cells.
 
-R. Girshick, "Fast R-CNN", ICCV 2015, section 2.1. Two roundings lose the region's place: of its
-corners to cells of the map, and of its bins' edges to cells of the region.
+Two roundings lose the region's place: of its corners to cells of the map, and of its bins' edges to
+cells of the region.
 
 Letters in shapes: ``N × C × H × W`` the feature map, ``K`` regions, ``ph × pw`` bins.
 """
@@ -21,6 +21,8 @@ def roi_pool(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     """Pool each region to a grid by the maximum over the cells of a bin.
+
+    R. Girshick, "Fast R-CNN", ICCV 2015, section 2.1. Notebook 02, section 2.2.
 
     Gradients go to the feature map, from each bin to the cell that it took (the first one where
     several are equal). Boxes have no gradient: they were rounded.

@@ -34,6 +34,9 @@ def roi_warp(
 ) -> Tensor:
     """Resample each region to a grid, after rounding its corners to cells of the map.
 
+    J. Dai et al., "Instance-aware Semantic Segmentation via Multi-task Network Cascades", CVPR
+    2016, section 3.2. Notebook 02, section 2.2.
+
     Boxes have no gradient here: they were rounded.
 
     Args:

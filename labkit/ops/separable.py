@@ -87,6 +87,8 @@ def roi_align_separable(
 ) -> Tensor:
     """RoIAlign of checked arguments (:func:`labkit.ops.rois.check_rois`), ``(K, C, *size)``.
 
+    K. He et al., "Mask R-CNN", ICCV 2017, section 3. Notebook 02, section 2.5.
+
     Plain PyTorch on any device, differentiable with respect to ``input`` any number of times; the
     sum is taken in float32 for the half-precision types.
     """

@@ -1,0 +1,68 @@
+"""Every operator and metric names its paper, and the section of the workbook that builds it."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from helpers.modules import MODULES, tree
+from helpers.paths import CHECKOUT
+
+TAUGHT = {
+    "ops.boxes": ["encode_boxes", "decode_boxes"],
+    "ops.compiled": ["roi_align"],
+    "ops.deform_conv": ["deform_conv2d"],
+    "ops.nms": ["nms_steps"],
+    "ops.roi_align": ["roi_align"],
+    "ops.roi_pool": ["roi_pool"],
+    "ops.roi_warp": ["roi_warp"],
+    "ops.separable": ["roi_align_separable"],
+    "metrics.average_precision": ["average_precision"],
+    "metrics.coco_ap": ["COCOAP"],
+    "metrics.panoptic_files": ["evaluate_files"],
+    "metrics.panoptic_matching": ["match_segments", "summarize"],
+    "metrics.panoptic_quality": ["PanopticQuality"],
+    "metrics.semantic": ["ConfusionMatrix"],
+}
+"""The public functions and classes that a lesson builds, by module."""
+
+UNTAUGHT = {"ops.build", "ops.rois", "metrics.coco_annotations"}
+"""Modules of the same folders that hold what has no paper."""
+
+FOLDERS = ("ops", "metrics")
+PAPER = re.compile(r"""[A-Z]\.[^"]+?, "[^"]+", [A-Za-z]+ (19|20)\d\d""")  # authors, title, where
+SECTION = re.compile(r"Notebook (\d\d), section (\d+\.\d+)\.")
+
+
+def docstring(module: str, name: str) -> str:
+    """The docstring of a function or class, on one line."""
+    (node,) = (
+        node
+        for node in tree(MODULES[f"labkit.{module}"]).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name
+    )
+    return " ".join((ast.get_docstring(node) or "").split())
+
+
+def test_every_module_is_taught_or_known_not_to_be():
+    modules = {
+        module.removeprefix("labkit.")
+        for module, path in MODULES.items()
+        if module.startswith(tuple(f"labkit.{folder}." for folder in FOLDERS))
+        and path.name != "__init__.py"
+    }
+    assert modules == TAUGHT.keys() | UNTAUGHT
+    assert not TAUGHT.keys() & UNTAUGHT
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in TAUGHT.items() for name in names]
+)
+def test_the_paper_and_the_section_are_named_and_the_section_exists(module, name):
+    text = docstring(module, name)
+    assert PAPER.search(text), text
+    (found,) = SECTION.findall(text)
+    number, section = found
+    (notebook,) = (CHECKOUT / "notebooks" / "src").glob(f"{number}_*.py")
+    assert f"\n# ## {section} " in notebook.read_text()
