@@ -129,10 +129,12 @@ def redrawn(random: Random, content: bytes) -> bytes:
             picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.float32) / 255)
         elif form not in ("TIFF", "GIF", "ICO"):
             picture = picture.convert("RGB")
-    if picture.mode == "F":  # a picture that was redrawn before; no other form has fractions
-        form = "TIFF"
     target = io.BytesIO()
-    picture.save(target, form, **options)
+    try:
+        picture.save(target, form, **options)
+    except (OSError, ValueError):  # a mode or a size that the form does not have
+        target = io.BytesIO()
+        picture.save(target, "TIFF")
     return target.getvalue()
 
 
