@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from labkit.system.deferred import defer
+from labkit.system.deferred_imports import defer
 from labkit.workbook.records import record
 
 __all__ = ["record"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from labkit.system import optional
-from labkit.system.cores import available_cores
+from labkit.system import optional_packages
+from labkit.system.cpu_cores import available_cores
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 MAC_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -45,7 +45,7 @@ def describe_environment() -> dict[str, str]:
 
 def examine() -> list[Check]:
     """Look for every part that labkit can use."""
-    from labkit.ops.build import HOST_COMPILERS  # here, because it takes torch along
+    from labkit.ops.build_kernels import HOST_COMPILERS  # here, because it takes torch along
 
     has_gpu, device = _device()
     return [
@@ -79,7 +79,7 @@ def examine() -> list[Check]:
         ),
         _browser(),
         _sandbox(),
-        *(_package(name) for name in optional.PACKAGES),
+        *(_package(name) for name in optional_packages.PACKAGES),
         _real_data(),
     ]
 
@@ -135,14 +135,14 @@ def _sandbox() -> Check:
 
 
 def _package(name: str) -> Check:
-    purpose, fix = optional.PACKAGES[name].purpose, f"labkit install {name}"
+    purpose, fix = optional_packages.PACKAGES[name].purpose, f"labkit install {name}"
     if importlib.util.find_spec(name) is None:
         return Check(name, False, "not installed", purpose, fix)
     try:
         found = version(name)
     except PackageNotFoundError:
         found = "found, not installed as a package"
-    reason = optional.import_failure(name)
+    reason = optional_packages.import_failure(name)
     if reason is not None:
         return Check(name, False, f"{found}, cannot be imported: {reason}", purpose, fix)
     return Check(name, True, found, purpose, fix)

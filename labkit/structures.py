@@ -10,7 +10,6 @@ translated where the file is read or written and nowhere else.
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labkit.colors import PETROFF_10, distinct_colors
 from labkit.errors import LabkitError
 
 VOID = 0
@@ -27,20 +27,6 @@ VOID = 0
 
 IGNORE = 255
 """Value of a semantic map that neither the losses nor the metrics look at."""
-
-# M. A. Petroff, "Accessible Color Sequences for Data Visualization", 2021, the ten-colour sequence.
-PETROFF_10 = (
-    (63, 144, 218),
-    (255, 169, 14),
-    (189, 31, 1),
-    (148, 164, 162),
-    (131, 45, 182),
-    (169, 107, 89),
-    (231, 99, 0),
-    (185, 172, 112),
-    (113, 117, 129),
-    (146, 218, 221),
-)
 
 
 @dataclass(frozen=True)
@@ -175,19 +161,6 @@ def _color(value: Any) -> tuple[int, int, int] | None:
     if isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value):
         return int(value[0]), int(value[1]), int(value[2])
     return None
-
-
-def distinct_colors(n: int) -> list[tuple[int, int, int]]:
-    """``n`` RGB colours: Petroff's ten, then hues a golden angle apart in three lightnesses.
-
-    Beyond ten they differ but are no longer safe by colour alone; pictures add outlines and names.
-    """
-    colors = list(PETROFF_10[:n])
-    for k in range(n - len(colors)):
-        hue, light = (k * 0.61803398875) % 1.0, (0.42, 0.58, 0.74)[k % 3]
-        r, g, b = colorsys.hls_to_rgb(hue, light, 0.65)
-        colors.append((round(255 * r), round(255 * g), round(255 * b)))
-    return colors
 
 
 @dataclass

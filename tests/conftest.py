@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from helpers import sharing_out
 
-from labkit.system import optional
-from labkit.system.cores import available_cores
+from labkit.system import optional_packages
+from labkit.system.cpu_cores import available_cores
 
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -88,14 +88,14 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def detectron2():
     """For tests that need the package: skips them with what to run."""
-    if problem := optional.problem("detectron2"):
+    if problem := optional_packages.problem("detectron2"):
         pytest.skip(problem)
 
 
 @pytest.fixture(scope="session")
 def panopticapi():
     """For tests that need the package: skips them with what to run."""
-    if problem := optional.problem("panopticapi"):
+    if problem := optional_packages.problem("panopticapi"):
         pytest.skip(problem)
 
 

@@ -6,7 +6,7 @@ import tomllib
 import yaml
 from helpers.paths import CHECKOUT as ROOT
 
-from labkit.system.optional import PACKAGES
+from labkit.system.optional_packages import PACKAGES
 
 CONDA_NAME = {
     "torch": "pytorch",

@@ -185,7 +185,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, wheel: zipfile.ZipFile) 
 
 
 def test_it_is_the_installed_labkit(elsewhere: Elsewhere) -> None:
-    code = "from labkit.system import places; print(places.CHECKOUT, places.WORKBOOK)"
+    code = "from labkit.system import paths; print(paths.CHECKOUT, paths.WORKBOOK)"
     done = subprocess.run(
         [elsewhere.python, "-c", code],
         cwd=elsewhere.work,

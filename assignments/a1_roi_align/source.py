@@ -560,8 +560,8 @@ ASSIGNMENT = Assignment(
         "torch.ops.torchvision.roi_align",
         "torch.nn.functional.grid_sample",
         "labkit.ops.roi_align",
-        "labkit.ops.compiled.roi_align",
-        "labkit.ops.separable.roi_align_separable",
+        "labkit.ops.roi_align_compiled.roi_align",
+        "labkit.ops.roi_align_separable.roi_align_separable",
     ),
     limits=Limits(cell_seconds=180, total_seconds=600),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from labkit.checkpoints.folder import Run, load_run, read_run
+from labkit.checkpoints.run_folder import Run, load_run, read_run
 from labkit.checkpoints.shipped import FOLDER, Shipped, shipped
 from labkit.datasets.shapes import Shapes
 from labkit.engine.evaluate import evaluate

@@ -16,7 +16,7 @@ from torch import nn
 
 from labkit.bench.detectors_peers import Pair, Setting, picture, training_batch
 from labkit.bench.detectors_profile import profile
-from labkit.bench.report import Comparison, compare
+from labkit.bench.peer_comparison import Comparison, compare
 from labkit.engine.predictor import Predictor
 from labkit.structures import Detections
 

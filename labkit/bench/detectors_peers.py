@@ -23,7 +23,7 @@ from labkit.models.presets import PRESETS
 from labkit.models.rcnn.mask_rcnn import MaskRCNN
 from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
 from labkit.structures import Detections, Target
-from labkit.system import optional
+from labkit.system import optional_packages
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def detectron2_pair(setting: Setting) -> Pair:
     Raises:
         LabkitError: Detectron2 cannot be used.
     """
-    optional.require("detectron2")
+    optional_packages.require("detectron2")
     from detectron2 import model_zoo
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.modeling import build_model

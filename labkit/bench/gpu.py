@@ -19,7 +19,7 @@ from typing import Any
 
 from labkit.bench.gpu_models import NETWORKS, SMALL_NETWORKS
 from labkit.datasets.coco.panoptic_json import write_json
-from labkit.system.places import CHECKOUT
+from labkit.system.paths import CHECKOUT
 
 TOTAL = 8 * 60.0
 """Seconds for everything."""

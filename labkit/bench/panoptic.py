@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit.bench.report import Comparison, compare
+from labkit.bench.peer_comparison import Comparison, compare
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
 from labkit.models.panoptic_fpn.merge import merge
@@ -25,7 +25,7 @@ from labkit.models.semantic.semantic_model import upsample
 from labkit.models.upsnet.panoptic_head import prune, resized_masks, windows_of
 from labkit.models.upsnet.postprocess import fuse, settle
 from labkit.structures import Detections
-from labkit.system import optional
+from labkit.system import optional_packages
 
 TARGET = 2.0
 ROUNDS = 9
@@ -131,7 +131,7 @@ def compare_merge(given: Scene) -> Comparison:
     Raises:
         LabkitError: Detectron2 cannot be used, or its map is another.
     """
-    optional.require("detectron2")
+    optional_packages.require("detectron2")
     from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
     from detectron2.structures import Instances
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco.panoptic_png import MAX_ID, write_json, write_png
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 HEIGHT, WIDTH = 480, 640
 NUM_THINGS, NUM_STUFF = 80, 53  # as in COCO

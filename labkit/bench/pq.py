@@ -20,9 +20,9 @@ from labkit.bench.panoptic_pairs import (
     make_pair,
     write_pairs,
 )
-from labkit.bench.report import Comparison, compare
+from labkit.bench.peer_comparison import Comparison, compare
 from labkit.errors import LabkitError
-from labkit.system import optional
+from labkit.system import optional_packages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def compare_files(images: int) -> Comparison:
     Raises:
         LabkitError: panopticapi cannot be used.
     """
-    optional.require("panopticapi")
+    optional_packages.require("panopticapi")
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)
         return compare(
@@ -66,7 +66,7 @@ def _in_new_process(
 
 
 def _time_files_labkit(gt: Path, pred: Path) -> tuple[float, float]:
-    from labkit.metrics.panoptic_files import evaluate_files
+    from labkit.metrics.panoptic_quality_files import evaluate_files
 
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         start = time.perf_counter()

@@ -13,11 +13,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from labkit.bench.report import Comparison, compare
-from labkit.ops import compiled, roi_align
+from labkit.bench.peer_comparison import Comparison, compare
+from labkit.ops import roi_align, roi_align_compiled
 from labkit.ops.roi_align import Implementation
-from labkit.system.cores import available_cores
-from labkit.system.progress import progress_bar
+from labkit.system.cpu_cores import available_cores
+from labkit.system.progress_bars import progress_bar
 
 GPU_TARGET = 1.5  # forward + backward
 GPU_CALLS = 20  # in a row, so that the GPU computes one while the CPU prepares the next
@@ -121,7 +121,7 @@ def measure_all(
     Raises:
         BuildError: the operator cannot be compiled here.
     """
-    compiled.load(device)
+    roi_align_compiled.load(device)
     pairs = [(case, count) for count in threads for case in cases]
     return [
         measure(case, device, count, seconds)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from labkit.bench.roi_align import FPN, Case, Measurement, measure
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 # A quarter of the headline case's map and boxes: as dense, in a quarter of the time.
 BASE = replace(

@@ -20,9 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from labkit.colors import distinct_colors
 from labkit.doctor import BROWSERS
 from labkit.errors import LabkitError
-from labkit.structures import distinct_colors
 from labkit.widgets.compare.app import Compare
 from labkit.widgets.compare.thresholds import LOWEST
 from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo

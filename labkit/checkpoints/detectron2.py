@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from labkit.checkpoints.key_map import KeyMap, Rule
-from labkit.checkpoints.unpickle import read_pickle, read_torch, without_wrapper
+from labkit.checkpoints.safe_unpickle import read_pickle, read_torch, without_wrapper
 from labkit.errors import LabkitError
 
 NAMES = KeyMap(

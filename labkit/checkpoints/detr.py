@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.checkpoints.key_map import KeyMap, Rule
+from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.checkpoints.torchvision import residual_block
-from labkit.checkpoints.unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.detr.detr import DETR
 from labkit.models.preprocessing import DETR as CONVENTIONS

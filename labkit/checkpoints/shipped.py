@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabkitError
-from labkit.system.places import DATA
-from labkit.system.tables import read_tables
+from labkit.system.paths import DATA
+from labkit.system.text_files import read_toml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +64,6 @@ def shipped() -> dict[str, Shipped]:
     """
     record = FOLDER / "checkpoints.toml"
     try:
-        return {name: Shipped(name, **table) for name, table in read_tables(record).items()}
+        return {name: Shipped(name, **table) for name, table in read_toml(record).items()}
     except TypeError as error:
         raise LabkitError(f"{record}: {error}") from None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
-from labkit.checkpoints.unpickle import read_state_dict
+from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.preprocessing import TORCHVISION
 from labkit.models.presets import PRESETS

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from labkit.checkpoints.key_map import KeyMap, Rows, Rule
-from labkit.checkpoints.unpickle import read_state_dict
+from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.preprocessing import UPSNET
 from labkit.models.upsnet.upsnet import UPSNet

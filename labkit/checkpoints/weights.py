@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from labkit.checkpoints.unpickle import without_wrapper
+from labkit.checkpoints.safe_unpickle import without_wrapper
 from labkit.errors import LabkitError
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write all parameters and buffers of ``model`` to a safetensors file, whole or not at all."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary)
 
 
@@ -63,7 +63,7 @@ def save_training_state(
         "losses": losses,
         "validation": validation,
     }
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 

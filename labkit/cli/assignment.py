@@ -27,7 +27,7 @@ def assignment() -> None:
 @app.command("list")
 def list_() -> None:
     """List the assignments, and where they are."""
-    from labkit.workbook.notebooks import find_root
+    from labkit.workbook.notebook_sources import find_root
 
     for name in completion.assignments():
         typer.echo(name)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.numbers import Json, write_numbers
+from labkit.cli.json_output import Json, write_numbers
 
 app = typer.Typer(help="Measure labkit against its peers.", no_args_is_help=True)
 
@@ -27,8 +27,8 @@ def pq(
     from rich.console import Console
     from rich.markup import escape
 
+    from labkit.bench.peer_comparison import print_comparisons
     from labkit.bench.pq import compare_files, compare_tensors
-    from labkit.bench.report import print_comparisons
     from labkit.errors import LabkitError
 
     comparisons = []
@@ -75,11 +75,11 @@ def roi_align(
     from labkit.bench import roi_align as bench
     from labkit.bench import roi_align_gpu as gpu
     from labkit.bench import roi_align_sweep as sweeping
-    from labkit.bench.report import print_comparisons
+    from labkit.bench.peer_comparison import print_comparisons
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
-    from labkit.system.cores import available_cores
-    from labkit.system.files import whole
+    from labkit.system.atomic_write import atomic_write
+    from labkit.system.cpu_cores import available_cores
 
     if figure is not None and not sweep:
         raise LabkitError("--figure draws the sweep; leave out --no-sweep")
@@ -106,7 +106,7 @@ def roi_align(
         report["sweep"] = [point.to_json() for point in points]
         sweeping.print_sweep(points)
         if figure is not None:
-            with whole(figure) as part:
+            with atomic_write(figure) as part:
                 sweeping.draw_sweep(points).savefig(part, format="png", dpi=120)
     if json is not None:
         write_numbers(json, report)
@@ -128,7 +128,7 @@ def detectors(
     from labkit.bench import detectors as bench
     from labkit.bench.detectors_peers import Setting, detectron2_pair, torchvision_pair
     from labkit.bench.detectors_profile import print_profile
-    from labkit.bench.report import print_comparisons
+    from labkit.bench.peer_comparison import print_comparisons
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
@@ -165,7 +165,7 @@ def panoptic(json: Json = None) -> None:
     from rich.table import Table
 
     from labkit.bench import panoptic as bench
-    from labkit.bench.report import print_comparisons
+    from labkit.bench.peer_comparison import print_comparisons
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 

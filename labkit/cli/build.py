@@ -15,7 +15,7 @@ def build() -> None:
 
     import torch
 
-    from labkit.ops.build import Backend, BuildError, build, gpu_backend
+    from labkit.ops.build_kernels import Backend, BuildError, build, gpu_backend
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST") or os.environ.get("PYTORCH_ROCM_ARCH")
     with_gpu = bool(named) or torch.cuda.is_available()

@@ -8,14 +8,14 @@ from pathlib import Path
 
 def notebooks() -> list[str]:
     """Names of the lessons."""
-    from labkit.workbook.notebooks import find_root, sources
+    from labkit.workbook.notebook_sources import find_root, sources
 
     return [source.stem for source in sources(find_root())]
 
 
 def assignments() -> list[str]:
     """Names of the assignments whose students' notebook is here."""
-    from labkit.workbook.notebooks import find_root
+    from labkit.workbook.notebook_sources import find_root
 
     return sorted(path.stem for path in find_root().glob("assignments/*/*.ipynb"))
 
@@ -34,7 +34,7 @@ def models() -> list[str]:
 
 def published() -> list[str]:
     """Names of published weights."""
-    from labkit.checkpoints.store import catalogue
+    from labkit.checkpoints.model_zoo import catalogue
 
     return [*catalogue()]
 
@@ -51,7 +51,7 @@ def presets() -> list[str]:
 
     Read in the text of the presets, because importing them takes torch along.
     """
-    from labkit.system.places import PACKAGE
+    from labkit.system.paths import PACKAGE
 
     text = Path(PACKAGE, "models", "presets.py").read_text(encoding="utf-8")
     for statement in ast.parse(text).body:

@@ -45,7 +45,7 @@ def export(
     """Write a data set in COCO's instance and panoptic formats."""
     from labkit.datasets.coco.export import export as write
     from labkit.datasets.shapes import Shapes
-    from labkit.system.counted import counted
+    from labkit.system.message_text import counted
 
     write(Shapes(split.value, num, size, crowded, seed), out, split=split.value)
     typer.echo(f"wrote {counted(num, 'image')} to {out}")
@@ -58,7 +58,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.table import Table
 
     from labkit.datasets.fetch.catalog import catalogue, is_here
-    from labkit.system.places import download_folder
+    from labkit.system.paths import download_folder
 
     where = folder or download_folder()
     table = Table("name", "what", "MB", "licence", "here")
@@ -82,7 +82,7 @@ def get(
 ) -> None:
     """Fetch a data set: resumes, verifies, unpacks."""
     from labkit.datasets.fetch import catalog
-    from labkit.system.places import download_folder
+    from labkit.system.paths import download_folder
     from labkit.system.unknown_names import unknown_name
 
     known = catalog.catalogue()
@@ -117,7 +117,7 @@ def from_masks(
     from labkit.datasets.masks.mask_folder import MaskFolder
     from labkit.datasets.sanity_checks import check as look
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted, listed
+    from labkit.system.message_text import counted, listed
 
     classes = read_mask_categories(categories)
     dataset = MaskFolder(images, masks, classes, suffix=mask_suffix, instances_of=instances_of)
@@ -187,7 +187,7 @@ def check(
     from labkit.datasets.registry import dataset
     from labkit.datasets.sanity_checks import check as look
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted
+    from labkit.system.message_text import counted
 
     name = data_name(data, split)
     images = dataset(name, split)
@@ -215,7 +215,7 @@ def show(
     from labkit.datasets.sanity_checks import name_of
     from labkit.datasets.targets import annotation_of
     from labkit.errors import LabkitError
-    from labkit.system.files import whole
+    from labkit.system.atomic_write import atomic_write
     from labkit.visualize import panels
 
     name = data_name(data, split)
@@ -228,6 +228,6 @@ def show(
         image, target = images[i]
         items.append((name_of(images, i) or str(target["image_id"]), image, annotation_of(target)))
     figure = panels(items, images.categories, by_object=True, scores=False)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     typer.echo(f"wrote {out}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from labkit.cli import completion
-from labkit.cli.numbers import Json, write_numbers
+from labkit.cli.json_output import Json, write_numbers
 from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ def evaluate(
 
     Several processes: torchrun --nproc-per-node N -m labkit eval ...
     """
-    from labkit.checkpoints.folder import read_run
+    from labkit.checkpoints.model_zoo import find
+    from labkit.checkpoints.run_folder import read_run
     from labkit.checkpoints.shipped import shipped
-    from labkit.checkpoints.store import find
     from labkit.cli.pq import to_json
     from labkit.datasets.registry import dataset
     from labkit.engine.evaluate import evaluate as measure
     from labkit.engine.predictor import load_model
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted
     from labkit.system.distributed import process_group, rank
+    from labkit.system.message_text import counted
 
     place = computing(device, threads, precision)
     if data is None:

@@ -26,10 +26,10 @@ def export_detectron2(
 
     Classes are counted for each head, learning rate and steps follow the batch size.
     """
-    from labkit.checkpoints.store import find
+    from labkit.checkpoints.model_zoo import find
     from labkit.datasets.detectron2.export import export_detectron2 as write
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted
+    from labkit.system.message_text import counted
 
     data = data_name(data, split)
     kind, _, folder = data.partition(":")

@@ -16,7 +16,7 @@ def install(
     ] = None,
 ) -> None:
     """Install an optional package that the package index does not carry."""
-    from labkit.system import optional
+    from labkit.system import optional_packages
 
-    optional.install(package, source, show=typer.echo)
+    optional_packages.install(package, source, show=typer.echo)
     typer.echo(f"{package} is installed and can be imported")

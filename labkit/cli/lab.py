@@ -13,10 +13,10 @@ import typer
 from labkit.cli import completion
 from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
-from labkit.system.places import CARRIED, PACKAGE, may_write
-from labkit.workbook.copies import copy_workbook
-from labkit.workbook.notebooks import find_root
-from labkit.workbook.openable import find_openable
+from labkit.system.paths import CARRIED, PACKAGE, may_write
+from labkit.workbook.copy_workbook import copy_workbook
+from labkit.workbook.find_notebook import find_openable
+from labkit.workbook.notebook_sources import find_root
 
 COPY = "labkit-workbook"
 """Where the copy is made if the reader does not say: in the home folder."""

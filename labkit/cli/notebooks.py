@@ -17,7 +17,7 @@ def notebooks() -> None:
 @app.command("list")
 def list_() -> None:
     """List the lessons, and where they are."""
-    from labkit.workbook.notebooks import find_root, sources
+    from labkit.workbook.notebook_sources import find_root, sources
 
     root = find_root()
     for source in sources(root):
@@ -33,7 +33,7 @@ def sync(
 ) -> None:
     """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes made in them."""
     from labkit.errors import LabkitError
-    from labkit.system.places import CARRIED
+    from labkit.system.paths import CARRIED
     from labkit.workbook import notebooks as workbook
 
     root = workbook.find_root()

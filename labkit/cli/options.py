@@ -76,10 +76,10 @@ def kernel_options(
         LabkitError: as :func:`computing`.
     """
     from labkit.engine import precision as precisions
-    from labkit.system import cores, distributed
+    from labkit.system import cpu_cores, distributed
 
     computing(device, None, precision)
     wanted = {distributed.VARIABLE: device, precisions.VARIABLE: precision}
     if threads is not None:
-        wanted |= dict.fromkeys((cores.VARIABLE, *cores.LIBRARIES), str(threads))
+        wanted |= dict.fromkeys((cpu_cores.VARIABLE, *cpu_cores.LIBRARIES), str(threads))
     return {name: value for name, value in wanted.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.numbers import Json, write_numbers
+from labkit.cli.json_output import Json, write_numbers
 
 if TYPE_CHECKING:
     from labkit.metrics.panoptic_matching import PanopticResult
@@ -30,7 +30,7 @@ def pq(
     json: Json = None,
 ) -> None:
     """Panoptic quality (PQ), segmentation and recognition quality (SQ, RQ), as panopticapi."""
-    from labkit.metrics.panoptic_files import evaluate_files
+    from labkit.metrics.panoptic_quality_files import evaluate_files
 
     result = evaluate_files(gt, pred, gt_dir, pred_dir, workers)
     if json is not None:

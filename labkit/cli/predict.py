@@ -115,7 +115,7 @@ def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: boo
     """Refuse to replace earlier results without --overwrite, and the pictures themselves."""
     from labkit.engine.image_list import drawing_names
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted
+    from labkit.system.message_text import counted
 
     names = drawing_names(listed)
     files = [out / f"{name}.png" for name in names]
@@ -186,8 +186,8 @@ def _pictures(
     from labkit.engine.image_list import drawing_names
     from labkit.engine.predictor import Predictor
     from labkit.errors import LabkitError
-    from labkit.system.counted import counted
-    from labkit.system.progress import progress_bar
+    from labkit.system.message_text import counted
+    from labkit.system.progress_bars import progress_bar
 
     predictor = Predictor(model, device, precision)
     categories: Any = predictor.model.categories
@@ -306,7 +306,7 @@ def _draw(
 ) -> int | None:
     """Draw what a model finds; how many objects of its detections, None of another output."""
     from labkit.structures import Detections
-    from labkit.system.files import whole
+    from labkit.system.atomic_write import atomic_write
     from labkit.visualize import panels
 
     shown: Any = prediction.panoptic or prediction.detections
@@ -318,6 +318,6 @@ def _draw(
         shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep], masks)
     side = 6.4  # inches, at the picture's own resolution or a legible one
     figure = panels([(path.stem, picture, shown)], categories, size=side, by_object=True)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=max(100.0, picture.shape[2] / side))
     return len(shown) if isinstance(shown, Detections) else None

@@ -79,10 +79,10 @@ def run(
     from rich.table import Table
 
     from labkit.workbook.parameters import parse_assignments
-    from labkit.workbook.progress import coloured
-    from labkit.workbook.report import format_duration
-    from labkit.workbook.workbook import Request
-    from labkit.workbook.workbook import run as run_notebooks
+    from labkit.workbook.run_progress import coloured
+    from labkit.workbook.run_report import format_duration
+    from labkit.workbook.run_workbook import Request
+    from labkit.workbook.run_workbook import run as run_notebooks
 
     console = Console()
     values = parse_assignments(parameter or [])

@@ -103,7 +103,7 @@ def train(
     import torch
     from torchvision.transforms import v2
 
-    from labkit.checkpoints.folder import STATE, WEIGHTS, Run, save_run, start_from
+    from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, save_run, start_from
     from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco.instances import CocoInstances
     from labkit.datasets.registry import dataset
@@ -115,8 +115,8 @@ def train(
     from labkit.models.detector import Detector
     from labkit.models.presets import PRESETS
     from labkit.models.semantic.semantic_model import SemanticModel
-    from labkit.system.counted import counted
     from labkit.system.distributed import lock_once, process_group, rank
+    from labkit.system.message_text import counted
     from labkit.system.unknown_names import unknown_name
 
     place = computing(device, threads, precision)

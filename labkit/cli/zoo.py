@@ -20,9 +20,9 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from labkit.checkpoints.model_zoo import catalogue
     from labkit.checkpoints.shipped import shipped
-    from labkit.checkpoints.store import catalogue
-    from labkit.system.places import download_folder
+    from labkit.system.paths import download_folder
 
     metrics = ("box AP", "mask AP", "PQ")
     own = Table("name", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
@@ -66,8 +66,10 @@ def get(
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
     """Fetch published weights: resumes, verifies."""
-    from labkit.checkpoints import store
+    from labkit.checkpoints import model_zoo
 
-    for checkpoint in [store.find(name) for name in names]:  # a wrong name before a long download
-        path = store.get(checkpoint, folder, typer.echo)
+    for checkpoint in [
+        model_zoo.find(name) for name in names
+    ]:  # a wrong name before a long download
+        path = model_zoo.get(checkpoint, folder, typer.echo)
         typer.echo(f"{checkpoint.name} is in {path}")

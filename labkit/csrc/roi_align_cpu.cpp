@@ -265,7 +265,7 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& rois, double spatial
 }  // namespace labkit
 
 // The operators' schemas, for the GPU library as well. Autograd, the fake kernels and autocast are
-// registered by labkit/ops/compiled.py.
+// registered by labkit/ops/roi_align_compiled.py.
 STABLE_TORCH_LIBRARY(labkit, m) {
   m.def(
       "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "

@@ -11,7 +11,7 @@ from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
-from labkit.system.places import download_folder
+from labkit.system.paths import download_folder
 from labkit.system.unknown_names import unknown_name
 
 FORMS = {

@@ -19,8 +19,8 @@ from labkit.datasets.masks.mask_folder import MaskFolder, Region
 from labkit.datasets.targets import boxes_of
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Categories, Target
-from labkit.system.counted import counted
-from labkit.system.progress import progress_bar
+from labkit.system.message_text import counted
+from labkit.system.progress_bars import progress_bar
 
 TINY = 10
 """Pixels below which a region is reported: a slip of the brush."""

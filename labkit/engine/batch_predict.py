@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from labkit.engine.precision import autocast
 from labkit.structures import Prediction, Target
 from labkit.system.distributed import default_device, rank, world_size
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix, SemanticResult
 from labkit.structures import Categories, Detections, Prediction, Target
 from labkit.system.distributed import rank, sum_over_processes, world_size
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.image_files import read_image
 from labkit.errors import LabkitError
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 LONGEST_NUMBER = 18
 """Digits of an id that every program holds."""

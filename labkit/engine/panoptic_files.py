@@ -14,7 +14,7 @@ from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
 from labkit.structures import Categories
 from labkit.system.distributed import rank, sum_over_processes, world_size
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 
 def predict_panoptic(

@@ -85,15 +85,15 @@ class Predictor:
 
 def load_model(source: str | Path) -> nn.Module:
     """The trained model of a folder of ``labkit train``, or of a name of ``labkit zoo list``."""
-    from labkit.checkpoints import store
-    from labkit.checkpoints.folder import load_run
+    from labkit.checkpoints import model_zoo
+    from labkit.checkpoints.run_folder import load_run
     from labkit.checkpoints.shipped import shipped
 
     path = Path(source)
     if path.exists():
         return load_run(path)
     own = shipped()
-    return own[str(source)].load() if str(source) in own else store.load(str(source))
+    return own[str(source)].load() if str(source) in own else model_zoo.load(str(source))
 
 
 def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
-from labkit.datasets.loader import Batch, StepBatches, mixed_seed
+from labkit.datasets.step_batches import Batch, StepBatches, mixed_seed
 from labkit.engine.precision import autocast, training_precision
 from labkit.engine.training_log import TrainingLog
 from labkit.errors import LabkitError
@@ -39,7 +39,7 @@ from labkit.system.distributed import (
     sum_over_processes,
     world_size,
 )
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 if TYPE_CHECKING:  # pycocotools and what else measuring needs
     from labkit.engine.validation import Validation

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabkitError
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from labkit.engine.train import History
@@ -34,7 +34,7 @@ class TrainingLog:
     def __init__(self, out: Path, history: History, lr_at: Callable[[int], float]) -> None:
         self.table, self.picture = out / TABLE, out / PICTURE
         self.history, self.lr_at = history, lr_at
-        with whole(self.table) as temporary:
+        with atomic_write(self.table) as temporary:
             rows = "".join(self._row(step) for step in range(history.steps))
             temporary.write_text(rows, encoding="utf-8")
 
@@ -61,7 +61,7 @@ class TrainingLog:
         if not self.history.steps:
             return
         figure = training_curves(self.history.losses, self.history.validation)
-        with whole(self.picture) as temporary:
+        with atomic_write(self.picture) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 
     def _row(self, step: int) -> str:

@@ -16,7 +16,7 @@ from labkit.models.preprocess import check_images, normalised
 from labkit.models.preprocessing import Conventions
 from labkit.ops.boxes import larger_than
 from labkit.structures import Categories, Prediction, Target
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """RoIAlign (He et al., *Mask R-CNN*, ICCV 2017, section 3): bilinear samples, no rounding.
 
-Four ways to the same numbers: ``loop`` is the definition, ``separable`` the idea that makes it
-quick (:mod:`labkit.ops.separable`), ``compiled`` the operator of ``labkit/csrc``, ``torchvision``
-the reference.
+Four implementations with the same results: ``loop`` is the definition, ``separable`` a faster
+algorithm (:mod:`labkit.ops.roi_align_separable`), ``compiled`` the C++ operator of ``labkit/csrc``,
+and ``torchvision`` the reference.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabkitError
-from labkit.ops import compiled
-from labkit.ops.rois import Boxes, check_rois
-from labkit.ops.separable import roi_align_separable
+from labkit.ops import roi_align_compiled
+from labkit.ops.roi_align_separable import roi_align_separable
+from labkit.ops.roi_arguments import Boxes, check_rois
 
 Implementation = Literal["auto", "loop", "separable", "compiled", "torchvision"]
 
@@ -63,7 +63,9 @@ def roi_align(
     if impl == "auto":
         impl = _fastest(input.device.type)
     if impl == "compiled":
-        return compiled.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
+        return roi_align_compiled.roi_align(
+            input, rois, size, spatial_scale, sampling_ratio, aligned
+        )
     if impl == "separable":
         return roi_align_separable(input, rois, size, spatial_scale, sampling_ratio, aligned)
     if impl == "torchvision":
@@ -78,7 +80,7 @@ def roi_align(
 
 
 def _fastest(device: str) -> Implementation:
-    if compiled.available(device):
+    if roi_align_compiled.available(device):
         return "compiled"
     return "torchvision" if device == "cuda" else "separable"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labkit.ops.rois import Boxes, check_rois
+from labkit.ops.roi_arguments import Boxes, check_rois
 
 
 def roi_pool(

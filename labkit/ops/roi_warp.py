@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from labkit.errors import LabkitError
 from labkit.ops.roi_align import roi_align
+from labkit.ops.roi_arguments import Boxes, check_rois
 from labkit.ops.roi_pool import whole_cells
-from labkit.ops.rois import Boxes, check_rois
 
 
 def roi_warp(

@@ -1,10 +1,13 @@
-"""Text files as people and their programs write them: a byte order mark or none, TOML."""
+"""Reading text and TOML files: those that users write, and those that come with labkit."""
 
 from __future__ import annotations
 
 import codecs
 import tomllib
+from pathlib import Path
 from typing import Any
+
+from labkit.errors import LabkitError
 
 MOST_DOTS = 200
 """In a line of TOML; what Python's parser needs grows with the square of a name's parts."""
@@ -18,10 +21,10 @@ _MARKS = (  # UTF-32's begin with UTF-16's
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says; the mark itself is left out.
+    """Decode a text file: UTF-8, or as its byte order mark says; the mark itself is left out.
 
     Raises:
-        UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: the content is neither.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -29,11 +32,25 @@ def decoded(content: bytes) -> str:
     return content.decode("utf-8-sig")
 
 
-def parse_toml(content: bytes) -> dict[str, Any]:
-    """The tables of a TOML file.
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the tables of a TOML file that comes with labkit.
 
     Raises:
-        ValueError: it is no text, no TOML, or nested deeper than anybody writes by hand.
+        LabkitError: the file is missing or is not valid TOML.
+    """
+    try:
+        return parse_toml(path.read_bytes())
+    except FileNotFoundError:
+        raise LabkitError(f"{path}: not found; install labkit again") from None
+    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError are some
+        raise LabkitError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse_toml(content: bytes) -> dict[str, Any]:
+    """Parse the content of a TOML file into its tables.
+
+    Raises:
+        ValueError: it is not text, not TOML, or nested deeper than anybody writes by hand.
     """
     text = decoded(content)
     for number, line in enumerate(text.splitlines(), 1):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.system.tables import read_tables
+from labkit.system.text_files import read_toml
 from labkit.workbook.records import Recorded, format_value
 
 PROFILES = ("smoke", "quick", "full")
@@ -59,7 +59,7 @@ def load_expected(path: Path) -> dict[str, dict[str, dict[str, Recorded]]]:
     """
     if not path.is_file():
         return {}
-    tables = read_tables(path)
+    tables = read_toml(path)
     for notebook, profiles in tables.items():
         if not isinstance(profiles, dict):
             raise LabkitError(f"{path}: {notebook} must be a table of profiles")

@@ -22,8 +22,8 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
-from labkit.workbook.bounded import BoundedEngine
-from labkit.workbook.notebooks import load
+from labkit.workbook.notebook_sources import load
+from labkit.workbook.output_limits import BoundedEngine
 from labkit.workbook.parameters import dependent_lines
 from labkit.workbook.records import RECORDING
 

@@ -47,7 +47,7 @@ from labkit.models import build
 from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.preprocess import batch_images
 from labkit.structures import IGNORE
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import loss_curves, panels
 
 num_train, num_val, pretrain_steps, steps = {

@@ -55,16 +55,17 @@ from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_imag
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 import labkit
+from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.preprocess import batch_images
-from labkit.ops import compiled, roi_align, roi_pool, roi_warp
-from labkit.ops.build import build
-from labkit.structures import PETROFF_10, Detections
-from labkit.system.cores import use_threads
+from labkit.ops import roi_align, roi_align_compiled, roi_pool, roi_warp
+from labkit.ops.build_kernels import build
+from labkit.structures import Detections
+from labkit.system.cpu_cores import use_threads
 from labkit.system.distributed import default_device
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
 from labkit.widgets import RoIAlignExplorer
 from labkit.widgets.roi_align.explorer import explore
@@ -673,7 +674,7 @@ for s in (1, 2, 4):
 labkit.record("separable_over_loops_s_2", ratios[2])
 
 # %% [markdown]
-# `labkit.ops.separable` does the same for all regions at once, without a Python loop over samples,
+# `labkit.ops.roi_align_separable` does the same for all regions at once, without a Python loop over samples,
 # differentiable by autograd and on any device that PyTorch knows.
 #
 # ## 2.6 The compiled operator
@@ -687,8 +688,8 @@ labkit.record("separable_over_loops_s_2", ratios[2])
 # | --- | --- | --- |
 # | schema | `csrc/roi_align_cpu.cpp` | name, arguments and result, as PyTorch should see them |
 # | kernel | `csrc/roi_align_cpu.cpp` | the arithmetic, once forward, once backward |
-# | autograd | `ops/compiled.py` | which operator is the gradient of which |
-# | fake kernel | `ops/compiled.py` | the result's shape without computing it, for `torch.compile` |
+# | autograd | `ops/roi_align_compiled.py` | which operator is the gradient of which |
+# | fake kernel | `ops/roi_align_compiled.py` | the result's shape without computing it, for `torch.compile` |
 # | build | `ops/build.py` | calls the compiler at first use and keeps the library |
 #
 # The heart is short. Here it is, read from the file that is compiled: the two matrices are kept as
@@ -718,7 +719,7 @@ print(excerpt("csrc/roi_align_cpu.cpp", "void pool_box"))
 # Without a compiler the separable version serves instead; numbers stay, speed goes.
 
 # %%
-missing = None if compiled.available("cpu") else "compiled"
+missing = None if roi_align_compiled.available("cpu") else "compiled"
 if not missing and profile != "smoke":  # compile it again, as on a machine that never has
     before = os.environ.get("LABKIT_CACHE")
     with TemporaryDirectory() as empty:
@@ -743,7 +744,7 @@ if not missing and profile != "smoke":  # compile it again, as on a machine that
 # it: that schema, gradient, fake kernel and kernel tell the same story.
 
 # %%
-print(excerpt("ops/compiled.py", "def differentiate_forward"))
+print(excerpt("ops/roi_align_compiled.py", "def differentiate_forward"))
 
 # %%
 if not missing and profile != "smoke":

@@ -54,6 +54,7 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.shipped import shipped
 from labkit.checkpoints.torchvision import CONFIG, load
+from labkit.colors import PETROFF_10
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
@@ -78,13 +79,13 @@ from labkit.models.rcnn.matcher import BETWEEN, NEGATIVE, POSITIVE, match, sampl
 from labkit.models.rcnn.paste_masks import paste_masks
 from labkit.ops import roi_align
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes
-from labkit.structures import PETROFF_10, Detections
-from labkit.system.cores import use_threads
-from labkit.system.progress import progress_bar
+from labkit.structures import Detections
+from labkit.system.cpu_cores import use_threads
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import loss_curves, panels
 from labkit.widgets import AnchorsNMS
 from labkit.widgets.anchors_nms.explorer import explore
-from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import look
 
 num_train, num_val, steps, street_steps = {
     "smoke": (16, 4, 2, 1),

@@ -45,7 +45,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import labkit
-from labkit.checkpoints.folder import start_from
+from labkit.checkpoints.run_folder import start_from
+from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.engine.batch_predict import predict_dataset
 from labkit.engine.predictor import Predictor, load_model
@@ -60,15 +61,14 @@ from labkit.models.presets import PRESETS
 from labkit.models.semantic.semantic_model import SemanticModel, upsample
 from labkit.structures import (
     IGNORE,
-    PETROFF_10,
     VOID,
     Detections,
     Panoptic,
     Prediction,
     Segment,
 )
-from labkit.system.cores import use_threads
-from labkit.system.progress import progress_bar
+from labkit.system.cpu_cores import use_threads
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import draw, loss_curves, panels
 
 num_train, num_val, num_study, steps, branch_steps, study_steps = {

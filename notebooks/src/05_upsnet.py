@@ -49,8 +49,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import labkit
-from labkit.checkpoints.folder import start_from
+from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import FOLDER
+from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.engine.batch_predict import predict
 from labkit.engine.predictor import load_model
@@ -67,9 +68,9 @@ from labkit.models.upsnet.losses import panoptic_truth
 from labkit.models.upsnet.panoptic_head import panoptic_logits, prune, resized_masks, windows_of
 from labkit.models.upsnet.postprocess import UNDECIDED, Fused, fuse, settle
 from labkit.ops.deform_conv import deform_conv2d
-from labkit.structures import PETROFF_10, VOID, Panoptic, Segment
-from labkit.system.cores import use_threads
-from labkit.system.progress import progress_bar
+from labkit.structures import VOID, Panoptic, Segment
+from labkit.system.cpu_cores import use_threads
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
 
 num_train, num_val, steps, walk_steps = {

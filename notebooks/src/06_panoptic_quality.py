@@ -52,6 +52,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import labkit
+from labkit.colors import PETROFF_10
 from labkit.datasets.coco.export import export
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import (
@@ -64,9 +65,9 @@ from labkit.datasets.coco.panoptic_png import (
 from labkit.datasets.shapes import Shapes
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
-from labkit.structures import IGNORE, PETROFF_10, VOID, Categories, Category, Panoptic, Segment
-from labkit.system import optional
-from labkit.system.cores import use_threads
+from labkit.structures import IGNORE, VOID, Categories, Category, Panoptic, Segment
+from labkit.system import optional_packages
+from labkit.system.cpu_cores import use_threads
 from labkit.visualize import draw, panels
 
 num, trials = {"smoke": (12, 400), "quick": (150, 10_000), "full": (1000, 100_000)}[profile]
@@ -920,7 +921,7 @@ labkit.record("pq_files_vs_memory", abs(from_files["all"]["pq"] - in_memory.all.
 # with their void and crowd.
 
 # %%
-if problem := optional.problem("panopticapi"):
+if problem := optional_packages.problem("panopticapi"):
     pq_compute_single_core = None
     print(f"Nothing is compared: {problem}")
 else:

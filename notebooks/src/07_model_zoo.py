@@ -59,8 +59,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import labkit
-from labkit.checkpoints import detectron2, store
-from labkit.checkpoints.unpickle import read_pickle
+from labkit.checkpoints import detectron2, model_zoo
+from labkit.checkpoints.safe_unpickle import read_pickle
+from labkit.colors import PETROFF_10
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
@@ -68,11 +69,11 @@ from labkit.engine.predictor import Predictor, as_picture, load_model
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
-from labkit.structures import PETROFF_10, Categories, Detections
-from labkit.system import optional
+from labkit.structures import Categories, Detections
+from labkit.system import optional_packages
 from labkit.system.distributed import default_device
-from labkit.system.places import download_folder
-from labkit.system.progress import progress_bar
+from labkit.system.paths import download_folder
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
 
 num, num_short, digits, repeats = {
@@ -110,7 +111,7 @@ PUBLISHED = [
     "upsnet_R_50",
     "detr_panoptic_R_50",
 ]
-zoo = [store.find(name) for name in PUBLISHED]
+zoo = [model_zoo.find(name) for name in PUBLISHED]
 print(f"{'':24}{'labkit model':20}{'MB':>5}{'box AP':>8}{'mask AP':>9}{'PQ':>6}  hash begins with")
 for entry in zoo:
     numbers = [entry.metrics.get(m, "") for m in ("box AP", "mask AP", "PQ")]
@@ -204,7 +205,7 @@ except LabkitError as error:
 labkit.record("hostile_pickle_refused", refused)
 
 # %% [markdown]
-# `labkit.checkpoints.unpickle` knows the handful of calls that rebuild an array and refuses every other
+# `labkit.checkpoints.safe_unpickle` knows the handful of calls that rebuild an array and refuses every other
 # before anything is imported. (For PyTorch's own files `torch.load(..., weights_only=True)` does the same;
 # safetensors, the format of labkit's own weights, cannot hold a program at all.)
 #
@@ -298,7 +299,7 @@ for entry in zoo:
     host = urlsplit(entry.url).hostname
     if fetch and host not in unreachable:
         try:
-            store.get(entry, home)
+            model_zoo.get(entry, home)
         except LabkitError as error:
             unreachable[host] = str(error)
             print(f"NOT FETCHED: {error}")
@@ -745,9 +746,9 @@ for name in names:
 
 # %%
 for name in dict.fromkeys([*here, *small]):
-    preset = store.find(name).preset if name in here else name
+    preset = model_zoo.find(name).preset if name in here else name
     with torch.device("meta"):
-        classes = shapes if name in small else store.find(name).list_categories()
+        classes = shapes if name in small else model_zoo.find(name).list_categories()
         conventions = build(preset, classes).config.conventions
     order = "blue, green, red" if conventions.bgr else "red, green, blue"
     size = f"{conventions.short} to {conventions.long}" if conventions.resize else "as it is"
@@ -818,7 +819,7 @@ def difference(name, ours, theirs):
 
 
 differing = []
-if problem := optional.problem("detectron2"):
+if problem := optional_packages.problem("detectron2"):
     print(f"Nothing is compared: {problem}")
 elif len(scenes) > 1 and scenes[1].networks == here:
     scene = scenes[1]

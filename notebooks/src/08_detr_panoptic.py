@@ -48,8 +48,9 @@ from torchvision.ops import batched_nms, generalized_box_iou
 from torchvision.transforms import v2
 
 import labkit
-from labkit.checkpoints.folder import start_from
+from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import shipped
+from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import Joint, Transformed
 from labkit.engine.batch_predict import predict
@@ -62,9 +63,9 @@ from labkit.models.detr.criterion import LossConfig, Objects, corners, match, se
 from labkit.models.detr.postprocess import Named, boxes_map, filled, panoptic_map
 from labkit.models.detr.targets import objects_of
 from labkit.models.detr.transformer import Transformer, sine_positions
-from labkit.structures import PETROFF_10, Detections, Prediction, target_to
-from labkit.system.cores import use_threads
-from labkit.system.progress import progress_bar
+from labkit.structures import Detections, Prediction, target_to
+from labkit.system.cpu_cores import use_threads
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import add_legend, panels
 
 num_train, num_val, free_steps, plain_steps, mask_steps, race_steps = {

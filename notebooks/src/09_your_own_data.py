@@ -52,13 +52,14 @@ from pycocotools.coco import COCO
 from torchvision.transforms import v2
 
 import labkit
-from labkit.checkpoints.folder import start_from
+from labkit.checkpoints.run_folder import start_from
 from labkit.cli.commands import app
+from labkit.colors import PETROFF_10
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import read_png
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
-from labkit.datasets.masks.polygons import polygons_of
+from labkit.datasets.masks.mask_to_polygons import polygons_of
 from labkit.datasets.sanity_checks import check
 from labkit.datasets.targets import target_of
 from labkit.datasets.transforms import Joint, Transformed
@@ -72,10 +73,10 @@ from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
 from labkit.models.panoptic_fpn.merge import merge
-from labkit.structures import PETROFF_10, Panoptic, Segment
-from labkit.system import optional
-from labkit.system.cores import use_threads
-from labkit.system.progress import progress_bar
+from labkit.structures import Panoptic, Segment
+from labkit.system import optional_packages
+from labkit.system.cpu_cores import use_threads
+from labkit.system.progress_bars import progress_bar
 from labkit.visualize import loss_curves, panels
 
 num_train, num_val, semantic_steps, steps, seeds = {
@@ -745,7 +746,7 @@ labkit.record("objects_wrong_for_pycocotools", int(coco_wrong))
 labkit.record("rules_of_panopticapi_broken", int(rules))
 
 disagreements = 0
-if problem := optional.problem("panopticapi"):
+if problem := optional_packages.problem("panopticapi"):
     print(f"The rules of panopticapi alone are checked: {problem}")
 else:
     from panopticapi.evaluation import pq_compute
@@ -1322,7 +1323,7 @@ labkit.record("puddles_under_the_limit", np.mean(np.array(puddles) < limit))
 
 # %%
 holds = {}
-if problem := optional.problem("detectron2"):
+if problem := optional_packages.problem("detectron2"):
     print(f"The export is not run: {problem}")
 else:
     from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog

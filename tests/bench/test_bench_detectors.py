@@ -16,7 +16,7 @@ from labkit.cli import bench as command
 from labkit.errors import LabkitError
 from labkit.models.rcnn import paste_masks
 from labkit.structures import Detections
-from labkit.system import optional
+from labkit.system import optional_packages
 
 SMALL = Setting(picture=(48, 64), short=64, long=107, side=64)
 
@@ -36,7 +36,7 @@ def _torchvision() -> Pair:
 def peer(request: pytest.FixtureRequest) -> Pair:
     if request.param == "torchvision":
         return _torchvision()
-    if problem := optional.problem("detectron2"):
+    if problem := optional_packages.problem("detectron2"):
         pytest.skip(problem)
     return detectron2_pair(SMALL)
 
@@ -121,6 +121,8 @@ def test_command_without_detectron2(
 
 
 def test_missing_detectron2_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optional, "problem", lambda name: f"no {name}; run: labkit install {name}")
+    monkeypatch.setattr(
+        optional_packages, "problem", lambda name: f"no {name}; run: labkit install {name}"
+    )
     with pytest.raises(LabkitError, match="labkit install detectron2"):
         detectron2_pair(SMALL)

@@ -8,9 +8,9 @@ import torch
 
 from labkit.bench import pq
 from labkit.bench.panoptic_pairs import categories, make_pair, write_pairs
-from labkit.bench.report import compare
-from labkit.metrics.panoptic_files import evaluate_files
+from labkit.bench.peer_comparison import compare
 from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from labkit.bench import roi_align as bench
 from labkit.bench import roi_align_gpu as gpu
 from labkit.bench import roi_align_sweep as sweeping
-from labkit.bench.report import Comparison, print_comparisons
+from labkit.bench.peer_comparison import Comparison, print_comparisons
 from labkit.bench.roi_align import C4, FPN, Case, Measurement, headline_cases, make_rois, measure
 from labkit.cli import bench as command
 from labkit.errors import LabkitError

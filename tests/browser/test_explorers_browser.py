@@ -11,10 +11,10 @@ import torch
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import load_model
 from labkit.widgets.anchors_nms import explorer as anchors_nms
-from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import look
 from labkit.widgets.anchors_nms.scene import scene
 from labkit.widgets.app import png
-from labkit.widgets.canvas import pixels
+from labkit.widgets.interactive_figure import pixels
 from labkit.widgets.roi_align import explorer as roi_align
 
 SPAN = re.compile(r"Box x ([\d.]+) to ([\d.]+), y ([\d.]+) to ([\d.]+)\.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from helpers.paths import CHECKOUT
 
-from labkit.workbook.notebooks import sync
+from labkit.workbook.notebook_sources import sync
 
 
 def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.checkpoints.folder import STATE, WEIGHTS, Run, load_run, read_run, save_run
 from labkit.checkpoints.key_map import KeyMap
+from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, load_run, read_run, save_run
 from labkit.checkpoints.weights import (
     load_training_state,
     save_training_state,

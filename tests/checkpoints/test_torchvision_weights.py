@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
 
-from labkit.checkpoints.store import find
+from labkit.checkpoints.model_zoo import find
 from labkit.checkpoints.torchvision import CONFIG, NAMES, load
 from labkit.datasets.coco.categories import coco_ids_1_to_90, coco_things
 from labkit.datasets.shapes import Shapes

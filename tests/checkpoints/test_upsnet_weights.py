@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from labkit.checkpoints import store
-from labkit.checkpoints.store import find
+from labkit.checkpoints import model_zoo
+from labkit.checkpoints.model_zoo import find
 from labkit.checkpoints.upsnet import load, names
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
@@ -165,7 +165,7 @@ def test_the_store_builds_the_model_of_the_file(tmp_path, monkeypatch):
     path.parent.mkdir()
     torch.save(content(published(*PUBLISHED["upsnet_R_50_cityscapes"][:4])), path)
     with torch.device("meta"):
-        model = store.load("upsnet_R_50_cityscapes", tmp_path)
+        model = model_zoo.load("upsnet_R_50_cityscapes", tmp_path)
     assert model.config == PRESETS["upsnet_r50_cityscapes"]
     assert not model.training
 
@@ -174,6 +174,6 @@ def test_a_file_without_a_published_hash_is_said_to_be_unchecked(file_server, tm
     file_server.files["weights.pth"] = b"1234"
     weights = replace(find("upsnet_R_50"), url=file_server.url("weights.pth"))
     said = []
-    store.get(weights, tmp_path, said.append)
+    model_zoo.get(weights, tmp_path, said.append)
     assert "Uber Non-Commercial License" in said[0]
     assert "gives no hash" in said[1]

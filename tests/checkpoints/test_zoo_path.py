@@ -24,7 +24,7 @@ import torch
 from helpers.paths import CHECKOUT
 from PIL import Image
 
-from labkit.checkpoints import store
+from labkit.checkpoints import model_zoo
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.checkpoints.upsnet import names as upsnet_names
 from labkit.cli import main, zoo
@@ -34,7 +34,7 @@ from labkit.engine.batch_predict import predict
 from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
-from labkit.system.places import download_folder
+from labkit.system.paths import download_folder
 
 SMALLER = {
     "panoptic_fpn_R_101_3x": "panoptic_fpn_tiny",
@@ -87,13 +87,13 @@ class Zoo:
         self.server, self.entries, self.models = server, {}, {}
 
     def publish(self, name, preset, to_bytes):
-        entry = replace(store.find(name), preset=preset)
+        entry = replace(model_zoo.find(name), preset=preset)
         model = random_model(preset, entry.list_categories(), len(self.models))
         content = to_bytes(model)
         digits = hashlib.md5(content).hexdigest()[:6]
         file = f"{name}/model_final_{digits}{Path(entry.url).suffix}"
         self.server.files[file] = content
-        known = entry.hash if entry.hash == store.NO_HASH else f"md5:{digits}"
+        known = entry.hash if entry.hash == model_zoo.NO_HASH else f"md5:{digits}"
         self.models[name] = model
         self.entries[name] = replace(entry, url=self.server.url(file), hash=known)
         return self.entries[name]
@@ -104,8 +104,8 @@ def published(file_server, tmp_path, monkeypatch):
     """A zoo without entries yet, and an empty download folder."""
     monkeypatch.setenv("LABKIT_DOWNLOADS", str(tmp_path / "downloads"))
     made = Zoo(file_server)
-    original = store.catalogue()
-    monkeypatch.setattr(store, "catalogue", lambda: {**original, **made.entries})
+    original = model_zoo.catalogue()
+    monkeypatch.setattr(model_zoo, "catalogue", lambda: {**original, **made.entries})
     return made
 
 
@@ -268,7 +268,7 @@ def test_notebook_07_fetches_and_repeats_the_experiment(published, article, monk
     for name, preset in SMALLER.items():
         published.publish(name, preset, detectron2_file)
     for name in NOT_PUBLISHED:
-        published.entries[name] = unreachable(store.find(name))
+        published.entries[name] = unreachable(model_zoo.find(name))
     notebook = Notebook(monkeypatch, profile="smoke", fetch=True)
     threads = torch.get_num_threads()
     try:

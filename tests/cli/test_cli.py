@@ -200,7 +200,7 @@ def test_every_json_option_takes_the_dash() -> None:
     import typer
 
     from labkit.cli.commands import app
-    from labkit.cli.numbers import _leave_standard_output
+    from labkit.cli.json_output import _leave_standard_output
 
     def options(command):
         yield from (p for p in command.params if "--json" in p.opts and not p.is_flag)

@@ -7,9 +7,9 @@ from helpers.pretended_gpu import pretended_gpu
 from labkit.cli.options import computing, kernel_options
 from labkit.engine.precision import autocast, training_precision
 from labkit.errors import LabkitError
-from labkit.system.cores import use_threads
+from labkit.system.cpu_cores import use_threads
 from labkit.system.distributed import default_device
-from labkit.workbook.execute import kernel_environment
+from labkit.workbook.notebook_processes import kernel_environment
 
 CPU = torch.device("cpu")
 

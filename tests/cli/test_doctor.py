@@ -13,7 +13,7 @@ from helpers.paths import CHECKOUT
 
 from labkit import doctor
 from labkit.errors import LabkitError
-from labkit.system import optional
+from labkit.system import optional_packages as optional
 
 
 @pytest.fixture
@@ -132,7 +132,9 @@ def test_detectron2_with_new_setuptools(packages: Path, monkeypatch: pytest.Monk
 def test_a_package_that_is_not_there(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n, *a: None if n in optional.PACKAGES else find(n, *a)
+        importlib.util,
+        "find_spec",
+        lambda n, *a: None if n in optional.PACKAGES else find(n, *a),
     )
     for name in optional.PACKAGES:
         assert optional.problem(name) == f"{name} is not installed; run: labkit install {name}"
@@ -158,7 +160,7 @@ def test_all_that_is_used_is_checked() -> None:
                     if package is not None:
                         covered = any(f"{m}.".startswith(f"{module}.") for m in package.imports)
                         assert covered, (
-                            f"{path}: {module} is not in labkit.system.optional.PACKAGES"
+                            f"{path}: {module} is not in labkit.system.optional_packages.PACKAGES"
                         )
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from labkit.cli.lab import check_widgets, lab_arguments
 from labkit.errors import LabkitError
-from labkit.workbook.copies import copy_workbook, writable
-from labkit.workbook.notebooks import sync
+from labkit.workbook.copy_workbook import copy_workbook, writable
+from labkit.workbook.notebook_sources import sync
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from labkit.checkpoints.folder import Run, load_run, read_run, save_run, start_from
+from labkit.checkpoints.run_folder import Run, load_run, read_run, save_run, start_from
 from labkit.cli.eval import evaluate as eval_command
 from labkit.cli.predict import coco_results
 from labkit.cli.predict import predict as predict_command

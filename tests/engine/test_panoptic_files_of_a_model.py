@@ -20,7 +20,7 @@ from labkit.datasets.targets import target_of
 from labkit.engine.evaluate import evaluate
 from labkit.engine.panoptic_files import fingerprint, predict_panoptic
 from labkit.errors import LabkitError
-from labkit.metrics.panoptic_files import evaluate_files
+from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.models import build
 from labkit.structures import (
     IGNORE,

@@ -27,7 +27,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from labkit.checkpoints import detectron2, folder, unpickle, weights
+from labkit.checkpoints import detectron2, run_folder, safe_unpickle, weights
 from labkit.checkpoints.key_map import KeyMap
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import id_to_rgb, read_png
@@ -44,9 +44,9 @@ from labkit.grading.intake import notebook_reader
 from labkit.grading.intake.late_policy import read_policy
 from labkit.grading.intake.submissions import collect
 from labkit.grading.reports.gradebook import Student
-from labkit.metrics.panoptic_files import evaluate_files
+from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories, Category
-from labkit.workbook.notebooks import load, other_language
+from labkit.workbook.notebook_sources import load, other_language
 from labkit.workbook.parameters import (
     coerce,
     computed,
@@ -63,8 +63,8 @@ class Reader:
     """One of them.
 
     Attributes:
-        make: writes valid files into a folder.
-        read: reads the folder.
+        make: writes valid files into a run_folder.
+        read: reads the run_folder.
     """
 
     make: Callable[[Path], None]
@@ -493,7 +493,7 @@ def _make_pickles(root: Path) -> None:
 
 
 def _read_pickles(root: Path) -> None:
-    unpickle.read_pickle(root / "zoo.pkl")
+    safe_unpickle.read_pickle(root / "zoo.pkl")
     for name in ("zoo.pkl", "new.pkl", "text.pkl"):
         detectron2.load(root / name, _Small())
     detectron2.load_backbone(root / "backbone.pkl", _Backbone())
@@ -510,7 +510,9 @@ def _make_pth(root: Path) -> None:
 
 def _read_pth(root: Path) -> None:
     for name in ("plain.pth", "entry.pth", "old.tar"):
-        KeyMap((), dropped="x").load(root / name, unpickle.read_state_dict(root / name), _Small())
+        KeyMap((), dropped="x").load(
+            root / name, safe_unpickle.read_state_dict(root / name), _Small()
+        )
     detectron2.load(root / "detectron2.pth", _Small())
 
 
@@ -537,22 +539,22 @@ def _training() -> tuple[nn.Module, torch.optim.Optimizer, torch.amp.GradScaler]
 
 def _make_run(root: Path) -> None:
     torch.manual_seed(0)
-    run = folder.Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, None, {"steps": 3})
+    run = run_folder.Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, None, {"steps": 3})
     for name in ("done", "begun"):
-        folder.save_run(root / name, run)
+        run_folder.save_run(root / name, run)
     model = run.build()
-    weights.save_weights(root / "done" / folder.WEIGHTS, model)
+    weights.save_weights(root / "done" / run_folder.WEIGHTS, model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu")
     weights.save_training_state(
-        root / "begun" / folder.STATE, model, optimizer, scaler, CONFIG, {"loss": [1.0]}, {}
+        root / "begun" / run_folder.STATE, model, optimizer, scaler, CONFIG, {"loss": [1.0]}, {}
     )
 
 
 def _read_run(root: Path) -> None:
     for name in ("done", "begun"):
-        folder.load_run(root / name)
-        folder.save_run(root / name, folder.read_run(root / name))
+        run_folder.load_run(root / name)
+        run_folder.save_run(root / name, run_folder.read_run(root / name))
 
 
 def _make_state(root: Path) -> None:

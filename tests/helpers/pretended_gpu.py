@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from labkit.ops import compiled
+from labkit.ops import roi_align_compiled
 
 GPU = torch.device("cuda", 0)
 META = torch.device("meta")
@@ -193,8 +193,8 @@ def pretended_gpu(bfloat16: bool = True) -> Iterator[torch.device]:
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # Compiled for the CPU, on which everything is computed.
-        here = compiled.available("cpu")
-        stack.enter_context(mock.patch.object(compiled, "available", return_value=here))
+        here = roi_align_compiled.available("cpu")
+        stack.enter_context(mock.patch.object(roi_align_compiled, "available", return_value=here))
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         # torch.tensor(..., device="cuda") makes a CPU tensor and moves it where the mode sees it.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from labkit.system.cores import available_cores
+from labkit.system.cpu_cores import available_cores
 
 ONE_BY_ONE = (
     "tests/assignments/test_assignments.py",
@@ -27,7 +27,7 @@ LONGEST = (
     "tests/browser",
     "tests/notebooks/test_workbook.py::test_notebook",
     "tests/assignments",
-    "tests/workbook/test_runner.py",
+    "tests/workbook/test_run_workbook.py",
     "tests/grading",
     "tests/models",
     "tests/cli/test_train_eval_predict.py",

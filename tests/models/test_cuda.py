@@ -14,7 +14,7 @@ from labkit.engine.evaluate import evaluate
 from labkit.engine.predictor import load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.models.presets import PRESETS
-from labkit.workbook.notebooks import find_root, load, sources
+from labkit.workbook.notebook_sources import find_root, load, sources
 
 pytestmark = [
     pytest.mark.cuda,

@@ -22,7 +22,7 @@ from labkit.metrics.semantic import ConfusionMatrix
 from labkit.structures import Detections, Prediction, target_to
 from labkit.system.distributed import default_device
 from labkit.visualize import panels
-from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import look
 from labkit.widgets.compare.compare import compare
 from labkit.widgets.roi_align.explorer import explore
 from labkit.widgets.viewer.segment_layers import layer_of

@@ -6,7 +6,7 @@ import pytest
 from helpers.pretended_gpu import pretended_gpu
 from IPython.core.interactiveshell import InteractiveShell
 
-from labkit.workbook.notebooks import find_root, load, sources
+from labkit.workbook.notebook_sources import find_root, load, sources
 
 NAMES = [source.stem for source in sources(find_root())]
 

@@ -9,7 +9,15 @@ import pytest
 from helpers.paths import CHECKOUT
 
 from labkit.errors import LabkitError
-from labkit.workbook.notebooks import differing, edited, find_root, generate, load, resolve, sync
+from labkit.workbook.notebook_sources import (
+    differing,
+    edited,
+    find_root,
+    generate,
+    load,
+    resolve,
+    sync,
+)
 
 SOURCE = """# ---
 # jupyter:

@@ -11,7 +11,7 @@ import pytest
 from helpers.paths import CHECKOUT
 
 from labkit.workbook.claims import load_expected
-from labkit.workbook.notebooks import sources
+from labkit.workbook.notebook_sources import sources
 
 NAMES = [source.stem for source in sources(CHECKOUT)]
 

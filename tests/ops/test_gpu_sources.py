@@ -15,13 +15,13 @@ import torch
 from helpers.roi_cases import make_case
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from labkit.ops import build
-from labkit.ops.rois import check_rois
+from labkit.ops import build_kernels
+from labkit.ops.roi_arguments import check_rois
 
 
 def _compile_kernels(backend, archs, folder):
-    command = build.gpu_kernel_command(backend, archs, folder / "kernels.o")
-    build._compile(command, folder)
+    command = build_kernels.gpu_kernel_command(backend, archs, folder / "kernels.o")
+    build_kernels._compile(command, folder)
     return (folder / "kernels.o").read_bytes()
 
 
@@ -47,7 +47,7 @@ def test_compiles_for_amd(tmp_path):
 def test_the_whole_nvidia_library_links_and_registers(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    cpu, gpu = build.build("cpu"), build.build("cuda")
+    cpu, gpu = build_kernels.build("cpu"), build_kernels.build("cuda")
     check = f"""
 import torch
 torch.ops.load_library({str(cpu.path)!r})
@@ -63,9 +63,9 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
     source = Path(__file__).with_name("emulated_gpu.cpp")
     library = folder / "emulated.so"
-    command = [*build._host_compiler(), "-O1", "-std=c++17", "-shared", "-fPIC"]
-    command += ["-ffp-contract=off", "-I", str(build.CSRC), str(source), "-o", str(library)]
-    build._compile(command, folder)
+    command = [*build_kernels._host_compiler(), "-O1", "-std=c++17", "-shared", "-fPIC"]
+    command += ["-ffp-contract=off", "-I", str(build_kernels.CSRC), str(source), "-o", str(library)]
+    build_kernels._compile(command, folder)
     return ctypes.CDLL(str(library))
 
 

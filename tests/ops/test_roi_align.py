@@ -12,7 +12,7 @@ from torchvision.ops import roi_align as torchvision_roi_align
 from labkit.errors import LabkitError
 from labkit.ops import roi_align
 from labkit.ops.roi_align import bilinear
-from labkit.ops.separable import sampling_matrix
+from labkit.ops.roi_align_separable import sampling_matrix
 
 IMPLEMENTATIONS = ["loop", "separable", "compiled", "torchvision"]
 

@@ -16,7 +16,7 @@ from labkit.cli.predict import predict as predict_command
 from labkit.cli.train import train as train_command
 from labkit.errors import LabkitError
 from labkit.system.folder_lock import LOCK, locked
-from labkit.workbook.workbook import Request, run
+from labkit.workbook.run_workbook import Request, run
 
 HOLDER = """
 import os, sys, time

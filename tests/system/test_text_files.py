@@ -9,9 +9,9 @@ import pytest
 
 from labkit.datasets.json_fields import read_json_file, shown
 from labkit.errors import LabkitError
-from labkit.system.counted import counted, listed
+from labkit.system.message_text import counted, listed
 from labkit.system.text_files import decoded, parse_toml
-from labkit.workbook.notebooks import load
+from labkit.workbook.notebook_sources import load
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.checkpoints.store import find
+from labkit.checkpoints.model_zoo import find
 from labkit.datasets.registry import dataset
 from labkit.engine.predictor import load_model
 from labkit.errors import LabkitError
@@ -10,8 +10,8 @@ from labkit.grading.authoring.assignment import find_assignment
 from labkit.models import build
 from labkit.structures import Categories
 from labkit.system.unknown_names import did_you_mean, unknown_name
-from labkit.workbook.notebooks import find_root, resolve
-from labkit.workbook.openable import find_openable
+from labkit.workbook.find_notebook import find_openable
+from labkit.workbook.notebook_sources import find_root, resolve
 
 
 def test_the_closest_names_are_suggested_without_regard_to_case():

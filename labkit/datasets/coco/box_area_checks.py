@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.masks.mask_folder import Region
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 BOX_SLACK = (2.0, 0.05)
 """Pixels, and a share of the mask's side, by which an edge of a box may be off: polygons have

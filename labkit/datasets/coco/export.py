@@ -12,11 +12,11 @@ from PIL import Image
 
 from labkit.datasets.coco.panoptic_json import read_json, write_json
 from labkit.datasets.coco.panoptic_png import to_annotation, write_png
-from labkit.datasets.masks.polygons import segmentation_of
+from labkit.datasets.masks.mask_to_polygons import segmentation_of
 from labkit.datasets.targets import SegmentationDataset
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Panoptic
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 
 def export(
@@ -54,7 +54,7 @@ def export(
     _require_same_categories(out_dir, dataset.categories)
     written = [split, *(f"annotations/{name}" for name in _annotations(split))]
     try:
-        with whole_folder(out_dir, written) as folder:
+        with atomic_folder(out_dir, written) as folder:
             _write(dataset, folder, num, split, polygons)
     except OSError as error:
         raise LabkitError(f"{out_dir}: cannot be written: {error.strerror}") from None
@@ -139,7 +139,7 @@ def _instances(
 
 
 @contextmanager
-def whole_folder(path: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(path: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; it gets that name on success, else it is removed.
 
     Args:

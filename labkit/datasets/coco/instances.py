@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.datasets.coco.segmentations import code_of
+from labkit.datasets.coco.segmentation_to_rle import code_of
 from labkit.datasets.file_names import file_in
 from labkit.datasets.image_files import read_image
 from labkit.datasets.json_fields import (
@@ -32,7 +32,7 @@ from labkit.datasets.json_fields import (
 from labkit.datasets.targets import boxes_of, require_memory
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Target
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 Annotation = dict[str, Any]
 FARTHEST = 1e9

@@ -16,7 +16,7 @@ from labkit.datasets.image_files import read_image
 from labkit.datasets.targets import target_of
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Target
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 
 class CocoPanoptic(Dataset[tuple[Tensor, Target]]):

@@ -20,8 +20,8 @@ from labkit.datasets.json_fields import (
     unique,
 )
 from labkit.errors import LabkitError
-from labkit.system.counted import listed
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
+from labkit.system.message_text import listed
 
 MAX_ID = 256**3 - 1
 """The largest segment id that the three bytes of a colour hold."""
@@ -33,7 +33,7 @@ def write_json(path: str | Path, data: Any) -> None:
     Raises:
         LabkitError: the file cannot be written.
     """
-    with whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(json.dumps(data).encode())
 
 

@@ -24,7 +24,7 @@ from labkit.datasets.coco.panoptic_json import MAX_ID, read_json, write_json
 from labkit.datasets.file_names import near
 from labkit.datasets.json_fields import MAX_PIXELS
 from labkit.errors import LabkitError
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from labkit.structures import Categories, Panoptic
@@ -168,7 +168,7 @@ def write_png(path: str | Path, ids: NDArray[np.integer[Any]]) -> None:
         cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE
     ]  # fmt: skip
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(id_to_rgb(ids)[..., ::-1]), options)
-    with whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(encoded.tobytes())
 
 

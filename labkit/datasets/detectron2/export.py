@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from labkit.datasets.coco.export import whole_folder
+from labkit.datasets.coco.export import atomic_folder
 from labkit.datasets.coco.instances import CocoInstances, split_file
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.detectron2.config import (
@@ -34,7 +34,7 @@ from labkit.datasets.detectron2.config import (
 from labkit.datasets.image_files import header, require_size
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Category
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 TRAINER = Path(__file__).with_name("train.py")
 
@@ -113,7 +113,7 @@ def export_detectron2(
         },
     }
     try:
-        with whole_folder(out) as folder:
+        with atomic_folder(out) as folder:
             if task != "instance":
                 for each in found:
                     each.write_semantic(folder / "semantic" / each.name, task)

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from labkit.errors import LabkitError
-from labkit.system.progress import progress_bar
+from labkit.system.progress_bars import progress_bar
 
 _DAMAGED_STREAM = (gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 

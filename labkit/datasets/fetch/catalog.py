@@ -1,6 +1,6 @@
 """The data sets of ``data/datasets.toml``: what there is, and getting it.
 
-On disk, in the download folder (:func:`labkit.system.places.download_folder`)::
+On disk, in the download folder (:func:`labkit.system.paths.download_folder`)::
 
     archives/NAME                  archives as received; may be removed after unpacking
     archives/NAME.unpacked         what was unpacked: the archive's sha256, then the files
@@ -17,9 +17,9 @@ from typing import Any
 
 from labkit.datasets.fetch.archives import unpack
 from labkit.errors import LabkitError
-from labkit.system.files import whole
-from labkit.system.places import DATA, prepare_downloads
-from labkit.system.tables import read_tables
+from labkit.system.atomic_write import atomic_write
+from labkit.system.paths import DATA, prepare_downloads
+from labkit.system.text_files import read_toml
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def catalogue(path: Path | None = None) -> dict[str, RemoteDataset]:
         LabkitError: the file is missing or has an unknown, missing or ill-typed field.
     """
     path = path or DATA / "datasets.toml"
-    return {name: _dataset(name, table, path) for name, table in read_tables(path).items()}
+    return {name: _dataset(name, table, path) for name, table in read_toml(path).items()}
 
 
 def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:
@@ -116,7 +116,7 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
 
     Raises:
         LabkitError: the download folder cannot be written; or see
-            :func:`labkit.datasets.fetch.http.fetch` and
+            :func:`labkit.datasets.fetch.verified_download.fetch` and
             :func:`labkit.datasets.fetch.archives.unpack`.
     """
     show(f"{dataset.title}\nLicence: {dataset.licence}\nHomepage: {dataset.homepage}")
@@ -137,7 +137,9 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
 
 def _fetch(file: RemoteFile, path: Path) -> str:
     """Bring a file to ``path``, held against the known or else the recorded hash."""
-    from labkit.datasets.fetch.http import fetch  # here, because listing needs no requests
+    from labkit.datasets.fetch.verified_download import (
+        fetch,  # here, because listing needs no requests
+    )
 
     record = _record_of(path)
     recorded = record.read_text().split()[0] if record.is_file() else None
@@ -185,5 +187,5 @@ def _record(file: RemoteFile, path: Path, digest: str, show: Callable[[str], Non
 
 
 def _write(path: Path, text: str) -> None:
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

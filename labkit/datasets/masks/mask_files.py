@@ -15,7 +15,7 @@ from PIL import Image
 
 from labkit.datasets.image_files import opened, orientation, upright
 from labkit.errors import LabkitError
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 TRANSPARENT = -1
 """Code of a pixel that is not there."""

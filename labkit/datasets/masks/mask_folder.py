@@ -39,7 +39,7 @@ from labkit.datasets.masks.mask_files import (
 from labkit.datasets.targets import require_memory, target_of
 from labkit.errors import LabkitError
 from labkit.structures import VOID, Categories, Panoptic, Segment, Target
-from labkit.system.counted import counted, listed
+from labkit.system.message_text import counted, listed
 
 INSTANCES = 1000
 """What a class's value is multiplied with in a mask of instances."""

@@ -25,7 +25,7 @@ from labkit.datasets.shapes.textures import Random
 from labkit.datasets.targets import target_of
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment, Target
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 Split = Literal["train", "val", "test"]
 

@@ -14,7 +14,7 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring import probes, release
 from labkit.grading.authoring.probes import Assignment, Probe
 from labkit.grading.authoring.source import Cell, Role, defined_names, read_source
-from labkit.system.places import CHECKOUT, WORKBOOK
+from labkit.system.paths import CHECKOUT, WORKBOOK
 from labkit.system.unknown_names import unknown_name
 
 SOURCE = "source.py"

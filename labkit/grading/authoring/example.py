@@ -7,7 +7,7 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import SOURCE
 from labkit.grading.authoring.probes import NAME
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 EXAMPLE = Path(__file__).parent / "example.py.txt"
 
@@ -26,6 +26,6 @@ def write_example(folder: Path) -> Path:
     if folder.exists():
         raise LabkitError(f"{folder} exists already; choose another name")
     source = folder / SOURCE
-    with whole(source) as temporary:
+    with atomic_write(source) as temporary:
         temporary.write_bytes(EXAMPLE.read_bytes())
     return source

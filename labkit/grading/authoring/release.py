@@ -10,8 +10,8 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.authoring.source import Cell, Role
-from labkit.system.files import whole
-from labkit.workbook.notebooks import KERNELSPEC
+from labkit.system.atomic_write import atomic_write
+from labkit.workbook.notebook_sources import KERNELSPEC
 
 ANSWERS = {Role.EXERCISE, Role.QUESTION}
 
@@ -54,7 +54,7 @@ def write_notebook(notebook: Any, path: Path) -> None:
     Raises:
         LabkitError: the file cannot be written.
     """
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(notebook_bytes(notebook))
 
 
@@ -71,7 +71,7 @@ def require_not_worked_in(path: Path, notebook: Any) -> None:
     Raises:
         LabkitError: something else lies at `path`.
     """
-    from labkit.workbook.notebooks import load
+    from labkit.workbook.notebook_sources import load
 
     if not path.exists():
         return

@@ -38,7 +38,7 @@ from labkit.grading.sandbox.isolation import choose
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.scratch import scratch_folder
 from labkit.grading.scoring.finalize import Conclusion, conclude, counting
-from labkit.system.cores import available_cores
+from labkit.system.cpu_cores import available_cores
 from labkit.system.folder_lock import locked
 
 TRIES = 3

@@ -43,9 +43,9 @@ from labkit.grading.sandbox.limits import (
     peak,
     resident,
 )
-from labkit.system.files import whole
-from labkit.system.places import WORKBOOK
-from labkit.workbook.notebooks import other_language
+from labkit.system.atomic_write import atomic_write
+from labkit.system.paths import WORKBOOK
+from labkit.workbook.notebook_sources import other_language
 
 VERSION = 1
 MOST_STARTS = 3
@@ -307,7 +307,7 @@ def _notebook_text(notebook: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from labkit.errors import LabkitError
 from labkit.grading.intake.submissions import HandedIn, Submission
 from labkit.grading.reports.gradebook import Student
 from labkit.grading.sandbox.scratch import NOTE
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 from labkit.system.folder_lock import LOCK
 
 FILE = "grading.json"
@@ -77,7 +77,7 @@ def write_grading(out: Path, grading: Grading) -> None:
         LabkitError: it cannot be written.
     """
     content = {"version": VERSION, **asdict(grading)}
-    with whole(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, default=_text)
         file.flush()
         os.fsync(file.fileno())

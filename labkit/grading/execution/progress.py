@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from labkit.system.live_bars import LiveBars
+from labkit.system.progress_bars import LiveBars
 
 COLOURS = {"ok": "green", "cell-error": "yellow"}
 

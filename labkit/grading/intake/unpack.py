@@ -21,7 +21,7 @@ from typing import IO
 
 from labkit.errors import LabkitError
 from labkit.grading.intake.notebook_reader import LARGEST
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 MOST_MEMBERS = 20_000
 MOST_BYTES = 4_000_000_000  # of all notebooks of one archive, unpacked
@@ -123,7 +123,7 @@ def _unpack(
             if not nested:
                 path = folder / f"{hashlib.sha256(content).hexdigest()}.ipynb"
                 if not path.is_file():
-                    with whole(path) as temporary:
+                    with atomic_write(path) as temporary:
                         temporary.write_bytes(content)
                 yield Unpacked(shown, path, _modified(member))
                 continue

@@ -17,7 +17,7 @@ from labkit.grading.reports.gradebook import Entry
 from labkit.grading.reports.pages import render
 from labkit.grading.scoring import wording
 from labkit.grading.scoring.results import ProbeScore, Score
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 FOLDER = "feedback"
 
@@ -79,7 +79,7 @@ def write_feedback(entries: Sequence[Entry], loaded: LoadedAssignment, folder: P
     written = []
     for entry in entries:
         path = folder / FOLDER / page_name(entry.student.key)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(feedback_page(entry, loaded), encoding="utf-8")
         written.append(path)
     return written

@@ -19,7 +19,7 @@ from labkit.grading.authoring.release import notebook_bytes
 from labkit.grading.intake.submissions import CANVAS
 from labkit.grading.reports.feedback import feedback_page
 from labkit.grading.reports.gradebook import Entry
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 MOODLE_FILE, CANVAS_FILE = "feedback_moodle.zip", "feedback_canvas.zip"
 EPOCH = (2000, 1, 1, 0, 0, 0)  # equal pages give equal archives
@@ -57,7 +57,7 @@ def write_feedback_zips(
         if not contents:
             path.unlink(missing_ok=True)
             continue
-        with whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for member, content in contents.items():
                 info = zipfile.ZipInfo(member, EPOCH)
                 info.compress_type = zipfile.ZIP_DEFLATED

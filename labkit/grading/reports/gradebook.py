@@ -18,7 +18,7 @@ from pathlib import Path
 
 from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.scoring.results import Score
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that a spreadsheet program takes for a formula."""
@@ -102,7 +102,7 @@ def write_gradebook(entries: Sequence[Entry], loaded: LoadedAssignment, folder: 
             path.unlink(missing_ok=True)
             continue
         mark = "\ufeff" if name == GRADEBOOK else ""
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes((mark + csv_text(table)).encode())
         written.append(path)
     return written

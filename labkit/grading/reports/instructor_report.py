@@ -16,7 +16,7 @@ from labkit.grading.reports.pages import render
 from labkit.grading.reports.questions import groups_of
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.similarity import EXECUTED, identical_answers
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 PAGE = "report.html"
 BINS = 10
@@ -61,7 +61,7 @@ def write_report(
         LabkitError: the page cannot be written.
     """
     path = folder / PAGE
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(
             report_page(entries, loaded, folder, command=command, problems=problems),
             encoding="utf-8",

@@ -23,7 +23,7 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.reports.gradebook import Entry, as_written, csv_text, number
 from labkit.grading.reports.pages import render
 from labkit.grading.scoring.results import QuestionScore, Score
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 
 PAGE, FILE = "questions.html", "questions.csv"
 NEEDED = ["student", "question", "points", "comment", "answer"]
@@ -192,7 +192,7 @@ def write_questions(
         "questions.html.j2", loaded=loaded, questions=questions, file=FILE, anonymous=anonymous
     )
     for name, content in ((PAGE, page), (FILE, "\ufeff" + csv_text(table))):
-        with whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content.encode())
     return [folder / PAGE, folder / FILE]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.grading.sandbox.levels import STRONG, Level
-from labkit.system.cores import available_cores
-from labkit.system.places import DATA, PACKAGE
+from labkit.system.cpu_cores import available_cores
+from labkit.system.paths import DATA, PACKAGE
 
 NOBODY = 65534  # the user inside, and outside when the grader is root
 SCRATCH = Path("/scratch")

@@ -26,7 +26,7 @@ from labkit.grading.execution.free_text import without_task
 from labkit.grading.scoring import wording
 from labkit.grading.scoring.comparison import difference
 from labkit.grading.scoring.results import ProbeScore, QuestionScore, Score
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 
 UNANSWERED = {
     "timeout": "took too long",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.roi_align import roi_align
-from labkit.ops.rois import rois_of
+from labkit.ops.roi_arguments import rois_of
 
 
 @dataclass(frozen=True)

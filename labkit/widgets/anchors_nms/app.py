@@ -8,10 +8,10 @@ import ipywidgets
 from torch import Tensor, nn
 
 from labkit.widgets.anchors_nms.figure import draw, nearest_box
-from labkit.widgets.anchors_nms.levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import look
 from labkit.widgets.anchors_nms.scene import MOST_BOXES, describe, scene, sentences
 from labkit.widgets.app import App, png
-from labkit.widgets.canvas import Canvas, place
+from labkit.widgets.interactive_figure import InteractiveFigure, place
 
 HELP = (
     "Mouse: click on a cell in 1 or 2, on a box in 3 or on its row. Keys, with the picture "
@@ -29,7 +29,7 @@ class AnchorsNMS(App):
         options: how it begins; those of ``explore``.
 
     Raises:
-        LabkitError: as ``explore`` and :func:`labkit.widgets.anchors_nms.levels.look` do.
+        LabkitError: as ``explore`` and :func:`labkit.widgets.anchors_nms.pyramid_levels.look` do.
     """
 
     def __init__(self, model: nn.Module, image: Tensor, **options: Any) -> None:
@@ -76,7 +76,7 @@ class AnchorsNMS(App):
             1: ipywidgets.Button(description="Next step", button_style="primary"),
         }
         self._following = False  # the controls follow what is shown, and are not asked
-        self._canvas = Canvas(
+        self._canvas = InteractiveFigure(
             "Anchors, proposals and suppression",
             HELP,
             on_click=self.guarded(self._click),

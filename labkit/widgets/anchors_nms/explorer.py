@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from labkit.widgets.anchors_nms.figure import draw
-from labkit.widgets.anchors_nms.levels import Level
+from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel
 from labkit.widgets.anchors_nms.scene import scene
 
 
 def explore(
     image: Tensor,
-    levels: Sequence[Level],
+    levels: Sequence[PyramidLevel],
     *,
     level: str | None = None,
     ratio: float | None = None,
@@ -33,7 +33,7 @@ def explore(
 
     Args:
         image: ``(3, H, W)`` uint8.
-        levels: of :func:`labkit.widgets.anchors_nms.levels.look` on that image.
+        levels: of :func:`labkit.widgets.anchors_nms.pyramid_levels.look` on that image.
         level: name of the level to look at; the first by default.
         ratio: draw the anchors of this ratio alone.
         cell: (row, column) whose anchors are drawn; by default that of ``box``, or of the best box.

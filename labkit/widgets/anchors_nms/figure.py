@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from labkit.structures import PETROFF_10
+from labkit.colors import PETROFF_10
 from labkit.widgets.anchors_nms.scene import Scene, fate_text, sentences
 
 BLUE, RED = ([v / 255 for v in PETROFF_10[i]] for i in (0, 2))

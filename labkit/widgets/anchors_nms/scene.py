@@ -9,8 +9,8 @@ from torch import Tensor
 
 from labkit.errors import LabkitError
 from labkit.ops.nms import NMSStep, iou_with, nms_steps
-from labkit.system.counted import counted
-from labkit.widgets.anchors_nms.levels import Level
+from labkit.system.message_text import counted
+from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel
 
 MOST_BOXES = 20
 
@@ -31,7 +31,7 @@ class Scene:
         box: the number of the box looked at, from 1; None: none.
     """
 
-    level: Level
+    level: PyramidLevel
     ratio: float | None
     cell: tuple[int, int]
     boxes: Tensor
@@ -58,7 +58,7 @@ class Scene:
 
 
 def scene(
-    levels: Sequence[Level],
+    levels: Sequence[PyramidLevel],
     *,
     level: str | None = None,
     ratio: float | None = None,

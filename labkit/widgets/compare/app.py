@@ -10,9 +10,9 @@ from typing import Any
 
 import ipywidgets
 
+from labkit.checkpoints.model_zoo import catalogue
 from labkit.checkpoints.shipped import shipped
-from labkit.checkpoints.store import catalogue
-from labkit.system.places import download_folder
+from labkit.system.paths import download_folder
 from labkit.widgets.app import App, message_of, png
 from labkit.widgets.compare.compare import MEMORY, Models, by_title, draw, try_to_ask
 from labkit.widgets.compare.controls import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import ipywidgets
 
+from labkit.checkpoints.model_zoo import find
 from labkit.checkpoints.shipped import shipped
-from labkit.checkpoints.store import find
 from labkit.widgets.compare.image_source import Picture, Source, from_upload, picture
 from labkit.widgets.compare.model_runs import Model
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from labkit.colors import PETROFF_10
 from labkit.datasets.targets import annotation_of
 from labkit.engine.evaluate import translation
 from labkit.errors import LabkitError
 from labkit.metrics.average_precision import match as match_objects
 from labkit.metrics.average_precision import overlaps
 from labkit.metrics.panoptic_quality import match
-from labkit.structures import PETROFF_10, Categories, Detections, Target
+from labkit.structures import Categories, Detections, Target
 from labkit.widgets.compare.image_source import Picture
 from labkit.widgets.compare.thresholds import Result
 from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, layer_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.structures import Categories, Panoptic
-from labkit.system.counted import counted
+from labkit.system.message_text import counted
 from labkit.widgets.app import App, png
 from labkit.widgets.pq_matching.matching import COLUMNS, explore, layers, matching, move, table
 from labkit.widgets.viewer.segment_layers import layer_of

@@ -11,7 +11,7 @@ import ipywidgets
 from torch import Tensor
 
 from labkit.widgets.app import App, png
-from labkit.widgets.canvas import Box, Canvas, data_box, pixel_box, place
+from labkit.widgets.interactive_figure import Box, InteractiveFigure, data_box, pixel_box, place
 from labkit.widgets.roi_align.explorer import describe, figure_of, headline
 from labkit.widgets.roi_align.reading import MOST_BINS, MOST_SAMPLES, Reading, read
 
@@ -65,7 +65,7 @@ class RoIAlignExplorer(App):
             ),
         }
         self._following = False  # the menus follow the state, and are not asked
-        self._canvas = Canvas(
+        self._canvas = InteractiveFigure(
             "Feature map with a movable box",
             HELP,
             on_click=self.guarded(self._click),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from labkit.structures import PETROFF_10
+from labkit.colors import PETROFF_10
 from labkit.widgets.roi_align.reading import OPERATORS, Reading, Sample
 
 COLORS = {

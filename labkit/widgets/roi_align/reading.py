@@ -21,8 +21,8 @@ from torch import Tensor
 
 from labkit.errors import LabkitError
 from labkit.ops.roi_align import bilinear, roi_align
+from labkit.ops.roi_align_separable import axis_samples
 from labkit.ops.roi_pool import roi_pool, whole_cells
-from labkit.ops.separable import axis_samples
 
 OPERATORS = ("RoIPool", "RoIWarp", "RoIAlign")
 MOST_BINS = 8

@@ -18,9 +18,9 @@ import traitlets
 from torch import Tensor
 
 from labkit.errors import LabkitError
-from labkit.system.files import whole
+from labkit.system.atomic_write import atomic_write
 from labkit.widgets.app import png, with_still
-from labkit.widgets.viewer.encoding import encode_image, encode_layer, in_words
+from labkit.widgets.viewer.image_encoding import encode_image, encode_layer, in_words
 from labkit.widgets.viewer.offline_page import offline_page
 from labkit.widgets.viewer.segment_layers import Layer, draw_layer, draw_layers, enlargement
 
@@ -159,7 +159,7 @@ class SegmentViewer(anywidget.AnyWidget):
         state = {name: getattr(self, name) for name in OFFLINE}
         title = " | ".join(layer.title for layer in self.layers)
         page = offline_page(title, state, SCRIPT, STYLE)
-        with whole(Path(path)) as unfinished:
+        with atomic_write(Path(path)) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
 
     def _exists(self, number: int, segment_id: int) -> bool:

@@ -9,8 +9,8 @@ import torch
 from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
 from labkit.datasets.coco.panoptic_writer import PanopticWriter
 from labkit.errors import LabkitError
-from labkit.metrics.panoptic_files import evaluate_files
 from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories, Category, Panoptic, Segment
 
 CATEGORIES = Categories([Category(7, "road", False), Category(26, "car", True)])

@@ -14,10 +14,10 @@ import zipfile
 import pytest
 
 from labkit.cli import data as data_command
-from labkit.datasets.fetch import catalog, http
+from labkit.datasets.fetch import catalog, verified_download
 from labkit.datasets.fetch.archives import unpack
 from labkit.datasets.fetch.catalog import RemoteDataset, RemoteFile, catalogue, get, is_here
-from labkit.datasets.fetch.http import fetch
+from labkit.datasets.fetch.verified_download import fetch
 from labkit.errors import LabkitError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -59,7 +59,7 @@ def test_a_broken_connection_is_taken_up_again(server, tmp_path):
 
 @pytest.mark.parametrize("sha256", [SHA256, None])
 def test_a_later_call_goes_on(server, tmp_path, sha256):
-    server.cut = http.ATTEMPTS
+    server.cut = verified_download.ATTEMPTS
     with pytest.raises(LabkitError, match=r"connection broke after .* run the command again"):
         fetch(server.url("file.bin"), tmp_path / "file.bin", sha256)
     have = (tmp_path / "file.bin.part").stat().st_size
@@ -70,23 +70,23 @@ def test_a_later_call_goes_on(server, tmp_path, sha256):
 
 
 def test_an_interruption_by_the_user_keeps_the_part(server, tmp_path, monkeypatch):
-    original = http._Resume._copy
+    original = verified_download._Resume._copy
 
     def interrupted(self, response, file, total, have):
         file.write(next(response.iter_content(1000)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(http._Resume, "_copy", interrupted)
+    monkeypatch.setattr(verified_download._Resume, "_copy", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:1000]
-    monkeypatch.setattr(http._Resume, "_copy", original)
+    monkeypatch.setattr(verified_download._Resume, "_copy", original)
     fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert server.asked == [None, "bytes=1000-"]
 
 
 def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path):
-    server.cut = http.ATTEMPTS
+    server.cut = verified_download.ATTEMPTS
     with pytest.raises(LabkitError):
         fetch(server.url("file.bin"), tmp_path / "file.bin")
     server.files["file.bin"], server.etag = CONTENT[::-1], '"two"'
@@ -163,7 +163,7 @@ def test_no_network(tmp_path):
 
 def test_too_little_room_is_seen_before_receiving(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(http.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(verified_download.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(LabkitError, match="1,048,576 bytes needed, 1,000 free"):
         fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert names(tmp_path) == []
@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
         file.write(next(response.iter_content(1000)))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(http._Resume, "_copy", full)
+    monkeypatch.setattr(verified_download._Resume, "_copy", full)
     with pytest.raises(
         LabkitError, match=r"disk is full: 1,047,576 more bytes needed, [\d,]+ free"
     ):

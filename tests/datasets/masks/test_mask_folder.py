@@ -17,7 +17,7 @@ from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
-from labkit.datasets.masks.polygons import polygons_of, segmentation_of
+from labkit.datasets.masks.mask_to_polygons import polygons_of, segmentation_of
 from labkit.datasets.sanity_checks import check
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError

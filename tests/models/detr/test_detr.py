@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from labkit.checkpoints.folder import start_from
+from labkit.checkpoints.run_folder import start_from
 from labkit.datasets.coco.categories import coco_panoptic, coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError

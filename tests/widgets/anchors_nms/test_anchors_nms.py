@@ -14,10 +14,10 @@ from labkit.ops.nms import nms_steps
 from labkit.widgets import AnchorsNMS
 from labkit.widgets.anchors_nms.explorer import explore
 from labkit.widgets.anchors_nms.figure import nearest_box
-from labkit.widgets.anchors_nms.levels import Level, look
+from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel, look
 from labkit.widgets.anchors_nms.scene import describe, fate_text, scene, sentences
 from labkit.widgets.app import png
-from labkit.widgets.canvas import pixels
+from labkit.widgets.interactive_figure import pixels
 
 IMAGE, TARGET = Shapes("val", num=1)[0]
 CATEGORIES = Shapes.categories
@@ -87,7 +87,9 @@ def grid(shape, boxes, scores, usable=None):
     scores = torch.tensor(scores)
     usable = torch.ones(len(scores), dtype=torch.bool) if usable is None else torch.tensor(usable)
     boxes = torch.tensor(boxes)
-    return Level("p3", 10, shape, (8.0,), (1.0,), anchors, boxes, scores, scores, usable, 0.7)
+    return PyramidLevel(
+        "p3", 10, shape, (8.0,), (1.0,), anchors, boxes, scores, scores, usable, 0.7
+    )
 
 
 BOXES = [[0.0, 0, 10, 10], [0.0, 0, 10, 8], [20.0, 0, 30, 10], [1.0, 0, 11, 10]]

@@ -11,7 +11,7 @@ from labkit.errors import LabkitError
 from labkit.ops import roi_align, roi_pool, roi_warp
 from labkit.widgets import RoIAlignExplorer
 from labkit.widgets.app import png
-from labkit.widgets.canvas import pixel_box, pixels
+from labkit.widgets.interactive_figure import pixel_box, pixels
 from labkit.widgets.roi_align.explorer import describe, explore
 from labkit.widgets.roi_align.reading import OPERATORS, read
 

@@ -1,0 +1,206 @@
+"""The folder of a training run: what was trained, on what, and the weights.
+
+run.json             preset, categories, data, settings
+model.safetensors    the weights, once the run is complete
+last.pt              the state to go on from
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit.checkpoints.weights import load_weights
+from labkit.datasets.json_fields import check_categories, read_json_file, shown
+from labkit.errors import LabkitError
+from labkit.models.detector import DetectorConfig
+from labkit.models.presets import PRESETS, build
+from labkit.structures import Categories
+from labkit.system.atomic_write import atomic_write
+
+WEIGHTS, STATE = "model.safetensors", "last.pt"
+
+FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "preset": ((str,), "a text"),
+    "categories": ((list,), "a list"),
+    "data": ((str,), "a text"),
+    "split": ((str,), "a text"),
+    "short_side": ((int, NoneType), "a whole number or null"),
+    "init": ((str, NoneType), "a text or null"),
+    "train": ((dict,), "an object"),
+}
+"""What ``run.json`` has."""
+
+LONG_TO_SHORT = 1333 / 800
+"""The usual limits of the two sides; other sizes keep their ratio."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a folder's weights are.
+
+    Attributes:
+        preset: name of the model.
+        categories: of the data it was trained on.
+        data, split: names of that data, for :func:`labkit.datasets.registry.dataset`.
+        short_side: to which images are resized, in training and afterwards; None: as the preset
+            has it.
+        init: the weights it started from, if any.
+        train: settings of the training.
+    """
+
+    preset: str
+    categories: Categories
+    data: str
+    split: str
+    short_side: int | None
+    init: str | None
+    train: dict[str, Any]
+
+    def build(self) -> nn.Module:
+        """The model with fresh weights.
+
+        Raises:
+            LabkitError: unknown preset, or it does not resize its images.
+        """
+        if self.short_side is None:
+            return build(self.preset, self.categories)
+        config = PRESETS.get(self.preset)
+        if config is not None and not isinstance(config, DetectorConfig):
+            raise LabkitError(f"{self.preset}: takes images as they are; leave the short side out")
+        if not 16 <= self.short_side <= 4096:
+            raise LabkitError(f"short side {self.short_side}: must be in 16..4096 pixels")
+        if config is None:
+            return build(self.preset, self.categories)  # says which presets there are
+        long = round(self.short_side * LONG_TO_SHORT)
+        conventions = replace(config.conventions, resize="whole", short=self.short_side, long=long)
+        return replace(config, conventions=conventions).build(self.categories)
+
+
+def save_run(folder: Path, run: Run) -> None:
+    """Write ``run.json``, before the training begins or goes on.
+
+    Raises:
+        LabkitError: the folder holds weights of another run, or cannot be written.
+    """
+    path = folder / "run.json"
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    content = json.loads(json.dumps({**fields, "categories": run.categories.to_coco()}))
+    if path.exists() and any((folder / name).exists() for name in (STATE, WEIGHTS)):
+        before, now = _flat(_read(path)), _flat(content)
+        changed = [f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v]
+        if changed:
+            raise LabkitError(
+                f"{path}: holds a run with other settings ({'; '.join(changed)}). Train into"
+                " another folder, or delete this one."
+            )
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings one by one, the categories by name, for a message of one line."""
+    names = ", ".join(c["name"] for c in content.get("categories", []))
+    return {**content, **content.get("train", {}), "categories": names, "train": None}
+
+
+def read_run(path: Path) -> Run:
+    """What :func:`save_run` wrote.
+
+    Args:
+        path: the folder, or a file in it.
+
+    Raises:
+        LabkitError: there is no ``run.json``, or it is damaged.
+    """
+    file = (path if path.is_dir() else path.parent) / "run.json"
+    if not file.exists():
+        raise LabkitError(f"{path}: not from `labkit train`: there is no {file}")
+    content = _read(file)
+    return Run(**{**content, "categories": Categories.from_coco(content["categories"])})
+
+
+def load_run(path: Path) -> nn.Module:
+    """The trained model, in evaluation mode; that of an unfinished run as it was last saved.
+
+    Args:
+        path: the folder, or a weights file in it.
+
+    Raises:
+        LabkitError: the folder holds no run, no weights yet, or weights of another model.
+    """
+    run = read_run(path)
+    try:
+        model = run.build()
+    except LabkitError as error:
+        raise LabkitError(f"{path}: run.json: {error}") from None
+    model.categories = run.categories  # type: ignore[assignment]  # semantic models only count them
+    file = path / WEIGHTS if path.is_dir() else path
+    state = path / STATE
+    if file.exists() or not state.exists():
+        load_weights(file, model)
+        return model.eval()
+    try:
+        model.load_state_dict(torch.load(state, map_location="cpu", weights_only=True)["model"])
+    except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
+        raise LabkitError(f"{state}: damaged, or of another model ({error!r})") from None
+    return model.eval()
+
+
+def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str]:
+    """Copy the weights of a trained model, but for layers that it lacks or that differ in shape.
+
+    Those are branches that are added, as a panoptic model adds one to a Mask R-CNN, and the layers
+    that answer for each class, where the number of classes differs.
+
+    Args:
+        model: to be trained.
+        weights: the trained model.
+        part: of both models, such as ``backbone``; the rest stays fresh. Empty: everything.
+
+    Returns:
+        The names of what stayed fresh.
+
+    Raises:
+        LabkitError: the trained model has parts that this one has not, or not the part.
+    """
+    mine: dict[str, Tensor] = model.state_dict()
+    theirs: dict[str, Tensor] = weights.state_dict()
+    if part:
+        theirs = {name: value for name, value in theirs.items() if name.startswith(f"{part}.")}
+        if not theirs:
+            parts = sorted({name.split(".")[0] for name in weights.state_dict()})
+            raise LabkitError(
+                f"the weights to start from have no part {part!r}; they have {', '.join(parts)}"
+            )
+    unknown = sorted(theirs.keys() - mine.keys())
+    if unknown:
+        raise LabkitError(
+            f"the weights to start from are of another architecture: {len(unknown)} names are"
+            f" unknown to this model, such as {', '.join(unknown[:3])}"
+        )
+    fresh = [n for n in mine if n not in theirs or mine[n].shape != theirs[n].shape]
+    model.load_state_dict({k: v for k, v in theirs.items() if k not in fresh}, strict=False)
+    return fresh
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json_file(path)
+    if not isinstance(content, dict):
+        raise LabkitError(f"{path}: damaged, it is no object")
+    for key, (kinds, what) in FIELDS.items():
+        if type(content.get(key, ...)) not in kinds:
+            found = f"is {shown(content[key])}" if key in content else "is missing"
+            raise LabkitError(f'{path}: damaged: "{key}" {found}; it must be {what}')
+    unknown = sorted(content.keys() - FIELDS.keys())
+    if unknown:
+        raise LabkitError(f'{path}: written by another version of labkit: it has "{unknown[0]}"')
+    check_categories(content, path, ("name", "isthing"))
+    return content

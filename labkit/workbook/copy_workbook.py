@@ -1,0 +1,42 @@
+"""A copy of the workbook for a reader who cannot, or does not want to, write into the checkout."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.system.atomic_write import atomic_write
+from labkit.system.paths import writable
+
+COPIED = ("notebooks", "assignments")
+LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
+"""Also what an assignment is made of: it holds the solution."""
+
+
+def copy_workbook(root: Path, to: Path) -> Path:
+    """Copy notebooks and assignments; what is in the copy already is the reader's and stays.
+
+    Args:
+        root: the workbook.
+        to: a folder; made if need be.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        LabkitError: the copy would lie in what is copied, or cannot be written.
+    """
+    to = to.expanduser().resolve()
+    for name in COPIED:
+        if to == root or to.is_relative_to(root / name):
+            raise LabkitError(f"{to}: lies in the workbook itself; name another folder")
+    for name in COPIED:
+        for source in sorted((root / name).rglob("*")):
+            place = to / source.relative_to(root)
+            if source.is_file() and not place.exists() and not LEFT_OUT & set(source.parts):
+                with atomic_write(place) as temporary:
+                    shutil.copyfile(source, temporary)
+    if not writable(to):
+        raise LabkitError(f"{to}: cannot be written; name another folder")
+    return to

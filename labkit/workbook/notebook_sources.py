@@ -1,0 +1,207 @@
+"""The workbook's notebooks: where they are, and how they are made from their sources.
+
+A notebook is edited as ``notebooks/src/NAME.py`` (jupytext's py:percent format) and committed
+as ``notebooks/NAME.ipynb`` without outputs. The second is a pure function of the first, to the
+byte: fixed metadata, no outputs, and cell ids derived from what is in the cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.system.atomic_write import atomic_write
+from labkit.system.paths import WORKBOOK
+from labkit.system.text_files import decoded
+from labkit.system.unknown_names import did_you_mean, unknown_name
+
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
+KERNELS = {"ir": "R", "julia": "Julia", "octave": "Octave", "bash": "Bash", "scala": "Scala"}
+"""How the names of kernels of other languages begin, where a notebook tells nothing else."""
+NUMBERED = re.compile(r"\d\d_\w+")
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the project folder: the one that holds ``notebooks/src``.
+
+    Looked for in `start` (the working directory by default) and the folders above it; otherwise it
+    is the checkout that labkit runs from, or what an installed labkit carries.
+
+    Raises:
+        LabkitError: there is no such folder.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents, WORKBOOK):
+        if (folder / "notebooks" / "src").is_dir():
+            return folder
+    raise LabkitError(
+        f"no folder notebooks/src in {start} or above it: run the command inside a labkit checkout"
+    )
+
+
+def sources(root: Path) -> list[Path]:
+    """Return the sources of the numbered notebooks, in their order."""
+    return sorted(
+        path for path in (root / "notebooks" / "src").glob("*.py") if NUMBERED.fullmatch(path.stem)
+    )
+
+
+def notebook_path(source: Path) -> Path:
+    """Return where the notebook generated from a source lies."""
+    return source.parents[1] / f"{source.stem}.ipynb"
+
+
+def resolve(selector: str, root: Path) -> Path:
+    """Return the file that a number ("6", "06"), a name or a path stands for.
+
+    Numbers and names stand for the notebook, or for its source where no notebook has been
+    generated yet.
+
+    Raises:
+        LabkitError: nothing is called so.
+    """
+    path = Path(selector)
+    if path.suffix in {".ipynb", ".py"}:
+        for candidate in (path, root / "notebooks" / path.name):
+            if candidate.is_file():
+                return candidate.resolve()
+        hint = did_you_mean(path.stem, [source.stem for source in sources(root)])
+        raise LabkitError(f"the notebook {selector} does not exist{': ' + hint if hint else ''}")
+    known = sources(root)
+    for source in known:
+        number, _, title = source.stem.partition("_")
+        if selector in {source.stem, title} or (
+            selector.isdecimal() and int(selector) == int(number)
+        ):
+            notebook = notebook_path(source)
+            return notebook if notebook.is_file() else source
+    raise unknown_name("notebook", selector, [source.stem for source in known])
+
+
+def load(path: Path) -> Any:
+    """Read an ``.ipynb`` file or a py:percent source as an nbformat 4.5 notebook.
+
+    Raises:
+        LabkitError: the file is not a notebook.
+    """
+    import nbformat
+
+    try:
+        text = decoded(path.read_bytes())  # some editors put a byte order mark first
+        if path.suffix == ".py":
+            return from_source(text)
+        # Not nbformat.reads(as_version=4): it only warns about an invalid notebook.
+        notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
+        if notebook.nbformat < 4 or notebook.nbformat_minor < 5:
+            notebook = nbformat.v4.upgrade(nbformat.convert(notebook, 4))
+        nbformat.validate(notebook)
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # of a malformed notebook nbformat raises whatever it runs into
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise LabkitError(f"{path} is not a Jupyter notebook: {reason}") from error
+    return notebook
+
+
+def other_language(notebook: Any) -> str:
+    """Return the language that a notebook's metadata name, unless that is Python; else nothing.
+
+    Args:
+        notebook: of nbformat, or any dictionary that claims to be one.
+    """
+    metadata = notebook.get("metadata")
+    parts = metadata if isinstance(metadata, dict) else {}
+    kernel, info = (
+        part if isinstance(part, dict) else {}
+        for part in (parts.get("kernelspec"), parts.get("language_info"))
+    )
+    named = (kernel.get("language"), info.get("name"))
+    name = next((text for text in named if isinstance(text, str) and text.strip()), "")
+    if not name and isinstance(kernel.get("name"), str):
+        begins = re.match(r"[a-z]*", kernel["name"].lower())
+        name = KERNELS.get(begins[0] if begins else "", "")
+    plain = LANGUAGE.fullmatch(name.strip())
+    return "" if plain is None or "python" in name.lower() else plain[0]
+
+
+def from_source(text: str) -> Any:
+    """Build the output-free notebook of a py:percent source."""
+    import jupytext
+    import nbformat
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        # Ids from the content keep a difference small when a cell is inserted; the count tells
+        # equal cells apart.
+        content = f"{cell.cell_type}\n{cell.source}"
+        seen[content] += 1
+        digest = hashlib.sha256(f"{seen[content]}\n{content}".encode())
+        cell.id = digest.hexdigest()[:12]
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def generate(source: Path) -> bytes:
+    """Return the bytes of the notebook that belongs to a source file."""
+    import nbformat
+
+    notebook = load(source)
+    nbformat.validate(notebook)
+    return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
+
+
+def differing(root: Path) -> dict[Path, str]:
+    """Return the notebooks that are not what their sources generate, each with the reason."""
+    found: dict[Path, str] = {}
+    for source in sources(root):
+        notebook = notebook_path(source)
+        if not notebook.is_file():
+            found[notebook] = "not generated yet"
+        elif notebook.read_bytes() != generate(source):
+            found[notebook] = f"differs from src/{source.name}"
+    names = {source.stem for source in sources(root)}
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        if NUMBERED.fullmatch(notebook.stem) and notebook.stem not in names:
+            found[notebook] = f"has no source src/{notebook.stem}.py"
+    return found
+
+
+def sync(root: Path) -> list[Path]:
+    """Write every notebook that differs from its source; return those written.
+
+    What a reader changed in a generated notebook is overwritten. A notebook without a source is
+    left alone.
+    """
+    written = []
+    for notebook in differing(root):
+        source = root / "notebooks" / "src" / f"{notebook.stem}.py"
+        if not source.is_file():
+            continue
+        content = generate(source)
+        with atomic_write(notebook) as temporary:
+            temporary.write_bytes(content)
+        written.append(notebook)
+    return written
+
+
+def edited(notebook: Path) -> bool:
+    """Tell whether a generated notebook's cells differ from its source, outputs aside."""
+    source = notebook.parent / "src" / f"{notebook.stem}.py"
+    if notebook.suffix != ".ipynb" or not source.is_file():
+        return False
+
+    def cells(path: Path) -> list[tuple[str, str]]:
+        return [(cell.cell_type, cell.source) for cell in load(path).cells if cell.source.strip()]
+
+    return cells(notebook) != cells(source)

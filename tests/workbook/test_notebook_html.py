@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from labkit.workbook.notebook_html import notebook_html, to_mathml
+from labkit.workbook.records import RECORD_MIME
+
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def test_page_needs_nothing_from_the_network(tmp_path: Path) -> None:
+    widget = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+        "image/png": PIXEL,
+        "text/plain": "a widget",
+    }
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# Title\n\nInline $x < y$.\n\n$$\\sum_{i} x_i$$"),
+            nbformat.v4.new_code_cell(
+                "show()", outputs=[nbformat.v4.new_output("display_data", widget)]
+            ),
+        ],
+        metadata={"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {}}}},
+    )
+    page = notebook_html(notebook, "Title", tmp_path)
+    assert "<script" not in page
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
+    assert not re.search(r"@import|url\(\s*['\"]?https?:", page)
+    assert page.count("<math ") == 2
+    assert f'src="data:image/png;base64,{PIXEL}"' in page
+
+
+def test_picture_beside_the_notebook_is_embedded(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("![a](photo.png)")])
+    assert 'src="data:image/png;base64,' in notebook_html(notebook, "x", tmp_path)
+
+
+def test_formula() -> None:
+    assert "<mfrac>" in to_mathml(r"\frac{1}{2}", block=False)
+    assert "<munder>" in to_mathml(r"\sum_{i} x_i", block=True)
+    assert "<msub>" in to_mathml(r"\sum_{i} x_i", block=False)
+    assert "<mtable" in to_mathml(r"\begin{aligned} a &= b \\ c &= d \end{aligned}", block=True)
+
+
+@pytest.mark.parametrize("tex", [r"\nosuchcommand{x} < 1", r"\left( x"])
+def test_formula_that_cannot_be_converted_stays_readable(tex: str) -> None:
+    assert to_mathml(tex, block=True) == f"<code>{tex.replace('<', '&lt;')}</code>"
+
+
+def test_records_are_one_line_below_the_cell(tmp_path: Path) -> None:
+    def printed(text: str) -> Any:
+        return nbformat.v4.new_output("stream", text=text)
+
+    def recorded(name: str, value: Any) -> Any:
+        data = {RECORD_MIME: {"name": name, "value": value}}
+        return nbformat.v4.new_output("display_data", data)
+
+    outputs = [printed("one\n"), recorded("<b>", 1), printed("two\n"), recorded("c", [1, 0.25])]
+    cell = nbformat.v4.new_code_cell("record()", outputs=[*outputs, recorded("<b>", 2)])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    page = notebook_html(notebook, "x", tmp_path)
+    assert page.count(">recorded: ") == 1
+    assert "recorded: <b>&lt;b&gt;</b> 2 · <b>c</b> [1, 0.25]<" in page
+    assert page.count("<pre>one\ntwo\n</pre>") == 1
+    assert len(notebook.cells[0].outputs) == 5  # the notebook itself stays as it is
