@@ -206,7 +206,7 @@ def crowded(
     from rich.console import Console
     from rich.table import Table
 
-    from labkit.bench import crowded as bench
+    from labkit.bench import crowded_scenes as bench
 
     rows = bench.study(out, steps, seeds, images)
     scores = ("PQ", "things", "stuff")

@@ -34,7 +34,7 @@ def sync(
     """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes made in them."""
     from labkit.errors import LabkitError
     from labkit.system.paths import CARRIED
-    from labkit.workbook import notebooks as workbook
+    from labkit.workbook import notebook_sources as workbook
 
     root = workbook.find_root()
     if root == CARRIED:

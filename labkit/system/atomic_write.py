@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file atomically: complete, or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from labkit.errors import LabkitError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; rename it to ``path`` on success.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; rename it to ``path`` on success.
 
     A reader sees the old file or the new one, never a half; after an error the temporary file is
     removed and the old file is as it was. Missing folders are made.

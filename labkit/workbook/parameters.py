@@ -1,48 +1,40 @@
 """The typed parameters of a notebook, read from its source without running it.
 
-A notebook states them in the cell tagged ``parameters``::
+A notebook declares them in the cell tagged ``parameters``::
 
     profile: str = "quick"
     steps: int = 300
     sizes: list[int] = [64, 128]
     fusion: Literal["heuristic", "parameter-free"] = "heuristic"
 
-Without a type the default's own is the declaration; a default of None takes any value. The cell is
-parsed, never executed, so a wrong value is refused before anything runs.
+Without an annotation, a parameter has the type of its default; a default of None allows any value.
+The cell is parsed, never executed, so a wrong value is refused before anything runs.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from operator import add, floordiv, mul, pow, sub, truediv
 from types import MappingProxyType
 from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.system.unknown_names import did_you_mean
+from labkit.workbook.parameter_types import (
+    SUPPORTED,
+    Convert,
+    converter_of_annotation,
+    converter_of_default,
+    literal_value,
+)
 
-Convert = Callable[[str], Any]
 COMMAND = re.compile(r"^[%!].*$", re.MULTILINE)
 
 
-SUPPORTED = (
-    "str, int, float, bool, None, Any, list, tuple, dict, list[...], Literal[...], Optional[...] "
-    "and unions of these"
-)
-NUMBERS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: add,
-    ast.Sub: sub,
-    ast.Mult: mul,
-    ast.Div: truediv,
-    ast.FloorDiv: floordiv,
-    ast.Pow: pow,
-}
 DEEPEST = 100
-"""Levels of a cell's syntax tree; everything here goes through it recursively."""
-LARGEST = 10**100  # a default that is computed is a number that somebody would write
+"""Limit on the depth of a cell's syntax tree, which is traversed recursively."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Parameter:
     """One parameter: its name, its annotation and its default as written.
 
     Attributes:
-        convert: reads a value; None where values of this type cannot be read from a text.
+        convert: reads a value; None if values of this type cannot be read from a text.
     """
 
     name: str
@@ -77,7 +69,7 @@ def read_parameters(notebook: Any, where: str) -> dict[str, Parameter]:
 
 
 def computed(notebook: Any, where: str) -> dict[str, str]:
-    """Return what a parameters cell computes and declares no type for, each as it is written."""
+    """Return the untyped computed names of the parameters cell, with their statements as text."""
     return {
         name: ast.unparse(statement)
         for statement in _statements(notebook, where)
@@ -183,7 +175,7 @@ def _statements(notebook: Any, where: str) -> list[ast.stmt]:
             "given for the first; put them into one cell"
         )
     try:
-        # IPython's own commands are no parameters.
+        # IPython's own commands declare no parameters.
         trees = [ast.parse(COMMAND.sub("", cell.source)) for _, cell in tagged]
     except SyntaxError as error:
         raise LabkitError(
@@ -208,24 +200,24 @@ def _depth(tree: ast.AST) -> int:
 
 
 def _parameters(statement: ast.stmt) -> Iterator[Parameter]:
-    """Yield what a statement declares; nothing for one that computes without saying a type."""
+    """Yield the parameters that a statement declares; none if it computes an untyped value."""
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
         annotation, value = statement.annotation, statement.value
         try:
-            convert: Convert | None = _converter(annotation)
+            convert: Convert | None = converter_of_annotation(annotation)
         except (NotImplementedError, ValueError, SyntaxError, RecursionError, MemoryError):
             convert = None
         default = "none" if value is None else ast.unparse(value)
         yield Parameter(statement.target.id, ast.unparse(annotation), default, convert)
     elif isinstance(statement, ast.Assign):
         try:
-            value_now = _value(statement.value)
+            value_now = literal_value(statement.value)
         except ValueError:
             return
         kind = "Any" if value_now is None else type(value_now).__name__
         for name in _bound(statement):
             default = ast.unparse(statement.value)
-            yield Parameter(name, kind, default, _like(value_now))
+            yield Parameter(name, kind, default, converter_of_default(value_now))
 
 
 def _bound(statement: ast.stmt) -> list[str]:
@@ -237,194 +229,3 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 def _used(value: ast.expr) -> set[str]:
     return {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
-
-
-def _value(node: ast.expr) -> Any:
-    """Return the value of a default that is written out, numbers computed with numbers included.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if isinstance(node, ast.BinOp) and type(node.op) in NUMBERS:
-        most = 64 if isinstance(node.op, ast.Pow) else LARGEST
-        left, right = _value(node.left), _value(node.right)
-        if all(type(side) in (int, float) and abs(side) <= most for side in (left, right)):
-            try:
-                result = NUMBERS[type(node.op)](left, right)
-            except ArithmeticError as error:
-                raise ValueError(str(error)) from error
-            if isinstance(result, int | float):
-                return result
-        raise ValueError(ast.unparse(node))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        value = _value(node.operand)
-        if type(value) in (int, float):
-            return -value if isinstance(node.op, ast.USub) else value
-        raise ValueError(ast.unparse(node))
-    if isinstance(node, ast.List | ast.Tuple):
-        entries = [_value(entry) for entry in node.elts]
-        return entries if isinstance(node, ast.List) else tuple(entries)
-    try:
-        value = ast.literal_eval(node)
-    except TypeError as error:  # a list as a key
-        raise ValueError(str(error)) from error
-    if not isinstance(value, bool | int | float | str | dict | None):
-        raise ValueError(ast.unparse(node))
-    return value
-
-
-def _like(value: Any) -> Convert:
-    """Return the function that reads values of the same type as a default."""
-    if value is None:
-        return _read_any
-    if isinstance(value, list):
-        kinds = {type(entry) for entry in value}
-        item = _like(value[0]) if len(kinds) == 1 else _read_any
-        # Whole numbers stand for floats, and a default of [1, 2] hardly forbids 0.5.
-        return _list_of(_read_number if kinds <= {int, float} and kinds else item)
-    if isinstance(value, tuple | dict):
-        return _literal_of(type(value))
-    for kind, convert in ((bool, _read_bool), (int, int), (float, float)):
-        if type(value) is kind:
-            return convert
-    return str
-
-
-def _converter(annotation: ast.expr) -> Convert:
-    """Return the function that reads an annotation's values; it raises ValueError on others."""
-    match annotation:
-        case ast.Constant(value=str(text)):  # a type in quotation marks
-            return _converter(ast.parse(text, mode="eval").body)
-        case ast.Constant(value=None):
-            return _read_none
-        case ast.BinOp(op=ast.BitOr()):
-            return _first_of([_converter(member) for member in _members(annotation)])
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return _plain_converter(name)
-        case ast.Subscript(
-            value=ast.Name(id=name) | ast.Attribute(attr=name), slice=ast.Tuple(elts=inner)
-        ):
-            return _generic_converter(name, inner)
-        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=item):
-            return _generic_converter(name, [item])
-    raise NotImplementedError
-
-
-def _plain_converter(name: str) -> Convert:
-    known: dict[str, Convert] = {"str": str, "int": int, "float": float, "bool": _read_bool}
-    known |= {"Any": _read_any, "object": _read_any, "None": _read_none}
-    known |= dict.fromkeys(("list", "List", "Sequence"), _list_of(_read_any))
-    known |= dict.fromkeys(("dict", "Dict", "Mapping"), _literal_of(dict))
-    known |= dict.fromkeys(("tuple", "Tuple"), _literal_of(tuple))
-    if name not in known:
-        raise NotImplementedError
-    return known[name]
-
-
-def _generic_converter(name: str, inner: list[ast.expr]) -> Convert:
-    match name:
-        case "Optional":
-            return _first_of([_converter(inner[0]), _read_none])
-        case "Union":
-            return _first_of([_converter(member) for member in inner])
-        case "Annotated" | "Final":
-            return _converter(inner[0])
-        case "list" | "List" | "Sequence" | "Iterable":
-            return _list_of(_converter(inner[0]))
-        case "dict" | "Dict" | "Mapping":
-            return _literal_of(dict)
-        case "tuple" | "Tuple":
-            return _literal_of(tuple)
-        case "Literal":
-            return _one_of(tuple(ast.literal_eval(choice) for choice in inner))
-    raise NotImplementedError
-
-
-def _read_bool(text: str) -> bool:
-    if text.lower() not in {"true", "false"}:
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _read_number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _read_any(text: str) -> Any:
-    """Read what is written as Python writes it; anything else is a text."""
-    for plain, value in (("true", True), ("false", False), ("none", None)):
-        if text.lower() == plain:
-            return value
-    try:
-        return _value(ast.parse(text, mode="eval").body)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text
-
-
-def _read_none(text: str) -> None:
-    if text.lower() != "none":
-        raise ValueError(text)
-
-
-def _members(annotation: ast.expr) -> list[ast.expr]:
-    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        return _members(annotation.left) + _members(annotation.right)
-    return [annotation]
-
-
-def _first_of(converters: list[Convert]) -> Convert:
-    # Every text is a str, so str may only be tried when nothing else fits.
-    ordered = sorted(converters, key=lambda convert: convert is str)
-
-    def read(text: str) -> Any:
-        for convert in ordered:
-            try:
-                return convert(text)
-            except ValueError:
-                continue
-        raise ValueError(text)
-
-    return read
-
-
-def _list_of(item: Convert) -> Convert:
-    def read(text: str) -> list[Any]:
-        inner = text.strip()
-        if inner.startswith("[") != inner.endswith("]"):
-            raise ValueError(text)
-        if inner.startswith("["):
-            inner = inner[1:-1]
-        parts = [part.strip().strip("\"'") for part in inner.split(",")]
-        if parts[-1] == "":  # none at all, or a comma at the end
-            parts.pop()
-        return [item(part) for part in parts]
-
-    return read
-
-
-def _literal_of(kind: type) -> Convert:
-    def read(text: str) -> Any:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            raise ValueError(text) from None
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
-        if type(value) is not kind:
-            raise ValueError(text)
-        return value
-
-    return read
-
-
-def _one_of(allowed: tuple[Any, ...]) -> Convert:
-    def read(text: str) -> Any:
-        for choice in allowed:
-            if text == str(choice):
-                return choice
-        raise ValueError(text)
-
-    return read

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.bench import crowded as bench
+from labkit.bench import crowded_scenes as bench
 from labkit.datasets.shapes import Shapes
 from labkit.engine.evaluate import evaluate
 from labkit.errors import LabkitError
