@@ -11,23 +11,23 @@ from helpers.paths import CHECKOUT
 
 TAUGHT = {
     "ops.boxes": ["encode_boxes", "decode_boxes"],
-    "ops.compiled": ["roi_align"],
+    "ops.roi_align_compiled": ["roi_align"],
     "ops.deform_conv": ["deform_conv2d"],
     "ops.nms": ["nms_steps"],
     "ops.roi_align": ["roi_align"],
     "ops.roi_pool": ["roi_pool"],
     "ops.roi_warp": ["roi_warp"],
-    "ops.separable": ["roi_align_separable"],
+    "ops.roi_align_separable": ["roi_align_separable"],
     "metrics.average_precision": ["average_precision"],
     "metrics.coco_ap": ["COCOAP"],
-    "metrics.panoptic_files": ["evaluate_files"],
+    "metrics.panoptic_quality_files": ["evaluate_files"],
     "metrics.panoptic_matching": ["match_segments", "summarize"],
     "metrics.panoptic_quality": ["PanopticQuality"],
     "metrics.semantic": ["ConfusionMatrix"],
 }
 """The public functions and classes that a lesson builds, by module."""
 
-UNTAUGHT = {"ops.build", "ops.rois", "metrics.coco_annotations"}
+UNTAUGHT = {"ops.build_kernels", "ops.roi_arguments", "metrics.coco_annotations"}
 """Modules of the same folders that hold what has no paper."""
 
 FOLDERS = ("ops", "metrics")

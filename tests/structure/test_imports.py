@@ -18,7 +18,7 @@ LAYERS = (
     ("datasets", "models", "visualize", "doctor"),
     ("ops",),
     ("structures", "checks"),
-    ("system",),
+    ("colors", "system"),
     ("errors",),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
