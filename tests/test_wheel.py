@@ -68,6 +68,10 @@ def wheel(
     return zipfile.ZipFile(built)
 
 
+def test_the_wheel_says_that_it_has_types(wheel: zipfile.ZipFile) -> None:
+    assert "labkit/py.typed" in wheel.namelist()
+
+
 def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
     names = {n.removeprefix(CARRIED) for n in wheel.namelist() if n.startswith(CARRIED)}
     lessons = {path.stem for path in CHECKOUT.glob("notebooks/src/[0-9][0-9]_*.py")}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from helpers.modules import MODULES, imports
+from helpers.paths import CHECKOUT
 
 # From top to bottom; parts of one line do not import each other either. "" is labkit/__init__.py.
 LAYERS = (
@@ -31,6 +34,17 @@ def part(module: str) -> str:
 
 def test_every_part_of_the_package_has_its_layer():
     assert {part(module) for module in MODULES} == set(LAYER)
+
+
+def test_the_table_of_the_architecture_shows_these_layers():
+    text = (CHECKOUT / "ARCHITECTURE.md").read_text()
+    shown: list[set[str]] = []
+    for number, parts in re.findall(r"^\| (\d*) ?\| (`labkit/.+?) \|", text, re.MULTILINE):
+        if number:
+            shown.append(set())
+        shown[-1] |= set(re.findall(r"labkit/(\w+)", parts))
+    layers = [set(parts) - {"__main__", ""} for parts in LAYERS]
+    assert [parts - {"csrc"} for parts in shown] == [parts for parts in layers if parts]
 
 
 @pytest.mark.parametrize("name", sorted(LAYER))
