@@ -120,12 +120,46 @@ def test_commands_exist(document):
     assert unknown == []
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_is_in_the_list_of_commands(command):
+    group, _, name = command.partition(" ")
+    rows = re.findall(rf"^\| `labkit {group}\b.*", text("docs/commands.md"), re.MULTILINE)
+    words = [words for row in rows for words in code(row.split(" | ")[0])]
+    assert any(re.search(rf"(^|labkit |labkit {group} ){name or group}\b", each) for each in words)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     folder = (CHECKOUT / document).parent
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text(document))
     local = [link for link in links if not re.match(r"https?:", link)]
     assert [link for link in local if not (folder / link).exists()] == []
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module of labkit, or something that one defines or imports."""
+    module, _, name = dotted.rpartition(".")
+    if dotted in MODULES:
+        return True
+    if module not in MODULES:
+        return False
+    imported = [
+        alias.asname or alias.name
+        for node in ast.walk(tree(MODULES[module]))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    return name in names_of(MODULES[module]) | set(imported)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_is_imported_exists(document):
+    wanted = re.findall(r"`(labkit(?:\.\w+)+)", text(document))
+    for block in re.findall(r"```python\n(.+?)```", text(document), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("labkit"):
+                wanted += [f"{node.module}.{alias.name}" for alias in node.names]
+    assert [name for name in wanted if not exists(name)] == []
 
 
 def test_the_citation_has_the_version_and_licence_of_the_package():
