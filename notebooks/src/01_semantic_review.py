@@ -178,8 +178,8 @@ accuracy = (guesses == torch.tensor(val_crops.labels)).float().mean().item()
 labkit.record("classifier_accuracy", accuracy)
 
 # %% [markdown]
-# Not all of the rest are mistakes of the network: a crop around an object that is mostly hidden
-# shows mainly what hides it.
+# Some of the remaining errors are unavoidable: a crop around an object that is mostly hidden shows
+# mainly what hides it.
 #
 # Now the trick. The classifier ends in a linear layer on a feature vector: $s = W f + b$ with
 # $f \in \mathbb{R}^{K}$ and one score per class. A feature *map* has such a vector at every

@@ -951,11 +951,10 @@ for k in np.argsort(errors, kind="stable")[::-1][:4]:
 panels(rows, categories, columns=4)
 
 # %% [markdown]
-# Few objects are missed by the proposals, and few are outlined badly. Most of the loss is in the
-# classification of the second stage: over nearly nine of ten objects that were *not believed* lies a
-# detection with a lower score, mostly even of two classes, and neither reaches one half. A class depends
-# on corners, a box does not, and `loss_cls` in 3.4 is slow to fall. Small objects suffer most, as
-# everywhere.
+# The proposals miss few objects, and few objects have a bad outline. Most of the loss is in the
+# classification of the second stage: nearly 90 % of the objects that were *not believed* were detected,
+# but with a score below 0.5, and usually with two competing labels. A class depends on corners, a box
+# does not, and `loss_cls` in 3.4 is slow to fall. Small objects suffer most, as everywhere.
 #
 # ## 3.9 C4, DC5, FPN
 #
@@ -1019,7 +1018,7 @@ if math.isfinite(measured["FPN"].segm.small):  # not with a handful of pictures
 # it shows in the columns by size. On COCO with long training, Detectron2's published ResNet-50 models
 # reach a mask AP of 34.4 (C4), 35.9 (DC5) and 37.2 (FPN): the same order, closer together. The trainings
 # here were not equally long (the table says how long each took on one core; a step of C4 costs most), so
-# take from the table the cost of a box, which is exact, and who sees small objects.
+# read only two things here: the cost per box, which is exact, and which backbone finds small objects.
 #
 # ## 3.10 torchvision's Faster and Mask R-CNN
 #

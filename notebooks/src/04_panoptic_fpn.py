@@ -658,7 +658,7 @@ labkit.record("weights_two_over_one", cost["two networks"][0] / cost["one, λ_s 
 #   that grass and water need. Where the backbone may move, stuff is better at once. The objects, which
 #   have been trained for thousands of steps before, pay a point or two for the disturbance.
 # - From $\lambda_s = 0.1$ to 1 mIoU and PQ rise clearly, for both seeds; from there to 5 nothing more is
-#   gained. AP goes the other way, by hardly more than we can be sure of. Both answers pull at one backbone, and
+#   gained. AP falls, barely beyond the noise. Both answers pull at one backbone, and
 #   $\lambda_s$ says how hard one of them does.
 # - One network with $\lambda_s = 1$ is as good as two at the classes, a point or so behind in AP and PQ, and
 #   has two thirds of the weights.
@@ -1085,8 +1085,8 @@ for of in SETS:
 # C4 and DC5 look at one map with a cell for each 16 × 16 pixels; FPN has cells of 4 × 4 as well. Objects
 # that are no larger than a cell are where they fall behind first, as the last columns show: of the small
 # ones FPN finds nearly all, the others few. (In the crowd, which none of the three was trained on, all of
-# them miss the small ones.) Stuff suffers too, along its borders and where a region is small. How much of
-# the distance is the shorter training, these numbers do not tell. And the pictures on which the three
+# them miss the small ones.) Stuff suffers too, along its borders and where a region is small. These
+# numbers cannot separate the backbone from the training time. And the pictures on which the three
 # differ most, one of each kind:
 
 # %%

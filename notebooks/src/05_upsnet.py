@@ -823,7 +823,7 @@ for beginning, losses in histories.items():
 #   what they say.
 # - *heuristic merge*: that of notebook 4, with the detections from score 0.5 on. *Merge, head's
 #   objects* gets the objects that the head gets, above 0.6 and after non-maximum suppression over all
-#   classes, so that the choice of the objects and the fusion can be told apart.
+#   classes. This separates the selection of the objects from the fusion.
 # - *head, without vote* and *head, without area* take away what comes after the head: the vote of the
 #   majority, and the smallest area of stuff.
 # - *head, exact boxes* and the last row are about an explanation in section 5.8.
@@ -1085,8 +1085,8 @@ for of in SETS:
 
 # %% [markdown]
 # **The merge is ahead**, on this network, of about a point on the usual pictures and of two in a crowd,
-# and the intervals say that it is not chance. It is not the choice of the objects, for the merge is as
-# good with the head's. Stuff is nearly level; it is the things that make the difference, and on the
+# and the intervals say that it is not chance. Object selection is not the cause: given the head's
+# objects, the merge does as well. Stuff is nearly level; it is the things that make the difference, and on the
 # usual pictures their SQ alone: the same objects are found, and outlined worse.
 #
 # *Why?* The head works in whole pixels: a box begins with the pixel that it begins in, and the mask is

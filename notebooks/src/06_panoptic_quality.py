@@ -410,7 +410,7 @@ labkit.record("own_pq_vs_labkit", abs(quality(total)[0].mean() - random_result.a
 #
 # Both mark what the truth does not know. The score must then say neither right nor wrong:
 #
-# 1. **Void pixels leave the union.** Whoever continues an object into void is not punished:
+# 1. **Void pixels leave the union.** A segment that continues into void is not punished:
 #    $\mathrm{IoU}(p, g) = |p \cap g| \,/\, |p' \cup g|$, where $p'$ is $p$ without void. The proof above
 #    still holds, for this union contains $g$, and all of $p$ that can meet any $g$.
 # 2. **A false prediction is excused** when more than half of its pixels lie on void or on a crowd
@@ -760,8 +760,8 @@ plt.show()
 
 # %% [markdown]
 # Without the smaller half of all objects mIoU has lost about a tenth, PQ a third. Neither is wrong;
-# they answer different questions. Who wants to know how much of the road is seen asks mIoU; who
-# wants to know whether the children on it are seen asks PQ.
+# they answer different questions. To know how much road is segmented, use mIoU; to know whether the
+# children on it are seen, use PQ.
 #
 # ## 6.7 PQ against AP
 #

@@ -280,9 +280,9 @@ labkit.record("arrays_changed_by_a_file_that_does_not_fit", changed)
 # ## 7.3 The line-up
 #
 # Now the files. `labkit zoo get NAME...` in a terminal does what the next cell does: it shows the licence,
-# goes on where an interrupted download stopped, holds the file against its hash, and only then gives it
-# its name. It runs if you asked for it; otherwise it says what would be fetched. Whatever lies in the
-# download folder already is used.
+# resumes an interrupted download, checks the file against its hash, and only then gives it its name.
+# It runs if you asked for it; otherwise it says what would be fetched. Files that are already in the
+# download folder are used.
 
 
 # %%
@@ -581,7 +581,8 @@ for name in small:
 
 # %% [markdown]
 # Where a curve is flat, the network knows what it thinks; where it is steep, the threshold decides. For
-# some threshold every one of them counts the truth on average: the number alone can be had by turning a knob.
+# some threshold each network has the true count on average: any count can be reached by moving the
+# threshold.
 #
 # Then the answer itself. An object of one list has a **partner** in another if there is one of its class
 # there with a mask IoU above one half. In how many pictures is the *count* right, and in how many the

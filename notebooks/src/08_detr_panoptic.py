@@ -14,8 +14,8 @@
 # # 8. DETR
 #
 # **The question.** Every detector so far looks at thousands of boxes, keeps what seems to be an object,
-# and then takes most of it away again, because one object was found ten times. Can a network say the
-# *set* of the objects at once, each of them one time, things and stuff alike?
+# and then takes most of it away again, because one object was found ten times. Can a network
+# output the *set* of all objects in one pass, each exactly once, things and stuff alike?
 #
 # By the end you have solved an assignment problem with pencil and crossed-out zeros, worked DETR's loss
 # on four queries, watched twenty boxes without a network share five objects among themselves, built
@@ -527,8 +527,8 @@ for name, queries, found, their_own in (
         labkit.record("share_of_no_object_coco", shares[their_own])
 
 # %% [markdown]
-# The paper's tenth is for a hundred queries. Of our twenty four in ten are needed, and a weight of one
-# half gives about the paper's share. (The small experiments with twenty free queries below keep the tenth.)
+# The paper's tenth is for a hundred queries. About 40 % of our 20 queries are needed, and a weight of
+# one half gives about the paper's share. (The small experiments with twenty free queries below keep the tenth.)
 #
 # ## 8.4 Why nothing has to be suppressed
 #
@@ -1258,8 +1258,8 @@ for name in TITLES:
 
 # %% [markdown]
 # Deaf indeed: in the first steps the fresh head learns that most pixels of a mask are 0, and in the steps
-# that we watch nothing more. (The focal loss hides it: "nothing anywhere" is cheap there, and whoever
-# begins to draw pays first. Dice tells.) With its ears open the same network finds masks within fifty steps. (Fresh
+# that we watch nothing more. (The focal loss hides it: there "nothing anywhere" is cheap, and the first
+# pixels of a mask cost extra. Dice tells.) With its ears open the same network finds masks within fifty steps. (Fresh
 # weights get there too: `detr_panoptic_tiny` was trained from them, and simply had the steps.) The
 # frozen weights are bit by bit what they were.
 #

@@ -811,7 +811,7 @@ labkit.record(
 # What cannot be right is refused, all of it at once and before anything is written: a value that stands
 # for nothing, a mask that does not fit its picture. We repair these two. The other four are allowed in
 # the format and only *look* like mistakes, so they are written and reported. (`labkit data check` says
-# the same about any data set in COCO's formats, whoever made it, and `labkit.datasets.sanity_checks`
+# the same about any data set in COCO's formats, and `labkit.datasets.sanity_checks`
 # does the same checks from Python.)
 
 # %%
@@ -1255,8 +1255,8 @@ plt.show()
 # PNGs must have the network's numbers already, and the sister table only serves to measure.
 #
 # **Semantic PNGs.** The semantic head does not read the panoptic PNGs but others, with its own classes:
-# 0 for all things, then the stuff, 255 where nothing is labelled. Whoever hands it a mask as it is has
-# class 21 of 4.
+# 0 for all things, then the stuff, 255 where nothing is labelled. Pass the raw mask, and class 21 meets
+# a 4-class head.
 #
 # **The learning rate belongs to the batch.** The files of the model zoo have 0.02 for 16 pictures a
 # step. With fewer the gradient is noisier, and the usual rule makes the rate proportional (Goyal et al.,
