@@ -362,9 +362,9 @@ labkit.record("tiny_sq_times_rq_of_the_means", sq.mean() * rq.mean())
 # classes, and the product of two means is not the mean of the products: here it is about 57 %
 # while PQ is 59 %. Do not multiply columns of a table.
 #
-# The same algorithm is `labkit.metrics.PanopticQuality`, which counts all pairs of segments in one
-# pass over the pixels instead of comparing masks. Equality on random maps, with void and crowd and
-# with predictions from hopeless to nearly right:
+# `labkit.metrics.panoptic_quality.PanopticQuality` is the same algorithm, but counts all pairs of
+# segments in one pass over the pixels instead of comparing masks. Equality on random maps, with void
+# and crowd and with predictions from hopeless to nearly right:
 
 
 # %%

@@ -51,3 +51,42 @@ def _imports(node: ast.AST, types: bool) -> Iterator[str]:
 
 def _is_labkit(module: str) -> bool:
     return module.partition(".")[0] == "labkit"
+
+
+def names_of(path: Path) -> set[str]:
+    """What a Python file defines or imports: functions, classes, their parts, variables."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{name}" for name in _attributes(node)}
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        if isinstance(part, ast.AnnAssign | ast.Assign):
+            targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    yield target.id
+                if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self":
+                    yield target.attr
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name such as ``labkit.models.build`` is a module, or is in one."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if module in MODULES:
+            rest = ".".join(parts[end:])
+            return not rest or rest in names_of(MODULES[module])
+    return False

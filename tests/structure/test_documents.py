@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 import yaml
-from helpers.modules import MODULES, tree
+from helpers.modules import MODULES, exists, names_of, tree
 from helpers.paths import CHECKOUT
 
 DOCUMENTS = sorted(
@@ -42,17 +42,6 @@ def test_files_and_folders_exist(document):
     names = [name for name in code(text(document)) if is_path(name)]
     assert len(names) > 10
     assert [name for name in names if not any(CHECKOUT.glob(name.rstrip("/")))] == []
-
-
-def names_of(path) -> set[str]:
-    """All functions, classes, methods and constants of a Python file."""
-    found = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
-    return found
 
 
 STEPS = re.findall(r"^\d+\. (`labkit/.+)$", text("ARCHITECTURE.md"), re.MULTILINE)
@@ -134,22 +123,6 @@ def test_links_lead_somewhere(document):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text(document))
     local = [link for link in links if not re.match(r"https?:", link)]
     assert [link for link in local if not (folder / link).exists()] == []
-
-
-def exists(dotted: str) -> bool:
-    """Whether a dotted name is a module of labkit, or something that one defines or imports."""
-    module, _, name = dotted.rpartition(".")
-    if dotted in MODULES:
-        return True
-    if module not in MODULES:
-        return False
-    imported = [
-        alias.asname or alias.name
-        for node in ast.walk(tree(MODULES[module]))
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
-    return name in names_of(MODULES[module]) | set(imported)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
