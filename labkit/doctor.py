@@ -21,7 +21,7 @@ MAC_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome
 
 
 @dataclass(frozen=True)
-class Check:
+class PartStatus:
     """One part: whether it is there, what was found, what it is for, how to install it."""
 
     name: str
@@ -43,15 +43,17 @@ def describe_environment() -> dict[str, str]:
     }
 
 
-def examine() -> list[Check]:
+def check_environment() -> list[PartStatus]:
     """Look for every part that labkit can use."""
     from labkit.ops.build_kernels import HOST_COMPILERS  # here, because it takes torch along
 
     has_gpu, device = _device()
     return [
-        Check("Python", True, f"{platform.python_version()} ({sys.executable})", "runs everything"),
-        Check("torch", True, version("torch"), "tensors, training, models"),
-        Check(
+        PartStatus(
+            "Python", True, f"{platform.python_version()} ({sys.executable})", "runs everything"
+        ),
+        PartStatus("torch", True, version("torch"), "tensors, training, models"),
+        PartStatus(
             "GPU",
             has_gpu,
             device,
@@ -93,19 +95,19 @@ def _device() -> tuple[bool, str]:
     return False, "CPU"
 
 
-def _program(name: str, commands: tuple[str, ...], purpose: str, fix: str) -> Check:
+def _program(name: str, commands: tuple[str, ...], purpose: str, fix: str) -> PartStatus:
     for command in commands:
         path = shutil.which(command)
         if path is not None:
-            return Check(name, True, f"{_version_line(path)} ({path})", purpose, fix)
-    return Check(name, False, "not found", purpose, fix)
+            return PartStatus(name, True, f"{_version_line(path)} ({path})", purpose, fix)
+    return PartStatus(name, False, "not found", purpose, fix)
 
 
-def _browser() -> Check:
+def _browser() -> PartStatus:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None and MAC_BROWSER.is_file():
         path = str(MAC_BROWSER)
-    return Check(
+    return PartStatus(
         "Chromium",
         path is not None,
         path or "not found",
@@ -114,16 +116,16 @@ def _browser() -> Check:
     )
 
 
-def _sandbox() -> Check:
+def _sandbox() -> PartStatus:
     purpose = "grading submissions apart from the rest of the machine"
     path = shutil.which("bwrap")
     if path is None:
         fix = _system_install(apt="bubblewrap", dnf="bubblewrap", brew=None)
-        return Check("bubblewrap", False, "not found", purpose, fix)
+        return PartStatus("bubblewrap", False, "not found", purpose, fix)
     trial = _run([path, "--unshare-all", "--ro-bind", "/", "/", "true"])
     if trial is None or trial.returncode != 0:
         message = "" if trial is None else trial.stderr.strip()
-        return Check(
+        return PartStatus(
             "bubblewrap",
             False,
             f"{path} cannot make a sandbox: {message}",
@@ -131,28 +133,28 @@ def _sandbox() -> Check:
             "allow unprivileged user namespaces; on Ubuntu: "
             "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
         )
-    return Check("bubblewrap", True, f"{_version_line(path)} ({path})", purpose)
+    return PartStatus("bubblewrap", True, f"{_version_line(path)} ({path})", purpose)
 
 
-def _package(name: str) -> Check:
+def _package(name: str) -> PartStatus:
     purpose, fix = optional_packages.PACKAGES[name].purpose, f"labkit install {name}"
     if importlib.util.find_spec(name) is None:
-        return Check(name, False, "not installed", purpose, fix)
+        return PartStatus(name, False, "not installed", purpose, fix)
     try:
         found = version(name)
     except PackageNotFoundError:
         found = "found, not installed as a package"
     reason = optional_packages.import_failure(name)
     if reason is not None:
-        return Check(name, False, f"{found}, cannot be imported: {reason}", purpose, fix)
-    return Check(name, True, found, purpose, fix)
+        return PartStatus(name, False, f"{found}, cannot be imported: {reason}", purpose, fix)
+    return PartStatus(name, True, found, purpose, fix)
 
 
-def _real_data() -> Check:
+def _real_data() -> PartStatus:
     folder = os.environ.get("LABKIT_DATA")
     present = folder is not None and Path(folder).is_dir()
     found = "not set" if folder is None else folder if present else f"{folder} is not a folder"
-    return Check(
+    return PartStatus(
         "LABKIT_DATA",
         present,
         found,

@@ -447,11 +447,15 @@ def background_inputs(rng):
 
 
 def right_target(numbers):
-    from labkit.datasets.targets import boxes_of
+    from labkit.datasets.targets import masks_to_boxes
 
     drawn = numbers.numpy()
     inside = drawn == np.unique(drawn[drawn > 0])[:, None, None]
-    return {"boxes": boxes_of(inside), "labels": np.ones(len(inside), np.int64), "masks": inside}
+    return {
+        "boxes": masks_to_boxes(inside),
+        "labels": np.ones(len(inside), np.int64),
+        "masks": inside,
+    }
 
 
 def head_inputs(masks):

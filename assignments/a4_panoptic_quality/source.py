@@ -670,10 +670,10 @@ def right_colours(rgb):
 
 
 def right_matches(prediction, truth, prediction_segments, truth_segments):
-    from labkit.metrics.panoptic_quality import match
+    from labkit.metrics.panoptic_quality import match_panoptic
 
     guess, true = as_panoptic(prediction, prediction_segments), as_panoptic(truth, truth_segments)
-    found = match(guess, true, categories())
+    found = match_panoptic(guess, true, categories())
     rows = zip(found.prediction.tolist(), found.target.tolist(), strict=True)
     return np.array(sorted([guess.segments[p].id, true.segments[g].id] for p, g in rows))
 
@@ -745,7 +745,7 @@ ASSIGNMENT = Assignment(
     # What labkit's PanopticQuality is made of: with these it raises, too.
     forbidden=(
         "labkit.metrics.panoptic_matching.match_segments",
-        "labkit.metrics.panoptic_matching.count",
+        "labkit.metrics.panoptic_matching.count_matches",
         "labkit.metrics.panoptic_matching.summarize",
         "panopticapi.evaluation.pq_compute",
         "panopticapi.evaluation.pq_compute_single_core",

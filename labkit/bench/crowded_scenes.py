@@ -39,7 +39,7 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyRow:
     """One setting over the seeds.
 
     Attributes:
@@ -59,7 +59,7 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def study(out: Path, steps: int, seeds: int, images: int) -> list[Row]:
+def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
     """Train what is not trained yet, measure what is not measured yet.
 
     Args:
@@ -76,10 +76,10 @@ def study(out: Path, steps: int, seeds: int, images: int) -> list[Row]:
         for preset in PRESETS:
             for name, scores in _one(out / f"{preset}-{seed}", preset, steps, seed, images).items():
                 found.setdefault(name, []).append(scores)
-    return [Row(name, tuple(scores)) for name, scores in found.items()]
+    return [StudyRow(name, tuple(scores)) for name, scores in found.items()]
 
 
-def differences(rows: Sequence[Row], first: str, second: str, what: str) -> list[float]:
+def differences(rows: Sequence[StudyRow], first: str, second: str, what: str) -> list[float]:
     """``first`` minus ``second``, seed by seed."""
     by_name = {row.name: row.seeds for row in rows}
     pairs = zip(by_name[first], by_name[second], strict=True)

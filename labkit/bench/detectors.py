@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from labkit.bench.detectors_peers import Pair, Setting, picture, training_batch
+from labkit.bench.detectors_peers import InputSizes, ModelPair, test_image, training_batch
 from labkit.bench.detectors_profile import profile
-from labkit.bench.peer_comparison import Comparison, compare
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.engine.predictor import Predictor
 from labkit.structures import Detections
 
@@ -59,7 +59,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class DetectorMeasurement:
     """A task timed, with what the two libraries returned and where labkit's time went.
 
     Attributes:
@@ -68,7 +68,7 @@ class Measurement:
         parts: milliseconds by part of labkit's run; None where not asked for.
     """
 
-    comparison: Comparison
+    comparison: PeerComparison
     agreement: Agreement | None
     parts: dict[str, float] | None
 
@@ -78,10 +78,10 @@ class Measurement:
 
 
 def measure_inference(
-    pair: Pair, setting: Setting, profiled: bool, rounds: int | None = None
-) -> Measurement:
+    pair: ModelPair, setting: InputSizes, profiled: bool, rounds: int | None = None
+) -> DetectorMeasurement:
     """Time ``Predictor`` and the peer from the picture to pasted masks, after a round of each."""
-    image, predictor = picture(setting), Predictor(pair.ours, torch.device("cpu"))
+    image, predictor = test_image(setting), Predictor(pair.ours, torch.device("cpu"))
     pair.theirs.eval()
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ def measure_inference(
     assert ours_found is not None
     theirs_found = pair.detections(theirs())
     height, width = setting.picture
-    comparison = compare(
+    comparison = compare_with_peer(
         f"inference, {height} x {width} resized to {setting.short}, {len(ours_found)} objects",
         pair.peer,
         lambda: (_seconds(lambda: predictor(image)), _mean_score(ours_found)),
@@ -102,19 +102,19 @@ def measure_inference(
         repeats=rounds or ROUNDS,
     )
     parts = profile(lambda: predictor(image)) if profiled else None
-    return Measurement(comparison, agreement(ours_found, theirs_found), parts)
+    return DetectorMeasurement(comparison, agreement(ours_found, theirs_found), parts)
 
 
 def measure_training(
-    pair: Pair, setting: Setting, profiled: bool, rounds: int | None = None
-) -> Measurement:
+    pair: ModelPair, setting: InputSizes, profiled: bool, rounds: int | None = None
+) -> DetectorMeasurement:
     """Time a training step of either: losses, gradients and one step of SGD with momentum."""
     images, targets = training_batch(setting)
     ours = _step(pair.ours, lambda: pair.ours(images, targets))
     theirs = _step(pair.theirs, lambda: pair.losses(images, targets))
     ours()
     theirs()
-    comparison = compare(
+    comparison = compare_with_peer(
         f"training step, 2 images {setting.side} x {setting.side}",
         pair.peer,
         lambda: _timed(ours),
@@ -123,7 +123,7 @@ def measure_training(
         target=TRAINING_TARGET,
         repeats=rounds or ROUNDS,
     )
-    return Measurement(comparison, None, profile(ours) if profiled else None)
+    return DetectorMeasurement(comparison, None, profile(ours) if profiled else None)
 
 
 def agreement(ours: Detections, theirs: Detections) -> Agreement:

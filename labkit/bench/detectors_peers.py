@@ -27,7 +27,7 @@ from labkit.system import optional_packages
 
 
 @dataclass(frozen=True)
-class Setting:
+class InputSizes:
     """Sizes, in pixels, of what both libraries get.
 
     Attributes:
@@ -43,7 +43,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """One network in two libraries.
 
     Attributes:
@@ -63,20 +63,20 @@ class Pair:
     losses: Callable[[Sequence[Tensor], Sequence[Target]], dict[str, Tensor]]
 
 
-def picture(setting: Setting) -> Tensor:
+def test_image(setting: InputSizes) -> Tensor:
     """The picture that is predicted, ``(3, H, W)`` uint8 RGB, of Shapes."""
     height, width = setting.picture
     return Shapes("val", num=1, size=max(height, width))[0][0][:, :height, :width]
 
 
-def training_batch(setting: Setting) -> tuple[list[Tensor], list[Target]]:
+def training_batch(setting: InputSizes) -> tuple[list[Tensor], list[Target]]:
     """Two images of Shapes and their targets."""
     data = Shapes("train", num=2, size=setting.side)
     pairs = [data[i] for i in range(len(data))]
     return [image for image, _ in pairs], [target for _, target in pairs]
 
 
-def torchvision_pair(setting: Setting) -> Pair:
+def torchvision_pair(setting: InputSizes) -> ModelPair:
     """torchvision's ``maskrcnn_resnet50_fpn`` and labkit's model with its conventions."""
     theirs = _random_torchvision(setting)
     conventions = replace(CONFIG.conventions, short=setting.short, long=setting.long)
@@ -100,10 +100,12 @@ def torchvision_pair(setting: Setting) -> Pair:
         masks = answer["masks"][:, 0] > 0.5
         return Detections(answer["boxes"], answer["scores"], answer["labels"] - 1, masks)
 
-    return Pair("torchvision", ours, theirs, lambda p: theirs([p / 255])[0], detections, losses)
+    return ModelPair(
+        "torchvision", ours, theirs, lambda p: theirs([p / 255])[0], detections, losses
+    )
 
 
-def detectron2_pair(setting: Setting) -> Pair:
+def detectron2_pair(setting: InputSizes) -> ModelPair:
     """Detectron2's ``mask_rcnn_R_50_FPN_3x`` and labkit's ``mask_rcnn_r50``.
 
     Raises:
@@ -150,10 +152,10 @@ def detectron2_pair(setting: Setting) -> Pair:
         boxes = answer.pred_boxes.tensor
         return Detections(boxes, answer.scores, answer.pred_classes, answer.pred_masks)
 
-    return Pair("Detectron2", ours, theirs, predict, detections, losses)
+    return ModelPair("Detectron2", ours, theirs, predict, detections, losses)
 
 
-def _detectron2_config(setting: Setting) -> MaskRCNNConfig:
+def _detectron2_config(setting: InputSizes) -> MaskRCNNConfig:
     base = PRESETS["mask_rcnn_r50"]
     assert isinstance(base, MaskRCNNConfig)
     return replace(
@@ -165,7 +167,7 @@ def _copy_from_torchvision(theirs: nn.Module, ours: MaskRCNN) -> None:
     NAMES.load(Path("random weights"), theirs.state_dict(), ours)
 
 
-def _random_torchvision(setting: Setting) -> nn.Module:
+def _random_torchvision(setting: InputSizes) -> nn.Module:
     """``maskrcnn_resnet50_fpn`` as it is fine-tuned, with random weights that find 100 objects.
 
     Fresh weights find nothing: all scores are 1/81.

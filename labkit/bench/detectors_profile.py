@@ -24,7 +24,7 @@ from labkit.models.rcnn.rpn import RPN
 
 
 @dataclass(frozen=True)
-class Part:
+class ProfiledPart:
     """A part of the work: the functions that do it, and in which other part they are called."""
 
     name: str
@@ -33,20 +33,20 @@ class Part:
 
 
 PARTS = (
-    Part("resizing", (predictor.resize,)),
-    Part("checks, normalising", (check_targets, preprocess.normalised)),
-    Part("backbone", (ResNet.forward,), "pyramid"),
-    Part("pyramid", (FPN.forward,)),
-    Part("RPN", (RPN.forward,)),
-    Part("proposals and NMS", (RPN.propose,), "RPN"),
-    Part("RoI pooling", (roi_pooler.pool,), "scores, boxes, NMS"),
-    Part("box head", (BoxHead.forward,), "scores, boxes, NMS"),
-    Part("mask head", (mask_head.MaskHead.forward,), "scores, boxes, NMS"),
-    Part("mask targets", (mask_head.cut_masks,), "scores, boxes, NMS"),
-    Part("scores, boxes, NMS", (RoIHeads.forward,)),
-    Part("mask pasting", (paste_masks.paste_masks, paste_masks.paste_masks_resized)),
-    Part("backward", (torch.Tensor.backward,)),
-    Part("optimizer", (torch.optim.SGD.step,)),
+    ProfiledPart("resizing", (predictor.resize,)),
+    ProfiledPart("checks, normalising", (check_targets, preprocess.normalised)),
+    ProfiledPart("backbone", (ResNet.forward,), "pyramid"),
+    ProfiledPart("pyramid", (FPN.forward,)),
+    ProfiledPart("RPN", (RPN.forward,)),
+    ProfiledPart("proposals and NMS", (RPN.propose,), "RPN"),
+    ProfiledPart("RoI pooling", (roi_pooler.pool,), "scores, boxes, NMS"),
+    ProfiledPart("box head", (BoxHead.forward,), "scores, boxes, NMS"),
+    ProfiledPart("mask head", (mask_head.MaskHead.forward,), "scores, boxes, NMS"),
+    ProfiledPart("mask targets", (mask_head.cut_masks,), "scores, boxes, NMS"),
+    ProfiledPart("scores, boxes, NMS", (RoIHeads.forward,)),
+    ProfiledPart("mask pasting", (paste_masks.paste_masks, paste_masks.paste_masks_resized)),
+    ProfiledPart("backward", (torch.Tensor.backward,)),
+    ProfiledPart("optimizer", (torch.optim.SGD.step,)),
 )
 """The time of a part is without that of the parts inside it."""
 

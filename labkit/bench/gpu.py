@@ -26,7 +26,7 @@ TOTAL = 8 * 60.0
 
 
 @dataclass(frozen=True)
-class Part:
+class GPUPart:
     """A process to run.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PartResult:
     """What became of a part.
 
     Attributes:
@@ -62,39 +62,39 @@ class Outcome:
     figures: Any = None
 
 
-def plan(out: Path, device: str, small: bool) -> list[Part]:
+def plan(out: Path, device: str, small: bool) -> list[GPUPart]:
     """The parts, the most wanted first; ``small`` is for trying the plan out."""
 
     def labkit(*arguments: str) -> list[str]:
         return [sys.executable, "-m", "labkit", *arguments]
 
-    parts = [Part("operator", labkit("build"), 60)]
+    parts = [GPUPart("operator", labkit("build"), 60)]
     for name in SMALL_NETWORKS if small else NETWORKS:
         figures = out / f"{name}.json"
         arguments = [name, "--device", device, "--out", str(figures)]
         command = [sys.executable, "-m", "labkit.bench.gpu_models", *arguments]
-        parts.append(Part(name, [*command, "--small"] if small else command, 40, figures))
+        parts.append(GPUPart(name, [*command, "--small"] if small else command, 40, figures))
     figures = out / "roi-align.json"
     align = ["--device", device, "--no-sweep", "--json", str(figures)]
     if not small:  # its shapes are those of a whole picture
-        parts.append(Part("roi-align", labkit("bench", "roi-align", *align), 45, figures))
+        parts.append(GPUPart("roi-align", labkit("bench", "roi-align", *align), 45, figures))
     if CHECKOUT is not None:
         tests = CHECKOUT / "tests" / "ops" if small else CHECKOUT / "tests"
         marked = ["-m", "cuda", "-q", "-n0", "-p", "no:cacheprovider", str(tests)]
-        parts.append(Part("tests", [sys.executable, "-m", "pytest", *marked], 120))
+        parts.append(GPUPart("tests", [sys.executable, "-m", "pytest", *marked], 120))
     lessons = ["1"] if small else []
     run = ["run", *lessons, "--profile", "smoke", "--device", device, "--out", str(out / "lessons")]
-    parts.append(Part("lessons", labkit(*run), 120))
+    parts.append(GPUPart("lessons", labkit(*run), 120))
     return parts
 
 
 def carry_out(
-    parts: Sequence[Part],
+    parts: Sequence[GPUPart],
     out: Path,
     environment: dict[str, str],
     total: float = TOTAL,
-    on_end: Callable[[Outcome], None] = lambda outcome: None,
-) -> list[Outcome]:
+    on_end: Callable[[PartResult], None] = lambda outcome: None,
+) -> list[PartResult]:
     """Run the parts one after another, and write ``out/gpu.json`` after each.
 
     Args:
@@ -105,7 +105,7 @@ def carry_out(
         on_end: called after each.
     """
     out.mkdir(parents=True, exist_ok=True)
-    end, outcomes = time.monotonic() + total, list[Outcome]()
+    end, outcomes = time.monotonic() + total, list[PartResult]()
     for part in parts:
         outcomes.append(_carry_out(part, out, min(part.seconds, end - time.monotonic())))
         write_json(
@@ -116,9 +116,9 @@ def carry_out(
     return outcomes
 
 
-def _carry_out(part: Part, out: Path, limit: float) -> Outcome:
+def _carry_out(part: GPUPart, out: Path, limit: float) -> PartResult:
     if limit < 1:
-        return Outcome(part.name, part.seconds, "no time left", 0.0, "")
+        return PartResult(part.name, part.seconds, "no time left", 0.0, "")
     log = out / f"{part.name}.log"
     start = time.monotonic()
     with log.open("wb") as stream:
@@ -142,6 +142,6 @@ def _carry_out(part: Part, out: Path, limit: float) -> Outcome:
     if part.figures is not None and part.figures.is_file():
         figures = json.loads(part.figures.read_text())
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return Outcome(
+    return PartResult(
         part.name, part.seconds, result, round(time.monotonic() - start, 1), last, figures
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from labkit.bench.gpu import Outcome
+from labkit.bench.gpu import PartResult
 
 COLUMNS = (
     ("predict ms", "predict_ms", "{:.1f}"),
@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-def print_report(outcomes: Sequence[Outcome], console: Console) -> None:
+def print_report(outcomes: Sequence[PartResult], console: Console) -> None:
     """What became of each part, the networks' figures, and RoIAlign's."""
     parts = Table("part", "outcome", title="Parts")
     for column in ("s", "budget"):

@@ -53,7 +53,7 @@ ASSIGNMENT = Assignment(
 
 
 @dataclass(frozen=True)
-class Run:
+class GradingRun:
     """One grading of many submissions.
 
     Attributes:
@@ -105,7 +105,7 @@ class Survival:
         return in_the_middle and not (self.lost or self.repeated or self.left)
 
 
-class Course:
+class SyntheticCourse:
     """An assignment of one function, and students of whom every third has it wrong."""
 
     def __init__(self, folder: Path, students: int) -> None:
@@ -160,7 +160,7 @@ class Course:
             for number in range(self.students)
         )
 
-    def run(self, workers: int) -> Run:
+    def run(self, workers: int) -> GradingRun:
         """Grade anew with that many workers."""
         out = f"out-{workers}"
         shutil.rmtree(self.folder / out, ignore_errors=True)
@@ -169,10 +169,10 @@ class Course:
         for path in (self.folder / out / HARVESTS).glob("*/harvest.json"):
             spent = json.loads(path.read_text(encoding="utf-8"))["seconds"]
             own += spent["cells"] + spent["probes"]
-        return Run(self.students, workers, seconds, own, self.right(out))
+        return GradingRun(self.students, workers, seconds, own, self.right(out))
 
 
-def survive_killed_grader(course: Course) -> Survival:
+def survive_killed_grader(course: SyntheticCourse) -> Survival:
     """Kill the grader in the middle (SIGKILL), start it again, and see what became of it all."""
     with _grader(course, "killed", "--workers", "2") as grader:
         _wait_for(course, "killed", grader)
@@ -184,7 +184,7 @@ def survive_killed_grader(course: Course) -> Survival:
     return _survival("the grader", course, "killed", before, len(left), seconds)
 
 
-def survive_killed_dask_worker(course: Course) -> Survival:
+def survive_killed_dask_worker(course: SyntheticCourse) -> Survival:
     """Kill one of the two workers of a Dask cluster on this machine while they grade.
 
     Raises:
@@ -225,14 +225,16 @@ def dask_cluster() -> Iterator[tuple[str, Callable[[], list[int]]]]:
         yield cluster.scheduler_address, lambda: list(client.run(os.getpid).values())
 
 
-def to_json(result: Run | Survival) -> dict[str, Any]:
+def to_json(result: GradingRun | Survival) -> dict[str, Any]:
     """Return a result's numbers, computed ones included."""
-    more = {"overhead": result.overhead} if isinstance(result, Run) else {"ok": result.unharmed}
+    more = (
+        {"overhead": result.overhead} if isinstance(result, GradingRun) else {"ok": result.unharmed}
+    )
     return {**asdict(result), **more}
 
 
 @contextlib.contextmanager
-def _grader(course: Course, out: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def _grader(course: SyntheticCourse, out: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     grader = subprocess.Popen(
         course.command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -243,7 +245,7 @@ def _grader(course: Course, out: str, *options: str) -> Iterator[subprocess.Pope
         grader.wait()
 
 
-def _wait_for(course: Course, out: str, grader: subprocess.Popen[bytes]) -> None:
+def _wait_for(course: SyntheticCourse, out: str, grader: subprocess.Popen[bytes]) -> None:
     """Wait until a third of the submissions have been harvested."""
     deadline = time.monotonic() + LONGEST
     while len(course.harvests(out)) < course.students / 3:
@@ -263,7 +265,7 @@ def _gone(family: list[psutil.Process]) -> list[psutil.Process]:
 
 def _survival(
     killed: str,
-    course: Course,
+    course: SyntheticCourse,
     out: str,
     before: dict[str, tuple[int, int]],
     left: int,

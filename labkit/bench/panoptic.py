@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit.bench.peer_comparison import Comparison, compare
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
 from labkit.models.panoptic_fpn.merge import merge
@@ -36,7 +36,7 @@ THINGS, CLASSES = len(CATEGORIES.things), len(CATEGORIES)
 
 
 @dataclass(frozen=True)
-class Scene:
+class BranchOutputs:
     """What the branches of a network say about one picture.
 
     Attributes:
@@ -54,7 +54,7 @@ class Scene:
     semantic: Tensor
 
 
-def scene() -> Scene:
+def branch_outputs() -> BranchOutputs:
     """Objects of all sizes that overlap, with round masks, and smooth semantic logits."""
     generator = torch.Generator().manual_seed(0)
     height, width = SIZE
@@ -68,7 +68,7 @@ def scene() -> Scene:
     noise = F.interpolate(noise, size=(28, 28), mode="bicubic")[:, 0]
     semantic = torch.randn(1, CLASSES, 9, 12, generator=generator)
     semantic[:, :THINGS] *= 0.5  # eighty of them: else one of them would win nearly everywhere
-    return Scene(
+    return BranchOutputs(
         torch.cat(corners, dim=1),
         torch.linspace(0.999, 0.61, OBJECTS),
         torch.randint(0, THINGS, (OBJECTS,), generator=generator),
@@ -77,7 +77,7 @@ def scene() -> Scene:
     )
 
 
-def steps(given: Scene) -> dict[str, float]:
+def steps(given: BranchOutputs) -> dict[str, float]:
     """Milliseconds of each step of both ways, medians over the rounds."""
     detections, labels = inputs_of_merge(given)
     windows = windows_of(given.boxes, SIZE)
@@ -106,7 +106,7 @@ def steps(given: Scene) -> dict[str, float]:
     return {name: _milliseconds(call) for name, call in timed.items()}
 
 
-def semantic_labels(given: Scene) -> Tensor:
+def semantic_labels(given: BranchOutputs) -> Tensor:
     """``(H, W)``: all things as one class, label 0, as the published networks have it."""
     things = given.semantic[:THINGS].amax(dim=0, keepdim=True)
     outputs = torch.cat([things, given.semantic[THINGS:]])  # (1 + stuff, H/4, W/4)
@@ -114,18 +114,18 @@ def semantic_labels(given: Scene) -> Tensor:
     return torch.where(label == 0, 0, label + THINGS - 1)
 
 
-def pasted(given: Scene) -> Tensor:
+def pasted(given: BranchOutputs) -> Tensor:
     """The masks ``(n, H, W)``."""
     return paste_masks(given.mask_logits.sigmoid(), given.boxes, SIZE)
 
 
-def inputs_of_merge(given: Scene) -> tuple[Detections, Tensor]:
+def inputs_of_merge(given: BranchOutputs) -> tuple[Detections, Tensor]:
     """The objects with their masks, and the semantic map."""
     found = Detections(given.boxes, given.scores, given.labels, pasted(given))
     return found, semantic_labels(given)
 
 
-def compare_merge(given: Scene) -> Comparison:
+def compare_merge(given: BranchOutputs) -> PeerComparison:
     """Time the merge against Detectron2's.
 
     Raises:
@@ -151,7 +151,7 @@ def compare_merge(given: Scene) -> Comparison:
     ids = ours()
     if not torch.equal(ids, theirs()):
         raise LabkitError("bench panoptic: Detectron2's panoptic map differs from labkit's")
-    return compare(
+    return compare_with_peer(
         f"merge, {SIZE[0]} x {SIZE[1]}, {OBJECTS} objects, {len(ids.unique())} segments, same map",
         "Detectron2",
         lambda: _timed(ours),

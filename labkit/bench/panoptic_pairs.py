@@ -24,7 +24,7 @@ BANDS, BLOBS = 5, 13
 
 
 @dataclass(frozen=True)
-class Shape:
+class Polygon:
     """A filled polygon: ``points`` ``(V, 2)`` x, y in pixels; category id 0 is unlabelled."""
 
     points: NDArray[np.float64]
@@ -43,18 +43,18 @@ def make_pair(index: int) -> list[tuple[NDArray[np.int32], list[dict[str, Any]]]
     """Truth and prediction number ``index``: ids ``(480, 640)`` and ``segments_info`` each."""
     rng = np.random.default_rng(index)
     bands = [
-        Shape(_band(rng, k * HEIGHT / BANDS if k else -HEIGHT), int(category))
+        Polygon(_band(rng, k * HEIGHT / BANDS if k else -HEIGHT), int(category))
         for k, category in enumerate(NUM_THINGS + 1 + rng.permutation(NUM_STUFF)[:BANDS])
     ]
-    blobs = [Shape(_blob(rng), int(rng.integers(1, NUM_THINGS + 1))) for _ in range(BLOBS)]
-    predicted = [Shape(_moved(rng, s.points), s.category_id) for s in bands]
+    blobs = [Polygon(_blob(rng), int(rng.integers(1, NUM_THINGS + 1))) for _ in range(BLOBS)]
+    predicted = [Polygon(_moved(rng, s.points), s.category_id) for s in bands]
     for shape in blobs:
         renamed = rng.random() < 0.1
         category = int(rng.integers(1, NUM_THINGS + 1)) if renamed else shape.category_id
         if rng.random() > 0.1:
-            predicted.append(Shape(_moved(rng, shape.points), category))
-    predicted.append(Shape(_blob(rng), int(rng.integers(1, NUM_THINGS + 1))))
-    return [_paint(rng, [*bands, *blobs, Shape(_blob(rng), 0)]), _paint(rng, predicted)]
+            predicted.append(Polygon(_moved(rng, shape.points), category))
+    predicted.append(Polygon(_blob(rng), int(rng.integers(1, NUM_THINGS + 1))))
+    return [_paint(rng, [*bands, *blobs, Polygon(_blob(rng), 0)]), _paint(rng, predicted)]
 
 
 def _band(rng: np.random.Generator, top: float) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ def _moved(rng: np.random.Generator, points: NDArray[np.float64]) -> NDArray[np.
 
 
 def _paint(
-    rng: np.random.Generator, shapes: list[Shape]
+    rng: np.random.Generator, shapes: list[Polygon]
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Paint in order; what stays visible becomes a segment with a random id."""
     layers = np.ones((HEIGHT, WIDTH), np.uint8)  # value k shows shape k - 1

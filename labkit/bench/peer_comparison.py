@@ -12,7 +12,7 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """Times of one task, done by labkit and by its peer.
 
     Attributes:
@@ -43,7 +43,7 @@ class Comparison:
         return {**asdict(self), "met": self.met}
 
 
-def compare(
+def compare_with_peer(
     task: str,
     peer_name: str,
     ours: Callable[[], tuple[float, float]],
@@ -51,7 +51,7 @@ def compare(
     items: int,
     target: float | None,
     repeats: int,
-) -> Comparison:
+) -> PeerComparison:
     """Run both in turn, ``repeats`` times.
 
     A round's two runs are next to each other in time, so that a machine that slows down or is
@@ -76,7 +76,7 @@ def compare(
             peer_time, peer_result = peer()
         ours_times.append(ours_time)
         peer_times.append(peer_time)
-    return Comparison(
+    return PeerComparison(
         task,
         peer_name,
         ours_ms=1000 * statistics.median(ours_times) / items,
@@ -88,7 +88,7 @@ def compare(
     )
 
 
-def print_comparisons(title: str, result: str, comparisons: Sequence[Comparison]) -> None:
+def print_comparisons(title: str, result: str, comparisons: Sequence[PeerComparison]) -> None:
     """Print a table of at most 80 columns; ``result`` names the answer that both computed."""
     peers = {c.peer for c in comparisons}
     table = Table(title=f"{title}, against {peers.pop()}" if len(peers) == 1 else title)

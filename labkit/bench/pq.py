@@ -20,7 +20,7 @@ from labkit.bench.panoptic_pairs import (
     make_pair,
     write_pairs,
 )
-from labkit.bench.peer_comparison import Comparison, compare
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.errors import LabkitError
 from labkit.system import optional_packages
 
@@ -35,7 +35,7 @@ REPEATS = 3
 MEMORY_TARGET_MB = 600
 
 
-def compare_files(images: int) -> Comparison:
+def compare_files(images: int) -> PeerComparison:
     """``labkit pq`` against panopticapi on the same files, each with all cores.
 
     Every run is a process of its own; timed is the evaluation, starting its workers included.
@@ -46,7 +46,7 @@ def compare_files(images: int) -> Comparison:
     optional_packages.require("panopticapi")
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)
-        return compare(
+        return compare_with_peer(
             f"files, {images} images, {multiprocessing.cpu_count()} processes",
             "panopticapi",
             lambda: _in_new_process(_time_files_labkit, gt, pred),
@@ -85,7 +85,7 @@ def _time_files_panopticapi(gt: Path, pred: Path) -> tuple[float, float]:
         return time.perf_counter() - start, result["All"]["pq"]
 
 
-def compare_tensors() -> Comparison:
+def compare_tensors() -> PeerComparison:
     """``PanopticQuality`` against torchmetrics' on the same maps in memory, with one core.
 
     Raises:
@@ -124,7 +124,7 @@ def compare_tensors() -> Comparison:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return compare(
+        return compare_with_peer(
             f"tensors, {TENSOR_IMAGES} images, 1 thread",
             "torchmetrics",
             ours,

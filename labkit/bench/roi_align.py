@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from labkit.bench.peer_comparison import Comparison, compare
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.ops import roi_align, roi_align_compiled
 from labkit.ops.roi_align import Implementation
 from labkit.system.cpu_cores import available_cores
@@ -95,12 +95,12 @@ def headline_cases(device: str) -> list[Case]:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class RoIAlignMeasurement:
     """A case timed; ``threads`` is None on a GPU."""
 
     case: Case
     threads: int | None
-    comparison: Comparison
+    comparison: PeerComparison
 
     def to_json(self) -> dict[str, Any]:
         return {**self.comparison.to_json(), "threads": self.threads, "case": asdict(self.case)}
@@ -115,13 +115,13 @@ def thread_counts(device: str) -> list[int | None]:
 
 def measure_all(
     cases: Sequence[Case], device: str, threads: Sequence[int | None], seconds: float = 3.0
-) -> list[Measurement]:
+) -> list[RoIAlignMeasurement]:
     """Time every case at every number of threads, with a progress bar; see :func:`measure`.
 
     Raises:
         BuildError: the operator cannot be compiled here.
     """
-    roi_align_compiled.load(device)
+    roi_align_compiled.load_operator(device)
     pairs = [(case, count) for count in threads for case in cases]
     return [
         measure(case, device, count, seconds)
@@ -129,7 +129,9 @@ def measure_all(
     ]
 
 
-def measure(case: Case, device: str, threads: int | None, seconds: float = 3.0) -> Measurement:
+def measure(
+    case: Case, device: str, threads: int | None, seconds: float = 3.0
+) -> RoIAlignMeasurement:
     """Time labkit and torchvision on a case, in turn, after a round that does not count.
 
     The result in the comparison is the mean of what is pooled, or of the map's gradient.
@@ -147,7 +149,7 @@ def measure(case: Case, device: str, threads: int | None, seconds: float = 3.0) 
             for operator in (partial(roi_align, impl=case.impl), torchvision.ops.roi_align)
         )
         round_seconds = ours()[0] + peer()[0]
-        comparison = compare(
+        comparison = compare_with_peer(
             case.describe(),
             "torchvision",
             ours,
@@ -156,7 +158,7 @@ def measure(case: Case, device: str, threads: int | None, seconds: float = 3.0) 
             target=case.target,
             repeats=min(max(int(seconds / round_seconds), ROUNDS[0]), ROUNDS[-1]),
         )
-    return Measurement(case, threads, comparison)
+    return RoIAlignMeasurement(case, threads, comparison)
 
 
 def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:

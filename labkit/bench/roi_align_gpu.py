@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from labkit.bench.roi_align import Case, Measurement
+from labkit.bench.roi_align import Case, RoIAlignMeasurement
 from labkit.errors import LabkitError
 
 COPY_BYTES = 2**30
@@ -55,7 +55,7 @@ def copy_bandwidth() -> float:
     return 2 * COPY_BYTES / best
 
 
-def traffic(measurement: Measurement, bandwidth: float) -> dict[str, Any]:
+def traffic(measurement: RoIAlignMeasurement, bandwidth: float) -> dict[str, Any]:
     """Bytes per second of labkit's call, counting :func:`least_bytes`; its share of a bandwidth.
 
     Args:
@@ -67,7 +67,7 @@ def traffic(measurement: Measurement, bandwidth: float) -> dict[str, Any]:
     return {"least_bytes": size, "bytes_per_second": rate, "bandwidth_share": rate / bandwidth}
 
 
-def print_traffic(measurements: Sequence[Measurement], bandwidth: float) -> None:
+def print_traffic(measurements: Sequence[RoIAlignMeasurement], bandwidth: float) -> None:
     """Print the table of :func:`traffic`."""
     table = Table(title=f"Memory traffic of labkit; a copy moves {bandwidth / 1e9:.0f} GB/s")
     table.add_column("task", min_width=24)

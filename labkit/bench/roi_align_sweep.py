@@ -11,7 +11,7 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 from rich.console import Console
 from rich.table import Table
 
-from labkit.bench.roi_align import FPN, Case, Measurement, measure
+from labkit.bench.roi_align import FPN, Case, RoIAlignMeasurement, measure
 from labkit.system.progress_bars import progress_bar
 
 # A quarter of the headline case's map and boxes: as dense, in a quarter of the time.
@@ -27,7 +27,7 @@ BOX_SIZE, RATIO, CHANNELS, THREADS = "box size, pixels", "sampling ratio", "chan
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepSetting:
     """A place in the sweep: what differs from the base case, and the case that makes."""
 
     factor: str
@@ -41,15 +41,15 @@ class Setting:
 class Point:
     """A setting timed."""
 
-    setting: Setting
-    measurement: Measurement
+    setting: SweepSetting
+    measurement: RoIAlignMeasurement
 
     def to_json(self) -> dict[str, Any]:
         where = {name: getattr(self.setting, name) for name in ("factor", "value", "mode")}
         return {**where, **self.measurement.to_json()}
 
 
-def settings(base: Case, threads: int | None, cores: int) -> list[Setting]:
+def settings(base: Case, threads: int | None, cores: int) -> list[SweepSetting]:
     """One factor at a time around a case, each value in every mode.
 
     Args:
@@ -63,13 +63,13 @@ def settings(base: Case, threads: int | None, cores: int) -> list[Setting]:
     if threads is not None:
         cases += [(THREADS, 2**k, base, 2**k) for k in range(cores.bit_length())]
     return [
-        Setting(factor, value, mode, replace(case, **options), count)
+        SweepSetting(factor, value, mode, replace(case, **options), count)
         for factor, value, case, count in cases
         for mode, options in MODES.items()
     ]
 
 
-def sweep(places: Sequence[Setting], device: str, seconds: float = 0.5) -> list[Point]:
+def sweep(places: Sequence[SweepSetting], device: str, seconds: float = 0.5) -> list[Point]:
     """Time every setting, with a progress bar; ``seconds`` is for the rounds of one."""
     return [
         Point(place, measure(place.case, device, place.threads, seconds))

@@ -18,7 +18,7 @@ from labkit.models.preprocessing import DETR as CONVENTIONS
 _BODY = "backbone.0.body."
 
 
-def names(panoptic: bool) -> KeyMap:
+def detr_key_map(panoptic: bool) -> KeyMap:
     """DETR's names of the parameters of a model with or without a mask head."""
     prefix = "detr." if panoptic else ""
     rules: tuple[Rule, ...] = (
@@ -50,4 +50,4 @@ def load(path: Path, model: DETR) -> None:
             f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
         )
     panoptic = model.config.mask_widths is not None
-    names(panoptic).load(path, read_state_dict(path), model)
+    detr_key_map(panoptic).load(path, read_state_dict(path), model)

@@ -21,7 +21,7 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowOrder:
     """A parameter whose rows (classes) the file orders otherwise.
 
     Attributes:
@@ -46,7 +46,7 @@ class KeyMap:
 
     rules: Sequence[Rule]
     dropped: str
-    rows: Mapping[str, Rows] = field(default_factory=dict)
+    rows: Mapping[str, RowOrder] = field(default_factory=dict)
 
     def name(self, key: str) -> str:
         """The other project's name of a labkit parameter."""

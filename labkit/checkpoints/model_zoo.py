@@ -60,7 +60,7 @@ class Checkpoint:
         return listed
 
 
-def catalogue(path: Path | None = None) -> dict[str, Checkpoint]:
+def published_weights(path: Path | None = None) -> dict[str, Checkpoint]:
     """The published weights by name.
 
     Args:
@@ -90,7 +90,7 @@ def find(name: str) -> Checkpoint:
     Raises:
         LabkitError: there are none; names like it are suggested.
     """
-    known = catalogue()
+    known = published_weights()
     if name in known:
         return known[name]
     if name in shipped():
@@ -113,13 +113,13 @@ def find(name: str) -> Checkpoint:
     )
 
 
-def get(
+def fetch_weights(
     checkpoint: Checkpoint, folder: Path | None = None, show: Callable[[str], None] = print
 ) -> Path:
     """Fetch and verify published weights; what is there already is verified again.
 
     Args:
-        checkpoint: of :func:`catalogue` or :func:`find`.
+        checkpoint: of :func:`published_weights` or :func:`find`.
         folder: the download folder. None: the usual one.
         show: takes lines for the user: the licence, the hash.
 
@@ -128,11 +128,11 @@ def get(
 
     Raises:
         LabkitError: the download folder cannot be written, the file cannot be fetched (see
-            :func:`labkit.datasets.fetch.verified_download.fetch`), or its hash is wrong. A file
+            :func:`labkit.datasets.fetch.verified_download.download`), or its hash is wrong. A file
             with a wrong hash is removed.
     """
     from labkit.datasets.fetch.verified_download import (
-        fetch,  # here, because listing needs no requests
+        download,  # here, because listing needs no requests
     )
 
     folder = folder or download_folder()
@@ -151,7 +151,7 @@ def get(
         return path
     prepare_downloads(folder)
     received = folder / "archives" / path.name
-    fetch(checkpoint.url, received)
+    download(checkpoint.url, received)
     if not _is_whole(received, checkpoint):
         received.unlink()
         raise LabkitError(

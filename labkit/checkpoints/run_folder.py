@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.checkpoints.weights import load_weights
-from labkit.datasets.json_fields import check_categories, read_json_file, shown
+from labkit.datasets.json_fields import check_categories, json_excerpt, read_json_file
 from labkit.errors import LabkitError
 from labkit.models.detector import DetectorConfig
 from labkit.models.presets import PRESETS, build
@@ -49,7 +49,7 @@ class Run:
     Attributes:
         preset: name of the model.
         categories: of the data it was trained on.
-        data, split: names of that data, for :func:`labkit.datasets.registry.dataset`.
+        data, split: names of that data, for :func:`labkit.datasets.registry.open_dataset`.
         short_side: to which images are resized, in training and afterwards; None: as the preset
             has it.
         init: the weights it started from, if any.
@@ -197,7 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise LabkitError(f"{path}: damaged, it is no object")
     for key, (kinds, what) in FIELDS.items():
         if type(content.get(key, ...)) not in kinds:
-            found = f"is {shown(content[key])}" if key in content else "is missing"
+            found = f"is {json_excerpt(content[key])}" if key in content else "is missing"
             raise LabkitError(f'{path}: damaged: "{key}" {found}; it must be {what}')
     unknown = sorted(content.keys() - FIELDS.keys())
     if unknown:

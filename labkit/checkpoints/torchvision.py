@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labkit.checkpoints.key_map import KeyMap, Rows, Rule
+from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.preprocessing import TORCHVISION
@@ -109,9 +109,9 @@ _ROWS = {
     f"roi_heads.{layer}.{value}": rows
     for value in ("weight", "bias")
     for layer, rows in {
-        "cls_score": Rows(0, _background_last),
-        "bbox_pred": Rows(4, lambda rows: rows[4:]),
-        "mask_head.predictor": Rows(1, lambda rows: rows[1:]),
+        "cls_score": RowOrder(0, _background_last),
+        "bbox_pred": RowOrder(4, lambda rows: rows[4:]),
+        "mask_head.predictor": RowOrder(1, lambda rows: rows[1:]),
     }.items()
 }
 

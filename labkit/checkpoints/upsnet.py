@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from labkit.checkpoints.key_map import KeyMap, Rows, Rule
+from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.preprocessing import UPSNET
@@ -67,13 +67,13 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-def names(stuff: int) -> KeyMap:
+def upsnet_key_map(stuff: int) -> KeyMap:
     """UPSNet's names and order of the parameters of a model with so many stuff classes."""
     changed = {
-        "roi_heads.cls_score": Rows(0, lambda rows: torch.cat([rows[1:], rows[:1]])),
-        "roi_heads.bbox_pred": Rows(4, lambda rows: rows[4:]),
-        "roi_heads.mask_head.predictor": Rows(1, lambda rows: rows[1:]),
-        "sem_seg_head.score": Rows(0, lambda rows: torch.cat([rows[stuff:], rows[:stuff]])),
+        "roi_heads.cls_score": RowOrder(0, lambda rows: torch.cat([rows[1:], rows[:1]])),
+        "roi_heads.bbox_pred": RowOrder(4, lambda rows: rows[4:]),
+        "roi_heads.mask_head.predictor": RowOrder(1, lambda rows: rows[1:]),
+        "sem_seg_head.score": RowOrder(0, lambda rows: torch.cat([rows[stuff:], rows[:stuff]])),
     }
     rows = {f"{layer}.{value}": r for layer, r in changed.items() for value in ("weight", "bias")}
     # A batch norm that was trained counts its batches; a frozen one does not.
@@ -100,4 +100,4 @@ def load(path: Path, model: UPSNet) -> None:
         )
     weights = read_state_dict(path)
     print(NOTICE, file=sys.stderr)
-    names(len(model.categories.stuff)).load(path, weights, model)
+    upsnet_key_map(len(model.categories.stuff)).load(path, weights, model)

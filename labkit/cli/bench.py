@@ -126,21 +126,21 @@ def detectors(
     from rich.markup import escape
 
     from labkit.bench import detectors as bench
-    from labkit.bench.detectors_peers import Setting, detectron2_pair, torchvision_pair
+    from labkit.bench.detectors_peers import InputSizes, detectron2_pair, torchvision_pair
     from labkit.bench.detectors_profile import print_profile
     from labkit.bench.peer_comparison import print_comparisons
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
-    tasks: dict[str, list[bench.Measurement]] = {"inference": [], "training": []}
+    tasks: dict[str, list[bench.DetectorMeasurement]] = {"inference": [], "training": []}
     for make in (detectron2_pair, torchvision_pair):
         try:
-            pair = make(Setting())
+            pair = make(InputSizes())
         except LabkitError as error:  # one missing peer leaves the other comparison possible
             Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
             continue
-        tasks["inference"].append(bench.measure_inference(pair, Setting(), profile))
-        tasks["training"].append(bench.measure_training(pair, Setting(), profile))
+        tasks["inference"].append(bench.measure_inference(pair, InputSizes(), profile))
+        tasks["training"].append(bench.measure_training(pair, InputSizes(), profile))
     if json is not None:
         report: dict[str, Any] = {
             "environment": {**describe_environment(), "torchvision": torchvision.__version__},
@@ -169,7 +169,7 @@ def panoptic(json: Json = None) -> None:
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
-    given = bench.scene()
+    given = bench.branch_outputs()
     steps = bench.steps(given)
     table = Table("step", title=f"{bench.OBJECTS} objects, 480 x 640")
     table.add_column("ms", justify="right")
@@ -266,11 +266,11 @@ def grading(
     from labkit.doctor import describe_environment
 
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as name:
-        course = bench.Course(Path(name, "sample"), sample)
+        course = bench.SyntheticCourse(Path(name, "sample"), sample)
         one, two = course.run(1), course.run(2)
-        few = bench.Course(Path(name, "few"), sample // 3)
+        few = bench.SyntheticCourse(Path(name, "few"), sample // 3)
         survivals = [bench.survive_killed_grader(few), bench.survive_killed_dask_worker(few)]
-        many = bench.Course(Path(name, "many"), submissions).run(2)
+        many = bench.SyntheticCourse(Path(name, "many"), submissions).run(2)
     speedup = one.seconds / two.seconds
     table = Table("what", "result", "target", title="labkit grade")
 
@@ -328,7 +328,7 @@ def gpu(
     device = default_device("cpu" if dry_run else "cuda").type
     console = Console()
 
-    def tell(outcome: bench.Outcome) -> None:
+    def tell(outcome: bench.PartResult) -> None:
         line = f"{outcome.name}: {outcome.result}, {outcome.seconds:.0f} of {outcome.budget:.0f} s"
         console.print(line, highlight=False)
 

@@ -15,14 +15,14 @@ def build() -> None:
 
     import torch
 
-    from labkit.ops.build_kernels import Backend, BuildError, build, gpu_backend
+    from labkit.ops.build_kernels import Backend, BuildError, build_kernels, gpu_backend
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST") or os.environ.get("PYTORCH_ROCM_ARCH")
     with_gpu = bool(named) or torch.cuda.is_available()
     backends: list[Backend] = ["cpu", gpu_backend()] if with_gpu else ["cpu"]
     for backend in backends:
         try:
-            built = build(backend)
+            built = build_kernels(backend)
         except BuildError as error:
             typer.echo(error.log, err=True)
             raise

@@ -34,9 +34,9 @@ def models() -> list[str]:
 
 def published() -> list[str]:
     """Names of published weights."""
-    from labkit.checkpoints.model_zoo import catalogue
+    from labkit.checkpoints.model_zoo import published_weights
 
-    return [*catalogue()]
+    return [*published_weights()]
 
 
 def datasets() -> list[str]:

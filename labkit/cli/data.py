@@ -43,7 +43,7 @@ def export(
     seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
 ) -> None:
     """Write a data set in COCO's instance and panoptic formats."""
-    from labkit.datasets.coco.export import export as write
+    from labkit.datasets.coco.export import export_coco as write
     from labkit.datasets.shapes import Shapes
     from labkit.system.message_text import counted
 
@@ -88,7 +88,7 @@ def get(
     known = catalog.catalogue()
     if name not in known:
         raise unknown_name("data set", name, known)
-    home = catalog.get(known[name], folder or download_folder(), typer.echo)
+    home = catalog.fetch_dataset(known[name], folder or download_folder(), typer.echo)
     typer.echo(f"{name} is in {home}")
 
 
@@ -112,10 +112,10 @@ def from_masks(
     every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Make COCO instance and panoptic annotations of masks, and say which look like mistakes."""
-    from labkit.datasets.coco.export import export as write
+    from labkit.datasets.coco.export import export_coco as write
     from labkit.datasets.masks.mask_categories import read_mask_categories
     from labkit.datasets.masks.mask_folder import MaskFolder
-    from labkit.datasets.sanity_checks import check as look
+    from labkit.datasets.sanity_checks import check_annotations as look
     from labkit.errors import LabkitError
     from labkit.system.message_text import counted, listed
 
@@ -184,13 +184,13 @@ def check(
     every: Annotated[bool, EVERY] = False,
 ) -> None:
     """Read every image and annotation of a data set; say what is damaged or looks wrong."""
-    from labkit.datasets.registry import dataset
-    from labkit.datasets.sanity_checks import check as look
+    from labkit.datasets.registry import open_dataset
+    from labkit.datasets.sanity_checks import check_annotations as look
     from labkit.errors import LabkitError
     from labkit.system.message_text import counted
 
     name = data_name(data, split)
-    images = dataset(name, split)
+    images = open_dataset(name, split)
     if not len(images):
         raise LabkitError(f"{name}, {split}: there are no images")
     found = list(look(images, num))
@@ -211,7 +211,7 @@ def show(
     num: Annotated[int, typer.Option(min=1, help="How many images.")] = 12,
 ) -> None:
     """Draw a contact sheet: images by their names, each object in a colour of its own."""
-    from labkit.datasets.registry import dataset
+    from labkit.datasets.registry import open_dataset
     from labkit.datasets.sanity_checks import name_of
     from labkit.datasets.targets import annotation_of
     from labkit.errors import LabkitError
@@ -219,7 +219,7 @@ def show(
     from labkit.visualize import panels
 
     name = data_name(data, split)
-    images = dataset(name, split)
+    images = open_dataset(name, split)
     chosen = range(min(num, len(images)))
     if not chosen:
         raise LabkitError(f"{name}, {split}: there are no images")

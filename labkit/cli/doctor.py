@@ -18,9 +18,9 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from labkit.doctor import examine
+    from labkit.doctor import check_environment
 
-    checks = examine()
+    checks = check_environment()
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
         return

@@ -47,7 +47,7 @@ def evaluate(
     from labkit.checkpoints.run_folder import read_run
     from labkit.checkpoints.shipped import shipped
     from labkit.cli.pq import to_json
-    from labkit.datasets.registry import dataset
+    from labkit.datasets.registry import open_dataset
     from labkit.engine.evaluate import evaluate as measure
     from labkit.engine.predictor import load_model
     from labkit.errors import LabkitError
@@ -64,7 +64,7 @@ def evaluate(
             find(model)  # an unknown name is the worse mistake
             raise LabkitError(f"{model}: say --data; published weights do not know where it is")
     data = data_name(data, split)
-    images = dataset(data, split)
+    images = open_dataset(data, split)
     with process_group(place):
         result = measure(
             load_model(model),

@@ -39,9 +39,9 @@ connection is closed without a word. A photograph of 50 megapixels has some 20 M
 
 def data_name(data: str, split: str) -> str:
     """The data set that ``--data`` means; the format of a folder is recognised, and said."""
-    from labkit.datasets.registry import recognised
+    from labkit.datasets.registry import recognised_formats
 
-    name, *others = recognised(data, split)
+    name, *others = recognised_formats(data, split)
     if name != data:
         also = f"; {' or '.join(others)} is there, too" if others else ""
         typer.echo(f"{data} is read as {name}{also}", err=True)

@@ -102,12 +102,12 @@ def _listed(
     paths: list[Path], data: str | None, split: str, limit: int | None
 ) -> tuple[Categories | None, list[Listed]]:
     """The pictures, and the categories of the data set that they are of."""
-    from labkit.datasets.registry import dataset
+    from labkit.datasets.registry import open_dataset
     from labkit.engine.image_list import from_dataset, from_files
 
     if data is None:
         return None, from_files(paths)
-    images = dataset(data_name(data, split), split)
+    images = open_dataset(data_name(data, split), split)
     return images.categories, from_dataset(images, paths, limit)
 
 
@@ -141,13 +141,13 @@ def _maps(
     device: torch.device,
     precision: str | None,
 ) -> None:
-    from labkit.datasets.registry import dataset
+    from labkit.datasets.registry import open_dataset
     from labkit.engine.panoptic_files import predict_panoptic
     from labkit.engine.predictor import load_model
     from labkit.system.distributed import lock_once, process_group, rank
 
     data = data_name(data, split)
-    images = dataset(data, split)
+    images = open_dataset(data, split)
     with process_group(device), lock_once(out, "labkit predict"):
         try:
             path, made = predict_panoptic(
@@ -283,10 +283,10 @@ def coco_results(
     found: Detections, image_id: int | str, file_name: str, categories: Categories
 ) -> list[dict[str, Any]]:
     """COCO's results format, which ``COCO.loadRes`` reads, with names for people."""
-    from labkit.metrics.coco_annotations import found_objects
+    from labkit.metrics.coco_annotations import detection_annotations
 
     rows = []
-    for entry in found_objects(found):
+    for entry in detection_annotations(found):
         category, code = categories[entry["category_id"]], entry.pop("segmentation")
         row = {
             "image_id": image_id,

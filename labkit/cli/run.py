@@ -79,15 +79,15 @@ def run(
     from rich.table import Table
 
     from labkit.workbook.parameters import parse_assignments
-    from labkit.workbook.run_progress import coloured
+    from labkit.workbook.run_progress import outcome_markup
     from labkit.workbook.run_report import format_duration
-    from labkit.workbook.run_workbook import Request
-    from labkit.workbook.run_workbook import run as run_notebooks
+    from labkit.workbook.run_workbook import RunRequest
+    from labkit.workbook.run_workbook import run_workbook as run_notebooks
 
     console = Console()
     values = parse_assignments(parameter or [])
     report = run_notebooks(
-        Request(
+        RunRequest(
             notebooks=notebooks or [],
             profile=profile.value if profile else None,
             parameters=values,
@@ -105,7 +105,7 @@ def run(
     for result in report.results:
         table.add_row(
             result.name,
-            coloured(result.outcome),
+            outcome_markup(result.outcome),
             format_duration(result.seconds),
             f"{result.cells_run}/{result.cells}",
             f"{result.claims_held}/{len(result.claims)}" if result.claims else "",

@@ -106,8 +106,8 @@ def train(
     from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, save_run, start_from
     from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco.instances import CocoInstances
-    from labkit.datasets.registry import dataset
-    from labkit.datasets.transforms import Joint, Transformed
+    from labkit.datasets.registry import open_dataset
+    from labkit.datasets.transforms import JointTransform, TransformedDataset
     from labkit.engine.predictor import load_model
     from labkit.engine.train import TrainConfig
     from labkit.engine.train import train as run_training
@@ -127,7 +127,7 @@ def train(
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     data = data_name(data, split)
-    images = dataset(data, split)
+    images = open_dataset(data, split)
     validation = _validation(data, eval_every, eval_split, eval_limit)
     run = Run(preset, images.categories, data, split, short_side, init, {})
     torch.manual_seed(seed)
@@ -137,7 +137,7 @@ def train(
         conventions = model.config.conventions
         resize = v2.Resize(conventions.short, max_size=conventions.long)
     if scale_jitter and crop is None and len(images):
-        whole = Joint(resize)(*images[0])[0] if resize else images[0][0]
+        whole = JointTransform(resize)(*images[0])[0] if resize else images[0][0]
         augmentation = replace(augmentation, crop=max(whole.shape[1:]))
     settings = {
         **asdict(config),
@@ -164,7 +164,7 @@ def train(
                 typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
         if main:
             save_run(out, run)
-        augmented = Transformed(images, augmentation.joint(resize))
+        augmented = TransformedDataset(images, augmentation.joint(resize))
         start = time.perf_counter()
         try:
             history = run_training(
@@ -190,7 +190,7 @@ def train(
 def _validation(
     data: str, every: int | None, split: str | None, limit: int | None
 ) -> Validation | None:
-    from labkit.datasets.registry import dataset
+    from labkit.datasets.registry import open_dataset
     from labkit.engine.validation import Validation
     from labkit.errors import LabkitError
 
@@ -200,7 +200,7 @@ def _validation(
                 raise LabkitError(f"--eval-{option} is for --eval-every N: say it too")
         return None
     try:
-        images = dataset(data, split or EVAL_SPLIT)
+        images = open_dataset(data, split or EVAL_SPLIT)
     except LabkitError as error:
         raise LabkitError(
             f"--eval-every: {error}; --eval-split names the part of the data to measure on"

@@ -20,7 +20,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from labkit.checkpoints.model_zoo import catalogue
+    from labkit.checkpoints.model_zoo import published_weights
     from labkit.checkpoints.shipped import shipped
     from labkit.system.paths import download_folder
 
@@ -31,7 +31,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     Console().print("with labkit, trained on Shapes and measured on its val:", own, sep="\n")
     typer.echo("published, measured on COCO val2017 by their publishers:")
     where = folder or download_folder()
-    known = catalogue().values()
+    known = published_weights().values()
     table = Table(
         "name", "model", *metrics, "MB", "here", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0)
     )
@@ -71,5 +71,5 @@ def get(
     for checkpoint in [
         model_zoo.find(name) for name in names
     ]:  # a wrong name before a long download
-        path = model_zoo.get(checkpoint, folder, typer.echo)
+        path = model_zoo.fetch_weights(checkpoint, folder, typer.echo)
         typer.echo(f"{checkpoint.name} is in {path}")

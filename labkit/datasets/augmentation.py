@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torchvision.transforms import v2
 
-from labkit.datasets.transforms import Joint
+from labkit.datasets.transforms import JointTransform
 from labkit.errors import LabkitError
 
 HUE = 0.25
@@ -42,7 +42,7 @@ class Augmentation:
         if self.color_jitter is not None and not 0 < self.color_jitter <= 1:
             raise LabkitError(f"colour jitter {self.color_jitter:g}: must be above 0, at most 1")
 
-    def joint(self, resize: v2.Transform | None) -> Joint:
+    def joint(self, resize: v2.Transform | None) -> JointTransform:
         """The transform of an image and its target.
 
         Args:
@@ -60,4 +60,4 @@ class Augmentation:
         if self.color_jitter is not None:
             strength = self.color_jitter
             steps.append(v2.ColorJitter(strength, strength, strength, HUE * strength))
-        return Joint(*steps)
+        return JointTransform(*steps)

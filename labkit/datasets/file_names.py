@@ -10,7 +10,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Of the images that are found in a folder."""
 
 
-def file_in(folder: Path, name: str) -> Path:
+def resolve_file_name(folder: Path, name: str) -> Path:
     """The file of a ``file_name``, whose separators may be Windows' backslashes."""
     path = folder / name
     # Unlike Path.exists, os.path.exists raises nothing for a name that is too long.
@@ -18,13 +18,13 @@ def file_in(folder: Path, name: str) -> Path:
     return path if there else folder / name.replace("\\", "/")
 
 
-def visible(paths: Iterable[Path]) -> list[Path]:
+def visible_files(paths: Iterable[Path]) -> list[Path]:
     """Sorted, without what systems and programs leave behind unasked, such as
     ``.ipynb_checkpoints`` and macOS' ``._x.png``."""
     return sorted(path for path in paths if not path.name.startswith((".", "__MACOSX")))
 
 
-def near(path: Path) -> str:
+def missing_file_hint(path: Path) -> str:
     """What to say of a file that is not there: one that may be meant, or a folder that misses."""
     base = Path(path.name.replace("\\", "/").rpartition("/")[2].partition("?")[0])
     folder = path.parent

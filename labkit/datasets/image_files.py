@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from labkit.datasets.file_names import near
+from labkit.datasets.file_names import missing_file_hint
 from labkit.errors import LabkitError
 
 ORIENTATION = 0x0112
@@ -23,7 +23,7 @@ ORIENTATION = 0x0112
 
 
 @contextmanager
-def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
+def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
     """A picture as it is stored; whatever is wrong with the file becomes one message.
 
     Args:
@@ -40,7 +40,7 @@ def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
     except LabkitError:
         raise
     except FileNotFoundError:
-        raise LabkitError(f"{path}: {what} not found{near(path)}") from None
+        raise LabkitError(f"{path}: {what} not found{missing_file_hint(path)}") from None
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
     except Image.DecompressionBombError as error:
@@ -67,13 +67,13 @@ def upright(picture: Image.Image) -> Image.Image:
     return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
 
 
-def header(path: Path) -> tuple[tuple[int, int], int]:
+def read_header(path: Path) -> tuple[tuple[int, int], int]:
     """The upright (H, W) of a picture and its EXIF orientation, without decoding it.
 
     Raises:
-        LabkitError: as :func:`opened`.
+        LabkitError: as :func:`open_image`.
     """
-    with opened(path) as picture:
+    with open_image(path) as picture:
         return upright_size(picture), orientation(picture)
 
 
@@ -86,9 +86,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         size: the (H, W) that it must have.
 
     Raises:
-        LabkitError: as :func:`opened`; the pixels are fractional numbers, or the size is another.
+        LabkitError: as :func:`open_image`; or the pixels are fractional numbers, or the size is
+            not ``size``.
     """
-    with opened(path) as stored:
+    with open_image(path) as stored:
         turn = orientation(stored)
         if size is not None:
             require_size(path, upright_size(stored), turn, size)

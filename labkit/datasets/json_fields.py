@@ -96,7 +96,7 @@ def require(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = 
         right, description = _KINDS[kind or key]
         value = entry.get(key)
         if not right(value):
-            found = f"is {shown(value)}" if key in entry else "is missing"
+            found = f"is {json_excerpt(value)}" if key in entry else "is missing"
             raise LabkitError(f'{where}: "{key}" {found}; it must be {description}')
         if type(value) is float and description != "a number":
             entry[key] = int(value)
@@ -111,7 +111,9 @@ def entries(owner: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
     require(owner, (key,), where)
     for i, entry in enumerate(owner[key]):
         if type(entry) is not dict:
-            raise LabkitError(f"{where}, {key}[{i}]: is {shown(entry)}, it must be an object")
+            raise LabkitError(
+                f"{where}, {key}[{i}]: is {json_excerpt(entry)}, it must be an object"
+            )
     found: list[dict[str, Any]] = owner[key]
     return found
 
@@ -127,7 +129,7 @@ def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> 
         require(row, (key,), f"{where}[{i}]", kind)
         if row[key] in seen:
             raise LabkitError(
-                f'{where}[{i}]: "{key}" {shown(row[key])} occurs twice; ids must differ'
+                f'{where}[{i}]: "{key}" {json_excerpt(row[key])} occurs twice; ids must differ'
             )
         seen.add(row[key])
     return seen
@@ -176,7 +178,7 @@ def check_categories(
     return ids
 
 
-def shown(value: Any) -> str:
+def json_excerpt(value: Any) -> str:
     """A value in JSON's words, cut at a length that a line bears."""
     if type(value) is str:
         return f'the text "{value:.60}"'
@@ -187,7 +189,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def other_kind(value: Any, known: Iterable[Any]) -> str:
+def id_type_hint(value: Any, known: Iterable[Any]) -> str:
     """What to say of an id that is not known but would be as text, or as a number; or nothing."""
     if type(value) is str and any(str(other) == value for other in known if type(other) is int):
         return f"; it is text here and the number {value} there"

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.datasets.file_names import visible
-from labkit.datasets.image_files import opened, read_image, upright
-from labkit.datasets.targets import target_of
+from labkit.datasets.file_names import visible_files
+from labkit.datasets.image_files import open_image, read_image, upright
+from labkit.datasets.targets import target_from_panoptic
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment, Target
 from labkit.system.message_text import counted
@@ -50,7 +50,7 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         if split not in get_args(Split):
             raise LabkitError(f"PennFudan: split {split!r} is not one of train, val")
         self.root = Path(root)
-        images = visible((self.root / "PNGImages").glob("*.png"))
+        images = visible_files((self.root / "PNGImages").glob("*.png"))
         if not images:
             raise LabkitError(
                 f"{self.root}: no PNGImages/*.png in it; it must be the folder PennFudanPed that"
@@ -78,7 +78,7 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         image_id, path = self._items[index]
         image = read_image(path)
         mask_path = self._mask_path(path)
-        with opened(mask_path, "mask") as file:
+        with open_image(mask_path, "mask") as file:
             numbers = np.array(upright(file))
         if numbers.dtype != np.uint8 or numbers.shape != tuple(image.shape[1:]):
             raise LabkitError(
@@ -86,7 +86,7 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
                 f" it must be like its image {image.shape[1]} x {image.shape[2]} (height x width)"
                 " with one byte a pixel"
             )
-        return image, target_of(_panoptic(numbers), self.categories, image_id)
+        return image, target_from_panoptic(_panoptic(numbers), self.categories, image_id)
 
 
 def _panoptic(numbers: NDArray[np.uint8]) -> Panoptic:

@@ -30,11 +30,11 @@ SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
 """Images of Shapes: training should seldom see one twice, measuring should take seconds."""
 
 
-def recognised(name: str, split: str) -> tuple[str, ...]:
+def recognised_formats(name: str, split: str) -> tuple[str, ...]:
     """The names of the data sets in a folder that was given without a format, the fullest first.
 
     Args:
-        name: a folder, or a name as :func:`dataset` takes it, which is given back.
+        name: a folder, or a name as :func:`open_dataset` takes it, which is given back.
         split: decides where a folder has a split in one format alone.
 
     Raises:
@@ -65,7 +65,7 @@ def _kinds(folder: Path, split: str) -> list[str]:
     return [kind for kind, sign in signs.items() if next(folder.glob(sign), None)]
 
 
-def dataset(name: str, split: str) -> Any:
+def open_dataset(name: str, split: str) -> Any:
     """A data set by name.
 
     Args:

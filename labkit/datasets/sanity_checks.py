@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.datasets.coco.box_area_checks import stated
+from labkit.datasets.coco.box_area_checks import check_box_and_area
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
-from labkit.datasets.image_files import header
+from labkit.datasets.image_files import read_header
 from labkit.datasets.masks.mask_folder import MaskFolder, Region
-from labkit.datasets.targets import boxes_of
+from labkit.datasets.targets import masks_to_boxes
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Categories, Target
 from labkit.system.message_text import counted
@@ -27,7 +27,7 @@ TINY = 10
 
 
 @dataclass(frozen=True)
-class Finding:
+class AnnotationWarning:
     """Something to look at.
 
     Attributes:
@@ -42,7 +42,7 @@ class Finding:
     text: str
 
 
-def check(dataset: Any, num: int | None = None) -> Iterator[Finding]:
+def check_annotations(dataset: Any, num: int | None = None) -> Iterator[AnnotationWarning]:
     """Look at every annotation of a data set.
 
     Args:
@@ -62,17 +62,17 @@ def check(dataset: Any, num: int | None = None) -> Iterator[Finding]:
                 dataset.regions(index) if isinstance(dataset, MaskFolder) else _regions_of(target)
             )
         except LabkitError as error:
-            yield Finding(name or str(index), "damaged", str(error))
+            yield AnnotationWarning(name or str(index), "damaged", str(error))
             continue
         name = name or str(target["image_id"])
-        for kind, text in stated(dataset, index, regions):
-            yield Finding(name, kind, text)
+        for kind, text in check_box_and_area(dataset, index, regions):
+            yield AnnotationWarning(name, kind, text)
         if not regions:
-            yield Finding(name, "empty", f"nothing is labelled{_instead(dataset, index)}")
+            yield AnnotationWarning(name, "empty", f"nothing is labelled{_instead(dataset, index)}")
         else:
-            yield from findings(name, regions, target, dataset.categories)
+            yield from image_warnings(name, regions, target, dataset.categories)
         if turn := _turned(dataset, index):
-            yield Finding(
+            yield AnnotationWarning(
                 name,
                 "turned",
                 f"the EXIF orientation {turn} turns the picture, and its size does not tell whether"
@@ -111,13 +111,13 @@ def _turned(dataset: Any, index: int) -> int:
         path = dataset.pairs[index].image
     else:
         return 0
-    (height, width), turn = header(path)
+    (height, width), turn = read_header(path)
     return turn if turn in (2, 3, 4) or (turn > 4 and height == width) else 0
 
 
-def findings(
+def image_warnings(
     image: str, regions: Sequence[Region], target: Target, categories: Categories
-) -> Iterator[Finding]:
+) -> Iterator[AnnotationWarning]:
     """What is odd about one image.
 
     Args:
@@ -130,26 +130,28 @@ def findings(
         area = int(mask.sum())
         if area == 0:
             text = f"the mask of {categories[label].name} has no pixel"
-            yield Finding(image, "vanished", text)
+            yield AnnotationWarning(image, "vanished", text)
         elif area < TINY:
             y, x = np.argwhere(mask)[0].tolist()
             name = categories[label].name
             text = f"{name} of {counted(area, 'pixel')} at row {y}, column {x}"
-            yield Finding(image, "tiny", text)
+            yield AnnotationWarning(image, "tiny", text)
     things = [(label, mask) for label, mask in regions if label in categories.things and mask.any()]
     yield from _neighbours(image, things, categories)
     # Without stuff nobody labels the background.
     if "semantic" in target and categories.stuff:
         share = float((target["semantic"] == IGNORE).float().mean())
         if share > 0.5:
-            yield Finding(image, "unlabelled", f"{share:.0%} of the pixels have no class")
+            yield AnnotationWarning(image, "unlabelled", f"{share:.0%} of the pixels have no class")
 
 
-def _neighbours(image: str, things: Sequence[Region], categories: Categories) -> Iterator[Finding]:
+def _neighbours(
+    image: str, things: Sequence[Region], categories: Categories
+) -> Iterator[AnnotationWarning]:
     """Objects that share pixels, and objects of one class side by side."""
     if not things:
         return
-    x1, y1, x2, y2 = boxes_of(np.stack([mask for _, mask in things])).astype(int).T
+    x1, y1, x2, y2 = masks_to_boxes(np.stack([mask for _, mask in things])).astype(int).T
     for i, (a, first) in enumerate(things):
         # Boxes that are a pixel apart or less.
         near = (x1 <= x2[i]) & (x2 >= x1[i]) & (y1 <= y2[i]) & (y2 >= y1[i])
@@ -163,11 +165,11 @@ def _neighbours(image: str, things: Sequence[Region], categories: Categories) ->
                 y, x = np.argwhere(here & second)[0] + (window[0].start, window[1].start)
                 kind = "covered" if shared == int(first.sum()) else "overlapping"
                 text = f"{names} share {counted(shared, 'pixel')}, row {y}, column {x}"
-                yield Finding(image, kind, text)
+                yield AnnotationWarning(image, kind, text)
             elif a == b and (grown := _grown(here) & second).any():
                 y, x = np.argwhere(grown)[0] + (window[0].start, window[1].start)
                 text = f"two of {categories[a].name} at row {y}, column {x}: one?"
-                yield Finding(image, "touching", text)
+                yield AnnotationWarning(image, "touching", text)
 
 
 def _regions_of(target: Target) -> list[Region]:

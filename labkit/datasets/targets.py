@@ -26,7 +26,7 @@ class SegmentationDataset(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
 
 
-def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+def masks_to_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Tight XYXY boxes ``(N, 4)`` of masks ``(N, H, W)``, none of them empty.
 
     A box touches the outermost pixels' edges: ``x2`` is the last column plus one.
@@ -54,7 +54,7 @@ def require_memory(objects: int, size: tuple[int, ...], where: str) -> None:
         )
 
 
-def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -> Target:
+def target_from_panoptic(panoptic: Panoptic, categories: Categories, image_id: int | str) -> Target:
     """The target whose objects, boxes and semantic map follow from a panoptic map.
 
     Objects are the thing segments in their order, except crowd regions. ``panoptic`` is on the CPU
@@ -66,7 +66,7 @@ def target_of(panoptic: Panoptic, categories: Categories, image_id: int | str) -
     masks = ids == np.array([s.id for s in things], np.int32).reshape(-1, 1, 1)  # (N, H, W)
     return {
         "image_id": image_id,
-        "boxes": torch.from_numpy(boxes_of(masks)),
+        "boxes": torch.from_numpy(masks_to_boxes(masks)),
         "labels": torch.tensor([s.label for s in things], dtype=torch.int64),
         "masks": torch.from_numpy(masks),
         "semantic": panoptic.semantic(),

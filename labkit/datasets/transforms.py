@@ -23,11 +23,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from labkit.datasets.targets import SegmentationDataset, boxes_of
+from labkit.datasets.targets import SegmentationDataset, masks_to_boxes
 from labkit.structures import IGNORE, VOID, Panoptic, Target
 
 
-class Joint:
+class JointTransform:
     """``v2`` transforms in order, drawn once for an image and for all maps of its target.
 
     Maps are resampled by nearest neighbour. Boxes are made anew from the masks, so they are tight
@@ -72,7 +72,7 @@ def _rebuild(target: Target, maps: Tensor) -> Target:
     masks = masks[kept]
     rebuilt: Target = {
         "image_id": target["image_id"],
-        "boxes": torch.from_numpy(boxes_of(masks.numpy())),
+        "boxes": torch.from_numpy(masks_to_boxes(masks.numpy())),
         "labels": target["labels"][kept],
         "masks": masks,
     }
@@ -87,10 +87,10 @@ def _rebuild(target: Target, maps: Tensor) -> Target:
     return rebuilt
 
 
-class Transformed(Dataset[tuple[Tensor, Target]]):
+class TransformedDataset(Dataset[tuple[Tensor, Target]]):
     """A data set whose items pass through a transform, drawn anew at every access."""
 
-    def __init__(self, dataset: SegmentationDataset, transform: Joint) -> None:
+    def __init__(self, dataset: SegmentationDataset, transform: JointTransform) -> None:
         self.dataset, self.transform = dataset, transform
         self.categories = dataset.categories
 

@@ -3,8 +3,8 @@
 The definition is that of https://cocodataset.org/#detection-eval. For every class and every IoU
 threshold 0.50, 0.55, .., 0.95:
 
-1. :func:`match`, image by image: detections, best score first, each take the object that they
-   overlap most among those still free, if the IoU reaches the threshold.
+1. :func:`match_detections`, image by image: each detection, best score first, takes the unmatched
+   object with the highest IoU, if that reaches the threshold.
 2. :func:`precision_recall`, over all images: walking down the scores, what share of the detections
    so far is right, and what share of the objects has been found.
 3. :func:`area_under`: precision, made monotone, averaged at 101 recalls.
@@ -97,9 +97,11 @@ def average_precision(
             mine = np.flatnonzero(labels == label)
             order = np.argsort(-found.scores.numpy()[mine], kind="stable")[:MAX_DETECTIONS]
             mine, true = mine[order], np.flatnonzero(true_labels == label)  # (D,), (G,)
-            iou = overlaps(found, target, kind, mine, true)
+            iou = detection_iou(found, target, kind, mine, true)
             scores[label].append(found.scores.numpy()[mine].astype(np.float64))
-            right[label].append(np.stack([match(iou, t) >= 0 for t in THRESHOLDS]))  # (T, D)
+            right[label].append(
+                np.stack([match_detections(iou, t) >= 0 for t in THRESHOLDS])
+            )  # (T, D)
             objects[label] += len(true)
     table = np.full((len(THRESHOLDS), classes), np.nan)
     for label in np.flatnonzero(objects):
@@ -109,7 +111,7 @@ def average_precision(
     return AveragePrecision(table)
 
 
-def overlaps(
+def detection_iou(
     found: Detections,
     target: Target,
     kind: Kind,
@@ -134,7 +136,7 @@ def overlaps(
     return iou.numpy()
 
 
-def match(iou: Floats, threshold: float) -> NDArray[np.int64]:
+def match_detections(iou: Floats, threshold: float) -> NDArray[np.int64]:
     """Which object each detection of an image takes.
 
     Args:

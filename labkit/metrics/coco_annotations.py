@@ -14,15 +14,15 @@ from labkit.structures import Detections, Target
 Annotation = dict[str, Any]
 
 
-def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
+def encode_rle(masks: Tensor) -> list[dict[str, Any]]:
     """COCO's compressed run-length codes of masks ``(N, H, W)`` bool."""
     pixels = masks.cpu().numpy().astype(np.uint8)
     return list(coco_mask.encode(np.asfortranarray(pixels.transpose(1, 2, 0))))
 
 
-def objects(target: Target, things: range) -> list[Annotation]:
+def gt_annotations(target: Target, things: range) -> list[Annotation]:
     """A target's objects, and the crowds of its panoptic map; ``category_id`` is the label."""
-    codes = run_lengths(target["masks"])
+    codes = encode_rle(target["masks"])
     truth = [
         {
             "category_id": label,
@@ -38,7 +38,7 @@ def objects(target: Target, things: range) -> list[Annotation]:
     if "panoptic" in target:
         ids, segments = target["panoptic"].ids, target["panoptic"].segments
         for crowd in (s for s in segments if s.iscrowd and s.label in things):
-            (code,) = run_lengths((ids == crowd.id)[None])
+            (code,) = encode_rle((ids == crowd.id)[None])
             truth.append(
                 {
                     "category_id": crowd.label,
@@ -51,11 +51,11 @@ def objects(target: Target, things: range) -> list[Annotation]:
     return truth
 
 
-def found_objects(found: Detections) -> list[Annotation]:
+def detection_annotations(found: Detections) -> list[Annotation]:
     """Detections; ``category_id`` is the label, ``segmentation`` None where there are no masks."""
     codes: Sequence[Any] = [None] * len(found)
     if found.masks is not None:
-        codes = run_lengths(found.masks)
+        codes = encode_rle(found.masks)
     rows = zip(
         found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), codes, strict=True
     )

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from labkit.errors import LabkitError
-from labkit.metrics.coco_annotations import Annotation, found_objects, objects
+from labkit.metrics.coco_annotations import Annotation, detection_annotations, gt_annotations
 from labkit.structures import Categories, Prediction, Target
 
 AREAS = (32.0**2, 96.0**2)
@@ -128,12 +128,14 @@ class COCOAP:
                 f" {tuple(target['masks'].shape[1:])} (height, width)"
             )
         if annotations is None:
-            truth = objects(target, self.categories.things)
+            truth = gt_annotations(target, self.categories.things)
         else:
             truth = [
                 {**a, "category_id": self.categories.label(a["category_id"])} for a in annotations
             ]
-        self._images[image_id] = _Image(truth, found_objects(found), found.masks is not None)
+        self._images[image_id] = _Image(
+            truth, detection_annotations(found), found.masks is not None
+        )
 
     def merge(self, other: COCOAP) -> None:
         """Add what ``other`` has counted.

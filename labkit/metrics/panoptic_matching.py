@@ -151,7 +151,7 @@ def match_segments(
     )
 
 
-def count(
+def count_matches(
     matches: Matches, target: SegmentTable, prediction: SegmentTable, num_categories: int
 ) -> NDArray[np.float64]:
     """``(C, 4)`` per category: sum of IoU over one image's matches, TP, FP, FN."""

@@ -10,7 +10,7 @@ from labkit.metrics.panoptic_matching import (
     Matches,
     PanopticResult,
     SegmentTable,
-    count,
+    count_matches,
     match_segments,
     summarize,
 )
@@ -46,7 +46,7 @@ class PanopticQuality:
         true = _table(target, "target", self.categories)
         predicted = _table(prediction, "prediction", self.categories)
         matches = _match(prediction, target, true, predicted)
-        self.counts += count(matches, true, predicted, len(self.categories))
+        self.counts += count_matches(matches, true, predicted, len(self.categories))
 
     def merge(self, other: PanopticQuality) -> None:
         """Add what ``other`` has counted.
@@ -73,7 +73,7 @@ class PanopticQuality:
         return summarize(self.counts, ((c.id, c.name, c.isthing) for c in self.categories))
 
 
-def match(prediction: Panoptic, target: Panoptic, categories: Categories) -> Matches:
+def match_panoptic(prediction: Panoptic, target: Panoptic, categories: Categories) -> Matches:
     """What became of each segment: its match, or a false positive, or a false negative.
 
     Raises:

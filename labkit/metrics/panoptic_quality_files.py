@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco.panoptic_png import read_json, read_png
-from labkit.datasets.file_names import file_in
-from labkit.datasets.json_fields import other_kind
+from labkit.datasets.file_names import resolve_file_name
+from labkit.datasets.json_fields import id_type_hint
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import (
     PanopticResult,
     SegmentTable,
-    count,
+    count_matches,
     match_segments,
     summarize,
 )
@@ -138,7 +138,7 @@ def _read_pairs(
         raise LabkitError(
             f"{pred_json}: no prediction for image {missing[0]} of {gt_json}"
             f" ({len(missing)} of {counted(len(targets), 'image')} are missing)"
-            + other_kind(missing[0], others)
+            + id_type_hint(missing[0], others)
         )
     pred_dir = _folder(pred_dir, pred_json, "predicted", "--pred-dir")
     pairs = []
@@ -148,9 +148,9 @@ def _read_pairs(
             ImagePair(
                 image_id,
                 sizes[image_id],
-                file_in(gt_dir, target_png),
+                resolve_file_name(gt_dir, target_png),
                 target,
-                file_in(pred_dir, prediction_png),
+                resolve_file_name(pred_dir, prediction_png),
                 prediction,
             )
         )
@@ -178,7 +178,7 @@ def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
         ),
         names=("the PNG", "the JSON's segments_info"),
     )
-    return count(matches, pair.target, pair.prediction, num_categories)
+    return count_matches(matches, pair.target, pair.prediction, num_categories)
 
 
 Mapper = Callable[

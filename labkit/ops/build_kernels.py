@@ -72,7 +72,7 @@ def gpu_backend() -> Backend:
     return "hip" if torch.version.hip else "cuda"
 
 
-def build(backend: Backend) -> Built:
+def build_kernels(backend: Backend) -> Built:
     """The compiled library, from the cache or made now.
 
     Several processes may build at once: each works in a folder of its own, and the finished folder

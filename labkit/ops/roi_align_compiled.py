@@ -20,7 +20,7 @@ log = logging.getLogger("labkit")
 
 
 @cache
-def load(device: str) -> None:
+def load_operator(device: str) -> None:
     """Make ``torch.ops.labkit.roi_align`` work on a type of device, compiling it if needed.
 
     Raises:
@@ -30,8 +30,8 @@ def load(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise LabkitError(f"the compiled RoIAlign runs on cpu and cuda, not on {device}")
     if device == "cuda":
-        load("cpu")  # the schemas are in this library
-    built = build_kernels.build("cpu" if device == "cpu" else build_kernels.gpu_backend())
+        load_operator("cpu")  # the schemas are in this library
+    built = build_kernels.build_kernels("cpu" if device == "cpu" else build_kernels.gpu_backend())
     if built.note:
         log.warning("labkit: %s", built.note)
     try:
@@ -59,7 +59,7 @@ def _available(device: str) -> bool:
     if device not in ("cpu", "cuda"):
         return False
     try:
-        load(device)
+        load_operator(device)
     except build_kernels.BuildError as error:
         instead = "torchvision" if device == "cuda" else "plain PyTorch"
         log.warning("labkit: RoIAlign on %s runs in %s, slower: %s", device, instead, error)
@@ -83,7 +83,7 @@ def roi_align(
         BuildError: the operator cannot be compiled here.
     """
     if not available(input.device.type):
-        load(input.device.type)  # raises, with the reason
+        load_operator(input.device.type)  # raises, with the reason
     pooled: Tensor = torch.ops.labkit.roi_align(input, rois, scale, *size, ratio, aligned)
     return pooled
 

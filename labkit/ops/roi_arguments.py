@@ -94,10 +94,10 @@ def _as_rois(input: Tensor, boxes: Boxes, name: str) -> Tensor:
             raise LabkitError(f"{name}: boxes[{index}] must be (K, 4), got {_describe(one)}")
     if len(boxes) == 0:
         return input.new_zeros((0, 5), dtype=dtype)
-    return rois_of([one.detach().to(dtype) for one in boxes])
+    return boxes_to_rois([one.detach().to(dtype) for one in boxes])
 
 
-def rois_of(boxes: Sequence[Tensor]) -> Tensor:
+def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
     """The boxes ``(K_i, 4)`` of at least one image as ``(K, 5)``, its index first."""
     index = torch.cat([one.new_full((one.shape[0], 1), i) for i, one in enumerate(boxes)])
     return torch.cat([index, torch.cat(list(boxes))], dim=1)

@@ -46,16 +46,16 @@ def png(figure_or_array: Figure | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def picture_html(data: bytes, text: str) -> str:
+def image_html(data: bytes, text: str) -> str:
     """The ``<img>`` of a PNG with its text alternative; assign it to a picture's ``value``."""
     source = base64.b64encode(data).decode()
     alt = html.escape(text, quote=True)
     return f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{source}">'
 
 
-def picture(data: bytes, text: str) -> ipywidgets.HTML:
+def image_widget(data: bytes, text: str) -> ipywidgets.HTML:
     """A PNG as a widget that screen readers can name (JupyterLab drops ``Image(alt=...)``)."""
-    return ipywidgets.HTML(picture_html(data, text))
+    return ipywidgets.HTML(image_html(data, text))
 
 
 def with_still(

@@ -74,7 +74,7 @@ def load_expected(path: Path) -> dict[str, dict[str, dict[str, Recorded]]]:
     return tables
 
 
-def check(expected: dict[str, Recorded], records: dict[str, Recorded]) -> list[Claim]:
+def check_claims(expected: dict[str, Recorded], records: dict[str, Recorded]) -> list[Claim]:
     """Compare the recorded numbers with what is expected of them."""
     return [Claim(name, value, records.get(name)) for name, value in expected.items()]
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.workbook.claims import Claim, check
+from labkit.workbook.claims import Claim, check_claims
 from labkit.workbook.notebook_processes import Job
-from labkit.workbook.notebook_sources import load
-from labkit.workbook.outcome import Outcome, judge
+from labkit.workbook.notebook_sources import load_notebook
+from labkit.workbook.outcome import Outcome, decide_outcome
 from labkit.workbook.records import RECORD_MIME, Recorded
 
 
@@ -25,7 +25,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Picture:
+class OutputImage:
     """One image among the outputs, with the id of its cell."""
 
     cell_id: str
@@ -50,7 +50,7 @@ class NotebookResult:
     records: dict[str, Recorded] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     failure: Failure | None = None
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[OutputImage] = field(default_factory=list)
     executed: Any = None  # the executed notebook, None if it never started
 
     @property
@@ -75,7 +75,7 @@ class NotebookResult:
         }
 
 
-def conclude(
+def collect_result(
     job: Job, profile: str | None, expected: dict[str, dict[str, Recorded]]
 ) -> NotebookResult:
     """Judge a finished job and read its executed notebook.
@@ -99,10 +99,10 @@ def conclude(
         title = title_of(notebook, job.name)
         return NotebookResult(job.name, title, Outcome.NOT_RUN, profile=profile)
     may_raise = {index for index, names in enumerate(tags) if "raises-exception" in names}
-    verdict = judge(trace, may_raise, shown)
+    verdict = decide_outcome(trace, may_raise, shown)
     records = recorded(notebook)
     as_claimed = set(job.parameters) <= {"profile"}
-    claims = check(expected.get(profile or "", {}), records) if as_claimed else []
+    claims = check_claims(expected.get(profile or "", {}), records) if as_claimed else []
     failure = None
     if verdict.cell is not None and verdict.cell < len(cells):
         cell = cells[verdict.cell]
@@ -127,7 +127,7 @@ def conclude(
         records=records,
         claims=claims,
         failure=failure,
-        pictures=pictures(notebook),
+        pictures=output_images(notebook),
         executed=notebook,
     )
 
@@ -142,10 +142,10 @@ def recorded(notebook: Any) -> dict[str, Recorded]:
     }
 
 
-def pictures(notebook: Any) -> list[Picture]:
+def output_images(notebook: Any) -> list[OutputImage]:
     """Collect the images among the outputs, in their order."""
     return [
-        Picture(cell.get("id", ""), mime, base64.b64decode(output.data[mime]))
+        OutputImage(cell.get("id", ""), mime, base64.b64decode(output.data[mime]))
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         for mime in ("image/png", "image/jpeg")
@@ -166,9 +166,9 @@ def title_of(notebook: Any, name: str) -> str:
 def _executed(job: Job) -> Any:
     """Read the executed notebook; where a killed worker left none or half of one, the original."""
     try:
-        return load(job.output)
+        return load_notebook(job.output)
     except LabkitError:
-        notebook = load(job.path)
+        notebook = load_notebook(job.path)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = []  # whatever is stored there is from another run

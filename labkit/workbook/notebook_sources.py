@@ -83,7 +83,7 @@ def resolve(selector: str, root: Path) -> Path:
     raise unknown_name("notebook", selector, [source.stem for source in known])
 
 
-def load(path: Path) -> Any:
+def load_notebook(path: Path) -> Any:
     """Read an ``.ipynb`` file or a py:percent source as an nbformat 4.5 notebook.
 
     Raises:
@@ -156,7 +156,7 @@ def generate(source: Path) -> bytes:
     """Return the bytes of the notebook that belongs to a source file."""
     import nbformat
 
-    notebook = load(source)
+    notebook = load_notebook(source)
     nbformat.validate(notebook)
     return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
 
@@ -202,6 +202,10 @@ def edited(notebook: Path) -> bool:
         return False
 
     def cells(path: Path) -> list[tuple[str, str]]:
-        return [(cell.cell_type, cell.source) for cell in load(path).cells if cell.source.strip()]
+        return [
+            (cell.cell_type, cell.source)
+            for cell in load_notebook(path).cells
+            if cell.source.strip()
+        ]
 
     return cells(notebook) != cells(source)

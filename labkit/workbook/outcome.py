@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 
 @dataclass
-class Cell:
+class CellTrace:
     """One code cell that was started; positions are those in the executed notebook."""
 
     index: int
@@ -38,7 +38,7 @@ class Trace:
 
     planned: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
-    cells: dict[int, Cell] = field(default_factory=dict)
+    cells: dict[int, CellTrace] = field(default_factory=dict)
     hidden_errors: list[str] = field(default_factory=list)
     ended: bool = False
     error: str | None = None
@@ -53,7 +53,7 @@ class Trace:
             case "plan":
                 self.planned, self.skipped = event["cells"], event["skipped"]
             case "execute":
-                self.cells[event["cell"]] = Cell(event["cell"])
+                self.cells[event["cell"]] = CellTrace(event["cell"])
             case "executed":
                 cell = self.cells[event["cell"]]
                 cell.done = True
@@ -86,7 +86,7 @@ class Verdict:
     cell: int | None = None
 
 
-def judge(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Verdict:
+def decide_outcome(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Verdict:
     """Decide the outcome of a notebook.
 
     Args:
@@ -134,7 +134,7 @@ def judge(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Ve
     return Verdict(Outcome.OK)
 
 
-def _exit_reason(cell: Cell, trace: Trace) -> str:
+def _exit_reason(cell: CellTrace, trace: Trace) -> str:
     status = f" with {cell.message!r}" if cell.message not in {"", "0"} else ""
     left = len(trace.planned) - trace.done
     return f"cell {cell.index + 1} asked to exit{status}" + (

@@ -18,7 +18,7 @@ COLOURS = {
 }
 
 
-def coloured(outcome: Outcome) -> str:
+def outcome_markup(outcome: Outcome) -> str:
     """Return the outcome in rich markup."""
     return f"[{COLOURS.get(outcome, 'red')}]{outcome.value}[/]"
 
@@ -70,7 +70,7 @@ class RunProgress(LiveBars):
         self.ended += 1
         if self.console.is_terminal:
             task = self.tasks[result.name]
-            self.bars.update(task, outcome=coloured(result.outcome))
+            self.bars.update(task, outcome=outcome_markup(result.outcome))
             self.bars.stop_task(task)
         else:
             self._line(

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from labkit.doctor import describe_environment
 from labkit.system.atomic_write import atomic_write
 from labkit.workbook.notebook_html import TEMPLATES, notebook_html
-from labkit.workbook.notebook_results import NotebookResult, Picture
+from labkit.workbook.notebook_results import NotebookResult, OutputImage
 from labkit.workbook.outcome import Outcome
 from labkit.workbook.records import format_value
 
@@ -30,7 +30,7 @@ _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """A finished run."""
 
     folder: Path
@@ -76,7 +76,7 @@ def write_notebook_page(result: NotebookResult, folder: Path, origin: Path) -> N
         _write(folder / f"{result.name}.html", page)
 
 
-def write_report(report: Report) -> None:
+def write_run_report(report: RunReport) -> None:
     """Write ``index.html`` and ``results.json`` into the report's folder."""
     environment = describe_environment()
     document = {
@@ -123,7 +123,7 @@ def _thumbnails(result: NotebookResult) -> list[dict[str, Any]]:
     return shown
 
 
-def _thumbnail(picture: Picture) -> str | None:
+def _thumbnail(picture: OutputImage) -> str | None:
     """Return a small copy as a data URI, so that the page is one file; None if unreadable."""
     try:
         image = Image.open(io.BytesIO(picture.data)).convert("RGBA")

@@ -16,23 +16,23 @@ from labkit.system.folder_lock import LOCK, locked
 from labkit.system.paths import runs_folder
 from labkit.workbook.claims import PROFILES, load_expected
 from labkit.workbook.notebook_processes import Job, run_jobs
-from labkit.workbook.notebook_results import NotebookResult, conclude
+from labkit.workbook.notebook_results import NotebookResult, collect_result
 from labkit.workbook.notebook_sources import (
     edited,
     find_root,
-    load,
+    load_notebook,
     other_language,
     resolve,
     sources,
 )
 from labkit.workbook.parameters import coerce, computed, read_parameters
 from labkit.workbook.run_progress import RunProgress
-from labkit.workbook.run_report import Report, write_notebook_page, write_report
+from labkit.workbook.run_report import RunReport, write_notebook_page, write_run_report
 from labkit.workbook.start_order import longest_first
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What `labkit run` was asked for.
 
     ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
@@ -51,7 +51,7 @@ class Request:
     command: str = "labkit run"
 
 
-def run(request: Request, console: Console) -> Report:
+def run_workbook(request: RunRequest, console: Console) -> RunReport:
     """Run the notebooks, each in its own process, and write the report.
 
     Raises:
@@ -67,7 +67,7 @@ def run(request: Request, console: Console) -> Report:
     out = (request.out or runs_folder(root) / f"{started:%Y-%m-%dT%H-%M-%S}").resolve()
     jobs, profiles = [], {}
     for path in paths:
-        notebook = load(path)
+        notebook = load_notebook(path)
         language = other_language(notebook)
         if language:
             raise LabkitError(
@@ -103,7 +103,7 @@ def run(request: Request, console: Console) -> Report:
         results: dict[str, NotebookResult] = {}
 
         def end(job: Job) -> None:
-            result = conclude(job, profiles[job.name], expected.get(job.name, {}))
+            result = collect_result(job, profiles[job.name], expected.get(job.name, {}))
             write_notebook_page(result, out, job.path.parent)
             results[job.name] = result
             progress.end(result)
@@ -120,15 +120,15 @@ def run(request: Request, console: Console) -> Report:
             )
         for job in jobs:
             if job.name not in results:
-                results[job.name] = conclude(job, profiles[job.name], {})
-        report = Report(
+                results[job.name] = collect_result(job, profiles[job.name], {})
+        report = RunReport(
             folder=out,
             started=started,
             command=request.command,
             jobs=at_once,
             results=[results[job.name] for job in jobs],
         )
-        write_report(report)
+        write_run_report(report)
     if request.out is None:
         _point_latest(out)
     return report
@@ -146,7 +146,7 @@ def _chosen(selectors: list[str], root: Path) -> list[Path]:
     return paths
 
 
-def _values(notebook: Any, name: str, request: Request) -> tuple[dict[str, Any], str | None]:
+def _values(notebook: Any, name: str, request: RunRequest) -> tuple[dict[str, Any], str | None]:
     """Return the values to inject, and the profile that will be in force."""
     try:
         declared = read_parameters(notebook, name)

@@ -22,7 +22,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets import default
 
-from labkit.workbook.notebook_sources import load
+from labkit.workbook.notebook_sources import load_notebook
 from labkit.workbook.output_limits import BoundedEngine
 from labkit.workbook.parameters import dependent_lines
 from labkit.workbook.records import RECORDING
@@ -92,8 +92,10 @@ def main() -> None:
 
 def _execute(job: dict[str, Any], events: Events) -> None:
     output = Path(job["output"])
-    notebook = prepare(load(Path(job["notebook"])), output, job["parameters"])
-    runnable, skipped = plan(notebook)
+    notebook = write_prepared_notebook(
+        load_notebook(Path(job["notebook"])), output, job["parameters"]
+    )
+    runnable, skipped = cells_to_run(notebook)
     events.send("plan", cells=runnable, skipped=skipped)
     # An engine of papermill without papermill's `execute_notebook`: that one raises again for cells
     # tagged raises-exception, moves cell positions by inserting its error banners, and formats
@@ -113,7 +115,7 @@ def _execute(job: dict[str, Any], events: Events) -> None:
         events.send("hidden-error", error=name, message=message)
 
 
-def prepare(notebook: Any, output: Path, parameters: dict[str, Any]) -> Any:
+def write_prepared_notebook(notebook: Any, output: Path, parameters: dict[str, Any]) -> Any:
     """Write the notebook to be run to `output`, with its parameters, and return it.
 
     Parameter cells injected by an earlier run are dropped: papermill would put the new one in
@@ -145,7 +147,7 @@ def prepare(notebook: Any, output: Path, parameters: dict[str, Any]) -> Any:
     return notebook
 
 
-def plan(notebook: Any) -> tuple[list[int], list[int]]:
+def cells_to_run(notebook: Any) -> tuple[list[int], list[int]]:
     """Return the positions of the code cells to be executed, and of those tagged to be skipped."""
     code = [
         index

@@ -61,14 +61,14 @@ from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.preprocess import batch_images
 from labkit.ops import roi_align, roi_align_compiled, roi_pool, roi_warp
-from labkit.ops.build_kernels import build
+from labkit.ops.build_kernels import build_kernels
 from labkit.structures import Detections
 from labkit.system.cpu_cores import use_threads
 from labkit.system.distributed import default_device
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
 from labkit.widgets import RoIAlignExplorer
-from labkit.widgets.roi_align.explorer import explore
+from labkit.widgets.roi_align.explorer import draw_roi_align
 
 num_train, num_val, backbone_steps, head_steps, seeds = {
     "smoke": (16, 8, 2, 2, 1),
@@ -570,7 +570,7 @@ plt.show()
 
 # %%
 in_cells = (region / 8).tolist()
-explore(features[channel], in_cells, image=image, selected=(1, 2))
+draw_roi_align(features[channel], in_cells, image=image, selected=(1, 2))
 
 # %% [markdown]
 # In JupyterLab the picture answers. Drag the box by a fraction of a cell, or move it with the arrow keys,
@@ -727,7 +727,7 @@ if not missing and profile != "smoke":  # compile it again, as on a machine that
         seconds = {}
         for visit in ("first", "second"):
             start = time.perf_counter()
-            size = build("cpu").path.stat().st_size
+            size = build_kernels("cpu").path.stat().st_size
             seconds[visit] = time.perf_counter() - start
             print(f"{visit} use: {seconds[visit]:.3f} s for a library of {size / 1024:.0f} KiB")
     labkit.record("build_first_use_over_second", seconds["first"] / seconds["second"])

@@ -57,18 +57,18 @@ from labkit.checkpoints.torchvision import CONFIG, load
 from labkit.colors import PETROFF_10
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
-from labkit.datasets.transforms import Joint, Transformed
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.batch_predict import predict, predict_dataset
 from labkit.engine.predictor import load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.average_precision import (
     area_under,
     average_precision,
-    overlaps,
+    detection_iou,
     precision_recall,
 )
 from labkit.metrics.average_precision import (
-    match as match_detections,
+    match_detections as match_detections,
 )
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
@@ -84,8 +84,8 @@ from labkit.system.cpu_cores import use_threads
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import loss_curves, panels
 from labkit.widgets import AnchorsNMS
-from labkit.widgets.anchors_nms.explorer import explore
-from labkit.widgets.anchors_nms.pyramid_levels import look
+from labkit.widgets.anchors_nms.explorer import draw_anchors_nms
+from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 
 num_train, num_val, steps, street_steps = {
     "smoke": (16, 4, 2, 1),
@@ -647,7 +647,7 @@ plt.show()
 # box the one responsible.
 
 # %%
-explore(image, look(model, image), level="p4")
+draw_anchors_nms(image, rpn_levels(model, image), level="p4")
 
 # %% [markdown]
 # In JupyterLab, take it step by step: change the level and the threshold, and click on a cell or a box.
@@ -810,7 +810,7 @@ for label, axis in zip(categories.things, axes, strict=True):
                 np.flatnonzero(one.labels == label),
                 np.flatnonzero(target["labels"] == label),
             )
-            taken = match_detections(overlaps(one, target, "masks", mine, true), threshold)
+            taken = match_detections(detection_iou(one, target, "masks", mine, true), threshold)
             scores.append(one.scores[mine].numpy())  # best first already
             right.append(taken >= 0)
             objects += len(true)
@@ -879,7 +879,7 @@ reasons, errors, lower = [], [], []
 for (one, target), proposals in zip(pairs, after, strict=True):
     sure = np.flatnonzero(one.scores > 0.5)
     everything = np.arange(len(target["labels"]))
-    iou = overlaps(one, target, "masks", sure, everything)  # (D, G)
+    iou = detection_iou(one, target, "masks", sure, everything)  # (D, G)
     same = one.labels[sure].numpy()[:, None] == target["labels"].numpy()[None]
     proposed = (box_iou(target["boxes"], proposals) >= 0.5).any(dim=1)
     of_image = []
@@ -894,7 +894,7 @@ for (one, target), proposals in zip(pairs, after, strict=True):
             of_image.append(3 if proposed[g] else 4)
             if proposed[g]:  # how many classes have a detection there with a lower score?
                 here = (
-                    overlaps(one, target, "masks", np.arange(len(one)), everything[[g]])[:, 0]
+                    detection_iou(one, target, "masks", np.arange(len(one)), everything[[g]])[:, 0]
                     >= 0.5
                 )
                 lower.append(len(one.labels[here].unique()))
@@ -1122,8 +1122,8 @@ if not streets.is_dir():
     print("no PennFudanPed in $LABKIT_DATA: photographs would be shown here")
 else:
     smaller, mirror = v2.Resize(192), v2.RandomHorizontalFlip()
-    street_train = Transformed(PennFudan(streets, "train"), Joint(smaller, mirror))
-    street_val = Transformed(PennFudan(streets, "val"), Joint(smaller))
+    street_train = TransformedDataset(PennFudan(streets, "train"), JointTransform(smaller, mirror))
+    street_val = TransformedDataset(PennFudan(streets, "val"), JointTransform(smaller))
     limit = 2 if profile == "smoke" else len(street_val)
     photographs = [street_val[i] for i in (range(limit) if street_steps else range(3))]
     rows = []

@@ -53,7 +53,7 @@ from pycocotools.cocoeval import COCOeval
 
 import labkit
 from labkit.colors import PETROFF_10
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import (
     id_to_rgb,
@@ -628,7 +628,7 @@ plt.show()
 # still found?
 
 # %%
-from labkit.widgets.pq_matching.matching import explore, matching, move
+from labkit.widgets.pq_matching.matching import draw_pq_matching, matching, move
 
 one_image, one_truth = val_set[example][0], truths[example]
 objects = [s.id for s in one_truth.segments if s.label in categories.things]
@@ -636,7 +636,7 @@ one_guess = move(one_truth, {i: (2 * k, 0) for k, i in enumerate(objects)})
 found = matching(one_guess, one_truth, categories)
 added = [fate.share for fate in found.predicted.values()]
 labkit.record("shares_sum_to_pq", abs(sum(added) - found.quality.all.pq))
-explore(one_image, one_truth, one_guess, categories)
+draw_pq_matching(one_image, one_truth, one_guess, categories)
 
 # %% [markdown]
 # In JupyterLab the same picture can be touched. Point at a segment: its match is outlined in the
@@ -781,7 +781,7 @@ plt.show()
 
 # %%
 with redirect_stderr(io.StringIO()):  # a progress bar
-    export(val_set, folder / "shapes", split="val")
+    export_coco(val_set, folder / "shapes", split="val")
 
 
 def moved(mask, down, right):

@@ -299,13 +299,13 @@ for entry in zoo:
     host = urlsplit(entry.url).hostname
     if fetch and host not in unreachable:
         try:
-            model_zoo.get(entry, home)
+            model_zoo.fetch_weights(entry, home)
         except LabkitError as error:
             unreachable[host] = str(error)
             print(f"NOT FETCHED: {error}")
 if fetch and not catalog.is_here(article, home):
     try:
-        catalog.get(article, home)
+        catalog.fetch_dataset(article, home)
     except LabkitError as error:
         print(f"NOT FETCHED: {error}")
 
@@ -841,11 +841,11 @@ elif len(scenes) > 1 and scenes[1].networks == here:
             print(f"  {len(segments)} and {len(prediction.panoptic.segments)} segments; ", end="")
             print(f"the map differs in {apart} of {ids.numel()} pixels")
 else:
-    from labkit.bench.detectors_peers import Setting, detectron2_pair, picture
+    from labkit.bench.detectors_peers import InputSizes, detectron2_pair, test_image
 
     torch.set_num_threads(threads)
-    setting = Setting((96, 128), 160, 267) if profile == "smoke" else Setting()
-    pair, image = detectron2_pair(setting), picture(setting)
+    setting = InputSizes((96, 128), 160, 267) if profile == "smoke" else InputSizes()
+    pair, image = detectron2_pair(setting), test_image(setting)
     pair.theirs.eval()
     with torch.no_grad():
         theirs = pair.detections(pair.predict(image))

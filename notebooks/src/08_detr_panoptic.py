@@ -52,7 +52,7 @@ from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import shipped
 from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
-from labkit.datasets.transforms import Joint, Transformed
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.batch_predict import predict
 from labkit.engine.predictor import load_model
 from labkit.engine.train import TrainConfig, train
@@ -1199,8 +1199,8 @@ def head_start(network):
         network.mask_head.lay1.weight[:, WIDTH:] *= h * w
 
 
-mirrored = Joint(v2.RandomHorizontalFlip())
-drawn = Transformed(Drawn(Shapes("train", num=num_train, seed=seed)), mirrored)
+mirrored = JointTransform(v2.RandomHorizontalFlip())
+drawn = TransformedDataset(Drawn(Shapes("train", num=num_train, seed=seed)), mirrored)
 before = {name: value.clone() for name, value in detr.state_dict().items()}
 histories = {}
 for beginning, last_step in (("fresh", plain_steps), ("head start", mask_steps)):

@@ -59,10 +59,10 @@ from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import read_png
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
-from labkit.datasets.masks.mask_to_polygons import polygons_of
-from labkit.datasets.sanity_checks import check
-from labkit.datasets.targets import target_of
-from labkit.datasets.transforms import Joint, Transformed
+from labkit.datasets.masks.mask_to_polygons import mask_to_polygons
+from labkit.datasets.sanity_checks import check_annotations
+from labkit.datasets.targets import target_from_panoptic
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.batch_predict import predict
 from labkit.engine.evaluate import evaluate
 from labkit.engine.predictor import load_model
@@ -602,7 +602,7 @@ def iou(a, b):
 FORMS = {
     "usual recipe": lambda m: usual(m)[0],
     "own outline": outer,
-    "labkit's polygons": polygons_of,
+    "labkit's polygons": mask_to_polygons,
 }
 GROUPS = {
     "bags": [m for n, m, _ in parts if n == "bag"],
@@ -821,7 +821,7 @@ write_spoilt()
 
 def found_in(data):
     """How many findings of each kind there are in each picture of a folder, by its name."""
-    return Counter((Path(f.image).stem, f.kind) for f in check(data))
+    return Counter((Path(f.image).stem, f.kind) for f in check_annotations(data))
 
 
 before = found_in(CocoPanoptic.from_folder(folder / "site", "val"))
@@ -888,7 +888,7 @@ for kind in ("true", "shift", "swap", "drop"):
             f" --out {kind}_annotated --split train"
         )
     data = CocoPanoptic.from_folder(folder / f"{kind}_annotated")
-    kinds = Counter(finding.kind for finding in check(data))
+    kinds = Counter(finding.kind for finding in check_annotations(data))
     print(f"{kind}: {kinds.total()} findings in {len(data)} pictures: {dict(kinds)}")
     labkit.record(f"findings_a_picture_{kind}", kinds.total() / len(data))
 
@@ -928,7 +928,7 @@ class Kept(torch.utils.data.Dataset):
 
 
 def mirrored(dataset):
-    return Transformed(dataset, Joint(v2.RandomHorizontalFlip()))
+    return TransformedDataset(dataset, JointTransform(v2.RandomHorizontalFlip()))
 
 
 train_set, val_set = [
@@ -1050,7 +1050,7 @@ def spoilt_set(kind, seed):
         zip(train_set.items, SITES["train"], strict=True)
     ):
         left, hit = spoilt(objects, kind, np.random.default_rng((seed, k)))
-        now = target_of(panoptic_of(ground, left), categories, target["image_id"])
+        now = target_from_panoptic(panoptic_of(ground, left), categories, target["image_id"])
         items.append((image, now))
         hits.append(hit)
     return Kept(items), hits

@@ -38,10 +38,10 @@ def test_both_fusions_of_one_network():
 
 def test_sums_over_the_seeds():
     rows = [
-        bench.Row("a", ({"PQ": 10.0}, {"PQ": 14.0}, {"PQ": 12.0})),
-        bench.Row("b", ({"PQ": 11.0}, {"PQ": 12.0}, {"PQ": 12.5})),
+        bench.StudyRow("a", ({"PQ": 10.0}, {"PQ": 14.0}, {"PQ": 12.0})),
+        bench.StudyRow("b", ({"PQ": 11.0}, {"PQ": 12.0}, {"PQ": 12.5})),
     ]
     assert rows[0].mean("PQ") == 12
     assert rows[0].spread("PQ") == 2
     assert bench.differences(rows, "a", "b", "PQ") == [-1, 2, -0.5]
-    assert bench.Row("c", ({"PQ": 1.0},)).spread("PQ") == 0
+    assert bench.StudyRow("c", ({"PQ": 1.0},)).spread("PQ") == 0

@@ -10,7 +10,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from labkit.bench import detectors as bench
 from labkit.bench import detectors_peers as peers
-from labkit.bench.detectors_peers import Pair, Setting, detectron2_pair, torchvision_pair
+from labkit.bench.detectors_peers import InputSizes, ModelPair, detectron2_pair, torchvision_pair
 from labkit.bench.detectors_profile import profile
 from labkit.cli import bench as command
 from labkit.errors import LabkitError
@@ -18,10 +18,10 @@ from labkit.models.rcnn import paste_masks
 from labkit.structures import Detections
 from labkit.system import optional_packages
 
-SMALL = Setting(picture=(48, 64), short=64, long=107, side=64)
+SMALL = InputSizes(picture=(48, 64), short=64, long=107, side=64)
 
 
-def _torchvision() -> Pair:
+def _torchvision() -> ModelPair:
     """With small heads: few proposals and detections, for speed."""
     pair = torchvision_pair(SMALL)
     theirs = pair.theirs.roi_heads
@@ -33,7 +33,7 @@ def _torchvision() -> Pair:
 
 
 @pytest.fixture(scope="module", params=["torchvision", "Detectron2"])
-def peer(request: pytest.FixtureRequest) -> Pair:
+def peer(request: pytest.FixtureRequest) -> ModelPair:
     if request.param == "torchvision":
         return _torchvision()
     if problem := optional_packages.problem("detectron2"):
@@ -42,9 +42,9 @@ def peer(request: pytest.FixtureRequest) -> Pair:
 
 
 def test_inputs_are_the_same_every_time_and_of_the_sizes_asked_for() -> None:
-    image = peers.picture(SMALL)
+    image = peers.test_image(SMALL)
     assert image.shape == (3, 48, 64)
-    assert torch.equal(image, peers.picture(SMALL))
+    assert torch.equal(image, peers.test_image(SMALL))
     images, targets = peers.training_batch(SMALL)
     assert [i.shape for i in images] == [(3, 64, 64)] * 2
     assert all(len(t["boxes"]) > 0 for t in targets)
@@ -65,7 +65,7 @@ def test_agreement_by_hand() -> None:
     assert str(bench.agreement(ours, fewer)) == "2 and 1 detections: NOT EQUAL"
 
 
-def test_both_do_the_same_work(peer: Pair) -> None:
+def test_both_do_the_same_work(peer: ModelPair) -> None:
     measured = bench.measure_inference(peer, SMALL, profiled=True, rounds=1)
     found = measured.agreement
     assert found is not None
@@ -84,7 +84,7 @@ def test_both_do_the_same_work(peer: Pair) -> None:
     assert min(measured.parts.values()) >= 0
 
 
-def test_both_train_alike(peer: Pair) -> None:
+def test_both_train_alike(peer: ModelPair) -> None:
     c = bench.measure_training(peer, SMALL, profiled=False, rounds=1).comparison
     assert c.ours_result == pytest.approx(c.peer_result, rel=1e-5)
 
@@ -99,10 +99,10 @@ def test_profile_takes_inner_parts_out_of_outer_ones() -> None:
 def test_command_without_detectron2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(_: Setting) -> None:
+    def missing(_: InputSizes) -> None:
         raise LabkitError("Detectron2 is not installed; run: labkit install detectron2")
 
-    monkeypatch.setattr(peers, "Setting", lambda: SMALL)
+    monkeypatch.setattr(peers, "InputSizes", lambda: SMALL)
     monkeypatch.setattr(peers, "detectron2_pair", missing)
     monkeypatch.setattr(peers, "torchvision_pair", lambda setting: _torchvision())
     monkeypatch.setattr(bench, "ROUNDS", 1)

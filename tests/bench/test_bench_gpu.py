@@ -9,14 +9,14 @@ import torch
 from rich.console import Console
 
 from labkit.bench import gpu_models
-from labkit.bench.gpu import Part, carry_out, plan
+from labkit.bench.gpu import GPUPart, carry_out, plan
 from labkit.bench.gpu_report import print_report
 from labkit.cli.bench import gpu as gpu_command
 from labkit.errors import LabkitError
 
 
 def python(name, source, seconds=20.0, figures=None):
-    return Part(name, [sys.executable, "-c", source], seconds, figures)
+    return GPUPart(name, [sys.executable, "-c", source], seconds, figures)
 
 
 def test_parts_fail_and_hang_and_the_rest_is_measured(tmp_path):

@@ -9,7 +9,7 @@ from labkit.structures import Detections
 
 
 def test_the_scene_leaves_work_for_every_step():
-    found, semantic = bench.inputs_of_merge(bench.scene())
+    found, semantic = bench.inputs_of_merge(bench.branch_outputs())
     panoptic = merge(found, semantic, bench.CATEGORIES)
     things = sum(s.label < bench.THINGS for s in panoptic.segments)
     assert 20 < things < bench.OBJECTS  # some are covered by others
@@ -19,7 +19,7 @@ def test_the_scene_leaves_work_for_every_step():
 
 def test_the_steps_are_those_of_both_ways_each_on_what_the_one_before_it_made(monkeypatch):
     monkeypatch.setattr(bench, "_milliseconds", lambda call: call())
-    given = bench.scene()
+    given = bench.branch_outputs()
     steps = bench.steps(given)
     semantic, masks, panoptic, resized, kept, _, upsnet = steps.values()
     assert [name.partition(":")[0] for name in steps] == ["Panoptic FPN"] * 3 + ["UPSNet"] * 4
@@ -57,5 +57,5 @@ def test_a_step_is_timed_by_its_median_after_a_call_that_does_not_count(monkeypa
 @pytest.mark.usefixtures("detectron2")
 def test_the_merge_beside_detectron2(monkeypatch):
     monkeypatch.setattr(bench, "ROUNDS", 1)
-    comparison = bench.compare_merge(bench.scene())  # raises if the maps differ
+    comparison = bench.compare_merge(bench.branch_outputs())  # raises if the maps differ
     assert comparison.ours_result == comparison.peer_result

@@ -8,7 +8,7 @@ import torch
 
 from labkit.bench import pq
 from labkit.bench.panoptic_pairs import categories, make_pair, write_pairs
-from labkit.bench.peer_comparison import compare
+from labkit.bench.peer_comparison import compare_with_peer
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories
@@ -59,7 +59,9 @@ def test_equals_torchmetrics() -> None:
 def test_ratio_is_the_median_over_rounds() -> None:
     ours = iter([(1.0, 5.0), (2.0, 5.0), (4.0, 5.0)])
     peer = iter([(3.0, 6.0), (4.0, 6.0), (20.0, 6.0)])
-    c = compare("t", "p", lambda: next(ours), lambda: next(peer), items=10, target=4, repeats=3)
+    c = compare_with_peer(
+        "t", "p", lambda: next(ours), lambda: next(peer), items=10, target=4, repeats=3
+    )
     assert (c.ours_ms, c.peer_ms, c.ratio) == (200, 400, 3)
     assert (c.ours_result, c.peer_result, c.met) == (5, 6, False)
     assert c.to_json()["met"] is False

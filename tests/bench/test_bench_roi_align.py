@@ -14,8 +14,16 @@ from PIL import Image
 from labkit.bench import roi_align as bench
 from labkit.bench import roi_align_gpu as gpu
 from labkit.bench import roi_align_sweep as sweeping
-from labkit.bench.peer_comparison import Comparison, print_comparisons
-from labkit.bench.roi_align import C4, FPN, Case, Measurement, headline_cases, make_rois, measure
+from labkit.bench.peer_comparison import PeerComparison, print_comparisons
+from labkit.bench.roi_align import (
+    C4,
+    FPN,
+    Case,
+    RoIAlignMeasurement,
+    headline_cases,
+    make_rois,
+    measure,
+)
 from labkit.cli import bench as command
 from labkit.errors import LabkitError
 from labkit.ops import roi_align
@@ -116,7 +124,7 @@ def test_threads_are_restored_after_an_error() -> None:
 
 
 def test_a_row_without_target_is_neither_met_nor_missed(capsys: pytest.CaptureFixture[str]) -> None:
-    comparison = Comparison("t", "p", 1.0, 2.0, 2.0, None, 0.5, 0.5)
+    comparison = PeerComparison("t", "p", 1.0, 2.0, 2.0, None, 0.5, 0.5)
     assert comparison.met is None
     print_comparisons("title", "mean", [comparison])
     printed = capsys.readouterr().out
@@ -187,9 +195,9 @@ def test_bytes_by_hand() -> None:
 
 
 def test_share_of_the_bandwidth_by_hand() -> None:
-    comparison = Comparison("t", "torchvision", 0.001, 0.002, 2.0, None, 1.0, 1.0)
+    comparison = PeerComparison("t", "torchvision", 0.001, 0.002, 2.0, None, 1.0, 1.0)
     # 1728 bytes in a microsecond are 1.728 GB/s.
-    found = gpu.traffic(Measurement(TINY, None, comparison), bandwidth=3.456e9)
+    found = gpu.traffic(RoIAlignMeasurement(TINY, None, comparison), bandwidth=3.456e9)
     assert found["bytes_per_second"] == pytest.approx(1.728e9)
     assert found["bandwidth_share"] == pytest.approx(0.5)
 

@@ -16,7 +16,7 @@ import pytest
 from helpers.seen import canvas_pixels
 from PIL import Image
 
-from labkit.widgets.compare.compare import MEMORY, ask
+from labkit.widgets.compare.compare import MEMORY, run_models
 from labkit.widgets.viewer.segment_layers import draw_layer, enlargement
 
 MODELS = ["panoptic_fpn_tiny", "panoptic_fpn_tiny_c4", "upsnet_tiny", "mask_rcnn_tiny"]
@@ -31,7 +31,7 @@ def pixels(page: Any, number: int) -> np.ndarray:
 
 def assert_as_the_twin(page: Any, index: int, score: float | None, difference: bool) -> None:
     """Every panel shows the twin's pixels, and the table the twin's numbers."""
-    comparison = ask(MODELS, ("shapes", index), MEMORY)
+    comparison = run_models(MODELS, ("shapes", index), MEMORY)
     image = comparison.background(difference)
     views = comparison.views(score)
     layers = comparison.layers(views, difference)

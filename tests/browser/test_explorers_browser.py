@@ -11,7 +11,7 @@ import torch
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import load_model
 from labkit.widgets.anchors_nms import explorer as anchors_nms
-from labkit.widgets.anchors_nms.pyramid_levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 from labkit.widgets.anchors_nms.scene import scene
 from labkit.widgets.app import png
 from labkit.widgets.interactive_figure import pixels
@@ -91,7 +91,7 @@ def roi(lab):
 def draw_roi(box, **options):
     image, _ = Shapes("val", num=4)[1]
     features = torch.nn.functional.avg_pool2d(image.float().mean(dim=0)[None] / 255, 8)[0]
-    return roi_align.explore(features, box, image=image, **options)
+    return roi_align.draw_roi_align(features, box, image=image, **options)
 
 
 def restart(app):
@@ -170,11 +170,11 @@ def nms(lab):
 @functools.cache
 def seen_by_model():
     image, _ = Shapes("val", num=4)[3]
-    return image, look(load_model("mask_rcnn_tiny"), image)
+    return image, rpn_levels(load_model("mask_rcnn_tiny"), image)
 
 
 def draw_nms(**options):
-    return anchors_nms.explore(*seen_by_model(), **{"level": "p4", **options})
+    return anchors_nms.draw_anchors_nms(*seen_by_model(), **{"level": "p4", **options})
 
 
 def cell_of(**options):

@@ -13,7 +13,14 @@ import torch
 
 from labkit.checkpoints import model_zoo, torchvision
 from labkit.checkpoints.detectron2 import to_detectron2
-from labkit.checkpoints.model_zoo import Checkpoint, catalogue, find, get, load, path_of
+from labkit.checkpoints.model_zoo import (
+    Checkpoint,
+    fetch_weights,
+    find,
+    load,
+    path_of,
+    published_weights,
+)
 from labkit.cli import zoo
 from labkit.datasets.coco.categories import coco_things
 from labkit.errors import LabkitError
@@ -56,31 +63,31 @@ def names(folder):
 
 def test_get(weights, server, tmp_path):
     said = []
-    path = get(weights, tmp_path, said.append)
+    path = fetch_weights(weights, tmp_path, said.append)
     assert path.read_bytes() == CONTENT
     assert names(tmp_path) == ["checkpoints/small_3x.pkl"]
     assert "Licence: free for all" in said[0]
-    assert get(weights, tmp_path, said.append) == path
+    assert fetch_weights(weights, tmp_path, said.append) == path
     assert len(server.asked) == 1
 
 
 def test_the_usual_folder(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_DOWNLOADS", str(tmp_path))
-    assert get(weights, show=lambda _: None) == tmp_path / "checkpoints" / "small_3x.pkl"
+    assert fetch_weights(weights, show=lambda _: None) == tmp_path / "checkpoints" / "small_3x.pkl"
 
 
 def test_a_hash_by_sha256(weights, tmp_path):
     digest = hashlib.sha256(CONTENT).hexdigest()
-    get(replace(weights, hash=f"sha256:{digest[:8]}"), tmp_path, lambda _: None)
+    fetch_weights(replace(weights, hash=f"sha256:{digest[:8]}"), tmp_path, lambda _: None)
     assert names(tmp_path) == ["checkpoints/small_3x.pkl"]
 
 
 def test_a_broken_connection_is_taken_up_again(weights, server, tmp_path):
     server.cut = 3
     with pytest.raises(LabkitError, match="run the command again to go on"):
-        get(weights, tmp_path, lambda _: None)
+        fetch_weights(weights, tmp_path, lambda _: None)
     assert not weights.path(tmp_path).exists()
-    get(weights, tmp_path, lambda _: None)
+    fetch_weights(weights, tmp_path, lambda _: None)
     assert names(tmp_path) == ["checkpoints/small_3x.pkl"]
     assert all(re.fullmatch(r"bytes=[1-9]\d*-", wanted) for wanted in server.asked[1:])
 
@@ -88,10 +95,10 @@ def test_a_broken_connection_is_taken_up_again(weights, server, tmp_path):
 def test_a_wrong_file_is_not_kept(weights, server, tmp_path):
     server.files[FILE] = b"<html>log in</html>"
     with pytest.raises(LabkitError, match=rf"does not begin with md5:{MD5[:6]}; it was removed"):
-        get(weights, tmp_path, lambda _: None)
+        fetch_weights(weights, tmp_path, lambda _: None)
     assert names(tmp_path) == []
     server.files[FILE] = CONTENT
-    get(weights, tmp_path, lambda _: None)
+    fetch_weights(weights, tmp_path, lambda _: None)
     assert names(tmp_path) == ["checkpoints/small_3x.pkl"]
 
 
@@ -100,7 +107,7 @@ def test_a_damaged_file_on_disk_is_told(weights, tmp_path):
     path.parent.mkdir()
     path.write_bytes(b"old")
     with pytest.raises(LabkitError, match=r"small_3x\.pkl: its hash does not begin .* Remove it"):
-        get(weights, tmp_path, lambda _: None)
+        fetch_weights(weights, tmp_path, lambda _: None)
     assert path.read_bytes() == b"old"
 
 
@@ -108,7 +115,7 @@ def test_a_damaged_file_on_disk_is_told(weights, tmp_path):
 
 
 def test_the_catalogue():
-    known = catalogue()
+    known = published_weights()
     assert len(known) == 21
     assert len({c.url for c in known.values()}) == 21
     for name, checkpoint in known.items():
@@ -149,9 +156,9 @@ def test_a_wrong_catalogue_is_refused(tmp_path, text, message):
     path = tmp_path / "zoo.toml"
     path.write_text(text)
     with pytest.raises(LabkitError, match=message):
-        catalogue(path)
+        published_weights(path)
     with pytest.raises(LabkitError, match=r"none\.toml: not found"):
-        catalogue(tmp_path / "none.toml")
+        published_weights(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +226,7 @@ def test_torchvision_s_weights_get_its_conventions_and_categories(tmp_path, monk
 
 
 def test_the_commands(weights, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_zoo, "catalogue", lambda: {"small_3x": weights})
+    monkeypatch.setattr(model_zoo, "published_weights", lambda: {"small_3x": weights})
     zoo.list_(tmp_path)
     before = capsys.readouterr().out
     assert re.search(r"small_3x +mask_rcnn_tiny +1\.0 +1\s*\n", before)
@@ -236,7 +243,7 @@ def test_names_are_listed_whole(tmp_path, capsys):
     """To be copied, also from a narrow terminal."""
     zoo.list_(tmp_path)
     said = capsys.readouterr().out
-    assert all(f" {name} " in said for name in catalogue())
+    assert all(f" {name} " in said for name in published_weights())
 
 
 def test_the_command_line():

@@ -9,7 +9,7 @@ import torch
 
 from labkit.checkpoints import model_zoo
 from labkit.checkpoints.model_zoo import find
-from labkit.checkpoints.upsnet import load, names
+from labkit.checkpoints.upsnet import load, upsnet_key_map
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
 
@@ -141,7 +141,7 @@ def test_one_difference_is_refused(change, said, tmp_path):
 
 def test_the_order_of_classes():
     """Background first becomes background last; stuff before things becomes things before stuff."""
-    rows = names(53).rows
+    rows = upsnet_key_map(53).rows
     score = rows["sem_seg_head.score.bias"].convert(torch.arange(133))
     assert score.tolist() == [*range(53, 133), *range(53)]
     classes = rows["roi_heads.cls_score.bias"].convert(torch.arange(81))
@@ -174,6 +174,6 @@ def test_a_file_without_a_published_hash_is_said_to_be_unchecked(file_server, tm
     file_server.files["weights.pth"] = b"1234"
     weights = replace(find("upsnet_R_50"), url=file_server.url("weights.pth"))
     said = []
-    model_zoo.get(weights, tmp_path, said.append)
+    model_zoo.fetch_weights(weights, tmp_path, said.append)
     assert "Uber Non-Commercial License" in said[0]
     assert "gives no hash" in said[1]

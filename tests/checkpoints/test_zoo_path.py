@@ -26,7 +26,7 @@ from PIL import Image
 
 from labkit.checkpoints import model_zoo
 from labkit.checkpoints.detectron2 import to_detectron2
-from labkit.checkpoints.upsnet import names as upsnet_names
+from labkit.checkpoints.upsnet import upsnet_key_map as upsnet_names
 from labkit.cli import main, zoo
 from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
@@ -104,8 +104,8 @@ def published(file_server, tmp_path, monkeypatch):
     """A zoo without entries yet, and an empty download folder."""
     monkeypatch.setenv("LABKIT_DOWNLOADS", str(tmp_path / "downloads"))
     made = Zoo(file_server)
-    original = model_zoo.catalogue()
-    monkeypatch.setattr(model_zoo, "catalogue", lambda: {**original, **made.entries})
+    original = model_zoo.published_weights()
+    monkeypatch.setattr(model_zoo, "published_weights", lambda: {**original, **made.entries})
     return made
 
 

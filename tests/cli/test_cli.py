@@ -179,11 +179,11 @@ def test_a_reader_that_is_gone(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from labkit.datasets.coco.export import export
+    from labkit.datasets.coco.export import export_coco
     from labkit.datasets.shapes import Shapes
 
     folder = tmp_path_factory.mktemp("shapes")
-    export(Shapes("val", 2), folder, split="val")
+    export_coco(Shapes("val", 2), folder, split="val")
     return folder / "annotations" / "panoptic_val.json"
 
 

@@ -43,7 +43,7 @@ def test_command_says_how_to_get_what_is_missing() -> None:
 
 
 def test_programs(programs: Path) -> None:
-    missing = {check.name: check for check in doctor.examine()}
+    missing = {check.name: check for check in doctor.check_environment()}
     assert not missing["C++ compiler"].present
     assert not missing["bubblewrap"].present
 
@@ -51,7 +51,7 @@ def test_programs(programs: Path) -> None:
     put(programs, "clang++", "echo clang version 17.0.1")
     put(programs, "nvcc", "echo Copyright; echo release 13.0, V13.0.88")
     put(programs, "bwrap", 'test "$1" = --version && echo bubblewrap 0.8.0')
-    found = {check.name: check for check in doctor.examine()}
+    found = {check.name: check for check in doctor.check_environment()}
     assert found["C++ compiler"].found == f"clang version 17.0.1 ({programs / 'clang++'})"
     assert found["nvcc"].found.startswith("release 13.0, V13.0.88")
     assert found["Chromium"].fix == "sudo apt-get install chromium"
@@ -62,7 +62,7 @@ def test_programs(programs: Path) -> None:
 
 def test_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def found() -> tuple[bool, str]:
-        check = next(check for check in doctor.examine() if check.name == "LABKIT_DATA")
+        check = next(check for check in doctor.check_environment() if check.name == "LABKIT_DATA")
         return check.present, check.found
 
     monkeypatch.delenv("LABKIT_DATA", raising=False)
@@ -95,8 +95,8 @@ def write_package(folder: Path, name: str, broken: str = "", statement: str = ""
         (path / "__init__.py").write_text(statement if module == broken else "")
 
 
-def checked(name: str) -> doctor.Check:
-    return next(check for check in doctor.examine() if check.name == name)
+def checked(name: str) -> doctor.PartStatus:
+    return next(check for check in doctor.check_environment() if check.name == name)
 
 
 @pytest.mark.parametrize("name", optional.PACKAGES)

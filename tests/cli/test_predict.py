@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 
 from labkit.cli.predict import predict
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
@@ -127,7 +127,7 @@ def test_two_pictures_of_one_name(photos, tmp_path):
 
 
 def test_pictures_of_a_data_set_are_never_replaced(photos, tmp_path):
-    export(DATA, tmp_path / "set")
+    export_coco(DATA, tmp_path / "set")
     for overwrite in (False, True):
         with pytest.raises(LabkitError, match="the result would replace the picture"):
             predict(

@@ -22,7 +22,7 @@ from labkit.cli.predict import coco_results
 from labkit.cli.predict import predict as predict_command
 from labkit.cli.train import train as train_command
 from labkit.datasets import registry
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.shapes import Shapes
 from labkit.engine.evaluate import evaluate, translation
 from labkit.errors import LabkitError
@@ -61,7 +61,7 @@ def runs(tmp_path_factory):
     train_command("mask_rcnn_tiny", out=root / "whole", **SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         # The first item is looked at before the training, the others are the batches.
-        patch.setattr(registry, "dataset", lambda name, split: Interrupted(split, 10_000))
+        patch.setattr(registry, "open_dataset", lambda name, split: Interrupted(split, 10_000))
         with pytest.raises(typer.Exit) as stopped:
             train_command("mask_rcnn_tiny", out=root / "parts", **SETTINGS)
     assert stopped.value.exit_code == 130
@@ -191,7 +191,7 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
 
 def test_results_of_a_data_set_carry_its_ids(runs, tmp_path, capsys):
     """Names of files are no ids: pycocotools takes the results as they are."""
-    export(Shapes("val", 3), tmp_path / "set")
+    export_coco(Shapes("val", 3), tmp_path / "set")
     path = tmp_path / "set" / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
     ids = {image["id"]: 70 + k for k, image in enumerate(content["images"])}
@@ -301,10 +301,12 @@ def test_the_truth_itself_measures_one_everywhere(tmp_path):
     assert result.semantic.miou == pytest.approx(1)
     assert result.panoptic.all.pq == pytest.approx(1)
     # A COCO folder has objects only, and the model's classes stand in another order.
-    export(shapes, tmp_path / "coco")
+    export_coco(shapes, tmp_path / "coco")
     things = [Category(9, "star", True), *list(Shapes.categories)[:3][::-1]]
     model = Oracle(shapes, Categories(things))
-    result = evaluate(model, registry.dataset(f"coco:{tmp_path / 'coco'}", "val"), progress=False)
+    result = evaluate(
+        model, registry.open_dataset(f"coco:{tmp_path / 'coco'}", "val"), progress=False
+    )
     assert result.detection.segm.per_class == pytest.approx((1, 1, 1))
     assert (result.semantic, result.panoptic) == (None, None)
 
@@ -312,7 +314,7 @@ def test_the_truth_itself_measures_one_everywhere(tmp_path):
 def test_equals_pycocotools_on_the_files_themselves(tmp_path):
     """Crowds, polygons' areas and fractional boxes of a file count as the file says."""
     shapes = Shapes("val", 6, size=64, crowded=True)
-    export(shapes, tmp_path / "coco")
+    export_coco(shapes, tmp_path / "coco")
     path = tmp_path / "coco" / "annotations" / "instances_val.json"
     truth = json.loads(path.read_text())
     for i, annotation in enumerate(truth["annotations"]):
@@ -320,7 +322,7 @@ def test_equals_pycocotools_on_the_files_themselves(tmp_path):
         annotation["bbox"][2] += 0.5
         annotation["area"] = 1500.0 if i % 3 else annotation["area"]
     path.write_text(json.dumps(truth))
-    data = registry.dataset(f"coco:{tmp_path / 'coco'}", "val")
+    data = registry.open_dataset(f"coco:{tmp_path / 'coco'}", "val")
     metric, results = COCOAP(data.categories), []
     for (_, target), (_, whole) in zip(data, shapes, strict=True):
         masks = whole["masks"].roll((1, 1), dims=(1, 2))
@@ -364,7 +366,7 @@ def test_semantic_models_train_and_are_measured_too(tmp_path, capsys):
     train_command("fcn32_tiny", data="shapes", out=tmp_path / "run", steps=1, batch_size=2)
     eval_command(str(tmp_path / "run"), limit=2)
     assert "mIoU" in capsys.readouterr().out
-    export(Shapes("val", 1), tmp_path / "coco")
+    export_coco(Shapes("val", 1), tmp_path / "coco")
     with pytest.raises(LabkitError, match="has objects only; fcn32_tiny needs a class for every"):
         train_command(
             "fcn32_tiny", data=f"coco:{tmp_path / 'coco'}", out=tmp_path / "x", split="val"

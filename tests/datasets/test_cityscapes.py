@@ -9,7 +9,7 @@ from PIL import Image
 
 from labkit.datasets.cityscapes import Cityscapes
 from labkit.datasets.cityscapes_categories import cityscapes_panoptic
-from labkit.datasets.registry import dataset
+from labkit.datasets.registry import open_dataset
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE
 
@@ -75,7 +75,7 @@ def root(tmp_path):
 
 
 def test_a_street_by_hand(root):
-    data = dataset(f"cityscapes:{root}", "val")
+    data = open_dataset(f"cityscapes:{root}", "val")
     assert isinstance(data, Cityscapes)
     assert len(data) == 2
     image, target = data[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.datasets.image_files import header, read_image
+from labkit.datasets.image_files import read_header, read_image
 from labkit.errors import LabkitError
 
 GREY = np.array([[0, 10, 20], [128, 200, 255]], np.uint8)
@@ -38,7 +38,7 @@ def test_a_photograph_is_upright(tmp_path, orientation):
     expected = TURNED[orientation](GREY)
     assert read_image(path)[0].tolist() == expected.tolist()
     assert read_image(path, expected.shape).shape == (3, *expected.shape)
-    assert header(path) == (expected.shape, orientation)
+    assert read_header(path) == (expected.shape, orientation)
 
 
 def test_annotations_of_the_picture_as_stored_are_refused_with_the_orientation(tmp_path):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
-from labkit.datasets.sanity_checks import check
+from labkit.datasets.sanity_checks import check_annotations
 from labkit.datasets.shapes import Shapes
 
 POLYGON = [[4, 5, 24, 5, 24, 21, 4, 21]]
@@ -37,7 +37,7 @@ def _instances(tmp_path, orientation=None, size=(48, 64), **fields):
     path.write_text(json.dumps(content))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return [(f.kind, f.text) for f in check(CocoInstances(path))]
+        return [(f.kind, f.text) for f in check_annotations(CocoInstances(path))]
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_turns_by_a_quarter_show_in_the_size_unless_it_is_square(tmp_path):
 
 
 def test_panoptic_areas_and_boxes_are_those_of_the_png(tmp_path):
-    export(Shapes("val", 2, size=64), tmp_path / "set", split="val")
+    export_coco(Shapes("val", 2, size=64), tmp_path / "set", split="val")
     path = tmp_path / "set" / "annotations" / "panoptic_val.json"
-    assert list(check(CocoPanoptic(path))) == []
+    assert list(check_annotations(CocoPanoptic(path))) == []
     content = json.loads(path.read_text())
     first, second = content["annotations"][0]["segments_info"][:2]
     first["area"] *= 10
     second["bbox"] = [0, 0, 1, 1]
     path.write_text(json.dumps(content))
-    found = list(check(CocoPanoptic(path)))
+    found = list(check_annotations(CocoPanoptic(path)))
     assert [(f.image, f.kind) for f in found] == [("000001000000.png", k) for k in ("area", "box")]
     assert f"area {first['area']}, the PNG has {first['area'] // 10} pixels" in found[0].text
 
@@ -114,7 +114,7 @@ def test_every_pair_of_neighbours_is_found(tmp_path):
     for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
         pairs = np.stack([np.minimum(a, b), np.maximum(a, b)]).reshape(2, -1).T
         beside |= {tuple(pair) for pair in pairs.tolist() if 0 < pair[0] < pair[1]}
-    found = [f.kind for f in check(data)]
+    found = [f.kind for f in check_annotations(data)]
     assert found.count("touching") == len(beside) > 10
 
 
@@ -128,7 +128,7 @@ def test_things_alone_leave_the_background_unlabelled(tmp_path):
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
     (tmp_path / "c.json").write_text('[{"name": "cell", "isthing": true, "value": 1}]')
     classes = read_mask_categories(tmp_path / "c.json")
-    found = list(check(MaskFolder(tmp_path / "images", tmp_path / "masks", classes)))
+    found = list(check_annotations(MaskFolder(tmp_path / "images", tmp_path / "masks", classes)))
     assert [(f.image, f.kind, f.text) for f in found] == [
         ("b", "empty", "nothing is labelled; 255 in 25 pixels belongs to no category")
     ]

@@ -8,9 +8,9 @@ from torchvision.transforms import v2
 
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.step_batches import StepBatches, mixed_seed
-from labkit.datasets.transforms import Joint, Transformed
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 
-FLIPPED = Transformed(Shapes(num=10, size=32), Joint(v2.RandomHorizontalFlip()))
+FLIPPED = TransformedDataset(Shapes(num=10, size=32), JointTransform(v2.RandomHorizontalFlip()))
 
 
 def _batches(rank=0, world=1, seed=0, workers=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from labkit.datasets.targets import boxes_of, target_of
+from labkit.datasets.targets import masks_to_boxes, target_from_panoptic
 from labkit.structures import IGNORE, Categories, Category, Panoptic, Segment
 
 CATEGORIES = Categories([Category(1, "cat", True), Category(5, "sky", False)])
@@ -19,7 +19,7 @@ IDS = torch.tensor(
 
 def test_objects_boxes_and_maps_of_a_small_map():
     segments = [Segment(9, 1), Segment(4, 0), Segment(2, 0), Segment(7, 0, iscrowd=True)]
-    target = target_of(Panoptic(IDS, segments), CATEGORIES, 33)
+    target = target_from_panoptic(Panoptic(IDS, segments), CATEGORIES, 33)
     assert target["image_id"] == 33
     # Objects 4 and 2 in the map's order; the crowd is none, though it is in both maps.
     assert target["boxes"].tolist() == [[3, 0, 4, 2], [0, 1, 2, 3]]
@@ -32,7 +32,7 @@ def test_objects_boxes_and_maps_of_a_small_map():
 
 
 def test_without_objects_the_shapes_remain():
-    target = target_of(
+    target = target_from_panoptic(
         Panoptic(torch.ones(3, 4, dtype=torch.int32), [Segment(1, 1)]), CATEGORIES, 0
     )
     assert target["boxes"].shape == (0, 4)
@@ -44,4 +44,4 @@ def test_a_box_ends_at_the_outer_edge_of_its_last_pixel():
     masks = np.zeros((2, 6, 8), bool)
     masks[0, 5, 7] = True
     masks[1, 0, 1] = masks[1, 3, 6] = True
-    assert boxes_of(masks).tolist() == [[7, 5, 8, 6], [1, 0, 7, 4]]
+    assert masks_to_boxes(masks).tolist() == [[7, 5, 8, 6], [1, 0, 7, 4]]

@@ -13,10 +13,10 @@ import typer
 
 from labkit.cli.eval import evaluate as eval_command
 from labkit.cli.predict import predict as predict_command
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
 from labkit.datasets.shapes import Shapes
-from labkit.datasets.targets import target_of
+from labkit.datasets.targets import target_from_panoptic
 from labkit.engine.evaluate import evaluate
 from labkit.engine.panoptic_files import fingerprint, predict_panoptic
 from labkit.errors import LabkitError
@@ -88,7 +88,7 @@ def shapes():
 @pytest.fixture
 def cli(shapes, tmp_path, monkeypatch):
     """A COCO folder with the truth, and ``model`` as what any model's name loads."""
-    export(shapes, tmp_path / "coco")
+    export_coco(shapes, tmp_path / "coco")
     model = model_of(shapes)
     monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
     return {"model": "m", "data": f"coco_panoptic:{tmp_path / 'coco'}"}
@@ -130,7 +130,9 @@ def test_panopticapi_takes_the_files_and_finds_the_same_quality(shapes, cli, tmp
 def test_ctrl_c_keeps_what_was_made(shapes, cli, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("labkit.datasets.registry.dataset", lambda name, split: Stopped(split, 4, 64))
+        patch.setattr(
+            "labkit.datasets.registry.open_dataset", lambda name, split: Stopped(split, 4, 64)
+        )
         with pytest.raises(typer.Exit) as stopped:
             predict_command(panoptic=True, out=out, **cli)
     assert stopped.value.exit_code == 130
@@ -270,7 +272,7 @@ class Images:
             raise IndexError
         truth = self.maps[index]
         image = torch.full((3, *truth.ids.shape), index, dtype=torch.uint8)
-        return image, target_of(truth, self.categories, f"image {index}")
+        return image, target_from_panoptic(truth, self.categories, f"image {index}")
 
 
 def panoptic(rows, labels):
@@ -323,7 +325,7 @@ CASES = {
 def test_small_cases(name, tmp_path, capsys, monkeypatch):
     categories, maps, answer, table = CASES[name]
     dataset = Images(categories, maps)
-    monkeypatch.setattr("labkit.datasets.registry.dataset", lambda name, split: dataset)
+    monkeypatch.setattr("labkit.datasets.registry.open_dataset", lambda name, split: dataset)
     model = model_of(dataset, answer)
     monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
     eval_command("m", data="x", panoptic=True)
@@ -355,7 +357,7 @@ def test_panoptic_fpn(tmp_path, capsys, monkeypatch):
     predict_command(panoptic=True, model="m", data="shapes", limit=2, out=tmp_path / "out")
     eval_command("m", data="shapes", limit=2, panoptic=True)
     assert "All" in rows_of(capsys.readouterr().out)
-    export(shapes, tmp_path / "truth")
+    export_coco(shapes, tmp_path / "truth")
     from_files = evaluate_files(
         tmp_path / "truth" / "annotations" / "panoptic_val.json",
         tmp_path / "out" / "panoptic_val.json",
@@ -370,7 +372,7 @@ def measure_and_write(folder):
     model = model_of(shapes)
     with process_group(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("labkit.engine.predictor.load_model", lambda name: model)
-        patch.setattr("labkit.datasets.registry.dataset", lambda name, split: shapes)
+        patch.setattr("labkit.datasets.registry.open_dataset", lambda name, split: shapes)
         predict_command(panoptic=True, model="m", data="d", out=folder / "out")
         eval_command("m", data="d", panoptic=True, json=folder / "result.json")
 

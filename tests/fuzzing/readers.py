@@ -31,12 +31,12 @@ from labkit.checkpoints import detectron2, run_folder, safe_unpickle, weights
 from labkit.checkpoints.key_map import KeyMap
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import id_to_rgb, read_png
-from labkit.datasets.image_files import header, read_image
+from labkit.datasets.image_files import read_header, read_image
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
 from labkit.datasets.penn_fudan import PennFudan
-from labkit.datasets.registry import dataset
-from labkit.datasets.sanity_checks import check
+from labkit.datasets.registry import open_dataset
+from labkit.datasets.sanity_checks import check_annotations
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
 from labkit.grading.execution.extract_answers import is_untouched, lift, with_solutions
@@ -46,7 +46,7 @@ from labkit.grading.intake.submissions import collect
 from labkit.grading.reports.gradebook import Student
 from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories, Category
-from labkit.workbook.notebook_sources import load, other_language
+from labkit.workbook.notebook_sources import load_notebook, other_language
 from labkit.workbook.parameters import (
     coerce,
     computed,
@@ -101,7 +101,7 @@ def _look_at(data: Any) -> None:
             data[index]
         except LabkitError as error:
             first = first or error
-    list(check(data))
+    list(check_annotations(data))
     if first is not None:
         raise first
 
@@ -147,7 +147,7 @@ def _make_coco(root: Path) -> None:
 
 
 def _read_coco(root: Path) -> None:
-    data = dataset(f"coco:{root}", "val2017")
+    data = open_dataset(f"coco:{root}", "val2017")
     _ = data.objects, data.polygons
     _look_at(data)
 
@@ -214,7 +214,7 @@ def _make_pictures(root: Path) -> None:
 
 def _read_pictures(root: Path) -> None:
     for name in ("photograph.png", "photograph.jpg"):
-        header(root / name)
+        read_header(root / name)
         read_image(root / name)
 
 
@@ -414,7 +414,7 @@ def _make_notebook(root: Path) -> None:
 
 def _read_notebook(root: Path) -> None:
     for name in ("lesson.ipynb", "lesson.py"):
-        notebook = load(root / name)
+        notebook = load_notebook(root / name)
         other_language(notebook)
         _parameters_of(notebook, name, ["steps=3", "sizes=1,2"])
 

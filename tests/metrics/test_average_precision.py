@@ -12,10 +12,10 @@ from labkit.errors import LabkitError
 from labkit.metrics.average_precision import (
     area_under,
     average_precision,
-    match,
+    match_detections,
     precision_recall,
 )
-from labkit.metrics.coco_annotations import run_lengths
+from labkit.metrics.coco_annotations import encode_rle
 from labkit.metrics.coco_ap import COCOAP
 from labkit.structures import Categories, Category, Detections, Panoptic, Prediction, Segment
 
@@ -60,11 +60,13 @@ def test_matching_by_hand():
     iou = np.array([[0.6, 0.7], [0.2, 0.9], [0.5, 0.1], [0.55, 0.0]])
     # The first takes its best object though the second overlaps it more; then only object 0 is
     # free, which the second overlaps too little and the third just enough.
-    assert match(iou, 0.5).tolist() == [1, -1, 0, -1]
-    assert match(iou, 0.65).tolist() == [1, -1, -1, -1]
-    assert match(np.array([[0.8, 0.8]]), 0.5).tolist() == [1]  # of equals the last, as COCO
-    assert match(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
-    assert match(np.zeros((0, 2)), 0.5).tolist() == []
+    assert match_detections(iou, 0.5).tolist() == [1, -1, 0, -1]
+    assert match_detections(iou, 0.65).tolist() == [1, -1, -1, -1]
+    assert match_detections(np.array([[0.8, 0.8]]), 0.5).tolist() == [
+        1
+    ]  # of equals the last, as COCO
+    assert match_detections(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
+    assert match_detections(np.zeros((0, 2)), 0.5).tolist() == []
 
 
 def test_curve_and_area_by_hand():
@@ -207,7 +209,7 @@ def test_annotations_of_a_file_replace_the_targets_objects():
     found = _found([[0, 0, 4, 4]], [1], [0.9])
     metric = COCOAP(CLASSES)
     annotation = {"category_id": 3, "bbox": [0, 0, 4, 4.5], "area": 17.0, "iscrowd": 0}
-    (code,) = run_lengths(_masks([[0, 0, 4, 3]]))
+    (code,) = encode_rle(_masks([[0, 0, 4, 3]]))
     metric.update(Prediction(found), target, [{**annotation, "segmentation": code}])
     result = metric.compute()
     # The boxes' IoU 16 / 18 = 0.89 is enough for eight of ten thresholds, the masks' 12 / 16 = 0.75

@@ -14,7 +14,7 @@ from labkit.engine.evaluate import evaluate
 from labkit.engine.predictor import load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.models.presets import PRESETS
-from labkit.workbook.notebook_sources import find_root, load, sources
+from labkit.workbook.notebook_sources import find_root, load_notebook, sources
 
 pytestmark = [
     pytest.mark.cuda,
@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_its_checkpoint_here_or_there(tmp_path):
 def test_full_set_up_of_a_lesson(lesson, tmp_path, monkeypatch):
     """The cells up to the first heading that follows the parameters."""
     monkeypatch.chdir(tmp_path)
-    notebook = load(find_root() / "notebooks" / f"{lesson}.ipynb")
+    notebook = load_notebook(find_root() / "notebooks" / f"{lesson}.ipynb")
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shell = InteractiveShell.instance()
     for code in (codes[0].source, 'profile = "full"', codes[1].source):

@@ -22,9 +22,9 @@ from labkit.metrics.semantic import ConfusionMatrix
 from labkit.structures import Detections, Prediction, target_to
 from labkit.system.distributed import default_device
 from labkit.visualize import panels
-from labkit.widgets.anchors_nms.pyramid_levels import look
+from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 from labkit.widgets.compare.compare import compare
-from labkit.widgets.roi_align.explorer import explore
+from labkit.widgets.roi_align.explorer import draw_roi_align
 from labkit.widgets.viewer.segment_layers import layer_of
 from labkit.widgets.viewer.viewer import SegmentViewer
 
@@ -187,10 +187,12 @@ def test_pictures_and_widgets_of_what_is_on_the_gpu():
         image = IMAGE.to("cuda")
         shown = (answer.detections, answer.semantic, answer.panoptic, target["panoptic"])
         panels([("", image, one) for one in shown], DATA.categories)
-        explore(image[0].float(), (4.0, 4.0, 20.0, 20.0), image=image)
+        draw_roi_align(image[0].float(), (4.0, 4.0, 20.0, 20.0), image=image)
         assert Predictor(model)(image).panoptic is not None
         compare({"one": model, "two": "upsnet_tiny"}, ("shapes", 3))
-        assert all(level.boxes.device.type == "cpu" for level in look(model.to("cuda"), IMAGE))
+        assert all(
+            level.boxes.device.type == "cpu" for level in rpn_levels(model.to("cuda"), IMAGE)
+        )
         layers = [layer_of(one, DATA.categories, "") for one in (shown[0], shown[2])]
         SegmentViewer(image, layers)
 

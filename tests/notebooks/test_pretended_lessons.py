@@ -6,7 +6,7 @@ import pytest
 from helpers.pretended_gpu import pretended_gpu
 from IPython.core.interactiveshell import InteractiveShell
 
-from labkit.workbook.notebook_sources import find_root, load, sources
+from labkit.workbook.notebook_sources import find_root, load_notebook, sources
 
 NAMES = [source.stem for source in sources(find_root())]
 
@@ -22,7 +22,7 @@ def test_lesson(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     shell = InteractiveShell()
     with pretended_gpu():
-        for cell in load(find_root() / "notebooks" / f"{name}.ipynb").cells:
+        for cell in load_notebook(find_root() / "notebooks" / f"{name}.ipynb").cells:
             tags = cell.metadata.get("tags", [])
             if cell.cell_type != "code" or {"raises-exception", "skip-execution"} & set(tags):
                 continue

@@ -14,7 +14,7 @@ from labkit.workbook.notebook_sources import (
     edited,
     find_root,
     generate,
-    load,
+    load_notebook,
     resolve,
     sync,
 )
@@ -126,11 +126,11 @@ def test_file_that_is_not_a_notebook(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.ipynb"
     path.write_text(text)
     with pytest.raises(LabkitError, match=r"broken\.ipynb is not a Jupyter notebook"):
-        load(path)
+        load_notebook(path)
 
 
 def test_binary_file(tmp_path: Path) -> None:
     for name in ("broken.ipynb", "broken.py"):
         (tmp_path / name).write_bytes(b"\xff\xfe\x00")
         with pytest.raises(LabkitError, match=name):
-            load(tmp_path / name)
+            load_notebook(tmp_path / name)

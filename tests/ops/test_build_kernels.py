@@ -74,7 +74,7 @@ def test_an_interrupted_build_leaves_nothing_to_load(cache, monkeypatch):
 
     monkeypatch.setattr(build_kernels, "_compile", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        build_kernels.build("cpu")
+        build_kernels.build_kernels("cpu")
     assert list(cache.iterdir()) == []
 
 
@@ -82,10 +82,10 @@ def test_no_compiler(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BuildError, match=r"no C\+\+ compiler was found; `labkit doctor`"):
-        build_kernels.build("cpu")
+        build_kernels.build_kernels("cpu")
     monkeypatch.setenv("CXX", "clang++-99 -v")
     with pytest.raises(BuildError, match=r"CXX names clang\+\+-99, which is not there"):
-        build_kernels.build("cpu")
+        build_kernels.build_kernels("cpu")
 
 
 def test_broken_compiler_falls_back_with_one_line(cache, tmp_path):
@@ -110,16 +110,16 @@ def test_compiler_that_is_too_old(cache, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", compiler)
         with pytest.raises(BuildError, match="old failed: cc1plus: error: unrecognized"):
-            build_kernels.build("cpu")
+            build_kernels.build_kernels("cpu")
 
 
 def test_compiler_without_a_message(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", _script(tmp_path / "mute", "#!/bin/sh\nexit 3\n"))
     with pytest.raises(BuildError, match="mute failed: exit status 3"):
-        build_kernels.build("cpu")
+        build_kernels.build_kernels("cpu")
     monkeypatch.setenv("CXX", _script(tmp_path / "text", "not a program"))
     with pytest.raises(BuildError, match="cannot be run"):
-        build_kernels.build("cpu")
+        build_kernels.build_kernels("cpu")
 
 
 @pytest.mark.parametrize("kind", ["a file", "read-only"])
@@ -141,18 +141,18 @@ def test_cache_that_cannot_be_written(tmp_path, kind):
 
 def test_damaged_library_is_made_again(cache):
     # Loading it would end the process with a bus error.
-    whole = build_kernels.build("cpu").path.read_bytes()
+    whole = build_kernels.build_kernels("cpu").path.read_bytes()
     (library,) = cache.glob("*/library.so")
     library.write_bytes(whole[:1000])
     (notice,) = _run_pool()
     assert notice.startswith("labkit: compiling")
     assert len(library.read_bytes()) == len(whole)
     library.with_name("library.sha256").unlink()
-    assert build_kernels.build("cpu").seconds > 0
+    assert build_kernels.build_kernels("cpu").seconds > 0
 
 
 def test_the_first_of_two_builds_stays(cache):
-    home = build_kernels.build("cpu").path.parent
+    home = build_kernels.build_kernels("cpu").path.parent
     work = cache / "work"
     work.mkdir()
     (work / build_kernels.LIBRARY).write_bytes(b"later")

@@ -47,7 +47,7 @@ def test_compiles_for_amd(tmp_path):
 def test_the_whole_nvidia_library_links_and_registers(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    cpu, gpu = build_kernels.build("cpu"), build_kernels.build("cuda")
+    cpu, gpu = build_kernels.build_kernels("cpu"), build_kernels.build_kernels("cuda")
     check = f"""
 import torch
 torch.ops.load_library({str(cpu.path)!r})

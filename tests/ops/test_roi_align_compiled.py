@@ -18,7 +18,7 @@ needs_gpu = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True, scope="module")
 def operator():
-    roi_align_compiled.load("cpu")
+    roi_align_compiled.load_operator("cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

@@ -16,7 +16,7 @@ from labkit.cli.predict import predict as predict_command
 from labkit.cli.train import train as train_command
 from labkit.errors import LabkitError
 from labkit.system.folder_lock import LOCK, locked
-from labkit.workbook.run_workbook import Request, run
+from labkit.workbook.run_workbook import RunRequest, run_workbook
 
 HOLDER = """
 import os, sys, time
@@ -124,7 +124,7 @@ def test_commands_that_write_a_folder_respect_the_lock(tmp_path):
         for command in (
             lambda: train_command("fcn32_tiny", data="shapes", out=tmp_path, steps=1),
             lambda: predict_command(model="fcn32_tiny", data="shapes", panoptic=True, out=tmp_path),
-            lambda: run(Request(notebooks=["1"], out=tmp_path), Console(quiet=True)),
+            lambda: run_workbook(RunRequest(notebooks=["1"], out=tmp_path), Console(quiet=True)),
         ):
             with pytest.raises(LabkitError, match=r"labkit grade \(process \d+\) is writing there"):
                 command()

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from labkit.errors import LabkitError
 from labkit.system import paths
-from labkit.workbook.run_workbook import Request, run
+from labkit.workbook.run_workbook import RunRequest, run_workbook
 
 
 @pytest.fixture
@@ -80,6 +80,6 @@ def test_where_reports_go(checkout, protected, tmp_path, monkeypatch) -> None:
 
 def test_a_report_that_cannot_be_written(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    request = Request(notebooks=["1"], out=tmp_path / "file" / "runs" / "x")
+    request = RunRequest(notebooks=["1"], out=tmp_path / "file" / "runs" / "x")
     with pytest.raises(LabkitError, match=r"file/runs/x: cannot be written .* with --out"):
-        run(request, Console(quiet=True))
+        run_workbook(request, Console(quiet=True))

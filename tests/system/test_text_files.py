@@ -7,11 +7,11 @@ import time
 import nbformat
 import pytest
 
-from labkit.datasets.json_fields import read_json_file, shown
+from labkit.datasets.json_fields import json_excerpt, read_json_file
 from labkit.errors import LabkitError
 from labkit.system.message_text import counted, listed
 from labkit.system.text_files import decoded, parse_toml
-from labkit.workbook.notebook_sources import load
+from labkit.workbook.notebook_sources import load_notebook
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 
@@ -26,10 +26,10 @@ def test_marks_are_left_out(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_notebooks_too(tmp_path, encoding):
     (tmp_path / "a.py").write_bytes("# %%\nnumber = 1\n".encode(encoding))
-    notebook = load(tmp_path / "a.py")
+    notebook = load_notebook(tmp_path / "a.py")
     assert notebook.cells[0].source == "number = 1"
     (tmp_path / "a.ipynb").write_bytes(nbformat.writes(notebook).encode(encoding))
-    assert load(tmp_path / "a.ipynb").cells[0].source == "number = 1"
+    assert load_notebook(tmp_path / "a.ipynb").cells[0].source == "number = 1"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_messages_show():
     nested: list = []
     for _ in range(2000):
         nested = [nested]
-    assert shown(nested) == "nested deeply"
-    assert shown("x" * 1000) == f'the text "{"x" * 60}"'
-    assert len(shown(list(range(1000)))) == 60
-    assert shown(datetime.date(2026, 1, 2)) == '"2026-01-02"'  # of TOML
+    assert json_excerpt(nested) == "nested deeply"
+    assert json_excerpt("x" * 1000) == f'the text "{"x" * 60}"'
+    assert len(json_excerpt(list(range(1000)))) == 60
+    assert json_excerpt(datetime.date(2026, 1, 2)) == '"2026-01-02"'  # of TOML

@@ -3,7 +3,7 @@
 import pytest
 
 from labkit.checkpoints.model_zoo import find
-from labkit.datasets.registry import dataset
+from labkit.datasets.registry import open_dataset
 from labkit.engine.predictor import load_model
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import find_assignment
@@ -39,7 +39,7 @@ def test_the_message_names_all_or_says_where_they_are():
     ("look_up", "meant"),
     [
         (lambda: build("mask_rcnn_tny", Categories([])), "did you mean mask_rcnn_tiny?"),
-        (lambda: dataset("penn-fudan", "train"), "did you mean penn_fudan?"),
+        (lambda: open_dataset("penn-fudan", "train"), "did you mean penn_fudan?"),
         (lambda: find("mask_rcnn_R_50_FPN_3"), "did you mean mask_rcnn_R_50_FPN_3x"),
         (lambda: load_model("detr_tny"), "did you mean detr_tiny?"),
         (lambda: load_model("runs/fcn"), "runs/fcn: there is no such folder"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from labkit import widgets
 from labkit.errors import LabkitError
-from labkit.widgets.app import App, picture, png
+from labkit.widgets.app import App, image_widget, png
 
 
 class Counter(App):
@@ -54,7 +54,7 @@ def test_an_array_comes_back_from_its_png():
 
 
 def test_a_picture_has_its_text_as_alternative_not_as_markup():
-    shown = picture(b"data", 'one < two & "three"').value
+    shown = image_widget(b"data", 'one < two & "three"').value
     assert 'alt="one &lt; two &amp; &quot;three&quot;"' in shown
     assert base64.b64encode(b"data").decode() in shown
 

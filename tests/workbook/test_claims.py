@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.workbook.claims import Claim, check, load_expected
+from labkit.workbook.claims import Claim, check_claims, load_expected
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_claim(expected: object, value: object, holds: bool) -> None:
 def test_file(tmp_path: Path) -> None:
     path = tmp_path / "expected.toml"
     path.write_text('[06_panoptic_quality.smoke]\n"PQ, all" = [0.8, 1]\nimages = 4\n')
-    claims = check(load_expected(path)["06_panoptic_quality"]["smoke"], {"PQ, all": 0.9})
+    claims = check_claims(load_expected(path)["06_panoptic_quality"]["smoke"], {"PQ, all": 0.9})
     assert [(claim.name, claim.recorded, claim.holds, claim.text) for claim in claims] == [
         ("PQ, all", 0.9, True, "0.8 to 1"),
         ("images", None, False, "4"),

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.workbook.notebook_sources import load, other_language
+from labkit.workbook.notebook_sources import load_notebook, other_language
 
 
 @pytest.mark.parametrize("name", ["a.ipynb", "a.py"])
@@ -18,7 +18,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path, name: str) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
     text = nbformat.writes(notebook) if name.endswith("ipynb") else "# %%\nprint(1)\n"
     (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8")
-    assert [cell.source for cell in load(tmp_path / name).cells] == ["print(1)"]
+    assert [cell.source for cell in load_notebook(tmp_path / name).cells] == ["print(1)"]
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_malformed_cells_are_refused(tmp_path: Path, change: dict[str, Any], min
     notebook["cells"].append({**notebook["cells"][0], **change})
     (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
     with pytest.raises(LabkitError, match=r"a\.ipynb is not a Jupyter notebook: "):
-        load(tmp_path / "a.ipynb")
+        load_notebook(tmp_path / "a.ipynb")

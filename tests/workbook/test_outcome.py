@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labkit.workbook.outcome import Outcome, Trace, judge
+from labkit.workbook.outcome import Outcome, Trace, decide_outcome
 
 
 def trace(*events: dict[str, Any], **fields: Any) -> Trace:
@@ -88,17 +88,17 @@ GOOD = [PLAN, start(1), done(1), start(3), done(3)]
 def test_judge(
     events: list[dict[str, Any]], fields: dict[str, Any], outcome: Outcome, cell: int | None
 ) -> None:
-    verdict = judge(trace(*events, **fields), set(), {})
+    verdict = decide_outcome(trace(*events, **fields), set(), {})
     assert (verdict.outcome, verdict.cell) == (outcome, cell)
     assert bool(verdict.reason) == (outcome is not Outcome.OK)
 
 
 def test_expected_error_is_no_failure() -> None:
     events = [PLAN, start(1), done(1, "ValueError"), start(3), done(3), END]
-    assert judge(trace(*events), {1}, {1: "ValueError: x"}).outcome is Outcome.OK
-    assert judge(trace(*events), {3}, {1: "ValueError: x"}).outcome is Outcome.FAILED
+    assert decide_outcome(trace(*events), {1}, {1: "ValueError: x"}).outcome is Outcome.OK
+    assert decide_outcome(trace(*events), {3}, {1: "ValueError: x"}).outcome is Outcome.FAILED
 
 
 def test_error_shown_by_a_cell_that_replied_ok() -> None:
-    verdict = judge(trace(*GOOD, END), set(), {3: "ValueError: x"})
+    verdict = decide_outcome(trace(*GOOD, END), set(), {3: "ValueError: x"})
     assert (verdict.outcome, verdict.cell, verdict.reason) == (Outcome.FAILED, 3, "ValueError: x")

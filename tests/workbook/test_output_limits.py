@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from labkit.workbook import output_limits
-from labkit.workbook.outcome import Outcome, Trace, judge
+from labkit.workbook.outcome import Outcome, Trace, decide_outcome
 from labkit.workbook.output_limits import OVERHEAD, BoundedClient
 from labkit.workbook.records import RECORD_MIME
 
@@ -106,7 +106,7 @@ def test_a_flood_is_the_outcome() -> None:
     ):
         trace.add(event)
     trace.stopped = Outcome.FAILED
-    verdict = judge(trace, set(), {})
+    verdict = decide_outcome(trace, set(), {})
     assert verdict.outcome is Outcome.FAILED
     assert verdict.reason == "cell 2 showed more than 200 MB and was stopped"
     assert verdict.cell == 1

@@ -22,7 +22,7 @@ from rich.console import Console
 from labkit.errors import LabkitError
 from labkit.workbook.notebook_processes import kernel_environment
 from labkit.workbook.records import RECORD_MIME
-from labkit.workbook.run_workbook import Request, run
+from labkit.workbook.run_workbook import RunRequest, run_workbook
 
 GOOD = """
 # %% [markdown]
@@ -266,8 +266,8 @@ def test_runs_do_not_litter_the_notebooks_folder(finished: Finished) -> None:
 
 
 def test_deadline_stops_the_notebook_and_all_its_processes(project: Path) -> None:
-    report = run(
-        Request(notebooks=["loops"], timeout_minutes=8 / 60, out=project / "out"),
+    report = run_workbook(
+        RunRequest(notebooks=["loops"], timeout_minutes=8 / 60, out=project / "out"),
         Console(quiet=True),
     )
     (result,) = report.results
@@ -314,8 +314,8 @@ def test_ctrl_c_writes_the_report(project: Path) -> None:
 
 
 def test_parameters_reach_the_notebook(project: Path) -> None:
-    request = Request(["1"], profile="smoke", parameters={"steps": "7"}, out=project / "out")
-    (result,) = run(request, Console(quiet=True)).results
+    request = RunRequest(["1"], profile="smoke", parameters={"steps": "7"}, out=project / "out")
+    (result,) = run_workbook(request, Console(quiet=True)).results
     assert result.outcome == "ok"
     assert result.parameters == {"profile": "smoke", "steps": 7}
     assert result.records["steps"] == 7
@@ -327,7 +327,7 @@ def test_a_report_is_replaced_and_nothing_old_vouches_for_it(project: Path) -> N
     out.mkdir()
     for name in ("results.json", "index.html", "02_failing.ipynb", "02_failing.html"):
         (out / name).write_text("old")
-    (result,) = run(Request(["2"], out=out), Console(quiet=True)).results
+    (result,) = run_workbook(RunRequest(["2"], out=out), Console(quiet=True)).results
     assert result.outcome == "failed"
     assert not [
         path.name for path in out.glob("*.*") if path.is_file() and path.read_text() == "old"
@@ -337,20 +337,20 @@ def test_a_report_is_replaced_and_nothing_old_vouches_for_it(project: Path) -> N
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(["nine"]), "no notebook 'nine'"),
-        (Request(["1"], parameters={"step": "7"}), "no parameter .step.: did you mean steps\\?"),
-        (Request(["1"], parameters={"steps": "x"}), "01_good: parameter steps = 'x'"),
-        (Request(["1", "2"], parameters={"steps": "7"}), "02_failing has no parameter 'steps'"),
-        (Request(["2"], profile="smoke"), "02_failing has no parameter 'profile'"),
-        (Request(["1"], profile="fast"), "no profile 'fast'"),
-        (Request(["1"], out=Path("notebooks")), "not a report"),
+        (RunRequest(["nine"]), "no notebook 'nine'"),
+        (RunRequest(["1"], parameters={"step": "7"}), "no parameter .step.: did you mean steps\\?"),
+        (RunRequest(["1"], parameters={"steps": "x"}), "01_good: parameter steps = 'x'"),
+        (RunRequest(["1", "2"], parameters={"steps": "7"}), "02_failing has no parameter 'steps'"),
+        (RunRequest(["2"], profile="smoke"), "02_failing has no parameter 'profile'"),
+        (RunRequest(["1"], profile="fast"), "no profile 'fast'"),
+        (RunRequest(["1"], out=Path("notebooks")), "not a report"),
     ],
 )
 def test_bad_request_is_refused_before_anything_runs(
-    project: Path, request_: Request, message: str
+    project: Path, request_: RunRequest, message: str
 ) -> None:
     with pytest.raises(LabkitError, match=message):
-        run(request_, Console(quiet=True))
+        run_workbook(request_, Console(quiet=True))
     assert [path.name for path in project.iterdir()] == ["notebooks"]
 
 
@@ -372,7 +372,7 @@ def test_as_many_at_a_time_as_cores_and_the_longest_first(
         "[quick]\n01_good = 1\n[smoke]\n01_good = 9\n"
     )
     console = Console(record=True, width=200, file=io.StringIO())
-    report = run(Request(["1", "6", "4"], out=project / "out"), console)
+    report = run_workbook(RunRequest(["1", "6", "4"], out=project / "out"), console)
     assert report.jobs == 2
     assert [result.name for result in report.results] == ["01_good", "06_dies", "04_exits"]
     lines = console.export_text().splitlines()
@@ -399,7 +399,7 @@ def test_notebooks_at_a_time_share_the_cores(
     for number in range(notebooks):
         (folder / f"{number:02}_empty.py").write_text("# %%\n1\n")
     monkeypatch.chdir(tmp_path)
-    run(Request(jobs=jobs), Console(quiet=True))
+    run_workbook(RunRequest(jobs=jobs), Console(quiet=True))
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # what somebody has chosen stays
-    run(Request(jobs=jobs), Console(quiet=True))
+    run_workbook(RunRequest(jobs=jobs), Console(quiet=True))
     assert [env["OMP_NUM_THREADS"] for env in environments] == [str(threads), "5"]

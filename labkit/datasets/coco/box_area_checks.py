@@ -21,7 +21,9 @@ AREA_SLACK = (0.1, 0.5)
 of a polygon."""
 
 
-def stated(dataset: Any, index: int, regions: Sequence[Region]) -> Iterator[tuple[str, str]]:
+def check_box_and_area(
+    dataset: Any, index: int, regions: Sequence[Region]
+) -> Iterator[tuple[str, str]]:
     """Kind and text of what does not fit the masks of an image."""
     if isinstance(dataset, CocoInstances):
         info = dataset.image_info(index)

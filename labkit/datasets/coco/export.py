@@ -12,14 +12,14 @@ from PIL import Image
 
 from labkit.datasets.coco.panoptic_json import read_json, write_json
 from labkit.datasets.coco.panoptic_png import to_annotation, write_png
-from labkit.datasets.masks.mask_to_polygons import segmentation_of
+from labkit.datasets.masks.mask_to_polygons import mask_to_segmentation
 from labkit.datasets.targets import SegmentationDataset
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Panoptic
 from labkit.system.progress_bars import progress_bar
 
 
-def export(
+def export_coco(
     dataset: SegmentationDataset,
     out_dir: str | Path,
     num: int | None = None,
@@ -124,7 +124,7 @@ def _instances(
         if categories.label(info["category_id"]) not in categories.things:
             continue
         # A crowd is always a run-length code: readers tell it by that.
-        segmentation = segmentation_of(ids == info["id"], polygons and not info["iscrowd"])
+        segmentation = mask_to_segmentation(ids == info["id"], polygons and not info["iscrowd"])
         found.append(
             {
                 "image_id": annotation["image_id"],

@@ -17,19 +17,19 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.datasets.coco.segmentation_to_rle import code_of
-from labkit.datasets.file_names import file_in
+from labkit.datasets.coco.segmentation_to_rle import to_rle
+from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.image_files import read_image
 from labkit.datasets.json_fields import (
     check_categories,
     check_images,
     entries,
-    other_kind,
+    id_type_hint,
+    json_excerpt,
     read_json_file,
     require,
-    shown,
 )
-from labkit.datasets.targets import boxes_of, require_memory
+from labkit.datasets.targets import masks_to_boxes, require_memory
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Target
 from labkit.system.message_text import counted
@@ -114,14 +114,14 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         labels = [self.categories.label(row["category_id"]) for row in seen]
         return image, {
             "image_id": info["id"],
-            "boxes": torch.from_numpy(boxes_of(masks)),
+            "boxes": torch.from_numpy(masks_to_boxes(masks)),
             "labels": torch.tensor(labels, dtype=torch.int64),
             "masks": torch.from_numpy(masks),
         }
 
     def image_path(self, index: int) -> Path:
         """The file of an image."""
-        return file_in(self.image_dir, self._images[index]["file_name"])
+        return resolve_file_name(self.image_dir, self._images[index]["file_name"])
 
     @property
     def objects(self) -> int:
@@ -165,7 +165,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
         try:
-            return code_of(annotation["segmentation"], size)
+            return to_rle(annotation["segmentation"], size)
         except ValueError as error:
             raise LabkitError(f"{_where(annotation, self.path)}: segmentation: {error}") from None
 
@@ -215,7 +215,7 @@ def _check(
     where = _where(annotation, path)
     if annotation["image_id"] not in images:
         raise LabkitError(
-            f'{where}: this image is not in "images"' + other_kind(annotation["image_id"], images)
+            f'{where}: this image is not in "images"' + id_type_hint(annotation["image_id"], images)
         )
     category_id = annotation.get("category_id")
     if not isinstance(category_id, str):
@@ -223,7 +223,7 @@ def _check(
     if annotation["category_id"] not in categories:
         raise LabkitError(
             f'{where}: category_id {json.dumps(category_id)} is not in "categories"'
-            + other_kind(category_id, [category.id for category in categories])
+            + id_type_hint(category_id, [category.id for category in categories])
         )
     require(annotation, ("area", "iscrowd") if "iscrowd" in annotation else ("area",), where)
     if annotation["area"] < 0:
@@ -234,7 +234,9 @@ def _check(
     box: Any = annotation["bbox"]
     numbers = isinstance(box, list) and all(type(v) in (int, float) for v in box)
     if not numbers or len(box) != 4 or not all(abs(v) < FARTHEST for v in box):  # nan, too
-        raise LabkitError(f"{where}: bbox {shown(box)} must be four numbers x, y, width, height")
+        raise LabkitError(
+            f"{where}: bbox {json_excerpt(box)} must be four numbers x, y, width, height"
+        )
     if min(box[2:]) < 0:
         raise LabkitError(f"{where}: bbox {box} has a negative side; it is x, y, width, height")
 

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from labkit.datasets.coco.panoptic_json import read_json
 from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
-from labkit.datasets.file_names import file_in
+from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.image_files import read_image
-from labkit.datasets.targets import target_of
+from labkit.datasets.targets import target_from_panoptic
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Target
 from labkit.system.message_text import counted
@@ -93,9 +93,9 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         image_info, annotation = self._items[index]
         size = image_info["height"], image_info["width"]
         image = read_image(self.image_path(index), size)
-        png = file_in(self.png_dir, annotation["file_name"])
+        png = resolve_file_name(self.png_dir, annotation["file_name"])
         panoptic = to_panoptic(annotation, read_png(png, size), self.categories, str(png))
-        return image, target_of(panoptic, self.categories, image_info["id"])
+        return image, target_from_panoptic(panoptic, self.categories, image_info["id"])
 
     def image_info(self, index: int) -> dict[str, Any]:
         """The entry of ``images`` that an item is made of."""
@@ -108,4 +108,4 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
 
     def image_path(self, index: int) -> Path:
         """The file of an image."""
-        return file_in(self.image_dir, self._items[index][0]["file_name"])
+        return resolve_file_name(self.image_dir, self._items[index][0]["file_name"])

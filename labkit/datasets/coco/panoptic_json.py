@@ -14,7 +14,7 @@ from labkit.datasets.json_fields import (
     check_categories,
     check_images,
     entries,
-    other_kind,
+    id_type_hint,
     read_json_file,
     require,
     unique,
@@ -71,7 +71,7 @@ def read_json(
         if images is not None and annotation["image_id"] not in images:
             raise LabkitError(
                 f'{where}: has an annotation but is not in "images"'
-                + other_kind(annotation["image_id"], images)
+                + id_type_hint(annotation["image_id"], images)
             )
         segments = entries(annotation, "segments_info", where)
         unique(segments, "id", f"{where}, segments_info")

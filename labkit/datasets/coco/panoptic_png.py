@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco.panoptic_json import MAX_ID, read_json, write_json
-from labkit.datasets.file_names import near
+from labkit.datasets.file_names import missing_file_hint
 from labkit.datasets.json_fields import MAX_PIXELS
 from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
@@ -80,7 +80,7 @@ def read_png(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[n
         data = Path(path).read_bytes()
     except OSError as error:
         raise LabkitError(
-            f"{path}: cannot read the PNG: {error.strerror}{near(Path(path))}"
+            f"{path}: cannot read the PNG: {error.strerror}{missing_file_hint(Path(path))}"
         ) from None
     found = _check_png(data, path)
     if size is not None and found != tuple(size):

@@ -11,13 +11,13 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from labkit.datasets.json_fields import shown
+from labkit.datasets.json_fields import json_excerpt
 
 LONGEST_OUTLINE = 5_000_000
 """Pixels along a mask's polygons; pycocotools keeps some eighty bytes for each."""
 
 
-def code_of(shape: Any, size: tuple[int, int]) -> dict[str, Any]:
+def to_rle(shape: Any, size: tuple[int, int]) -> dict[str, Any]:
     """The compressed run-length code of a mask.
 
     Args:
@@ -34,9 +34,12 @@ def code_of(shape: Any, size: tuple[int, int]) -> dict[str, Any]:
         return _checked_code(shape, size)
     if not shape:
         raise ValueError(
-            f"is {shown(shape)}: the object has a box and no mask. Draw its mask, or delete it"
+            f"is {json_excerpt(shape)}: the object has a box but no mask. Draw its mask, or"
+            " delete it"
         )
-    raise ValueError(f"is {shown(shape)}; it must be a list of polygons or a run-length code")
+    raise ValueError(
+        f"is {json_excerpt(shape)}; it must be a list of polygons or a run-length code"
+    )
 
 
 def _check_polygons(shape: list[Any], size: tuple[int, int]) -> None:
@@ -48,7 +51,9 @@ def _check_polygons(shape: list[Any], size: tuple[int, int]) -> None:
     for number, polygon in enumerate(shape):
         part = f"polygon {number + 1} of {len(shape)} " if len(shape) > 1 else "the polygon "
         if not isinstance(polygon, list):
-            raise ValueError(f"{part}is {shown(polygon)}; it must be a list x1, y1, x2, y2, ...")
+            raise ValueError(
+                f"{part}is {json_excerpt(polygon)}; it must be a list x1, y1, x2, y2, ..."
+            )
         if not polygon:
             raise ValueError(f"{part}is empty: no mask. Draw it, or delete the object")
         if (points := _pairs(polygon)) or (len(polygon) == 2 and len(shape) > 2):
@@ -58,11 +63,11 @@ def _check_polygons(shape: list[Any], size: tuple[int, int]) -> None:
             )
         for value in polygon:
             if type(value) not in (int, float):
-                raise ValueError(f"{part}has {shown(value)} where a number must be")
+                raise ValueError(f"{part}has {json_excerpt(value)} where a number must be")
             if not abs(value) <= 10 * max(size):  # nan, too
                 raise ValueError(
-                    f"{part}has a corner that is no number or far outside: {shown(value)}, the"
-                    f" image is {size[0]} x {size[1]} pixels (height x width)"
+                    f"{part}has a corner that is not a number or far outside: {json_excerpt(value)},"
+                    f" the image is {size[0]} x {size[1]} pixels (height x width)"
                 )
         if len(polygon) % 2:
             raise ValueError(f"{part}has {len(polygon)} numbers, an odd count: x or y is missing")
@@ -89,17 +94,17 @@ def _length(polygon: list[float]) -> float:
 
 def _checked_code(shape: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     if shape.get("size") != list(size):
-        raise ValueError(f"its size is {shown(shape.get('size'))}, the image's {list(size)}")
+        raise ValueError(f"its size is {json_excerpt(shape.get('size'))}, the image's {list(size)}")
     counts = shape.get("counts")
     if isinstance(counts, list):
         if not all(type(run) is int and run >= 0 for run in counts):
             wrong = next(run for run in counts if type(run) is not int or run < 0)
-            raise ValueError(f"counts: {shown(wrong)} is no length of a run")
+            raise ValueError(f"counts: {json_excerpt(wrong)} is no length of a run")
         if sum(counts) != math.prod(size):
             raise ValueError("its run lengths do not add up to the image")
         return dict(coco_mask.frPyObjects(shape, *size))
     if not isinstance(counts, str):
-        raise ValueError(f"counts is {shown(counts)}; it must be a list of runs or a string")
+        raise ValueError(f"counts is {json_excerpt(counts)}; it must be a list of runs or a string")
     _require_whole(counts, math.prod(size))
     return {"size": list(size), "counts": counts}
 

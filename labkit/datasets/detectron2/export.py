@@ -31,7 +31,7 @@ from labkit.datasets.detectron2.config import (
     metadata_of,
     sorted_labels,
 )
-from labkit.datasets.image_files import header, require_size
+from labkit.datasets.image_files import read_header, require_size
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE, Category
 from labkit.system.progress_bars import progress_bar
@@ -139,7 +139,7 @@ class _Split:
             for index in range(len(instances)):
                 info = instances.image_info(index)
                 image = instances.image_path(index)
-                require_size(image, *header(image), (info["height"], info["width"]))
+                require_size(image, *read_header(image), (info["height"], info["width"]))
             self.polygons = instances.polygons
         if task != "instance":
             path = split_file(root, "panoptic", split)

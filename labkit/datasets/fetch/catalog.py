@@ -103,7 +103,9 @@ def _marker(file: RemoteFile, folder: Path) -> Path:
     return archive.with_name(f"{archive.name}.unpacked")
 
 
-def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = print) -> Path:
+def fetch_dataset(
+    dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = print
+) -> Path:
     """Fetch, verify and unpack a data set; what is complete already is left as it is.
 
     Args:
@@ -116,7 +118,7 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
 
     Raises:
         LabkitError: the download folder cannot be written; or see
-            :func:`labkit.datasets.fetch.verified_download.fetch` and
+            :func:`labkit.datasets.fetch.verified_download.download` and
             :func:`labkit.datasets.fetch.archives.unpack`.
     """
     show(f"{dataset.title}\nLicence: {dataset.licence}\nHomepage: {dataset.homepage}")
@@ -138,13 +140,13 @@ def get(dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = prin
 def _fetch(file: RemoteFile, path: Path) -> str:
     """Bring a file to ``path``, held against the known or else the recorded hash."""
     from labkit.datasets.fetch.verified_download import (
-        fetch,  # here, because listing needs no requests
+        download,  # here, because listing needs no requests
     )
 
     record = _record_of(path)
     recorded = record.read_text().split()[0] if record.is_file() else None
     try:
-        return fetch(file.url, path, file.sha256 or recorded, file.size)
+        return download(file.url, path, file.sha256 or recorded, file.size)
     except LabkitError as error:
         if file.sha256 or not recorded:
             raise

@@ -31,7 +31,7 @@ TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
 
-def fetch(url: str, path: Path, sha256: str | None = None, size: int | None = None) -> str:
+def download(url: str, path: Path, sha256: str | None = None, size: int | None = None) -> str:
     """Bring a file to ``path``, unless it is there already.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets.json_fields import LARGEST_ID, is_name, shown
+from labkit.datasets.json_fields import LARGEST_ID, is_name, json_excerpt
 from labkit.datasets.masks.mask_files import Code
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category
@@ -67,7 +67,9 @@ def read_mask_categories(path: Path) -> MaskCategories:
             raise LabkitError(f"{where}: needs either value or color")
         identity = entry.get("id", number)
         if type(identity) is not int or not 1 <= identity <= LARGEST_ID:
-            raise LabkitError(f"{where}: id {shown(identity)} must be a whole number from 1 on")
+            raise LabkitError(
+                f"{where}: id {json_excerpt(identity)} must be a whole number from 1 on"
+            )
         code = _code(entry.get("value", entry.get("color")), where)
         for other, known in codes.items():
             if other.name.lower() == entry["name"].lower():  # files of objects go by the name
@@ -124,6 +126,6 @@ def _code(value: Any, where: str) -> Code:
     ):
         return value[0], value[1], value[2]
     raise LabkitError(
-        f"{where}: {shown(value)} is neither a value from 0 to 65535 nor a colour such as"
+        f"{where}: {json_excerpt(value)} is neither a value from 0 to 65535 nor a colour such as"
         ' [255, 0, 0] or "#ff0000"'
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labkit.datasets.image_files import opened, orientation, upright
+from labkit.datasets.image_files import open_image, orientation, upright
 from labkit.errors import LabkitError
 from labkit.system.message_text import counted
 
@@ -54,7 +54,7 @@ def read_codes(
         LabkitError: the file is damaged, of another size, in fractional numbers, in colours where
             the codes are values, or half transparent.
     """
-    with opened(path, "mask") as stored:
+    with open_image(path, "mask") as stored:
         bits = _bits(path, stored)
         picture = upright(stored)
         _check(path, picture, size, image)
@@ -101,7 +101,7 @@ def read_object(path: Path, size: tuple[int, int], image: Path) -> NDArray[np.bo
         LabkitError: as :func:`read_codes`; or the file has colours or several greys, so that it
             is not told what is the object.
     """
-    with opened(path, "mask") as stored:
+    with open_image(path, "mask") as stored:
         picture = upright(stored)
         _check(path, picture, size, image)
         alpha = _alpha(picture)
@@ -122,14 +122,14 @@ def read_object(path: Path, size: tuple[int, int], image: Path) -> NDArray[np.bo
 
 def is_lossy(path: Path) -> bool:
     """Whether a format changes values: the codes are then not those that were drawn."""
-    with opened(path, "mask") as picture:
+    with open_image(path, "mask") as picture:
         return picture.format in ("JPEG", "MPO", "JPEG2000")
 
 
 def _check(path: Path, picture: Image.Image, size: tuple[int, int], image: Path) -> None:
     found = (picture.height, picture.width)
     if found != size:
-        with opened(image) as stored:
+        with open_image(image) as stored:
             turn = orientation(stored)
         note = (
             f", as it is upright: its EXIF orientation is {turn}. A mask belongs to the upright"

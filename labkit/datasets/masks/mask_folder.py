@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from labkit.datasets.file_names import SUFFIXES, visible
-from labkit.datasets.image_files import header, read_image
+from labkit.datasets.file_names import SUFFIXES, visible_files
+from labkit.datasets.image_files import read_header, read_image
 from labkit.datasets.masks.mask_categories import MaskCategories
 from labkit.datasets.masks.mask_files import (
     TRANSPARENT,
@@ -36,7 +36,7 @@ from labkit.datasets.masks.mask_files import (
     read_object,
     unpacked,
 )
-from labkit.datasets.targets import require_memory, target_of
+from labkit.datasets.targets import require_memory, target_from_panoptic
 from labkit.errors import LabkitError
 from labkit.structures import VOID, Categories, Panoptic, Segment, Target
 from labkit.system.message_text import counted, listed
@@ -52,7 +52,7 @@ Region = tuple[int, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageMasks:
     """An image and its masks: one file, or a folder with a file for each object."""
 
     image: Path
@@ -116,13 +116,13 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
             ids[region] = identity
         left = set(np.unique(ids).tolist())  # what later objects cover wholly is not there
         panoptic = Panoptic(torch.from_numpy(ids), [s for s in segments if s.id in left])
-        return image, target_of(panoptic, self.categories, pair.image.stem)
+        return image, target_from_panoptic(panoptic, self.categories, pair.image.stem)
 
     def regions(self, index: int) -> list[Region]:
         """What the masks of an image say, whole: objects may cover each other in files of their
         own, where the later name lies on top."""
         pair = self.pairs[index]
-        return self._regions(pair, header(pair.image)[0])
+        return self._regions(pair, read_header(pair.image)[0])
 
     def void_values(self, index: int) -> dict[int | tuple[int, int, int], int]:
         """Values or colours of an image's mask that mean "no class" only because nothing was said,
@@ -130,14 +130,16 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         pair = self.pairs[index]
         if pair.masks.is_dir() or not self.classes.usual_void:
             return {}
-        values, pixels = np.unique(self._codes(pair, header(pair.image)[0]), return_counts=True)
+        values, pixels = np.unique(
+            self._codes(pair, read_header(pair.image)[0]), return_counts=True
+        )
         return {
             unpacked(value, self.classes.colors): number
             for value, number in zip(values.tolist(), pixels.tolist(), strict=True)
             if value in self._void - {0}
         }
 
-    def _regions(self, pair: Pair, size: tuple[int, int]) -> list[Region]:
+    def _regions(self, pair: ImageMasks, size: tuple[int, int]) -> list[Region]:
         if pair.masks.is_dir():
             return self._objects(pair, size)
         codes = self._codes(pair, size)
@@ -145,11 +147,11 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
             return self._numbers(pair.masks, codes, self._numbered)
         return self._classes(pair.masks, codes)
 
-    def _codes(self, pair: Pair, size: tuple[int, int]) -> NDArray[np.int64]:
+    def _codes(self, pair: ImageMasks, size: tuple[int, int]) -> NDArray[np.int64]:
         labels, void = frozenset(self._label_of), frozenset(self._void)
         return read_codes(pair.masks, size, pair.image, self.classes.colors, labels, void)
 
-    def _objects(self, pair: Pair, size: tuple[int, int]) -> list[Region]:
+    def _objects(self, pair: ImageMasks, size: tuple[int, int]) -> list[Region]:
         found = []
         names = {category.name.lower(): i for i, category in enumerate(self.categories)}
         paths = _files(pair.masks)
@@ -247,14 +249,14 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         return message
 
 
-def _pairs(images: Path, masks: Path, suffix: str) -> list[Pair]:
+def _pairs(images: Path, masks: Path, suffix: str) -> list[ImageMasks]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise LabkitError(f"{folder}: no such folder")
     found = _by_name(images, _files(images), "")
     if not found:
         raise LabkitError(f"{images}: no images in it ({', '.join(SUFFIXES)})")
-    folders = [path for path in visible(masks.iterdir()) if path.is_dir()]
+    folders = [path for path in visible_files(masks.iterdir()) if path.is_dir()]
     of_images = _by_name(masks, _files(masks) + folders, suffix)
     alone = sorted(found.keys() - of_images.keys())
     left = sorted(of_images.keys() - found.keys())
@@ -265,7 +267,7 @@ def _pairs(images: Path, masks: Path, suffix: str) -> list[Pair]:
             f"{images} and {masks} do not pair: {'; '.join(what)}. An image and its mask have the"
             f" same name{_common_suffix(alone, left)}"
         )
-    return [Pair(found[name], of_images[name]) for name in sorted(found)]
+    return [ImageMasks(found[name], of_images[name]) for name in sorted(found)]
 
 
 def _common_suffix(alone: list[str], left: list[str]) -> str:
@@ -294,7 +296,9 @@ def _by_name(folder: Path, paths: list[Path], suffix: str) -> dict[str, Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return visible(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    return visible_files(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -19,7 +19,9 @@ AGREEMENT = 0.99
 """IoU that polygons must reach with the mask."""
 
 
-def segmentation_of(mask: NDArray[np.bool_], polygons: bool) -> list[list[float]] | dict[str, Any]:
+def mask_to_segmentation(
+    mask: NDArray[np.bool_], polygons: bool
+) -> list[list[float]] | dict[str, Any]:
     """The ``segmentation`` of an annotation.
 
     Args:
@@ -30,14 +32,14 @@ def segmentation_of(mask: NDArray[np.bool_], polygons: bool) -> list[list[float]
         Polygons ``[x1, y1, x2, y2, ...]``, or ``{"size": [H, W], "counts": ...}``.
     """
     if polygons:
-        found = polygons_of(mask)
+        found = mask_to_polygons(mask)
         if found and _agreement(found, mask) >= AGREEMENT:
             return found
     code = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": code["size"], "counts": code["counts"].decode("ascii")}
 
 
-def polygons_of(mask: NDArray[np.bool_]) -> list[list[float]]:
+def mask_to_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
     """The outlines of a mask's parts, a quarter of a pixel inside; holes are lost."""
     # OpenCV's outline runs through the middles of the border pixels. At twice the size these are a
     # quarter of a pixel inside the edges, near enough for COCO's program to give the mask back.

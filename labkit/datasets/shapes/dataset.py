@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from labkit.datasets.shapes.canvas import Canvas, Color, Shape, direction
 from labkit.datasets.shapes.textures import Random
-from labkit.datasets.targets import target_of
+from labkit.datasets.targets import target_from_panoptic
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment, Target
 from labkit.system.message_text import counted
@@ -111,7 +111,7 @@ class Shapes(Dataset[tuple[Tensor, Target]]):
             canvas.draw(shape)
         panoptic = _panoptic(canvas.ids, canvas.kinds, len(self.categories.things))
         image = torch.from_numpy(canvas.finish())
-        return image, target_of(panoptic, self.categories, image_id)
+        return image, target_from_panoptic(panoptic, self.categories, image_id)
 
 
 def _scattered(random: Random) -> list[Shape]:

@@ -71,13 +71,13 @@ def require_not_worked_in(path: Path, notebook: Any) -> None:
     Raises:
         LabkitError: something else lies at `path`.
     """
-    from labkit.workbook.notebook_sources import load
+    from labkit.workbook.notebook_sources import load_notebook
 
     if not path.exists():
         return
-    if path.is_dir() or assignment_of(load(path)) != assignment_of(notebook):
+    if path.is_dir() or assignment_of(load_notebook(path)) != assignment_of(notebook):
         raise LabkitError(f"{path} is something else; move it, or choose another --out")
-    if any(cell.get("outputs") for cell in load(path).cells):
+    if any(cell.get("outputs") for cell in load_notebook(path).cells):
         raise LabkitError(f"{path} has been worked in; move it, or choose another --out")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from labkit.ops.roi_align import roi_align
-from labkit.ops.roi_arguments import rois_of
+from labkit.ops.roi_arguments import boxes_to_rois
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def pool(
     Returns:
         ``(K, D, s, s)``, image by image.
     """
-    rois = rois_of(boxes)  # (K, 5)
+    rois = boxes_to_rois(boxes)  # (K, 5)
     level = level_of(rois[:, 1:], config)
     if config.plus_one:
         rois = rois - rois.new_tensor([0.0, 0.0, 0.0, 1.0, 1.0])

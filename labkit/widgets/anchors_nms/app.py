@@ -7,8 +7,8 @@ from typing import Any
 import ipywidgets
 from torch import Tensor, nn
 
-from labkit.widgets.anchors_nms.figure import draw, nearest_box
-from labkit.widgets.anchors_nms.pyramid_levels import look
+from labkit.widgets.anchors_nms.figure import draw_figure, nearest_box
+from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 from labkit.widgets.anchors_nms.scene import MOST_BOXES, describe, scene, sentences
 from labkit.widgets.app import App, png
 from labkit.widgets.interactive_figure import InteractiveFigure, place
@@ -21,19 +21,19 @@ HELP = (
 
 
 class AnchorsNMS(App):
-    """An app around :func:`labkit.widgets.anchors_nms.explorer.explore`.
+    """An app around :func:`labkit.widgets.anchors_nms.explorer.draw_anchors_nms`.
 
     Args:
         model: a detector or panoptic network of labkit.
         image: ``(3, H, W)`` uint8, at the size at which the network sees it.
-        options: how it begins; those of ``explore``.
+        options: the initial state; keyword arguments of ``draw_anchors_nms``.
 
     Raises:
-        LabkitError: as ``explore`` and :func:`labkit.widgets.anchors_nms.pyramid_levels.look` do.
+        LabkitError: as ``draw_anchors_nms`` and ``rpn_levels``.
     """
 
     def __init__(self, model: nn.Module, image: Tensor, **options: Any) -> None:
-        self._image, self._levels = image, look(model, image)
+        self._image, self._levels = image, rpn_levels(model, image)
         self._shown = shown = scene(self._levels, **options)
         names = [one.name for one in self._levels]
         self._menus = {
@@ -177,7 +177,7 @@ class AnchorsNMS(App):
             button.disabled = not 0 <= shown.done + way <= len(shown.steps)
 
     def _show(self) -> None:
-        self._figure = draw(self._image, self._shown)
+        self._figure = draw_figure(self._image, self._shown)
         self._canvas.show(png(self._figure), describe(self._shown))
         self.status = " ".join(sentences(self._shown))
         self.ready()

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labkit.widgets.anchors_nms.figure import draw
+from labkit.widgets.anchors_nms.figure import draw_figure
 from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel
 from labkit.widgets.anchors_nms.scene import scene
 
 
-def explore(
+def draw_anchors_nms(
     image: Tensor,
     levels: Sequence[PyramidLevel],
     *,
@@ -33,7 +33,7 @@ def explore(
 
     Args:
         image: ``(3, H, W)`` uint8.
-        levels: of :func:`labkit.widgets.anchors_nms.pyramid_levels.look` on that image.
+        levels: of :func:`labkit.widgets.anchors_nms.pyramid_levels.rpn_levels` on that image.
         level: name of the level to look at; the first by default.
         ratio: draw the anchors of this ratio alone.
         cell: (row, column) whose anchors are drawn; by default that of ``box``, or of the best box.
@@ -58,4 +58,4 @@ def explore(
         done=done,
         box=box,
     )
-    return draw(image, shown)
+    return draw_figure(image, shown)

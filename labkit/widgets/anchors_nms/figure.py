@@ -29,8 +29,8 @@ PLACES = {  # left, bottom, width, height, in inches
 }
 
 
-def draw(image: Tensor, shown: Scene) -> Figure:
-    """The figure of :func:`labkit.widgets.anchors_nms.explorer.explore`."""
+def draw_figure(image: Tensor, shown: Scene) -> Figure:
+    """The figure of :func:`labkit.widgets.anchors_nms.explorer.draw_anchors_nms`."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = {}
     for name, (left, bottom, width, height) in PLACES.items():

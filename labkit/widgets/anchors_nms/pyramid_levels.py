@@ -78,7 +78,7 @@ class PyramidLevel:
 
 
 @torch.no_grad()
-def look(model: nn.Module, image: Tensor) -> tuple[PyramidLevel, ...]:
+def rpn_levels(model: nn.Module, image: Tensor) -> tuple[PyramidLevel, ...]:
     """What the proposal network of a model says of every anchor.
 
     Args:

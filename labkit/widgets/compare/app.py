@@ -10,11 +10,11 @@ from typing import Any
 
 import ipywidgets
 
-from labkit.checkpoints.model_zoo import catalogue
+from labkit.checkpoints.model_zoo import published_weights
 from labkit.checkpoints.shipped import shipped
 from labkit.system.paths import download_folder
 from labkit.widgets.app import App, message_of, png
-from labkit.widgets.compare.compare import MEMORY, Models, by_title, draw, try_to_ask
+from labkit.widgets.compare.compare import MEMORY, Models, by_title, draw_comparison, try_to_run
 from labkit.widgets.compare.controls import (
     FITTING,
     ModelList,
@@ -153,7 +153,9 @@ class Compare(App):
         score, viewer = self._score(), self.viewer
         with self._drawing:
             kinds = (viewer.show_things, viewer.show_stuff)
-            figure = draw(self.comparison, score, self._outcomes(), viewer.opacity, *kinds)
+            figure = draw_comparison(
+                self.comparison, score, self._outcomes(), viewer.opacity, *kinds
+            )
             views = self.comparison.views(score)
         return png(figure), as_text(self.comparison.picture, views)
 
@@ -163,7 +165,7 @@ class Compare(App):
             for number, (title, model) in enumerate(missing.items(), start=1):
                 watch = self._watch(job, f"{title} ({number} of {len(missing)})")
                 watch.progress(0.0)
-                answer = try_to_ask(model, comparison.picture, watch=watch)
+                answer = try_to_run(model, comparison.picture, watch=watch)
                 with self._drawing:
                     comparison.answers[title] = answer
                     if self._job is job:
@@ -236,5 +238,5 @@ class Compare(App):
 def available() -> list[str]:
     """Names of the models that can be asked now: labkit's own, and what was fetched."""
     folder = download_folder()
-    fetched = [c.name for c in catalogue().values() if c.path(folder).is_file()]
+    fetched = [c.name for c in published_weights().values() if c.path(folder).is_file()]
     return [*shipped(), *fetched]

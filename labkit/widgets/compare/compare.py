@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from labkit.errors import LabkitError
-from labkit.widgets.compare.image_source import Picture, Source, picture
+from labkit.widgets.compare.image_source import Source, SourceImage, source_image
 from labkit.widgets.compare.model_runs import Answer, Cancelled, Memory, Model, Watch
 from labkit.widgets.compare.outcomes import COLORS
 from labkit.widgets.compare.table import as_text
@@ -27,7 +27,7 @@ Models = Mapping[str, Model] | Sequence[str]
 """Models by the title of their panel, or names."""
 
 
-def ask(
+def run_models(
     models: Models, source: Source, memory: Memory = MEMORY, watch: Watch | None = None
 ) -> Comparison:
     """Ask each model about a picture, or remember what it said.
@@ -44,8 +44,8 @@ def ask(
         LabkitError: there is no such picture.
         Cancelled: the watch says so.
     """
-    seen = picture(source)
-    answers = {t: try_to_ask(m, seen, memory, watch) for t, m in by_title(models).items()}
+    seen = source_image(source)
+    answers = {t: try_to_run(m, seen, memory, watch) for t, m in by_title(models).items()}
     return Comparison(seen, answers)
 
 
@@ -54,8 +54,8 @@ def by_title(models: Models) -> dict[str, Model]:
     return dict(models) if isinstance(models, Mapping) else {str(m): m for m in models}
 
 
-def try_to_ask(
-    model: Model, seen: Picture, memory: Memory = MEMORY, watch: Watch | None = None
+def try_to_run(
+    model: Model, seen: SourceImage, memory: Memory = MEMORY, watch: Watch | None = None
 ) -> Answer | str:
     """The answer, or why there is none.
 
@@ -82,7 +82,7 @@ def compare(
     things: bool = True,
     stuff: bool = True,
 ) -> Figure:
-    """Panels side by side and a table; see :func:`ask` for models and picture.
+    """Panels side by side and a table; see :func:`run_models` for models and picture.
 
     Args:
         models: what to compare.
@@ -92,11 +92,11 @@ def compare(
         opacity: of the segments over the picture.
         things, stuff: which of them to draw.
     """
-    comparison = ask(models, source)
-    return draw(comparison, score, difference, opacity, things, stuff)
+    comparison = run_models(models, source)
+    return draw_comparison(comparison, score, difference, opacity, things, stuff)
 
 
-def draw(
+def draw_comparison(
     comparison: Comparison,
     score: float | None,
     difference: bool,

@@ -10,7 +10,7 @@ import ipywidgets
 
 from labkit.checkpoints.model_zoo import find
 from labkit.checkpoints.shipped import shipped
-from labkit.widgets.compare.image_source import Picture, Source, from_upload, picture
+from labkit.widgets.compare.image_source import Source, SourceImage, from_upload, source_image
 from labkit.widgets.compare.model_runs import Model
 
 GIVEN, DATASET, FILE, UPLOAD = "given", "dataset", "file", "upload"
@@ -98,7 +98,7 @@ class PictureChoice(ipywidgets.HBox):
             ("upload an image", UPLOAD),
         ]
         name, index = first if isinstance(first, tuple) else (GIVEN, 0)
-        self._given = None if isinstance(first, tuple) else picture(first)
+        self._given = None if isinstance(first, tuple) else source_image(first)
         if self._given is not None:
             options.insert(0, (self._given.title, GIVEN))
         self.kind = ipywidgets.Dropdown(
@@ -132,7 +132,7 @@ class PictureChoice(ipywidgets.HBox):
             style=FITTING,
         )
         self.upload = ipywidgets.FileUpload(accept="image/*", description="choose a file")
-        self._uploaded: tuple[Any, Picture] | None = None
+        self._uploaded: tuple[Any, SourceImage] | None = None
         self._changed = changed
         super().__init__(
             [heading("Picture"), self.kind, self.folder, self.file, self.index, self.upload]
@@ -154,7 +154,7 @@ class PictureChoice(ipywidgets.HBox):
             return "Choose an image file to upload."
         return ""
 
-    def picture(self) -> Picture:
+    def picture(self) -> SourceImage:
         """The picture that is chosen.
 
         Raises:
@@ -165,13 +165,13 @@ class PictureChoice(ipywidgets.HBox):
             assert self._given is not None
             return self._given
         if kind == FILE:
-            return picture(self.file.value.strip())
+            return source_image(self.file.value.strip())
         if kind == UPLOAD:
             return self._read_upload()
         name = self.folder.value.strip() if kind == DATASET else kind
-        return picture((name, self.index.value))
+        return source_image((name, self.index.value))
 
-    def _read_upload(self) -> Picture:
+    def _read_upload(self) -> SourceImage:
         uploads = self.upload.value
         if self._uploaded is None or self._uploaded[0] is not uploads:
             last = uploads[-1]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.image_files import read_image
-from labkit.datasets.registry import dataset
+from labkit.datasets.registry import open_dataset
 from labkit.errors import LabkitError
 from labkit.metrics.coco_annotations import Annotation
 from labkit.structures import Categories, Target
@@ -29,7 +29,7 @@ MOST_PIXELS = 2048 * 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class SourceImage:
     """One picture and what is known about it.
 
     Attributes:
@@ -51,18 +51,18 @@ class Picture:
     note: str = ""
 
 
-Source = Picture | tuple[str, int] | str | Path
+Source = SourceImage | tuple[str, int] | str | Path
 """What stands for a picture: the name of a data set as ``labkit train`` takes it, and an index into
 its ``val`` split; or a file."""
 
 
-def picture(source: Source) -> Picture:
+def source_image(source: Source) -> SourceImage:
     """The picture that ``source`` stands for.
 
     Raises:
         LabkitError: no such data set or index, or a file that is no image.
     """
-    if isinstance(source, Picture):
+    if isinstance(source, SourceImage):
         return source
     if isinstance(source, tuple):
         return from_dataset(*source)
@@ -70,12 +70,12 @@ def picture(source: Source) -> Picture:
     return _of_pixels(path.name, read_image(path))
 
 
-def from_dataset(name: str, index: int) -> Picture:
+def from_dataset(name: str, index: int) -> SourceImage:
     """An image of a data set's ``val`` split, with its truth.
 
     Args:
         name: ``shapes``, ``crowded``, ``coco_panoptic:DIR``, ...; see
-            :func:`labkit.datasets.registry.dataset`.
+            :func:`labkit.datasets.registry.open_dataset`.
         index: which.
 
     Raises:
@@ -93,7 +93,7 @@ def from_dataset(name: str, index: int) -> Picture:
     return replace(made, target=target, categories=images.categories, annotations=rows)
 
 
-def from_upload(name: str, content: bytes) -> Picture:
+def from_upload(name: str, content: bytes) -> SourceImage:
     """A picture that the reader sends.
 
     Raises:
@@ -110,7 +110,7 @@ def from_upload(name: str, content: bytes) -> Picture:
     return _of_pixels(path.name, pixels)
 
 
-def _of_pixels(title: str, image: Tensor) -> Picture:
+def _of_pixels(title: str, image: Tensor) -> SourceImage:
     height, width = image.shape[1:]
     note = ""
     if height * width > MOST_PIXELS:
@@ -123,10 +123,10 @@ def _of_pixels(title: str, image: Tensor) -> Picture:
             f" scaled down to {size[0]} × {size[1]} (at most {MOST_PIXELS / 1e6:.1f} megapixels)"
         )
     key = hashlib.sha256(repr(tuple(image.shape)).encode() + image.numpy().tobytes()).hexdigest()
-    return Picture(title, image, key, note=note)
+    return SourceImage(title, image, key, note=note)
 
 
 @cache
 def _dataset(name: str) -> Any:
     """Opened once: a large data set's annotations take seconds to read."""
-    return dataset(name, "val")
+    return open_dataset(name, "val")

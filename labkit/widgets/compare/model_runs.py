@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from labkit.engine.panoptic_files import fingerprint
 from labkit.engine.predictor import Predictor, load_model
 from labkit.structures import Categories, Prediction
-from labkit.widgets.compare.image_source import Picture
+from labkit.widgets.compare.image_source import SourceImage
 from labkit.widgets.compare.thresholds import Result, Threshold, candidates_kept, threshold_of
 
 QUICK = 3.0
@@ -92,11 +92,11 @@ class Memory:
         self._answers: OrderedDict[str, dict[str, Answer]] = OrderedDict()  # by picture
         self._one_runs = threading.Lock()
 
-    def known(self, model: Model, picture: Picture) -> Answer | None:
+    def known(self, model: Model, picture: SourceImage) -> Answer | None:
         """The answer, if the model has been asked."""
         return self._answers.get(picture.key, {}).get(identity(model))
 
-    def ask(self, model: Model, picture: Picture, watch: Watch | None = None) -> Answer:
+    def ask(self, model: Model, picture: SourceImage, watch: Watch | None = None) -> Answer:
         """The answer, made now if need be.
 
         Raises:

@@ -15,11 +15,11 @@ from labkit.colors import PETROFF_10
 from labkit.datasets.targets import annotation_of
 from labkit.engine.evaluate import translation
 from labkit.errors import LabkitError
-from labkit.metrics.average_precision import match as match_objects
-from labkit.metrics.average_precision import overlaps
-from labkit.metrics.panoptic_quality import match
+from labkit.metrics.average_precision import detection_iou
+from labkit.metrics.average_precision import match_detections as match_objects
+from labkit.metrics.panoptic_quality import match_panoptic
 from labkit.structures import Categories, Detections, Target
-from labkit.widgets.compare.image_source import Picture
+from labkit.widgets.compare.image_source import SourceImage
 from labkit.widgets.compare.thresholds import Result
 from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, layer_of
 
@@ -38,7 +38,7 @@ IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Difference:
+class SegmentOutcomes:
     """Outcomes by segment id; found segments in neither ``right`` nor ``wrong`` do not count.
 
     Attributes:
@@ -60,7 +60,9 @@ def same_classes(known: Categories | None, wanted: Categories) -> bool:
     return known is None or [(c.id, c.name) for c in known] == [(c.id, c.name) for c in wanted]
 
 
-def difference(shown: Result, picture: Picture, categories: Categories | None) -> Difference:
+def segment_outcomes(
+    shown: Result, picture: SourceImage, categories: Categories | None
+) -> SegmentOutcomes:
     """Hold what was found against the truth of a picture that has one.
 
     Args:
@@ -75,25 +77,27 @@ def difference(shown: Result, picture: Picture, categories: Categories | None) -
     assert target is not None
     assert wanted is not None
     if isinstance(shown, Detections):
-        labels = labels_in_truth(shown, categories, wanted)
+        labels = labels_in_gt_classes(shown, categories, wanted)
         return _of_objects(shown, target, labels, _object_ids(target, wanted))
     true = target.get("panoptic")
     if true is None:
         raise LabkitError("the truth has objects only, no panoptic map to compare with")
     if not same_classes(categories, wanted):
         raise LabkitError("the model was trained on other classes than the truth has")
-    matches = match(shown, true, wanted)
+    matches = match_panoptic(shown, true, wanted)
     found_ids = [segment.id for segment in shown.segments]
     true_ids = [segment.id for segment in true.segments]
     pairs = zip(matches.prediction, matches.target, matches.iou, strict=True)
-    return Difference(
+    return SegmentOutcomes(
         {found_ids[p]: (true_ids[t], float(iou)) for p, t, iou in pairs},
         frozenset(found_ids[p] for p in np.flatnonzero(matches.wrong)),
         frozenset(true_ids[t] for t in np.flatnonzero(matches.missed)),
     )
 
 
-def labels_in_truth(found: Detections, known: Categories | None, wanted: Categories) -> np.ndarray:
+def labels_in_gt_classes(
+    found: Detections, known: Categories | None, wanted: Categories
+) -> np.ndarray:
     """``(N,)`` labels in the truth's classes, -1 for classes that it has not.
 
     Raises:
@@ -105,7 +109,7 @@ def labels_in_truth(found: Detections, known: Categories | None, wanted: Categor
 
 def _of_objects(
     found: Detections, target: Target, labels: np.ndarray, true_ids: list[int]
-) -> Difference:
+) -> SegmentOutcomes:
     if found.masks is None:
         raise LabkitError("the model finds boxes only, no masks to compare")
     true_labels = target["labels"].numpy()
@@ -113,13 +117,15 @@ def _of_objects(
     for label in np.unique(labels[labels >= 0]).tolist():
         mine, true = np.flatnonzero(labels == label), np.flatnonzero(true_labels == label)
         mine = mine[np.argsort(-found.scores.numpy()[mine], kind="stable")]
-        iou = overlaps(found, target, "masks", mine, true)
+        iou = detection_iou(found, target, "masks", mine, true)
         for row, (i, taken) in enumerate(zip(mine, match_objects(iou, IOU), strict=True)):
             if taken >= 0:
                 right[int(i) + 1] = true_ids[true[taken]], float(iou[row, taken])
     matched = {true for true, _ in right.values()}
     counted = {int(i) + 1 for i in np.flatnonzero(labels >= 0)} - _on_crowd(found, target, labels)
-    return Difference(right, frozenset(counted - right.keys()), frozenset(set(true_ids) - matched))
+    return SegmentOutcomes(
+        right, frozenset(counted - right.keys()), frozenset(set(true_ids) - matched)
+    )
 
 
 def _on_crowd(found: Detections, target: Target, labels: np.ndarray) -> set[int]:
@@ -144,7 +150,7 @@ def _object_ids(target: Target, categories: Categories) -> list[int]:
     return [s.id for s in panoptic.segments if s.label in categories.things and not s.iscrowd]
 
 
-def truth_layer(picture: Picture) -> Layer:
+def gt_layer(picture: SourceImage) -> Layer:
     """The truth as a panel; an object's number says which others found it."""
     target, categories = picture.target, picture.categories
     assert target is not None
@@ -160,13 +166,13 @@ def in_neutral(truth: Layer) -> Layer:
     return replace(truth, info=info)
 
 
-def with_outcomes(layer: Layer, outcome: Difference, truth: Layer) -> Layer:
+def with_outcomes(layer: Layer, outcome: SegmentOutcomes, truth: Layer) -> Layer:
     """The same segments, whose notes say what became of them."""
     info = {i: replace(e, **_note(i, outcome, truth)) for i, e in layer.info.items()}  # type: ignore[arg-type]
     return replace(layer, info=info)
 
 
-def _note(i: int, outcome: Difference, truth: Layer) -> dict[str, str | int | None]:
+def _note(i: int, outcome: SegmentOutcomes, truth: Layer) -> dict[str, str | int | None]:
     if i in outcome.right:
         true, iou = outcome.right[i]
         return {"note": f"TP, IoU {iou:.2f} with {truth.info[true].text}", "match": true}
@@ -175,13 +181,13 @@ def _note(i: int, outcome: Difference, truth: Layer) -> dict[str, str | int | No
     return {"note": "does not count: on void or crowd, or no class of the truth", "match": None}
 
 
-def difference_layer(layer: Layer, outcome: Difference, truth: Layer) -> Layer:
+def outcome_layer(layer: Layer, outcome: SegmentOutcomes, truth: Layer) -> Layer:
     """The panel of the outcomes: colours say right, wrong and missed instead of the class.
 
     Args:
         layer: what was found, with :func:`with_outcomes`.
         outcome: what became of it.
-        truth: :func:`truth_layer`.
+        truth: :func:`gt_layer`.
     """
     found_ids, found = _positions(layer.ids, sorted(layer.info))
     missed_ids, missed = _positions(truth.ids, sorted(outcome.missed))
@@ -203,7 +209,9 @@ def _positions(ids: np.ndarray, listed: list[int]) -> tuple[list[int], np.ndarra
     return order.tolist(), np.where(order[at] == ids, at, 0)
 
 
-def _pair(here: int, gone: int, layer: Layer, outcome: Difference, truth: Layer) -> SegmentInfo:
+def _pair(
+    here: int, gone: int, layer: Layer, outcome: SegmentOutcomes, truth: Layer
+) -> SegmentInfo:
     if not gone:
         color = RIGHT if here in outcome.right else FALSE if here in outcome.wrong else UNCOUNTED
         return replace(layer.info[here], color=color)

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from labkit.structures import Detections
-from labkit.widgets.compare.image_source import Picture
+from labkit.widgets.compare.image_source import SourceImage
 from labkit.widgets.compare.outcomes import COLORS
 from labkit.widgets.compare.views import View
 
@@ -27,7 +27,7 @@ HEADS = (
 )
 
 
-def as_text(picture: Picture, views: Sequence[View]) -> str:
+def as_text(picture: SourceImage, views: Sequence[View]) -> str:
     """Aligned columns, then what has to be said about them."""
     rows = [HEADS, *(_row(view) for view in views)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADS))]
@@ -41,7 +41,7 @@ def as_text(picture: Picture, views: Sequence[View]) -> str:
     return "\n".join([*lines, *remarks(picture, views)])
 
 
-def as_html(picture: Picture, views: Sequence[View]) -> str:
+def as_html(picture: SourceImage, views: Sequence[View]) -> str:
     """The same as a table with a heading for each row and column."""
     heads = "".join(f'<th scope="col">{head}</th>' for head in HEADS)
     rows = ""
@@ -65,7 +65,7 @@ def colors_html() -> str:
     )
 
 
-def remarks(picture: Picture, views: Sequence[View]) -> list[str]:
+def remarks(picture: SourceImage, views: Sequence[View]) -> list[str]:
     """What the columns do not say: what the threshold does, what is missing and why."""
     said = [picture.note] if picture.note else []
     meanings: dict[str, list[str]] = {}

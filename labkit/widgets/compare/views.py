@@ -16,15 +16,15 @@ from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.structures import Detections, Panoptic, Prediction
-from labkit.widgets.compare.image_source import Picture
+from labkit.widgets.compare.image_source import SourceImage
 from labkit.widgets.compare.model_runs import Answer
 from labkit.widgets.compare.outcomes import (
-    Difference,
-    difference,
-    difference_layer,
+    SegmentOutcomes,
+    gt_layer,
     in_neutral,
-    labels_in_truth,
-    truth_layer,
+    labels_in_gt_classes,
+    outcome_layer,
+    segment_outcomes,
     with_outcomes,
 )
 from labkit.widgets.compare.thresholds import Result
@@ -54,7 +54,7 @@ class View:
     score: float | None = None
     shown: Result | None = None
     layer: Layer | None = None
-    outcome: Difference | None = None
+    outcome: SegmentOutcomes | None = None
     quality: PanopticResult | None = None
     ap: float | None = None
     reason: str = ""
@@ -68,7 +68,7 @@ class Comparison:
         answers: by title; a text instead says why there is none.
     """
 
-    def __init__(self, picture: Picture, answers: Mapping[str, Answer | str]) -> None:
+    def __init__(self, picture: SourceImage, answers: Mapping[str, Answer | str]) -> None:
         self.picture = picture
         self.answers = dict(answers)
         self._ap: dict[str, float | None] = {}
@@ -84,7 +84,7 @@ class Comparison:
             views: of :meth:`views`.
             outcomes: colours say right, wrong and missed, where the truth allows.
         """
-        truth = None if self.picture.target is None else truth_layer(self.picture)
+        truth = None if self.picture.target is None else gt_layer(self.picture)
         panels = [] if truth is None else [in_neutral(truth) if outcomes else truth]
         nothing = np.zeros(tuple(self.picture.image.shape[1:]), np.int32)
         for view in views:
@@ -92,7 +92,7 @@ class Comparison:
             if truth is not None and view.outcome is not None:
                 layer = with_outcomes(layer, view.outcome, truth)
                 if outcomes:
-                    layer = difference_layer(layer, view.outcome, truth)
+                    layer = outcome_layer(layer, view.outcome, truth)
                 elif view.quality is not None:
                     layer = replace(
                         layer, title=f"{view.title}: PQ {100 * view.quality.all.pq:.1f}"
@@ -130,7 +130,7 @@ class Comparison:
             self._ap[title] = self._average_precision(answer)
         view = replace(view, ap=self._ap[title])
         try:
-            outcome = difference(shown, self.picture, answer.categories)
+            outcome = segment_outcomes(shown, self.picture, answer.categories)
         except LabkitError as error:
             return replace(view, reason=str(error))
         quality = None
@@ -152,7 +152,7 @@ class Comparison:
         if found is None or found.masks is None:
             return None
         try:
-            labels = labels_in_truth(found, answer.categories, wanted)
+            labels = labels_in_gt_classes(found, answer.categories, wanted)
         except LabkitError:
             return None
         keep = np.flatnonzero(labels >= 0)

@@ -13,7 +13,14 @@ from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.structures import Categories, Panoptic
 from labkit.system.message_text import counted
 from labkit.widgets.app import App, png
-from labkit.widgets.pq_matching.matching import COLUMNS, explore, layers, matching, move, table
+from labkit.widgets.pq_matching.matching import (
+    COLUMNS,
+    draw_pq_matching,
+    layers,
+    matching,
+    move,
+    table,
+)
 from labkit.widgets.viewer.segment_layers import layer_of
 from labkit.widgets.viewer.viewer import SegmentViewer
 
@@ -81,7 +88,11 @@ class PQMatching(App):
         self._show("Everything is where it was.")
 
     def still(self) -> tuple[bytes, str]:
-        data = png(explore(self.image, self.target, self.prediction, self.categories, self.offsets))
+        data = png(
+            draw_pq_matching(
+                self.image, self.target, self.prediction, self.categories, self.offsets
+            )
+        )
         return data, f"{_score(self.matching.quality)}\n{self.viewer.in_words()}"
 
     def _show(self, what: str) -> None:

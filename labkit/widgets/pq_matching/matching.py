@@ -1,7 +1,7 @@
 """How panoptic quality comes about in one picture: the matches, and what each segment adds.
 
 The headless twin of :class:`labkit.widgets.PQMatching`. Every number is of ``labkit.metrics``: the
-matches of :func:`~labkit.metrics.panoptic_quality.match`, the score of
+matches of :func:`~labkit.metrics.panoptic_quality.match_panoptic`, the score of
 :class:`~labkit.metrics.panoptic_quality.PanopticQuality`.
 
 PQ is a mean over the n categories that occur, so a match of category c adds
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import PanopticResult
-from labkit.metrics.panoptic_quality import PanopticQuality, match
+from labkit.metrics.panoptic_quality import PanopticQuality, match_panoptic
 from labkit.structures import VOID, Categories, Panoptic
 from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, draw_panel, layer_of
 
@@ -34,7 +34,7 @@ COLUMNS = ("class", "sum of IoU", "TP", "FP", "FN", "SQ", "RQ", "PQ", "PQ before
 
 
 @dataclass(frozen=True)
-class Fate:
+class SegmentContribution:
     """What became of one segment.
 
     Attributes:
@@ -66,8 +66,8 @@ class Matching:
 
     target: Panoptic
     prediction: Panoptic
-    true: dict[int, Fate]
-    predicted: dict[int, Fate]
+    true: dict[int, SegmentContribution]
+    predicted: dict[int, SegmentContribution]
     quality: PanopticResult
 
 
@@ -80,27 +80,27 @@ def matching(prediction: Panoptic, target: Panoptic, categories: Categories) -> 
     metric = PanopticQuality(categories)
     metric.update(prediction, target)
     quality = metric.compute()
-    found = match(prediction, target, categories)
+    found = match_panoptic(prediction, target, categories)
     true_ids, predicted_ids = ([s.id for s in p.segments] for p in (target, prediction))
-    true: dict[int, Fate] = {}
-    predicted: dict[int, Fate] = {}
+    true: dict[int, SegmentContribution] = {}
+    predicted: dict[int, SegmentContribution] = {}
     for i, missed in zip(true_ids, found.missed.tolist(), strict=True):
-        true[i] = Fate("FN" if missed else "not counted")
+        true[i] = SegmentContribution("FN" if missed else "not counted")
     for i, wrong in zip(predicted_ids, found.wrong.tolist(), strict=True):
-        predicted[i] = Fate("FP" if wrong else "not counted")
+        predicted[i] = SegmentContribution("FP" if wrong else "not counted")
     for (t, p), iou in zip(found.rejected.tolist(), found.rejected_iou.tolist(), strict=True):
         g, q = true_ids[t], predicted_ids[p]
         if iou > true[g].iou:
-            true[g] = Fate(true[g].kind, q, iou)
+            true[g] = SegmentContribution(true[g].kind, q, iou)
         if iou > predicted[q].iou:
-            predicted[q] = Fate(predicted[q].kind, g, iou)
+            predicted[q] = SegmentContribution(predicted[q].kind, g, iou)
     for t, p, iou in zip(
         found.target.tolist(), found.prediction.tolist(), found.iou.tolist(), strict=True
     ):
         own = quality.per_class[target.segments[t].label]
         share = iou / (own.tp + own.fp / 2 + own.fn / 2) / quality.all.n
-        true[true_ids[t]] = Fate("TP", predicted_ids[p], iou, share)
-        predicted[predicted_ids[p]] = Fate("TP", true_ids[t], iou, share)
+        true[true_ids[t]] = SegmentContribution("TP", predicted_ids[p], iou, share)
+        predicted[predicted_ids[p]] = SegmentContribution("TP", true_ids[t], iou, share)
     return Matching(target, prediction, true, predicted, quality)
 
 
@@ -149,7 +149,7 @@ def layers(found: Matching, categories: Categories) -> tuple[Layer, Layer]:
     return told[0], told[1]
 
 
-def _note(fate: Fate, partner: str, pq: float) -> str:
+def _note(fate: SegmentContribution, partner: str, pq: float) -> str:
     if fate.kind == "not counted":
         return "a crowd, or mostly on void or crowd: neither right nor wrong"
     if fate.kind == "TP":
@@ -172,7 +172,7 @@ def table(quality: PanopticResult, before: PanopticResult) -> list[tuple[str, ..
     return [*rows, ("mean", "", "", "", "", *map(_percent, means))]
 
 
-def explore(
+def draw_pq_matching(
     image: Tensor,
     target: Panoptic,
     prediction: Panoptic,

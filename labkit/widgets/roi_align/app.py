@@ -13,7 +13,12 @@ from torch import Tensor
 from labkit.widgets.app import App, png
 from labkit.widgets.interactive_figure import Box, InteractiveFigure, data_box, pixel_box, place
 from labkit.widgets.roi_align.explorer import describe, figure_of, headline
-from labkit.widgets.roi_align.reading import MOST_BINS, MOST_SAMPLES, Reading, read
+from labkit.widgets.roi_align.operator_samples import (
+    MOST_BINS,
+    MOST_SAMPLES,
+    OperatorSamples,
+    sample_operators,
+)
 
 STEP = 0.25
 """How far an arrow key moves the box, in cells."""
@@ -34,7 +39,7 @@ class _State:
 
 
 class RoIAlignExplorer(App):
-    """An app around :func:`labkit.widgets.roi_align.explorer.explore`, whose arguments it takes.
+    """The app around ``draw_roi_align`` of ``explorer``; its arguments are the same.
 
     Raises:
         LabkitError: an argument of the wrong shape or range.
@@ -50,7 +55,7 @@ class RoIAlignExplorer(App):
         samples: int = 2,
         selected: tuple[int, int] = (0, 0),
     ) -> None:
-        readings = read(features, box, bins=bins, samples=samples, selected=selected)
+        readings = sample_operators(features, box, bins=bins, samples=samples, selected=selected)
         self._features, self._image = features, image
         x1, y1, x2, y2 = map(float, box)
         self._state = _State((x1, y1, x2, y2), bins, samples, selected)
@@ -129,7 +134,7 @@ class RoIAlignExplorer(App):
         last = state.bins - 1
         row, column = state.selected
         state = replace(state, selected=(min(row, last), min(column, last)))
-        readings = read(
+        readings = sample_operators(
             self._features,
             state.box,
             bins=state.bins,
@@ -146,7 +151,7 @@ class RoIAlignExplorer(App):
             self._following = False
         self._show(readings)
 
-    def _show(self, readings: dict[str, Reading]) -> None:
+    def _show(self, readings: dict[str, OperatorSamples]) -> None:
         box = self._state.box
         figure = figure_of(self._features, box, readings, self._image)
         data = png(figure)

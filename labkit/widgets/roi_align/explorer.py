@@ -2,7 +2,7 @@
 
 One figure: above, the map with what each operator takes for the box; in the middle, what each
 returns; below, one bin up close, with the value and the weight of every cell in it, and the sum
-written out. The numbers are those of :func:`labkit.widgets.roi_align.reading.read`.
+written out. The numbers are those of :func:`labkit.widgets.roi_align.operator_samples.sample_operators`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labkit.widgets.roi_align.figure import draw, number
-from labkit.widgets.roi_align.reading import Reading, Sample, read
+from labkit.widgets.roi_align.figure import draw_operators, number
+from labkit.widgets.roi_align.operator_samples import OperatorSamples, Sample, sample_operators
 
 WRITTEN_OUT = 4
 """Points whose sum is in the figure, of more only the first: all of them with 2 × 2."""
 
 
-def explore(
+def draw_roi_align(
     features: Tensor,
     box: Sequence[float],
     *,
@@ -45,19 +45,22 @@ def explore(
     Raises:
         LabkitError: an argument of the wrong shape or range.
     """
-    readings = read(features, box, bins=bins, samples=samples, selected=selected)
+    readings = sample_operators(features, box, bins=bins, samples=samples, selected=selected)
     return figure_of(features, box, readings, image)
 
 
 def figure_of(
-    features: Tensor, box: Sequence[float], readings: Mapping[str, Reading], image: Tensor | None
+    features: Tensor,
+    box: Sequence[float],
+    readings: Mapping[str, OperatorSamples],
+    image: Tensor | None,
 ) -> Figure:
-    """The figure of :func:`explore` from what has been read."""
+    """The figure of :func:`draw_roi_align` from what has been read."""
     sums = [line for reading in readings.values() for line in _lines(reading)]
-    return draw(features, box, readings, sums, image)
+    return draw_operators(features, box, readings, sums, image)
 
 
-def describe(box: Sequence[float], readings: Mapping[str, Reading]) -> str:
+def describe(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
     """The figure in words: the box, the bin, its three values and how they come about."""
     lines = [headline(box, readings)]
     for name, reading in readings.items():
@@ -67,14 +70,14 @@ def describe(box: Sequence[float], readings: Mapping[str, Reading]) -> str:
     return "\n".join(lines)
 
 
-def headline(box: Sequence[float], readings: Mapping[str, Reading]) -> str:
+def headline(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
     """One line: the box, the selected bin and its three values."""
     row, column = readings["RoIAlign"].selected
     values = ", ".join(f"{name} {number(r.value)}" for name, r in readings.items())
     return f"Box {_span(box)}. Bin in row {row + 1}, column {column + 1}: {values}."
 
 
-def _lines(reading: Reading) -> list[str]:
+def _lines(reading: OperatorSamples) -> list[str]:
     """The arithmetic of a bin, two points a line."""
     sums = [
         f"point {i}{s}" for i, s in enumerate(map(_sum, reading.samples[:WRITTEN_OUT]), start=1)
@@ -94,7 +97,7 @@ def _sum(sample: Sample) -> str:
     )
 
 
-def _result(reading: Reading) -> str:
+def _result(reading: OperatorSamples) -> str:
     if reading.samples:
         return f"Mean of all {len(reading.samples)} points: {number(reading.value)}."
     x1, y1, x2, y2 = reading.bin

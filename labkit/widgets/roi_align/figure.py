@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from labkit.colors import PETROFF_10
-from labkit.widgets.roi_align.reading import OPERATORS, Reading, Sample
+from labkit.widgets.roi_align.operator_samples import OPERATORS, OperatorSamples, Sample
 
 COLORS = {
     name: tuple(v / 255 for v in PETROFF_10[i])
@@ -30,14 +30,14 @@ TITLES = {
 }
 
 
-def draw(
+def draw_operators(
     features: Tensor,
     box: Sequence[float],
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, OperatorSamples],
     sums: Sequence[str],
     image: Tensor | None,
 ) -> Figure:
-    """The figure of :func:`labkit.widgets.roi_align.explorer.explore`, from what has been read."""
+    """Draw the figure of ``explorer.draw_roi_align`` from the operators' samples."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     cells = features.detach().cpu().double().numpy()
     _explanations(figure, readings, image is not None)
@@ -70,7 +70,9 @@ def _axes(figure: Figure, column: int, row: str, name: str) -> Axes:
     return axes
 
 
-def _explanations(figure: Figure, readings: Mapping[str, Reading], with_image: bool) -> None:
+def _explanations(
+    figure: Figure, readings: Mapping[str, OperatorSamples], with_image: bool
+) -> None:
     align = readings["RoIAlign"]
     bins = len(align.output)
     row, column = align.selected
@@ -122,7 +124,11 @@ def _draw_image(axes: Axes, image: Tensor, box: Sequence[float], shape: tuple[in
 
 
 def _draw_map(
-    axes: Axes, cells: np.ndarray, box: Sequence[float], reading: Reading, shades: dict[str, Any]
+    axes: Axes,
+    cells: np.ndarray,
+    box: Sequence[float],
+    reading: OperatorSamples,
+    shades: dict[str, Any],
 ) -> None:
     height, width = cells.shape
     color = COLORS[reading.operator]
@@ -150,7 +156,7 @@ def _draw_map(
     )
 
 
-def _draw_output(axes: Axes, reading: Reading, shades: dict[str, Any]) -> None:
+def _draw_output(axes: Axes, reading: OperatorSamples, shades: dict[str, Any]) -> None:
     bins = len(reading.output)
     axes.imshow(reading.output, **shades)
     size = min(9.0, 72 * SIDES["output"] / bins / 2.7)
@@ -168,7 +174,7 @@ def _draw_bin(
     axes: Axes,
     cells: np.ndarray,
     box: Sequence[float],
-    reading: Reading,
+    reading: OperatorSamples,
     window: tuple[int, int, int, int],
 ) -> None:
     left, top, right, bottom = window
@@ -232,7 +238,9 @@ def _points(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
     return [s.x for s in samples], [s.y for s in samples]
 
 
-def _window(readings: Iterable[Reading], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _window(
+    readings: Iterable[OperatorSamples], shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
     """The same cells for all three, so that the eye can compare: ``left, top, right, bottom``."""
     corners = []
     for reading in readings:

@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.image_files import read_image
-from labkit.datasets.registry import dataset
+from labkit.datasets.registry import open_dataset
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 
 
 def test_reads_what_export_writes(tmp_path):
     shapes = Shapes("val", num=4, size=64, crowded=True)
-    export(shapes, tmp_path / "set", split="val")
-    back = dataset(f"coco:{tmp_path / 'set'}", "val")
+    export_coco(shapes, tmp_path / "set", split="val")
+    back = open_dataset(f"coco:{tmp_path / 'set'}", "val")
     assert [c.name for c in back.categories] == ["square", "circle", "triangle"]
     assert len(back) == 4
     for (image, target), (expected_image, expected) in zip(back, shapes, strict=True):
@@ -29,7 +29,7 @@ def test_reads_what_export_writes(tmp_path):
         for key in ("boxes", "labels", "masks"):
             assert torch.equal(target[key], expected[key])
             assert target[key].dtype == expected[key].dtype
-    both = dataset(f"coco_panoptic:{tmp_path / 'set'}", "val")[0][1]
+    both = open_dataset(f"coco_panoptic:{tmp_path / 'set'}", "val")[0][1]
     assert torch.equal(both["semantic"], shapes[0][1]["semantic"])
 
 
@@ -113,7 +113,7 @@ def test_images_without_objects_and_objects_without_pixels(folder):
         ({"image_id": 6}, 'image 6, annotation 1: this image is not in "images"'),
         ({"segmentation": [[0, 0, 4, 0]]}, "a polygon needs at least three points"),
         ({"segmentation": []}, "has a box and no mask"),
-        ({"segmentation": [[0, 0, 4, float("nan"), 4, 4]]}, "a corner that is no number"),
+        ({"segmentation": [[0, 0, 4, float("nan"), 4, 4]]}, "a corner that is not a number"),
         ({"segmentation": [[0, 0, 4, 0, 1e12, 4]]}, "far outside"),
         ({"segmentation": {**CODE, "counts": CODE["counts"][:-2]}}, "the code is damaged"),
         ({"segmentation": {**CODE, "counts": "zzzz"}}, "the code is damaged"),
@@ -273,8 +273,8 @@ def test_a_cut_jpeg_is_named(tmp_path):
 
 
 def test_names_of_data_sets(tmp_path):
-    assert len(dataset("shapes", "val")) == 500
-    assert dataset("crowded", "train").crowded
+    assert len(open_dataset("shapes", "val")) == 500
+    assert open_dataset("crowded", "train").crowded
     for name, message in (
         ("cifar", "no data set 'cifar'; the data sets are: shapes, crowded"),
         ("shpaes", r"no data set 'shpaes': did you mean shapes\? the data sets are"),
@@ -284,8 +284,8 @@ def test_names_of_data_sets(tmp_path):
         ("shapes:here", "data: 'shapes:here' must be written shapes"),
     ):
         with pytest.raises(LabkitError, match=message):
-            dataset(name, "train")
+            open_dataset(name, "train")
     with pytest.raises(LabkitError, match=r"split 'vol' is not one of"):
-        dataset("shapes", "vol")
+        open_dataset("shapes", "vol")
     with pytest.raises(LabkitError, match="labkit data get penn-fudan"):
-        dataset(f"penn_fudan:{tmp_path}", "train")
+        open_dataset(f"penn_fudan:{tmp_path}", "train")

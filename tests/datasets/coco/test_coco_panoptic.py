@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
@@ -25,7 +25,7 @@ needs_sample = pytest.mark.skipif(
 
 @pytest.fixture
 def folder(tmp_path):
-    export(Shapes(num=2, size=64), tmp_path / "set", split="tiny")
+    export_coco(Shapes(num=2, size=64), tmp_path / "set", split="tiny")
     return tmp_path / "set"
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from labkit.datasets.coco import export as export_module
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.shapes import Shapes
-from labkit.datasets.targets import target_of
+from labkit.datasets.targets import target_from_panoptic
 from labkit.errors import LabkitError
 from labkit.structures import Categories, Category, Panoptic, Segment
 
@@ -25,7 +25,7 @@ from labkit.structures import Categories, Category, Panoptic, Segment
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "shapes"
-    export(Shapes("val", num=9, size=96, crowded=True), out, num=6, split="val")
+    export_coco(Shapes("val", num=9, size=96, crowded=True), out, num=6, split="val")
     return out
 
 
@@ -92,11 +92,11 @@ class OneImage:
         ids = torch.tensor([[70000, 70000, 0], [2, 2, 9]], dtype=torch.int32)
         segments = [Segment(70000, 0), Segment(2, 0, iscrowd=True), Segment(9, 1)]
         image = torch.full((3, 2, 3), 9, dtype=torch.uint8)
-        return image, target_of(Panoptic(ids, segments), self.categories, "town_01")
+        return image, target_from_panoptic(Panoptic(ids, segments), self.categories, "town_01")
 
 
 def test_crowd_void_and_named_images(tmp_path):
-    export(OneImage(), tmp_path / "out")
+    export_coco(OneImage(), tmp_path / "out")
     data = json.loads((tmp_path / "out" / "annotations" / "instances_val.json").read_text())
     assert [(a["category_id"], a["iscrowd"], a["area"]) for a in data["annotations"]] == [
         (7, 0, 2),
@@ -113,13 +113,13 @@ def test_crowd_void_and_named_images(tmp_path):
 def test_a_folder_in_use_is_refused_and_untouched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(LabkitError, match="exists already"):
-        export(Shapes(num=1), tmp_path)
+        export_coco(Shapes(num=1), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_second_split_is_laid_beside_the_first(tmp_path):
-    export(Shapes("train", num=2, size=64), tmp_path / "out", split="train")
-    export(Shapes("val", num=1, size=64), tmp_path / "out", split="val")
+    export_coco(Shapes("train", num=2, size=64), tmp_path / "out", split="train")
+    export_coco(Shapes("val", num=1, size=64), tmp_path / "out", split="val")
     for split, num in (("train", 2), ("val", 1)):
         back = CocoPanoptic.from_folder(tmp_path / "out", split)
         assert len(back) == num
@@ -127,21 +127,21 @@ def test_a_second_split_is_laid_beside_the_first(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(LabkitError, match=r"out/val: exists already; .* another split"):
-        export(Shapes("val", num=2, size=64), tmp_path / "out", split="val")
+        export_coco(Shapes("val", num=2, size=64), tmp_path / "out", split="val")
     with pytest.raises(LabkitError, match=r"panoptic_train\.json has other categories"):
-        export(OneImage(), tmp_path / "out", split="test")
+        export_coco(OneImage(), tmp_path / "out", split="test")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_empty_folder_will_do(tmp_path):
-    export(Shapes(num=1, size=64), tmp_path)
+    export_coco(Shapes(num=1, size=64), tmp_path)
     assert (tmp_path / "annotations" / "panoptic_val.json").is_file()
 
 
 @pytest.mark.parametrize("num", [0, 4])
 def test_num_out_of_range(tmp_path, num):
     with pytest.raises(LabkitError, match=f"num {num} must be in 1..3"):
-        export(Shapes(num=3), tmp_path / "out", num=num)
+        export_coco(Shapes(num=3), tmp_path / "out", num=num)
     assert not any(tmp_path.iterdir())
 
 
@@ -157,7 +157,7 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch, error):
     monkeypatch.setattr(export_module, "write_png", third_fails)
     expected = LabkitError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        export(Shapes(num=5, size=64), tmp_path / "out")
+        export_coco(Shapes(num=5, size=64), tmp_path / "out")
     assert len(calls) == 3
     assert not any(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.detectron2.export import export_detectron2
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
@@ -24,7 +24,7 @@ WEIGHTS = "weights.pkl"
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     for split, num in (("train", 12), ("val", 3)):
-        export(Shapes("train", num), folder / split, split=split)
+        export_coco(Shapes("train", num), folder / split, split=split)
     merged = folder / "both"
     (merged / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
@@ -89,7 +89,7 @@ def test_annotations_of_a_picture_as_stored_are_refused(tmp_path: Path) -> None:
     """Detectron2 turns pictures upright and stops at another size, hours later."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    export(Shapes("train", 1), tmp_path / "set", split="train")
+    export_coco(Shapes("train", 1), tmp_path / "set", split="train")
     (picture,) = (tmp_path / "set" / "train").iterdir()
     Image.new("RGB", (128, 64)).save(picture, exif=exif)
     path = tmp_path / "set" / "annotations" / "instances_train.json"
@@ -109,7 +109,7 @@ def test_instance_task_has_one_head(root: Path, tmp_path: Path) -> None:
 
 
 def test_polygons_are_said_to_be_polygons(tmp_path: Path) -> None:
-    export(Shapes("train", 2), tmp_path / "data", split="train", polygons=True)
+    export_coco(Shapes("train", 2), tmp_path / "data", split="train", polygons=True)
     path = tmp_path / "data" / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     content["annotations"] = [
@@ -121,7 +121,7 @@ def test_polygons_are_said_to_be_polygons(tmp_path: Path) -> None:
 
 
 def test_annotations_of_other_images_are_refused(root: Path, tmp_path: Path) -> None:
-    export(Shapes("train", 2), tmp_path / "data", split="train")
+    export_coco(Shapes("train", 2), tmp_path / "data", split="train")
     path = tmp_path / "data" / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     gone = content["images"].pop()
@@ -133,7 +133,7 @@ def test_annotations_of_other_images_are_refused(root: Path, tmp_path: Path) -> 
 
 
 def test_splits_with_other_categories_are_refused(root: Path, tmp_path: Path) -> None:
-    export(Shapes("train", 2), tmp_path / "data", split="train")
+    export_coco(Shapes("train", 2), tmp_path / "data", split="train")
     annotations = tmp_path / "data" / "annotations"
     (tmp_path / "data" / "train").rename(tmp_path / "data" / "val")
     for kind in ("instances", "panoptic"):

@@ -16,8 +16,14 @@ import pytest
 from labkit.cli import data as data_command
 from labkit.datasets.fetch import catalog, verified_download
 from labkit.datasets.fetch.archives import unpack
-from labkit.datasets.fetch.catalog import RemoteDataset, RemoteFile, catalogue, get, is_here
-from labkit.datasets.fetch.verified_download import fetch
+from labkit.datasets.fetch.catalog import (
+    RemoteDataset,
+    RemoteFile,
+    catalogue,
+    fetch_dataset,
+    is_here,
+)
+from labkit.datasets.fetch.verified_download import download
 from labkit.errors import LabkitError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -39,16 +45,16 @@ def names(folder):
 
 def test_fetches_once(server, tmp_path):
     path = tmp_path / "new" / "file.bin"
-    assert fetch(server.url("file.bin"), path, SHA256, len(CONTENT)) == SHA256
+    assert download(server.url("file.bin"), path, SHA256, len(CONTENT)) == SHA256
     assert path.read_bytes() == CONTENT
-    assert fetch(server.url("file.bin"), path, SHA256) == SHA256
+    assert download(server.url("file.bin"), path, SHA256) == SHA256
     assert len(server.asked) == 1
     assert names(tmp_path) == ["new/file.bin"]
 
 
 def test_a_broken_connection_is_taken_up_again(server, tmp_path):
     server.cut = 2
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     first, *later = server.asked
     starts = [int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) for wanted in later]
     assert first is None
@@ -61,10 +67,10 @@ def test_a_broken_connection_is_taken_up_again(server, tmp_path):
 def test_a_later_call_goes_on(server, tmp_path, sha256):
     server.cut = verified_download.ATTEMPTS
     with pytest.raises(LabkitError, match=r"connection broke after .* run the command again"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", sha256)
+        download(server.url("file.bin"), tmp_path / "file.bin", sha256)
     have = (tmp_path / "file.bin.part").stat().st_size
     assert not (tmp_path / "file.bin").exists()
-    assert fetch(server.url("file.bin"), tmp_path / "file.bin", sha256) == SHA256
+    assert download(server.url("file.bin"), tmp_path / "file.bin", sha256) == SHA256
     assert server.asked[-1] == f"bytes={have}-"
     assert names(tmp_path) == ["file.bin"]
 
@@ -78,78 +84,78 @@ def test_an_interruption_by_the_user_keeps_the_part(server, tmp_path, monkeypatc
 
     monkeypatch.setattr(verified_download._Resume, "_copy", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:1000]
     monkeypatch.setattr(verified_download._Resume, "_copy", original)
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert server.asked == [None, "bytes=1000-"]
 
 
 def test_a_file_that_changed_meanwhile_starts_over(server, tmp_path):
     server.cut = verified_download.ATTEMPTS
     with pytest.raises(LabkitError):
-        fetch(server.url("file.bin"), tmp_path / "file.bin")
+        download(server.url("file.bin"), tmp_path / "file.bin")
     server.files["file.bin"], server.etag = CONTENT[::-1], '"two"'
-    fetch(server.url("file.bin"), tmp_path / "file.bin")
+    download(server.url("file.bin"), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT[::-1]
 
 
 def test_versions_that_cannot_be_told_apart_are_not_joined(server, tmp_path):
     server.etag = ""
     (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
-    fetch(server.url("file.bin"), tmp_path / "file.bin")
+    download(server.url("file.bin"), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
     assert server.asked == [None]
 
 
 def test_a_server_without_range(server, tmp_path):
     server.ranges, server.cut = False, 1
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 def test_a_part_that_is_complete_or_too_long(server, tmp_path):
     part = tmp_path / "file.bin.part"
     part.write_bytes(CONTENT)
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert server.asked == [f"bytes={len(CONTENT)}-"]
     (tmp_path / "file.bin").unlink()
     part.write_bytes(CONTENT + b"more")
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 def test_a_corrupted_file_is_not_kept(server, tmp_path):
     server.files["file.bin"] = b"!" + CONTENT[1:]
     with pytest.raises(LabkitError, match="damaged or another version; it was removed"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert names(tmp_path) == []
 
 
 def test_a_corrupted_part_is_not_kept(server, tmp_path):
     (tmp_path / "file.bin.part").write_bytes(b"x" * 1000)
     with pytest.raises(LabkitError, match="it was removed"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert names(tmp_path) == []
-    fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+    download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
 
 
 def test_a_damaged_file_on_disk_is_told(server, tmp_path):
     (tmp_path / "file.bin").write_bytes(b"old")
     with pytest.raises(LabkitError, match=r"file\.bin: its sha256 is not"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin").read_bytes() == b"old"
 
 
 def test_another_size_is_refused_before_receiving(server, tmp_path):
     with pytest.raises(LabkitError, match="announces 1,048,576 bytes, expected 5"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256, size=5)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256, size=5)
     assert names(tmp_path) == []
 
 
 def test_missing_on_the_server(server, tmp_path):
     with pytest.raises(LabkitError, match=r"/nothing: the server answered 404"):
-        fetch(server.url("nothing"), tmp_path / "nothing")
+        download(server.url("nothing"), tmp_path / "nothing")
     assert len(server.asked) == 1
 
 
@@ -157,7 +163,7 @@ def test_no_network(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/file.bin"
     with pytest.raises(LabkitError, match=r"cannot reach 127\.0\.0\.1; check the network"):
-        fetch(url, tmp_path / "file.bin")
+        download(url, tmp_path / "file.bin")
     assert names(tmp_path) == []
 
 
@@ -165,7 +171,7 @@ def test_too_little_room_is_seen_before_receiving(server, tmp_path, monkeypatch)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(verified_download.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(LabkitError, match="1,048,576 bytes needed, 1,000 free"):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256)
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256)
     assert names(tmp_path) == []
 
 
@@ -178,7 +184,7 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
     with pytest.raises(
         LabkitError, match=r"disk is full: 1,047,576 more bytes needed, [\d,]+ free"
     ):
-        fetch(server.url("file.bin"), tmp_path / "file.bin", SHA256, len(CONTENT))
+        download(server.url("file.bin"), tmp_path / "file.bin", SHA256, len(CONTENT))
     assert (tmp_path / "file.bin.part").stat().st_size == 1000
 
 
@@ -288,7 +294,7 @@ def dataset(server):
 def test_get_a_data_set(server, dataset, tmp_path):
     said = []
     assert not is_here(dataset, tmp_path)
-    assert get(dataset, tmp_path, said.append) == tmp_path / "home"
+    assert fetch_dataset(dataset, tmp_path, said.append) == tmp_path / "home"
     assert is_here(dataset, tmp_path)
     assert names(tmp_path) == [
         "archives/outer.zip",
@@ -306,24 +312,24 @@ def test_get_a_data_set(server, dataset, tmp_path):
 
 
 def test_what_is_there_is_not_fetched_again(server, dataset, tmp_path):
-    get(dataset, tmp_path, lambda _: None)
+    fetch_dataset(dataset, tmp_path, lambda _: None)
     (tmp_path / "archives" / "outer.zip").unlink()  # as the user may, to save room
     said = []
-    get(dataset, tmp_path, said.append)
+    fetch_dataset(dataset, tmp_path, said.append)
     assert len(server.asked) == 2
     assert len(said) == 1
     (tmp_path / "home/ann/panoptic/1.png").unlink()
     assert not is_here(dataset, tmp_path)
-    get(dataset, tmp_path, said.append)
+    fetch_dataset(dataset, tmp_path, said.append)
     assert (tmp_path / "home/ann/panoptic/1.png").read_bytes() == b"png"
 
 
 def test_a_recorded_hash_is_held_against_later_downloads(server, dataset, tmp_path):
-    get(dataset, tmp_path, lambda _: None)
+    fetch_dataset(dataset, tmp_path, lambda _: None)
     (tmp_path / "home/more/file.bin").unlink()
     server.files["file.bin"] = CONTENT[::-1]
     with pytest.raises(LabkitError, match=r"earlier download, from .*file\.bin\.sha256"):
-        get(dataset, tmp_path, lambda _: None)
+        fetch_dataset(dataset, tmp_path, lambda _: None)
     assert not (tmp_path / "home/more/file.bin").exists()
 
 
@@ -332,10 +338,10 @@ def test_a_web_page_in_place_of_an_archive(server, tmp_path):
     files = [RemoteFile(server.url("set.zip"), unpack=True)]
     wanted = RemoteDataset("set", "A set", "free", "https://example.org", "home", files)
     with pytest.raises(LabkitError, match="neither a zip nor a tar"):
-        get(wanted, tmp_path, lambda _: None)
+        fetch_dataset(wanted, tmp_path, lambda _: None)
     assert names(tmp_path) == []
     server.files["set.zip"] = zipped({"a": b"1"})
-    get(wanted, tmp_path, lambda _: None)
+    fetch_dataset(wanted, tmp_path, lambda _: None)
     assert (tmp_path / "home" / "a").read_bytes() == b"1"
 
 

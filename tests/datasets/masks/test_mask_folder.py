@@ -12,13 +12,13 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from labkit.datasets.coco.export import export
+from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
-from labkit.datasets.masks.mask_to_polygons import polygons_of, segmentation_of
-from labkit.datasets.sanity_checks import check
+from labkit.datasets.masks.mask_to_polygons import mask_to_polygons, mask_to_segmentation
+from labkit.datasets.sanity_checks import check_annotations
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.structures import IGNORE
@@ -99,7 +99,7 @@ def test_objects(tmp_path):
     assert target["semantic"].tolist() == [[0, 0, 1]]
     # In the order of the names: "Car 2" before "car_1", which takes the pixel that both have.
     assert target["masks"].tolist() == [[[True, True, False]]]
-    found = [(f.kind, f.text) for f in check(data)]
+    found = [(f.kind, f.text) for f in check_annotations(data)]
     assert ("covered", "car and car share 1 pixel, row 0, column 1") in found
 
 
@@ -327,8 +327,8 @@ def _round_trip(tmp_path, originals, categories, written):
     data = MaskFolder(
         *_folders(tmp_path, masks), read_mask_categories(_categories(tmp_path, entries))
     )
-    export(data, tmp_path / "exact", split="train")
-    export(data, tmp_path / "polygons", split="train", polygons=True)
+    export_coco(data, tmp_path / "exact", split="train")
+    export_coco(data, tmp_path / "polygons", split="train", polygons=True)
     maps = CocoPanoptic.from_folder(tmp_path / "exact")
     exact = CocoInstances.from_folder(tmp_path / "exact", "train")
     drawn = CocoInstances.from_folder(tmp_path / "polygons", "train")
@@ -359,8 +359,8 @@ def _average_precision(path):
 
 def test_pycocotools_accepts_it(tmp_path, capsys):
     """All annotations are read, and all are found again: AP of the truth itself is 1."""
-    export(Shapes("val", 4), tmp_path / "exact", split="train")
-    export(Shapes("val", 4), tmp_path / "polygons", split="train", polygons=True)
+    export_coco(Shapes("val", 4), tmp_path / "exact", split="train")
+    export_coco(Shapes("val", 4), tmp_path / "polygons", split="train", polygons=True)
     for form in ("exact", "polygons"):
         annotations = tmp_path / form / "annotations"
         assert _average_precision(annotations / "instances_train.json") == pytest.approx(1)
@@ -371,7 +371,7 @@ def test_panopticapi_accepts_it(tmp_path, capsys):
     """All annotations are read, and all are found again: PQ of the truth itself is 1."""
     from panopticapi.evaluation import pq_compute
 
-    export(Shapes("val", 4), tmp_path, split="train")
+    export_coco(Shapes("val", 4), tmp_path, split="train")
     path = str(tmp_path / "annotations" / "panoptic_train.json")
     result = pq_compute(path, path)
     assert result["All"]["pq"] == 1
@@ -398,14 +398,14 @@ def test_round_trip_of_coco(tmp_path):
 def test_a_ring_is_a_run_length_code_and_a_square_is_a_polygon():
     ring = np.ones((9, 9), bool)
     ring[3:6, 3:6] = False
-    assert segmentation_of(ring, polygons=True)["size"] == [9, 9]
+    assert mask_to_segmentation(ring, polygons=True)["size"] == [9, 9]
     square = np.zeros((9, 9), bool)
     square[2:6, 3:8] = True
-    (polygon,) = segmentation_of(square, polygons=True)
+    (polygon,) = mask_to_segmentation(square, polygons=True)
     again = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon], 9, 9)))
     assert np.array_equal(again.astype(bool), square)
-    assert polygons_of(np.zeros((4, 4), bool)) == []
-    assert isinstance(segmentation_of(square, polygons=False), dict)
+    assert mask_to_polygons(np.zeros((4, 4), bool)) == []
+    assert isinstance(mask_to_segmentation(square, polygons=False), dict)
 
 
 def test_what_looks_like_a_mistake(tmp_path):
@@ -415,7 +415,7 @@ def test_what_looks_like_a_mistake(tmp_path):
     classes = read_mask_categories(_categories(tmp_path))
     nothing = np.zeros((40, 40), np.uint16)
     data = MaskFolder(*_folders(tmp_path, {"a": mask, "b": nothing}), classes)
-    found = [(f.image, f.kind) for f in check(data)]
+    found = [(f.image, f.kind) for f in check_annotations(data)]
     assert found == [("a", "tiny"), ("a", "touching"), ("a", "unlabelled"), ("b", "empty")]
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers.make_submissions import EXPECTED, POLICY, make_assignment, make_submissions
 from rich.console import Console
 
-from labkit.bench.grading import Course, survive_killed_dask_worker, survive_killed_grader
+from labkit.bench.grading import SyntheticCourse, survive_killed_dask_worker, survive_killed_grader
 from labkit.errors import LabkitError
 from labkit.grading.execution.batch import Request, grade, harvest_all, regrade
 from labkit.grading.execution.executors import Server, harvest_here, local_workers
@@ -251,12 +251,12 @@ def test_bad_request(graded, tmp_path, change, message):
 def test_killed_grader(tmp_path):
     """SIGKILL of the command in the middle, then the command again."""
     need_sandbox()
-    survival = survive_killed_grader(Course(tmp_path, 6))
+    survival = survive_killed_grader(SyntheticCourse(tmp_path, 6))
     assert survival.unharmed, survival
 
 
 def test_killed_dask_worker(tmp_path):
     need_sandbox()
     pytest.importorskip("distributed", reason="no Dask; enable with: uv sync --extra cluster")
-    survival = survive_killed_dask_worker(Course(tmp_path, 6))
+    survival = survive_killed_dask_worker(SyntheticCourse(tmp_path, 6))
     assert survival.unharmed, survival

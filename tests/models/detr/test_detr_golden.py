@@ -8,7 +8,7 @@ import torch
 from helpers import small_detr as small
 from helpers.paths import GOLDEN
 
-from labkit.checkpoints.detr import load, names
+from labkit.checkpoints.detr import detr_key_map, load
 from labkit.engine.predictor import Predictor
 
 
@@ -21,7 +21,7 @@ def golden():
 def model(tmp_path_factory, golden):
     """The model with weights from a file with the published names."""
     model = small.config().build(small.CATEGORIES).eval()
-    published = names(panoptic=True)
+    published = detr_key_map(panoptic=True)
     state = {
         published.name(key): small.weight(published.name(key), value.shape)
         for key, value in model.state_dict().items()

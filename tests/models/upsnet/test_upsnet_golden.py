@@ -8,7 +8,7 @@ import torch
 from helpers import small_upsnet as small
 from helpers.paths import GOLDEN
 
-from labkit.checkpoints.upsnet import load, names
+from labkit.checkpoints.upsnet import load, upsnet_key_map
 from labkit.engine.predictor import Predictor
 
 
@@ -21,7 +21,7 @@ def golden():
 def model(tmp_path_factory):
     """The model with weights from a file with the published names."""
     model = small.config().build(small.CATEGORIES).eval()
-    published = names(small.STUFF)
+    published = upsnet_key_map(small.STUFF)
     shapes = {
         published.name(key): published._shape(key, value)
         for key, value in model.state_dict().items()
@@ -38,7 +38,7 @@ def model(tmp_path_factory):
 def case_and_prediction(request, model):
     layer = [f"roi_heads.cls_score.{value}" for value in ("weight", "bias")]
     case = request.param
-    names(small.STUFF).load(Path(case), small.classifier(case), model, layer)
+    upsnet_key_map(small.STUFF).load(Path(case), small.classifier(case), model, layer)
     return case, Predictor(model)(small.image(case))
 
 

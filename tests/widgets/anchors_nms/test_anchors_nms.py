@@ -12,9 +12,9 @@ from labkit.models import build
 from labkit.models.presets import PRESETS
 from labkit.ops.nms import nms_steps
 from labkit.widgets import AnchorsNMS
-from labkit.widgets.anchors_nms.explorer import explore
+from labkit.widgets.anchors_nms.explorer import draw_anchors_nms
 from labkit.widgets.anchors_nms.figure import nearest_box
-from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel, look
+from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel, rpn_levels
 from labkit.widgets.anchors_nms.scene import describe, fate_text, scene, sentences
 from labkit.widgets.app import png
 from labkit.widgets.interactive_figure import pixels
@@ -49,7 +49,7 @@ def test_levels_and_steps_lead_to_the_networks_own_proposals(name):
     model = fresh(CONFIGS[name])
     config = model.rpn.config
     kept, ranks = [], []
-    for level in look(model, IMAGE):
+    for level in rpn_levels(model, IMAGE):
         # The network counts its candidates before it drops those that are too small.
         order = level.ranks.argsort(descending=True, stable=True)[: config.before_nms[1]]
         best = order[level.usable[order]]
@@ -68,15 +68,15 @@ def test_levels_and_steps_lead_to_the_networks_own_proposals(name):
 
 def test_look_leaves_the_model_as_it_was():
     model = fresh(TINY).train()
-    look(model, IMAGE)
+    rpn_levels(model, IMAGE)
     assert model.training
 
 
 def test_look_at_what_proposes_nothing():
     with pytest.raises(LabkitError, match="FCN has no region proposal network"):
-        look(build("fcn32_tiny", CATEGORIES), IMAGE)
+        rpn_levels(build("fcn32_tiny", CATEGORIES), IMAGE)
     with pytest.raises(LabkitError, match="uint8"):
-        look(fresh(TINY), IMAGE.float())
+        rpn_levels(fresh(TINY), IMAGE.float())
 
 
 def grid(shape, boxes, scores, usable=None):
@@ -135,7 +135,7 @@ def test_steps_by_hand():
 
 def test_the_kept_are_those_of_torchvision():
     model = fresh(TINY)
-    for level in look(model, IMAGE):
+    for level in rpn_levels(model, IMAGE):
         for threshold in (0.1, 0.5, 0.7):
             shown = scene([level], count=20, threshold=threshold)
             kept = [step.kept for step in shown.steps]
@@ -148,7 +148,7 @@ def test_boxes_that_are_too_small_are_not_proposed():
     shown = scene([grid((2, 2), BOXES, [0.6, 0.9, 0.3, 0.8], [False] * 4)])
     assert (len(shown.boxes), shown.done) == (0, 0)
     assert sentences(shown) == ["This level proposes no boxes for the picture."]
-    png(explore(IMAGE, [shown.level]))
+    png(draw_anchors_nms(IMAGE, [shown.level]))
 
 
 def test_the_text_says_what_the_figure_shows():
@@ -180,11 +180,11 @@ def test_nearest_box():
 )
 def test_bad_input(options, message):
     with pytest.raises(LabkitError, match=message):
-        explore(IMAGE, [LEVEL], **{"threshold": 0.75, **options})
+        draw_anchors_nms(IMAGE, [LEVEL], **{"threshold": 0.75, **options})
 
 
 MODEL = fresh(TINY)
-LEVELS = look(MODEL, IMAGE)
+LEVELS = rpn_levels(MODEL, IMAGE)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_steps(app):
     assert total > 2
     app._buttons[1].click()
     assert says(app, **options, done=2)
-    assert app.still()[0] == png(explore(IMAGE, LEVELS, **options, done=2))
+    assert app.still()[0] == png(draw_anchors_nms(IMAGE, LEVELS, **options, done=2))
     app._menus["done"].value = total
     assert says(app, **options, done=total)
     assert app._buttons[1].disabled
@@ -238,7 +238,7 @@ def test_cells_and_ratios(app):
     assert says(app, **options, cell=(0, 7))
     app._menus["ratio"].value = 1.4
     assert says(app, **options, cell=(0, 7), ratio=1.4)
-    assert app.still()[0] == png(explore(IMAGE, LEVELS, **options, cell=(0, 7), ratio=1.4))
+    assert app.still()[0] == png(draw_anchors_nms(IMAGE, LEVELS, **options, cell=(0, 7), ratio=1.4))
 
 
 def test_boxes(app):

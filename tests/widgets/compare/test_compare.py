@@ -24,17 +24,17 @@ from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.structures import Categories, Category, Detections, Panoptic, Prediction, Segment
 from labkit.widgets.app import png
 from labkit.widgets.compare.app import Compare
-from labkit.widgets.compare.compare import ask, compare
-from labkit.widgets.compare.image_source import MOST_PIXELS, Picture, from_upload, picture
+from labkit.widgets.compare.compare import compare, run_models
+from labkit.widgets.compare.image_source import MOST_PIXELS, SourceImage, from_upload, source_image
 from labkit.widgets.compare.model_runs import Cancelled, Memory, Watch
 from labkit.widgets.compare.outcomes import (
     BOTH,
     FALSE,
     MISSED,
     RIGHT,
-    difference,
-    difference_layer,
-    truth_layer,
+    gt_layer,
+    outcome_layer,
+    segment_outcomes,
     with_outcomes,
 )
 from labkit.widgets.compare.table import as_html, as_text
@@ -58,7 +58,7 @@ def encoded(size: tuple[int, int], kind: str = "png") -> bytes:
 
 
 def test_an_entry_of_a_data_set_comes_with_its_truth() -> None:
-    seen = picture(PLACE)
+    seen = source_image(PLACE)
     image, target = Shapes("val", num=4)[3]
     assert torch.equal(seen.image, image)
     assert seen.target is not None
@@ -68,7 +68,7 @@ def test_an_entry_of_a_data_set_comes_with_its_truth() -> None:
 
 def test_an_index_that_is_not_there() -> None:
     with pytest.raises(LabkitError, match="crowded has no image 500: its val split has 0 to 499"):
-        picture(("crowded", 500))
+        source_image(("crowded", 500))
 
 
 def test_an_upload_that_is_no_image_is_named_as_the_reader_called_it() -> None:
@@ -121,7 +121,7 @@ def test_an_entry_of_cocos_panoptic_data(tmp_path: Path) -> None:
     assert seen.categories is not None
     assert len(seen.categories) == 133
     # The truth against itself: everything is found.
-    outcome = difference(seen.target["panoptic"], seen, seen.categories)
+    outcome = segment_outcomes(seen.target["panoptic"], seen, seen.categories)
     assert not outcome.wrong
     assert not outcome.missed
     assert {iou for _, iou in outcome.right.values()} == {1.0}
@@ -132,7 +132,7 @@ def test_an_entry_of_cocos_panoptic_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("score", [0.2, 0.5, 0.8])
 def test_panoptic_fpn_merges_again(score: float) -> None:
-    seen, model = picture(("crowded", 2)), load_model(FPN)
+    seen, model = source_image(("crowded", 2)), load_model(FPN)
     answer = Memory().ask(FPN, seen)
     model.config = replace(model.config, score=score)
     expected = Predictor(model)(seen.image).panoptic
@@ -144,7 +144,7 @@ def test_panoptic_fpn_merges_again(score: float) -> None:
 
 @pytest.mark.parametrize("score", [0.2, 0.6, 0.9])
 def test_upsnet_fuses_again(score: float) -> None:
-    seen, model = picture(("crowded", 2)), load_model(UPSNET)
+    seen, model = source_image(("crowded", 2)), load_model(UPSNET)
     answer = Memory().ask(UPSNET, seen)
     model.config = replace(model.config, fusion=replace(model.config.fusion, score=score))
     expected = Predictor(model)(seen.image).panoptic
@@ -155,7 +155,7 @@ def test_upsnet_fuses_again(score: float) -> None:
 
 
 def test_the_own_threshold_is_what_the_model_says() -> None:
-    seen = picture(PLACE)
+    seen = source_image(PLACE)
     for name, own in ((FPN, 0.5), (UPSNET, 0.6)):
         answer, expected = Memory().ask(name, seen), Predictor(name)(seen.image)
         assert answer.threshold.own == own
@@ -165,7 +165,7 @@ def test_the_own_threshold_is_what_the_model_says() -> None:
 
 
 def test_objects_from_the_threshold_on() -> None:
-    answer = Memory().ask(DETECTOR, picture(("crowded", 2)))
+    answer = Memory().ask(DETECTOR, source_image(("crowded", 2)))
     scores = answer.prediction.detections.scores
     assert (scores < 0.5).any()
     assert (scores > 0.9).any()
@@ -182,17 +182,17 @@ def test_a_model_runs_once_whatever_is_looked_at(monkeypatch: pytest.MonkeyPatch
     infer = Predictor.__call__
     monkeypatch.setattr(Predictor, "__call__", lambda s, i: (runs.append(1), infer(s, i))[1])
     memory = Memory()
-    comparison = ask([FPN, UPSNET, DETECTOR], PLACE, memory)
+    comparison = run_models([FPN, UPSNET, DETECTOR], PLACE, memory)
     first = len(runs)
     for score in (None, 0.1, 0.9):
         for outcomes in (False, True):
             comparison.layers(comparison.views(score), outcomes)
-    ask([FPN, UPSNET], PLACE, memory)
+    run_models([FPN, UPSNET], PLACE, memory)
     assert len(runs) == first
 
 
 def test_a_model_in_memory_that_was_trained_further_is_asked_again() -> None:
-    memory, seen, model = Memory(), picture(PLACE), load_model(FPN)
+    memory, seen, model = Memory(), source_image(PLACE), load_model(FPN)
     before = memory.ask(model, seen)
     assert memory.known(model, seen) is before
     with torch.no_grad():
@@ -203,18 +203,18 @@ def test_a_model_in_memory_that_was_trained_further_is_asked_again() -> None:
 
 def test_older_pictures_are_forgotten_before_memory_runs_out(monkeypatch) -> None:
     memory = Memory()
-    memory.ask(DETECTOR, picture(("shapes", 1)))
+    memory.ask(DETECTOR, source_image(("shapes", 1)))
     monkeypatch.setattr("labkit.widgets.compare.model_runs.KEPT_BYTES", 1)
-    memory.ask(DETECTOR, picture(PLACE))
-    memory.ask(FPN, picture(PLACE))
-    assert memory.known(DETECTOR, picture(("shapes", 1))) is None
-    assert memory.known(DETECTOR, picture(PLACE)) is not None  # the present one stays whole
+    memory.ask(DETECTOR, source_image(PLACE))
+    memory.ask(FPN, source_image(PLACE))
+    assert memory.known(DETECTOR, source_image(("shapes", 1))) is None
+    assert memory.known(DETECTOR, source_image(PLACE)) is not None  # the present one stays whole
 
 
 # Right, wrong, missed
 
 
-def hand_made() -> tuple[Picture, Panoptic]:
+def hand_made() -> tuple[SourceImage, Panoptic]:
     """Truth: cat 1 (8 pixels), cat 2 (4), sky 3 (20). Found: cat 1 on 6 of cat 1's pixels, dog 2
     on cat 2's, sky 3 on the rest."""
     true = torch.full((4, 8), 3, dtype=torch.int32)
@@ -232,13 +232,13 @@ def hand_made() -> tuple[Picture, Panoptic]:
         "masks": masks,
         "panoptic": Panoptic(true, segments),
     }
-    seen = Picture("p", torch.zeros(3, 4, 8, dtype=torch.uint8), "p", target, CLASSES)
+    seen = SourceImage("p", torch.zeros(3, 4, 8, dtype=torch.uint8), "p", target, CLASSES)
     return seen, Panoptic(found, [Segment(1, 0, 0.9), Segment(2, 1, 0.8), Segment(3, 2)])
 
 
 def test_outcomes_of_a_panoptic_map_by_hand() -> None:
     seen, found = hand_made()
-    outcome = difference(found, seen, CLASSES)
+    outcome = segment_outcomes(found, seen, CLASSES)
     assert outcome.right == {1: (1, pytest.approx(6 / 8)), 3: (3, pytest.approx(20 / 22))}
     assert outcome.wrong == {2}
     assert outcome.missed == {2}
@@ -247,11 +247,11 @@ def test_outcomes_of_a_panoptic_map_by_hand() -> None:
 
 def test_the_difference_layer_by_hand() -> None:
     seen, found = hand_made()
-    truth = truth_layer(seen)
-    outcome = difference(found, seen, CLASSES)
+    truth = gt_layer(seen)
+    outcome = segment_outcomes(found, seen, CLASSES)
     layer = with_outcomes(layer_of(found, CLASSES, "model"), outcome, truth)
     assert layer.describe(0, 0) == "cat 1 · score 0.90 · TP, IoU 0.75 with cat 1"
-    drawn = difference_layer(layer, outcome, truth)
+    drawn = outcome_layer(layer, outcome, truth)
     assert drawn.title == "model: 2 TP, 1 FP, 1 FN"
     colors = {y: drawn.info[int(drawn.ids[y, 0])].color for y in range(4)}
     assert colors == {0: RIGHT, 1: BOTH, 2: RIGHT, 3: RIGHT}
@@ -263,9 +263,9 @@ def test_something_missed_shows_where_something_else_is_right() -> None:
     seen, found = hand_made()
     found.ids[1, :4] = 3
     found.segments.pop(1)
-    truth = truth_layer(seen)
-    outcome = difference(found, seen, CLASSES)
-    drawn = difference_layer(
+    truth = gt_layer(seen)
+    outcome = segment_outcomes(found, seen, CLASSES)
+    drawn = outcome_layer(
         with_outcomes(layer_of(found, CLASSES, "m"), outcome, truth), outcome, truth
     )
     entry = drawn.info[int(drawn.ids[1, 0])]
@@ -283,12 +283,12 @@ def test_outcomes_of_objects_by_hand() -> None:
     found = Detections(
         torch.zeros(3, 4), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 0, 1]), masks
     )
-    outcome = difference(found, seen, CLASSES)
+    outcome = segment_outcomes(found, seen, CLASSES)
     assert outcome.right == {1: (1, pytest.approx(0.75))}
     assert outcome.wrong == {2, 3}
     assert outcome.missed == {2}
-    truth = truth_layer(seen)
-    drawn = difference_layer(layer_of(found, CLASSES, "m"), outcome, truth)
+    truth = gt_layer(seen)
+    drawn = outcome_layer(layer_of(found, CLASSES, "m"), outcome, truth)
     assert drawn.info[int(drawn.ids[3, 0])].color == FALSE
 
 
@@ -300,7 +300,7 @@ def test_an_object_on_a_crowd_of_its_class_does_not_count() -> None:
     mask = torch.zeros(1, 4, 8, dtype=torch.bool)
     mask[0, 1, 1:6] = True  # three of five pixels on the crowd
     found = Detections(torch.zeros(1, 4), torch.ones(1), torch.tensor([0]), mask)
-    outcome = difference(found, seen, CLASSES)
+    outcome = segment_outcomes(found, seen, CLASSES)
     assert (outcome.right, outcome.wrong, outcome.missed) == ({}, frozenset(), {1})
 
 
@@ -309,13 +309,13 @@ def test_an_object_on_a_crowd_of_its_class_does_not_count() -> None:
 def test_outcomes_count_what_panoptic_quality_counts(
     index: int, right: int, down: int, crowded: bool
 ) -> None:
-    seen = picture(("crowded" if crowded else "shapes", index))
+    seen = source_image(("crowded" if crowded else "shapes", index))
     true = seen.target["panoptic"]
     ids = true.ids.roll((down, right), (0, 1))
     moved = Panoptic(
         ids, [replace(s, label=(s.label + (s.id % 3 == 0)) % 7) for s in true.segments]
     )
-    outcome = difference(moved, seen, Shapes.categories)
+    outcome = segment_outcomes(moved, seen, Shapes.categories)
     quality = PanopticQuality(Shapes.categories)
     quality.update(moved, true)
     counts = quality.counts.sum(axis=0)
@@ -336,7 +336,7 @@ def test_classes_that_differ_are_said_and_nothing_is_measured() -> None:
                 Prediction(semantic=torch.zeros(i.shape[1:], dtype=torch.int64)) for i in images
             ]
 
-    comparison = ask({"other": Other(), "fpn": FPN}, PLACE, Memory())
+    comparison = run_models({"other": Other(), "fpn": FPN}, PLACE, Memory())
     views = comparison.views()
     assert views[0].quality is None
     assert views[1].quality is not None
@@ -364,7 +364,7 @@ def test_a_model_that_fails_gets_a_panel_that_says_why(tmp_path: Path) -> None:
     empty = tmp_path / "run"
     empty.mkdir()
     models = {"good": FPN, "no name": "mask_rcn_tiny", "no run": empty, "broken": Broken()}
-    comparison = ask(models, PLACE, Memory())
+    comparison = run_models(models, PLACE, Memory())
     good, unknown, no_run, broken = comparison.layers(comparison.views())[1:]
     assert good.message is None
     assert good.ids.any()
@@ -410,14 +410,14 @@ def slow() -> Slow:
 def test_a_run_is_followed_layer_by_layer_and_stops(slow: Slow) -> None:
     GO_ON.set()
     shares: list[float] = []
-    Memory().ask(slow, picture(PLACE), Watch(shares.append))
+    Memory().ask(slow, source_image(PLACE), Watch(shares.append))
     assert shares[:3] == [pytest.approx(k / 3) for k in (1, 2, 3)]
     with pytest.raises(Cancelled):
-        Memory().ask(slow, picture(PLACE), Watch(cancelled=lambda: len(shares) > 0))
+        Memory().ask(slow, source_image(PLACE), Watch(cancelled=lambda: len(shares) > 0))
 
 
 def test_cancelling_a_long_model_in_the_app(slow: Slow) -> None:
-    ask([FPN], PLACE)
+    run_models([FPN], PLACE)
     app = Compare({"fpn": FPN, "slow": slow}, PLACE)
     assert RUNNING.wait(30)
     assert app.progress.layout.display is None  # visible
@@ -441,7 +441,7 @@ def test_cancelling_a_long_model_in_the_app(slow: Slow) -> None:
 
 
 def test_another_picture_replaces_a_run(slow: Slow) -> None:
-    ask([FPN], ("shapes", 4))
+    run_models([FPN], ("shapes", 4))
     app = Compare({"slow": slow}, PLACE)
     assert RUNNING.wait(30)
     first = app._job.thread
@@ -467,7 +467,7 @@ def test_the_app_is_the_twin_of_the_figure() -> None:
     figure = compare([FPN, DETECTOR], PLACE, score=0.75, difference=True, opacity=0.4, stuff=False)
     assert data == png(figure)
     assert text.splitlines()[1].startswith(FPN)
-    comparison = ask([FPN, DETECTOR], PLACE)
+    comparison = run_models([FPN, DETECTOR], PLACE)
     layers = comparison.layers(comparison.views(0.75), True)
     for mine, expected in zip(app.viewer.layers, layers, strict=True):
         assert mine.info == expected.info

@@ -17,8 +17,8 @@ from labkit.widgets import PQMatching
 from labkit.widgets.app import png
 from labkit.widgets.pq_matching.matching import (
     COLUMNS,
-    Fate,
-    explore,
+    SegmentContribution,
+    draw_pq_matching,
     layers,
     matching,
     move,
@@ -45,10 +45,14 @@ def test_fates_by_hand():
     found = matching(GUESS, TRUTH, CATEGORIES)
     # Squares: one TP, one FP, one FN, so a match adds IoU / 2 to the class, and half of that to
     # the mean over two classes.
-    assert found.true[1] == Fate("TP", 5, pytest.approx(4 / 6), pytest.approx(4 / 6 / 2 / 2))
-    assert found.predicted[5] == Fate("TP", 1, pytest.approx(4 / 6), pytest.approx(1 / 6))
-    assert found.true[2] == Fate("FN", 6, pytest.approx(0.5))
-    assert found.predicted[6] == Fate("FP", 2, pytest.approx(0.5))
+    assert found.true[1] == SegmentContribution(
+        "TP", 5, pytest.approx(4 / 6), pytest.approx(4 / 6 / 2 / 2)
+    )
+    assert found.predicted[5] == SegmentContribution(
+        "TP", 1, pytest.approx(4 / 6), pytest.approx(1 / 6)
+    )
+    assert found.true[2] == SegmentContribution("FN", 6, pytest.approx(0.5))
+    assert found.predicted[6] == SegmentContribution("FP", 2, pytest.approx(0.5))
     assert found.predicted[3].share == pytest.approx(22 / 26 / 2)
     assert found.quality.all.pq == pytest.approx(23 / 39)
 
@@ -116,7 +120,9 @@ def test_moving_the_right_square_into_place_makes_it_a_match():
     guess = tiny("33333333 35533366 35533366 33333333", {5: SQUARE, 6: SQUARE, 3: SKY})
     assert matching(guess, TRUTH, CATEGORIES).true[2].kind == "FN"
     fits = matching(move(guess, {6: (-1, 0)}), TRUTH, CATEGORIES)
-    assert fits.true[2] == Fate("TP", 6, pytest.approx(1.0), pytest.approx(1 / 2 / 2))
+    assert fits.true[2] == SegmentContribution(
+        "TP", 6, pytest.approx(1.0), pytest.approx(1 / 2 / 2)
+    )
 
 
 def test_layers_say_the_match_and_pair_it():
@@ -164,11 +170,13 @@ def test_the_app_moves_segments_as_the_twin_does(scene):
     metric.update(move(guess, app.offsets), truth)
     assert app.matching.quality.all == metric.compute().all
     assert app.matching.quality.all.pq > app.start.quality.all.pq
-    assert app.still()[0] == png(explore(image, truth, guess, categories, {moved: (-4, 3)}))
+    assert app.still()[0] == png(
+        draw_pq_matching(image, truth, guess, categories, {moved: (-4, 3)})
+    )
     app.reset.click()
     assert app.offsets == {}
     assert app.matching.quality.all == app.start.quality.all
-    assert app.still()[0] == png(explore(image, truth, guess, categories))
+    assert app.still()[0] == png(draw_pq_matching(image, truth, guess, categories))
 
 
 def test_a_segment_cannot_be_pushed_out_and_the_truth_stays(scene):
@@ -190,6 +198,6 @@ def test_a_failing_move_is_seen(scene):
 
 
 def test_the_figure_is_a_readable_size(scene):
-    width, height = Image.open(io.BytesIO(png(explore(*scene)))).size
+    width, height = Image.open(io.BytesIO(png(draw_pq_matching(*scene)))).size
     assert 700 < width < 1200
     assert 400 < height < 1000

@@ -12,8 +12,8 @@ from labkit.ops import roi_align, roi_pool, roi_warp
 from labkit.widgets import RoIAlignExplorer
 from labkit.widgets.app import png
 from labkit.widgets.interactive_figure import pixel_box, pixels
-from labkit.widgets.roi_align.explorer import describe, explore
-from labkit.widgets.roi_align.reading import OPERATORS, read
+from labkit.widgets.roi_align.explorer import describe, draw_roi_align
+from labkit.widgets.roi_align.operator_samples import OPERATORS, sample_operators
 
 MAP = torch.tensor(
     [[1.0, 3, 2, 0, 4], [5, 9, 6, 2, 1], [2, 7, 8, 4, 0], [0, 4, 5, 3, 2], [3, 1, 0, 6, 8]]
@@ -23,7 +23,7 @@ REGION = (0.75, 1.25, 2.75, 3.25)
 
 
 def test_by_hand():
-    readings = read(MAP, REGION, bins=2, samples=1)
+    readings = sample_operators(MAP, REGION, bins=2, samples=1)
     assert list(readings) == list(OPERATORS)
     assert readings["RoIPool"].output.tolist() == [[9, 8], [8, 8]]
     assert readings["RoIWarp"].output.tolist() == [[8, 3.5], [5, 3.875]]
@@ -60,7 +60,7 @@ def test_is_what_the_operators_return(data):
     selected = (data.draw(st.integers(0, bins - 1)), data.draw(st.integers(0, bins - 1)))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     features = torch.randn(shape, generator=generator, dtype=torch.float64)
-    readings = read(features, box, bins=bins, samples=samples, selected=selected)
+    readings = sample_operators(features, box, bins=bins, samples=samples, selected=selected)
 
     batch, rois = features[None, None], [torch.tensor([box], dtype=torch.float64)]
     expected = {
@@ -105,13 +105,13 @@ def test_is_what_the_operators_return(data):
 )
 def test_bad_input(arguments, message):
     with pytest.raises(LabkitError, match=message):
-        explore(**{"features": MAP, "box": REGION, **arguments})
+        draw_roi_align(**{"features": MAP, "box": REGION, **arguments})
     with pytest.raises(LabkitError, match=message):
         RoIAlignExplorer(**{"features": MAP, "box": REGION, **arguments})
 
 
 def test_the_figure_says_the_numbers():
-    figure = explore(MAP, REGION, bins=2, samples=1)
+    figure = draw_roi_align(MAP, REGION, bins=2, samples=1)
     texts = "\n".join(
         text.get_text()
         for part in (figure, *figure.axes)
@@ -122,18 +122,18 @@ def test_the_figure_says_the_numbers():
     assert "Largest of 4 cells: 9.00." in texts
     labels = [axes.get_label() for axes in figure.axes]
     assert labels == [f"{name} {part}" for name in OPERATORS for part in ("map", "output", "bin")]
-    assert png(figure) == png(explore(MAP, REGION, bins=2, samples=1))
+    assert png(figure) == png(draw_roi_align(MAP, REGION, bins=2, samples=1))
 
 
 def test_the_text_says_them_too():
-    said = describe(REGION, read(MAP, REGION, bins=2, samples=1))
+    said = describe(REGION, sample_operators(MAP, REGION, bins=2, samples=1))
     assert said.splitlines()[0] == (
         "Box x 0.75 to 2.75, y 1.25 to 3.25. Bin in row 1, column 1: "
         "RoIPool 9.00, RoIWarp 8.00, RoIAlign 7.44."
     )
     point = "Point 1 at (1.25, 1.75): 0.19·5.00 + 0.56·9.00 + 0.06·2.00 + 0.19·7.00 = 7.44"
     assert point in said
-    far = describe((-9, -9, -6, -6), read(MAP, (-9, -9, -6, -6), bins=1, samples=1))
+    far = describe((-9, -9, -6, -6), sample_operators(MAP, (-9, -9, -6, -6), bins=1, samples=1))
     assert "off the map = 0.00" in far
     assert "No cell: 0." in far
 
@@ -153,13 +153,13 @@ def happens(app, **event):
 def shows(app, box, **options):
     """Whether the app shows what its twin draws."""
     return says(app, box, **options) and (
-        app.still()[0] == png(explore(MAP, box, image=IMAGE, **options))
+        app.still()[0] == png(draw_roi_align(MAP, box, image=IMAGE, **options))
     )
 
 
 def says(app, box, **options):
     """Whether the app's text is that of the picture; drawing it takes longer."""
-    return app.still()[1] == describe(box, read(MAP, box, **options))
+    return app.still()[1] == describe(box, sample_operators(MAP, box, **options))
 
 
 def test_a_click_on_a_bin(app):
@@ -226,7 +226,7 @@ def test_menus(app):
 def test_an_error_is_seen_and_goes_away(app, monkeypatch):
     before, ready = app.still(), app._frame.ready
     with monkeypatch.context() as patch:
-        patch.setattr("labkit.widgets.roi_align.app.read", lambda *a, **k: 1 / 0)
+        patch.setattr("labkit.widgets.roi_align.app.sample_operators", lambda *a, **k: 1 / 0)
         happens(app, kind="move", dx=1, dy=0, resize=False)
     assert "ZeroDivisionError" in app.error
     assert app._frame.ready > ready
@@ -245,5 +245,5 @@ def test_without_a_live_widget_there_is_a_picture_and_a_text(app):
 def test_random_numbers_are_left_alone():
     state = torch.get_rng_state()
     RoIAlignExplorer(MAP, REGION)
-    explore(MAP, REGION)
+    draw_roi_align(MAP, REGION)
     assert torch.equal(torch.get_rng_state(), state)

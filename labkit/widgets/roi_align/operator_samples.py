@@ -50,7 +50,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Reading:
+class OperatorSamples:
     """What an operator makes of a box, and how one of its bins comes about.
 
     Attributes:
@@ -77,14 +77,14 @@ class Reading:
         return float(self.output[self.selected])
 
 
-def read(
+def sample_operators(
     features: Tensor,
     box: Sequence[float],
     *,
     bins: int = 4,
     samples: int = 2,
     selected: tuple[int, int] = (0, 0),
-) -> dict[str, Reading]:
+) -> dict[str, OperatorSamples]:
     """The three operators on one box of one channel.
 
     Args:
@@ -114,7 +114,7 @@ def read(
 
 def _pooled(
     cells: Tensor, rois: Tensor, rounded: Tensor, bins: int, selected: tuple[int, int]
-) -> Reading:
+) -> OperatorSamples:
     height, width = cells.shape
     with torch.enable_grad():
         map_ = cells.clone().requires_grad_()
@@ -129,12 +129,14 @@ def _pooled(
     if right == 0:  # a bin off the map has no cells
         bin_ = (0.0, 0.0, 0.0, 0.0)
     region = tuple(rounded[0].tolist())
-    return Reading("RoIPool", region, output.detach().numpy(), selected, bin_, (), weights.numpy())
+    return OperatorSamples(
+        "RoIPool", region, output.detach().numpy(), selected, bin_, (), weights.numpy()
+    )
 
 
 def _sampled(
     operator: str, cells: Tensor, edges: Tensor, bins: int, ratio: int, selected: tuple[int, int]
-) -> Reading:
+) -> OperatorSamples:
     with torch.enable_grad():
         map_ = cells.clone().requires_grad_()
         output = roi_align(map_[None, None], [edges], bins, 1.0, ratio, aligned=True, impl="loop")
@@ -151,7 +153,7 @@ def _sampled(
     x1, y1, x2, y2 = edges[0].tolist()
     w, h = (x2 - x1) / bins, (y2 - y1) / bins
     bin_ = (x1 + column * w, y1 + row * h, x1 + (column + 1) * w, y1 + (row + 1) * h)
-    return Reading(
+    return OperatorSamples(
         operator,
         (x1, y1, x2, y2),
         output.detach().numpy(),
