@@ -1,4 +1,4 @@
-"""The augmentation of a training: mirroring, and on request scale jitter, crops, colour jitter."""
+"""Training augmentation: horizontal flip and, optionally, scale jitter, crop and colour jitter."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from labkit.datasets.transforms import JointTransform
 from labkit.errors import LabkitError
 
 HUE = 0.25
-"""Hue jitter as a share of the strength: a quarter turn of the colour circle is too much."""
+"""Hue jitter as a share of the strength: at full strength, hues would be exchanged."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to images and targets at random, beside mirroring.
+    """Settings of the random transforms beside the horizontal flip.
 
     Attributes:
-        scale_jitter: smallest and largest scale; 1 fits the image into the crop. The large-scale
+        scale_jitter: range of scales; 1 fits the image into the crop. The large-scale
             jitter of G. Ghiasi et al. (CVPR 2021) is 0.1 to 2.
-        crop: side of the square that is cut out after the scaling; smaller images are padded, and
+        crop: side of the square crop after scaling; smaller images are padded, and
             the padding is ignored. Scale jitter needs it.
-        color_jitter: strength in 0..1 for brightness, contrast and saturation; for hue a quarter.
+        color_jitter: strength in 0..1 of brightness, contrast and saturation; hue gets a quarter.
     """
 
     scale_jitter: tuple[float, float] | None = None
@@ -43,10 +43,10 @@ class Augmentation:
             raise LabkitError(f"colour jitter {self.color_jitter:g}: must be above 0, at most 1")
 
     def joint(self, resize: v2.Transform | None) -> JointTransform:
-        """The transform of an image and its target.
+        """Build the transform of an image and its target.
 
         Args:
-            resize: to the size that the model expects; scale jitter takes its place.
+            resize: resizes to the model's input size; scale jitter replaces it.
         """
         steps: list[v2.Transform] = [v2.RandomHorizontalFlip()]
         if self.scale_jitter is not None:

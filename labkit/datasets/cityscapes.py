@@ -1,8 +1,8 @@
-"""Reader for Cityscapes' panoptic annotations, which are in the COCO format but for one thing.
+"""Reader for Cityscapes' panoptic annotations: COCO panoptic format with other file names.
 
-Cityscapes' own tool makes them: ``createPanopticImgs`` of the package ``cityscapesscripts``, run
-without ``--use-train-id``, writes JSON and PNGs into ``gtFine``. The file names of images in its
-JSON do not exist; a photograph is found by its id, ``CITY_SEQUENCE_FRAME``.
+``createPanopticImgs`` of the package ``cityscapesscripts`` makes them. Run
+without ``--use-train-id``, it writes JSON and PNGs into ``gtFine``. The file names of images in its
+JSON do not exist; an image is found by its id, ``CITY_SEQUENCE_FRAME``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from labkit.errors import LabkitError
 class Cityscapes(CocoPanoptic):
     """Street scenes of 2048 × 1024 pixels with the 19 classes of Cityscapes' evaluation.
 
-    What Cityscapes ignores, such as the own car's bonnet, is void. Groups of things that were not
-    told apart are crowds. Image ids are strings.
+    What Cityscapes ignores, such as the bonnet of the recording car, is void. Groups of things that
+    are annotated as one are crowds. Image ids are strings.
 
     Args:
         root: holds ``gtFine/cityscapes_panoptic_SPLIT.json``, ``gtFine/cityscapes_panoptic_SPLIT/``
@@ -50,10 +50,10 @@ class Cityscapes(CocoPanoptic):
                 f"{path}: the categories are not Cityscapes' 19 label ids, 7 road to 33 bicycle;"
                 " make it with createPanopticImgs of cityscapesscripts, without --use-train-id"
             )
-        # Whatever order and colours the file has, labels are those that weights expect.
+        # Labels in the order that weights expect, independent of the file's order and colours.
         self.categories = cityscapes_panoptic()
 
     def image_path(self, index: int) -> Path:
-        """``CITY/ID_leftImg8bit.png``, whatever the JSON calls it."""
+        """Path ``CITY/ID_leftImg8bit.png`` of an image; the JSON's ``file_name`` is ignored."""
         image_id = str(self.image_info(index)["id"])
         return self.image_dir / image_id.split("_")[0] / f"{image_id}_leftImg8bit.png"

@@ -1,4 +1,4 @@
-"""Cityscapes' categories, for weights that were trained on them: no annotations need to be at hand.
+"""Cityscapes' categories, for pretrained weights without the data set's annotations.
 
 The 19 classes that Cityscapes evaluates (M. Cordts et al., "The Cityscapes Dataset for Semantic
 Urban Scene Understanding", CVPR 2016, table 2), with the label ids, names and colours of its
@@ -39,7 +39,7 @@ _THINGS = """
 
 
 def cityscapes_panoptic() -> Categories:
-    """The 8 things, labels 0 to 7, and the 11 kinds of stuff, labels 8 to 18.
+    """The 8 thing classes, labels 0 to 7, and the 11 stuff classes, labels 8 to 18.
 
     Things and stuff each keep the order of the train ids: road to sky are train ids 0 to 10,
     person to bicycle 11 to 18.

@@ -1,4 +1,4 @@
-"""Names of files in annotations and folders, as other systems and programs leave them."""
+"""File names in annotations and folders: Windows separators, hidden files, hints for mistakes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""Of the images that are found in a folder."""
+"""Suffixes by which images are found in a folder."""
 
 
 def resolve_file_name(folder: Path, name: str) -> Path:
-    """The file of a ``file_name``, whose separators may be Windows' backslashes."""
+    """Path of a ``file_name`` in a folder; its separators may be Windows' backslashes."""
     path = folder / name
     # Unlike Path.exists, os.path.exists raises nothing for a name that is too long.
     there = "\\" not in name or os.path.exists(path)  # noqa: PTH110
@@ -19,13 +19,13 @@ def resolve_file_name(folder: Path, name: str) -> Path:
 
 
 def visible_files(paths: Iterable[Path]) -> list[Path]:
-    """Sorted, without what systems and programs leave behind unasked, such as
+    """Sort paths and leave out hidden files of systems and programs, such as
     ``.ipynb_checkpoints`` and macOS' ``._x.png``."""
     return sorted(path for path in paths if not path.name.startswith((".", "__MACOSX")))
 
 
 def missing_file_hint(path: Path) -> str:
-    """What to say of a file that is not there: one that may be meant, or a folder that misses."""
+    """Hint for the message about a missing file: a similar file, or that the folder is missing."""
     base = Path(path.name.replace("\\", "/").rpartition("/")[2].partition("?")[0])
     folder = path.parent
     while not os.path.isdir(folder) and folder != folder.parent:  # noqa: PTH112 -- as above

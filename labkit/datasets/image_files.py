@@ -1,7 +1,7 @@
-"""Image files to tensors, with errors that name the file.
+"""Reading image files into tensors, with errors that name the file.
 
-One rule for photographs, everywhere: what a picture looks like is what its viewer shows, turned as
-its EXIF entry says. People annotate what they see, and Detectron2 turns pictures too.
+Images are turned upright as their EXIF orientation says, everywhere: people annotate what a viewer
+shows, and Detectron2 turns images too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from labkit.datasets.file_names import missing_file_hint
 from labkit.errors import LabkitError
 
 ORIENTATION = 0x0112
-"""EXIF's entry: 1 is as stored, 2 to 4 mirrored or upside down, 5 to 8 with sides exchanged."""
+"""EXIF tag: 1 is as stored, 2 to 4 mirrored or upside down, 5 to 8 with sides exchanged."""
 
 
 @contextmanager
 def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
-    """A picture as it is stored; whatever is wrong with the file becomes one message.
+    """Open an image as it is stored; turn every error about the file into one clear message.
 
     Args:
         path: the file, of any format that Pillow reads.
-        what: what to call it.
+        what: what the message calls it.
 
     Raises:
-        LabkitError: the file is missing, truncated, no image, or of more pixels than Pillow agrees
-            to read.
+        LabkitError: the file is missing, truncated, not an image, or has more pixels than Pillow
+            reads.
     """
     try:
         with Image.open(path) as picture:
@@ -54,7 +54,7 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
 
 
 def orientation(picture: Image.Image) -> int:
-    """Its EXIF orientation, 1 where there is none that means anything."""
+    """EXIF orientation of an image; 1 if it has no valid one."""
     try:
         found = picture.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged entry turns nothing, as in viewers
@@ -63,12 +63,12 @@ def orientation(picture: Image.Image) -> int:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says."""
+    """Turn an image as its EXIF orientation says."""
     return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], int]:
-    """The upright (H, W) of a picture and its EXIF orientation, without decoding it.
+    """Read the upright (H, W) of an image and its EXIF orientation, without decoding it.
 
     Raises:
         LabkitError: as :func:`open_image`.
@@ -78,12 +78,14 @@ def read_header(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """``(3, H, W)`` uint8 RGB, upright. Grey and palette images get three channels, 16-bit ones
-    keep their upper byte, transparency is dropped.
+    """Read an image file: ``(3, H, W)`` uint8 RGB, upright.
+
+    Grey and palette images get three channels, 16-bit images keep their upper byte, transparency
+    is dropped.
 
     Args:
         path: the file, of any format that Pillow reads.
-        size: the (H, W) that it must have.
+        size: the required (H, W).
 
     Raises:
         LabkitError: as :func:`open_image`; or the pixels are fractional numbers, or the size is
@@ -108,13 +110,13 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(H, W) as a viewer shows it."""
+    """(H, W) of an image after turning it upright."""
     width, height = picture.size
     return (width, height) if orientation(picture) >= 5 else (height, width)
 
 
 def require_size(path: Path, found: tuple[int, int], turn: int, wanted: tuple[int, int]) -> None:
-    """Refuse a picture whose upright size is not its annotation's.
+    """Refuse an image whose upright size differs from its annotation's.
 
     Raises:
         LabkitError: the sizes differ; where the EXIF orientation explains it, the message says so.

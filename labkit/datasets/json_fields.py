@@ -1,4 +1,4 @@
-"""A JSON of annotations from anywhere: reading it, and checking its fields one by one."""
+"""Reading JSON annotations of unknown origin, with a check of every field."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_PIXELS = 178_956_970
 
 
 def read_json_file(path: str | Path) -> Any:
-    """The content of a JSON file in UTF-8, or in what its byte order mark says.
+    """Read a JSON file in UTF-8, or in the encoding of its byte order mark.
 
     Raises:
-        LabkitError: the file cannot be read, is no JSON, or an object in it has a key twice.
+        LabkitError: the file cannot be read, is not JSON, or an object in it repeats a key.
     """
     try:
         return json.loads(decoded(Path(path).read_bytes()), object_pairs_hook=_without_repeats)
@@ -55,7 +55,7 @@ def _number(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
-    """Whether it can be a name: not empty, and nothing in it that no file's name can have."""
+    """Whether a value can be a name: a non-empty string of characters that file names may have."""
     if type(value) is not str or not value or "\0" in value:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
@@ -81,16 +81,16 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def require(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = "") -> None:
-    """Check fields of an entry; an integer that is written as ``1.0`` becomes one.
+    """Check fields of an entry; convert integers that are written as ``1.0``.
 
     Args:
         entry: an object of the JSON.
         keys: its fields, which must be there.
         where: file and entry, for the message.
-        kind: what the fields must be, where their names do not say it.
+        kind: key of ``_KINDS`` to check by, if it is not the field's name.
 
     Raises:
-        LabkitError: a field is missing, or is something else.
+        LabkitError: a field is missing, or has a wrong value.
     """
     for key in keys:
         right, description = _KINDS[kind or key]
@@ -103,10 +103,10 @@ def require(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = 
 
 
 def entries(owner: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """The list ``owner[key]``, every entry of it an object.
+    """Return the list ``owner[key]`` after checking that every entry is an object.
 
     Raises:
-        LabkitError: it is missing or no list, or an entry is no object.
+        LabkitError: it is missing or not a list, or an entry is not an object.
     """
     require(owner, (key,), where)
     for i, entry in enumerate(owner[key]):
@@ -119,10 +119,10 @@ def entries(owner: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
 
 
 def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> set[Any]:
-    """The values of ``key``, which must differ.
+    """Collect the values of ``key`` and check that they differ.
 
     Raises:
-        LabkitError: a value is missing, of a wrong kind, or there twice.
+        LabkitError: a value is missing, wrong or repeated.
     """
     seen: set[Any] = set()
     for i, row in enumerate(rows):
@@ -136,10 +136,10 @@ def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> 
 
 
 def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
-    """Check the list ``images``; its ids.
+    """Check the list ``images`` and return its ids.
 
     Raises:
-        LabkitError: a field is missing or wrong, or no image can have so many pixels.
+        LabkitError: a field is missing or wrong, or an image has too many pixels to be read.
     """
     ids = unique(entries(data, "images", str(path)), "id", f"{path}: images", "image_id")
     for i, image in enumerate(data["images"]):
@@ -156,12 +156,12 @@ def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
 def check_categories(
     data: dict[str, Any], path: str | Path, fields: tuple[str, ...] = ("name",)
 ) -> set[int]:
-    """Check the list ``categories``; its ids.
+    """Check the list ``categories`` and return its ids.
 
     Args:
         data: the JSON.
         path: its file, for messages.
-        fields: what must be there beside the id; ``isthing`` is checked where it is.
+        fields: required fields beside the id; ``isthing`` is checked where present.
 
     Raises:
         LabkitError: a field is missing or wrong, or there are too many.
@@ -179,7 +179,7 @@ def check_categories(
 
 
 def json_excerpt(value: Any) -> str:
-    """A value in JSON's words, cut at a length that a line bears."""
+    """Write a value as JSON, cut to a length that fits into a message."""
     if type(value) is str:
         return f'the text "{value:.60}"'
     try:  # not the whole of a long list is written only to be cut
@@ -190,7 +190,7 @@ def json_excerpt(value: Any) -> str:
 
 
 def id_type_hint(value: Any, known: Iterable[Any]) -> str:
-    """What to say of an id that is not known but would be as text, or as a number; or nothing."""
+    """Hint that an unknown id is known as the other type (text or number); else nothing."""
     if type(value) is str and any(str(other) == value for other in known if type(other) is int):
         return f"; it is text here and the number {value} there"
     if type(value) is int and str(value) in known:

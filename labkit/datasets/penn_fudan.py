@@ -1,8 +1,8 @@
 """Reader for the Penn-Fudan pedestrian database, in its archive's own layout.
 
 L. Wang, J. Shi, G. Song and I. Shen, "Object Detection Combining Recognition and Segmentation",
-ACCV 2007. 170 photographs of streets; a mask PNG gives each pixel the number of its pedestrian, 0
-for none. The release labels the small and the mostly hidden people too, whom the paper left out.
+ACCV 2007. 170 photographs of streets. A mask PNG holds the number of each pixel's pedestrian, 0 for
+none. Unlike the paper, the release also labels small and mostly hidden people.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from labkit.system.message_text import counted
 Split = Literal["train", "val"]
 
 HELD_OUT = 30
-"""So many images are for validation: the last ones in the order of their names."""
+"""Number of validation images: the last ones in the order of their names."""
 
 
 class PennFudan(Dataset[tuple[Tensor, Target]]):
-    """The images found in ``root``: ``ds[i]`` is ``(image, target)``, image ``(3, H, W)`` uint8.
+    """Penn-Fudan: ``ds[i]`` is ``(image, target)`` with ``image`` ``(3, H, W)`` uint8 RGB.
 
-    Boxes are those of the masks. The text files in ``Annotation`` have the same boxes, counted
-    from 1 and including the last pixel, except that some are drawn a few pixels wider.
+    Boxes are computed from the masks. The text files in ``Annotation`` have the same boxes, counted
+    from 1 and including the last pixel; some of them are a few pixels wider.
 
     Args:
         root: the archive's folder ``PennFudanPed`` with ``PNGImages`` and ``PedMasks``.
         split: ``train`` or ``val``.
 
     Raises:
-        LabkitError: the folder is another, has too few images, or an image has no mask. Reading an
+        LabkitError: the folder has no or too few images, or an image has no mask. Reading an
             item raises it for a damaged file and for a mask that does not fit its image.
     """
 
@@ -74,7 +74,7 @@ class PennFudan(Dataset[tuple[Tensor, Target]]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """An image; its ``image_id`` is its place among all the folder's images."""
+        """Read an image and its target; ``image_id`` is its index among all the folder's images."""
         image_id, path = self._items[index]
         image = read_image(path)
         mask_path = self._mask_path(path)

@@ -1,4 +1,4 @@
-"""The data sets that commands take by name."""
+"""Registry of data sets: those that commands open by name, such as ``coco:DIR``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMS = {
     "coco_panoptic": "coco_panoptic:DIR",
     "cityscapes": "cityscapes:DIR",
 }
-"""How each name is written, with the folder that it needs or may have."""
+"""Syntax of each name, with the folder that it needs or may have."""
 ALONE = ("shapes", "crowded", "penn_fudan")
 """Names that need no folder."""
 
@@ -31,14 +31,14 @@ SHAPES_LENGTH = {"train": 10_000, "val": 500, "test": 500}
 
 
 def recognised_formats(name: str, split: str) -> tuple[str, ...]:
-    """The names of the data sets in a folder that was given without a format, the fullest first.
+    """Names of the data sets in a folder that is given without a format, most complete first.
 
     Args:
-        name: a folder, or a name as :func:`open_dataset` takes it, which is given back.
-        split: decides where a folder has a split in one format alone.
+        name: a folder, or a name for :func:`open_dataset`, which is returned unchanged.
+        split: only formats with this split are returned, unless none has it.
 
     Raises:
-        LabkitError: the folder holds nothing that is known.
+        LabkitError: the folder is in no known format.
     """
     folder = Path(name)
     if not folder.is_dir() or name in ALONE:
@@ -46,7 +46,7 @@ def recognised_formats(name: str, split: str) -> tuple[str, ...]:
     kinds = _kinds(folder, split) or _kinds(folder, "")
     if not kinds:
         raise LabkitError(
-            f"{name}: this folder is in no format that is known: there is no"
+            f"{name}: this folder is in no known format: there is no"
             " annotations/instances_SPLIT.json (coco), annotations/panoptic_SPLIT.json"
             " (coco_panoptic), gtFine/ with leftImg8bit/ (cityscapes) or PNGImages/ with PedMasks/"
             " (penn_fudan). Masks become a data set with `labkit data from-masks`"
@@ -55,7 +55,7 @@ def recognised_formats(name: str, split: str) -> tuple[str, ...]:
 
 
 def _kinds(folder: Path, split: str) -> list[str]:
-    """The formats of a folder, the one that says most first."""
+    """Formats of a folder, the one with most information first."""
     signs = {
         "coco_panoptic": f"annotations/panoptic_{split}*.json",
         "coco": f"annotations/instances_{split}*.json",
@@ -66,7 +66,7 @@ def _kinds(folder: Path, split: str) -> list[str]:
 
 
 def open_dataset(name: str, split: str) -> Any:
-    """A data set by name.
+    """Open a data set by name.
 
     Args:
         name: ``shapes`` or ``crowded``, Shapes and its harder variant at 128 pixels; ``penn_fudan``
@@ -80,7 +80,7 @@ def open_dataset(name: str, split: str) -> Any:
         A :class:`~labkit.datasets.targets.SegmentationDataset`.
 
     Raises:
-        LabkitError: no such name or split, or the data is not there.
+        LabkitError: the name or the split is unknown, or the data is missing.
     """
     kind, _, folder = name.partition(":")
     if kind in ("shapes", "crowded") and not folder:

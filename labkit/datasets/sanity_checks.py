@@ -1,4 +1,4 @@
-"""Annotations that are allowed and yet often mistakes: what a person should look at."""
+"""Sanity checks of annotations: valid ones that are often mistakes, for a person to look at."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from labkit.system.message_text import counted
 from labkit.system.progress_bars import progress_bar
 
 TINY = 10
-"""Pixels below which a region is reported: a slip of the brush."""
+"""Area in pixels below which a region is reported, for example a slip of the brush."""
 
 
 @dataclass(frozen=True)
 class AnnotationWarning:
-    """Something to look at.
+    """A suspicious annotation.
 
     Attributes:
-        image: its name or number.
+        image: name or number of the image.
         kind: "empty", "vanished", "tiny", "touching", "overlapping", "covered", "unlabelled",
             "box", "area", "turned" or "damaged".
-        text: what and where.
+        text: what is suspicious, and where.
     """
 
     image: str
@@ -43,20 +43,20 @@ class AnnotationWarning:
 
 
 def check_annotations(dataset: Any, num: int | None = None) -> Iterator[AnnotationWarning]:
-    """Look at every annotation of a data set.
+    """Check every annotation of a data set.
 
     Args:
-        dataset: any data set of labkit's; of a
-            :class:`~labkit.datasets.masks.mask_folder.MaskFolder` also what its files hide from one
-            another, of COCO's formats also what the file states beside the masks.
-        num: only the first so many images.
+        dataset: any labkit data set. For a
+            :class:`~labkit.datasets.masks.mask_folder.MaskFolder` also overlaps between its files,
+            for COCO's formats also the boxes and areas in the file.
+        num: number of images to check, from the first; None for all.
     """
     count = len(dataset) if num is None else min(num, len(dataset))
     for index in progress_bar(range(count), desc="check", unit="image"):
         name = name_of(dataset, index)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what a reader warns of is found here, too
+                warnings.simplefilter("ignore")  # the checks here report what readers warn of
                 _, target = dataset[index]
             regions = (
                 dataset.regions(index) if isinstance(dataset, MaskFolder) else _regions_of(target)
@@ -81,14 +81,14 @@ def check_annotations(dataset: Any, num: int | None = None) -> Iterator[Annotati
 
 
 def name_of(dataset: Any, index: int) -> str | None:
-    """The file of an image, where the data set is made of files with names of their own."""
+    """File name of an image; None if the data set has none."""
     if isinstance(dataset, CocoInstances | CocoPanoptic):
         return str(dataset.image_info(index)["file_name"])
     return dataset.pairs[index].image.stem if isinstance(dataset, MaskFolder) else None
 
 
 def _instead(dataset: Any, index: int) -> str:
-    """What an image has that is no object."""
+    """Labelled content of an image without objects: crowds, pixels of unknown value."""
     if isinstance(dataset, CocoInstances):
         crowds = sum(
             bool(row.get("iscrowd")) for row in dataset.written(dataset.image_info(index)["id"])
@@ -104,7 +104,7 @@ def _instead(dataset: Any, index: int) -> str:
 
 
 def _turned(dataset: Any, index: int) -> int:
-    """The EXIF orientation of an image whose size is the same turned and not turned, or 0."""
+    """EXIF orientation of an image whose size is the same before and after turning, else 0."""
     if isinstance(dataset, CocoInstances | CocoPanoptic):
         path = dataset.image_path(index)
     elif isinstance(dataset, MaskFolder):
@@ -118,13 +118,13 @@ def _turned(dataset: Any, index: int) -> int:
 def image_warnings(
     image: str, regions: Sequence[Region], target: Target, categories: Categories
 ) -> Iterator[AnnotationWarning]:
-    """What is odd about one image.
+    """Warnings about the regions of one image.
 
     Args:
-        image: for the findings.
-        regions: labels and masks ``(H, W)``, at least one, whole where they are known whole.
-        target: of the image.
-        categories: of the labels.
+        image: name of the image, for the warnings.
+        regions: at least one label and mask ``(H, W)``, including covered parts where known.
+        target: the image's target.
+        categories: the classes of the labels.
     """
     for label, mask in regions:
         area = int(mask.sum())
@@ -148,7 +148,7 @@ def image_warnings(
 def _neighbours(
     image: str, things: Sequence[Region], categories: Categories
 ) -> Iterator[AnnotationWarning]:
-    """Objects that share pixels, and objects of one class side by side."""
+    """Warnings about objects that share pixels, and about adjacent objects of one class."""
     if not things:
         return
     x1, y1, x2, y2 = masks_to_boxes(np.stack([mask for _, mask in things])).astype(int).T
@@ -181,6 +181,6 @@ def _regions_of(target: Target) -> list[Region]:
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and the pixels beside it, corners left out."""
+    """Dilate a mask by one pixel, without the corners."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     return cv2.dilate(mask.astype(np.uint8), cross).astype(bool)

@@ -1,4 +1,4 @@
-"""Batches by step number: the same whatever came before and however many processes share them."""
+"""Batches by step number, reproducible after a resume and with any number of processes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ Batch = tuple[list[Tensor], list[Target]]
 
 
 class StepBatches(Dataset[Batch]):
-    """Item ``t`` is this process's share of the batch of step ``t``, whatever was read before.
+    """Data set of batches: item ``t`` is this process's share of the batch of step ``t``.
 
-    The order of the images and the randomness of each item follow from the seed and the item's
-    place in the run, so training can stop, go on and be shared out without a change of what it
-    sees.
+    The seed and the item's position in the run determine the order of the images and the randomness
+    of each item. So a training sees the same data after a resume and with more processes.
 
     Args:
         dataset: map-style, items ``(image, target)``; augmentation draws from torch's generator.
-        steps: length of the run.
+        steps: number of steps of the run.
         batch_size: images per step over all processes.
-        seed: of order and augmentation.
-        rank, world: this process and their number; process r takes every world-th image from r.
+        seed: seed of order and augmentation.
+        rank, world: rank of this process and number of processes; it takes every world-th image.
     """
 
     def __init__(
@@ -63,11 +62,11 @@ class StepBatches(Dataset[Batch]):
 
 
 def mixed_seed(*numbers: int, stream: int) -> int:
-    """One well-mixed seed from several numbers: neighbouring numbers must not give like draws.
+    """Hash several numbers into one seed, so that neighbouring numbers give independent draws.
 
     Args:
-        numbers: what the seed is for, such as the run's seed and the step.
-        stream: tells apart uses that share the numbers.
+        numbers: identify the draws, such as the run's seed and the step.
+        stream: separates uses that have the same numbers.
     """
     value = stream
     for number in numbers:

@@ -1,4 +1,4 @@
-"""From a panoptic map to the whole target: every reader builds its targets here."""
+"""Building the training target of an image from its panoptic map; used by all readers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from labkit.errors import LabkitError
 from labkit.structures import Categories, Detections, Panoptic, Target
 
 MOST_MASK_BYTES = 4 * 2**30
-"""A byte for each pixel of each object of an image; above it, memory would run out."""
+"""Limit of an image's masks, one byte a pixel and object, before memory runs out."""
 
 
 class SegmentationDataset(Protocol):
-    """What labkit's data sets have in common."""
+    """Interface of all labkit data sets."""
 
     categories: Categories
 
@@ -43,7 +43,7 @@ def require_memory(objects: int, size: tuple[int, ...], where: str) -> None:
     """Refuse an image whose objects' masks would take more than :data:`MOST_MASK_BYTES`.
 
     Raises:
-        LabkitError: they would.
+        LabkitError: the masks would take more.
     """
     needed = objects * size[0] * size[1]
     if needed > MOST_MASK_BYTES:
@@ -55,7 +55,7 @@ def require_memory(objects: int, size: tuple[int, ...], where: str) -> None:
 
 
 def target_from_panoptic(panoptic: Panoptic, categories: Categories, image_id: int | str) -> Target:
-    """The target whose objects, boxes and semantic map follow from a panoptic map.
+    """Build the target of a panoptic map: its objects, boxes and semantic map.
 
     Objects are the thing segments in their order, except crowd regions. ``panoptic`` is on the CPU
     and lists the segments of its map, no others.
@@ -75,7 +75,7 @@ def target_from_panoptic(panoptic: Panoptic, categories: Categories, image_id: i
 
 
 def annotation_of(target: Target) -> Panoptic | Detections:
-    """What to draw over an image: its panoptic map, or its objects where it has none."""
+    """Annotation to draw over an image: the panoptic map, or the objects if there is none."""
     if "panoptic" in target:
         return target["panoptic"]
     scores = torch.ones(len(target["labels"]))

@@ -1,8 +1,8 @@
-"""Augmentation: torchvision's ``transforms.v2``, applied to an image and its whole target at once.
+"""Joint transforms: torchvision's ``transforms.v2`` applied to an image and its whole target.
 
-Any ``v2`` transform will do, for example::
+Any ``v2`` transform works, for example::
 
-    Joint(
+    JointTransform(
         v2.RandomHorizontalFlip(),
         v2.ScaleJitter((128, 128), scale_range=(0.5, 2.0)),
         v2.RandomCrop((128, 128), pad_if_needed=True),
@@ -28,11 +28,11 @@ from labkit.structures import IGNORE, VOID, Panoptic, Target
 
 
 class JointTransform:
-    """``v2`` transforms in order, drawn once for an image and for all maps of its target.
+    """``v2`` transforms in sequence, with the same draws for an image and all maps of its target.
 
-    Maps are resampled by nearest neighbour. Boxes are made anew from the masks, so they are tight
-    after a crop or a rotation too. What leaves the picture leaves the target: objects without a
-    pixel, and segments. Room that a padding adds is void, that is ignored.
+    Maps are resampled by nearest neighbour. Boxes are computed again from the masks, so they are
+    tight after a crop or a rotation too. Objects and segments without a pixel left are removed from
+    the target. Padding becomes void, which is ignored.
 
     Args:
         steps: the transforms; they draw from torch's global random generator.
@@ -47,9 +47,8 @@ class JointTransform:
         Returns:
             The image ``(3, h, w)`` and its target, both of plain tensors.
         """
-        # All maps travel as layers of one: a transform then handles a single tensor, never an
-        # empty one, and pads each layer with 0. Semantic labels are raised by one for that, so
-        # that 0 stands for ignore.
+        # All maps are stacked into one tensor, which is never empty and is padded with 0. Semantic
+        # labels are shifted by one, so that 0 means ignore.
         layers = [*target["masks"].to(torch.int32)]
         if "semantic" in target:
             layers.append((target["semantic"].to(torch.int32) + 1) % (IGNORE + 1))
@@ -65,7 +64,7 @@ class JointTransform:
 
 
 def _rebuild(target: Target, maps: Tensor) -> Target:
-    """The target of transformed maps ``(N + 2, h, w)``, without what has no pixel left."""
+    """Build the target of transformed maps ``(N + 2, h, w)``, without what has no pixel left."""
     count = len(target["masks"])
     masks = maps[:count] > 0  # (N, h, w)
     kept = masks.flatten(1).any(1)  # (N,)
@@ -88,7 +87,7 @@ def _rebuild(target: Target, maps: Tensor) -> Target:
 
 
 class TransformedDataset(Dataset[tuple[Tensor, Target]]):
-    """A data set whose items pass through a transform, drawn anew at every access."""
+    """A data set with a transform that is drawn again at every access."""
 
     def __init__(self, dataset: SegmentationDataset, transform: JointTransform) -> None:
         self.dataset, self.transform = dataset, transform

@@ -84,7 +84,7 @@ def test_a_hash_by_sha256(weights, tmp_path):
 
 def test_a_broken_connection_is_taken_up_again(weights, server, tmp_path):
     server.cut = 3
-    with pytest.raises(LabkitError, match="run the command again to go on"):
+    with pytest.raises(LabkitError, match="run the command again to resume"):
         fetch_weights(weights, tmp_path, lambda _: None)
     assert not weights.path(tmp_path).exists()
     fetch_weights(weights, tmp_path, lambda _: None)

@@ -1,4 +1,4 @@
-"""What a COCO file states of an object beside its mask: a box, an area. They must be the mask's."""
+"""Checks of the boxes and areas in a COCO file against the masks of the same objects."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from labkit.datasets.masks.mask_folder import Region
 from labkit.system.message_text import counted
 
 BOX_SLACK = (2.0, 0.05)
-"""Pixels, and a share of the mask's side, by which an edge of a box may be off: polygons have
-corners between pixels."""
+"""Tolerance of a box edge: pixels, plus a share of the mask's side, because polygon corners may lie
+between pixels."""
 AREA_SLACK = (0.1, 0.5)
-"""Shares by which an area may be off: of itself, and of the sum of the mask's sides, for the border
-of a polygon."""
+"""Tolerance of an area: a share of the area, plus a share of the sum of the mask's sides, for the
+border of a polygon."""
 
 
 def check_box_and_area(
     dataset: Any, index: int, regions: Sequence[Region]
 ) -> Iterator[tuple[str, str]]:
-    """Kind and text of what does not fit the masks of an image."""
+    """Yield (kind, text) of every box and area that does not fit its mask."""
     if isinstance(dataset, CocoInstances):
         info = dataset.image_info(index)
         rows = dataset.annotations(info["id"]), dataset.written(info["id"])
@@ -66,7 +66,7 @@ def _segments(
         y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = [float(v) for v in (x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1)]
         if not numbers:
-            yield "box", f"{what}: bbox {found} is no box x, y, width, height"
+            yield "box", f"{what}: bbox {found} is not a box x, y, width, height"
         elif not _is_box(found, box):
             size = dataset.image_info(index)
             hint = _meant(found, box, (size["width"], size["height"]))
@@ -74,7 +74,7 @@ def _segments(
 
 
 def _is_box(stated_box: Sequence[float], box: Sequence[float]) -> bool:
-    """Whether no edge of a box x, y, width, height is far from the mask's."""
+    """Whether all edges of a box (x, y, width, height) are close to those of the mask."""
     for start, side in ((0, 2), (1, 3)):
         slack = BOX_SLACK[0] + BOX_SLACK[1] * box[side]
         ends = stated_box[start] + stated_box[side], box[start] + box[side]
@@ -84,7 +84,7 @@ def _is_box(stated_box: Sequence[float], box: Sequence[float]) -> bool:
 
 
 def _meant(stated_box: Sequence[float], box: Sequence[float], size: tuple[int, int]) -> str:
-    """A form in which the numbers would be the mask's box."""
+    """Hint at another box format in which the numbers would fit the mask."""
     a, b, c, d = stated_box
     width, height = size
     forms = {
@@ -105,7 +105,7 @@ def _short(box: Sequence[float]) -> list[int]:
 
 
 def _extent(segmentation: Any) -> str:
-    """Where the polygons of an annotation lie."""
+    """Text with the range of the polygons' coordinates."""
     if not isinstance(segmentation, list):
         return ""
     xs = [x for polygon in segmentation for x in polygon[0::2]]

@@ -1,4 +1,4 @@
-"""COCO's categories, for weights that were trained on them: no annotation file needs to be at hand.
+"""COCO's categories, for pretrained weights without COCO's annotation files.
 
 Ids, names and colours are those of COCO's panoptic annotations of 2017 (A. Kirillov et al.,
 "Panoptic Segmentation", CVPR 2019; https://cocodataset.org/#panoptic-2017).
@@ -150,27 +150,27 @@ _STUFF = """
 
 
 def coco_things() -> Categories:
-    """The 80 things; label ``i`` is class ``i`` of models trained on COCO's instances."""
+    """The 80 thing classes; label ``i`` is class ``i`` of models trained on COCO's instances."""
     return Categories(read_table(_THINGS, isthing=True))
 
 
 def coco_panoptic() -> Categories:
-    """The 80 things and, labels 80 to 132, the 53 kinds of stuff of COCO panoptic."""
+    """The 80 thing classes and, labels 80 to 132, the 53 stuff classes of COCO panoptic."""
     return Categories(read_table(_THINGS, isthing=True) + read_table(_STUFF, isthing=False))
 
 
 def coco_ids_1_to_90() -> Categories:
-    """A category for every id from 1 to 90, for models that number their classes by COCO's ids.
+    """One category for every id from 1 to 90, for models whose class numbers are COCO's ids.
 
-    COCO uses 80 of the ids; torchvision's models nevertheless have all, and the softmax runs over
-    all of them, so that leaving some out would change the scores. The unused are named "N/A".
+    COCO uses 80 of these ids. torchvision's models have a class for each of the 90, and the softmax
+    runs over all of them, so leaving some out would change the scores. Unused ids are named "N/A".
     """
     used = {category.id: category for category in read_table(_THINGS, isthing=True)}
     return Categories(used.get(id_, Category(id_, "N/A", isthing=True)) for id_ in range(1, 91))
 
 
 def read_table(table: str, isthing: bool) -> list[Category]:
-    """Categories of lines ``id colour name``, the colour as six hexadecimal digits."""
+    """Parse lines ``id colour name`` into categories; the colour is six hexadecimal digits."""
     rows = (line.split(maxsplit=2) for line in table.strip().splitlines())
     return [
         Category(

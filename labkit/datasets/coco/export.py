@@ -1,4 +1,4 @@
-"""Writing a data set in COCO's instance and panoptic formats, for every other tool to read."""
+"""Export of a data set in COCO's instance and panoptic formats."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def export_coco(
     split: str = "val",
     polygons: bool = False,
 ) -> None:
-    """Write the first images of a data set and their ground truth, all of it or nothing.
+    """Write the first images of a data set and their ground truth, completely or not at all.
 
     The layout is COCO's: ``SPLIT/*.png`` images, ``annotations/instances_SPLIT.json`` (masks as
-    run-length codes, which are exact, unless polygons are asked for),
+    run-length codes, which are exact, or as polygons),
     ``annotations/panoptic_SPLIT.json`` and ``annotations/panoptic_SPLIT/*.png``. All annotations
     are made from the panoptic map.
 
-    Images have numbers for ids, as pycocotools and Detectron2 need; an image of a data set whose
-    ids are names keeps its name as the file's and is numbered from 1 on.
+    Image ids are numbers, as pycocotools and Detectron2 need. If a data set's ids are names, the
+    files keep these names and the images are numbered from 1.
 
     Args:
         dataset: any labkit data set whose targets have ``panoptic``.
         out_dir: must not exist yet, be empty, or hold other splits of the same categories.
-        num: how many images; by default all.
-        split: the name in the layout.
-        polygons: objects as polygons, as far as these are the masks to 0.99 of IoU.
+        num: number of images; None for all.
+        split: name of the split in the layout.
+        polygons: write an object as polygons if their IoU with its mask is at least 0.99.
 
     Raises:
         LabkitError: ``out_dir`` is in use, there are fewer than ``num`` images, a target has no
-            panoptic map, or the disk is full. Nothing is left behind then.
+            panoptic map, or the disk is full. Then nothing is written.
     """
     num = len(dataset) if num is None else num
     if not 0 < num <= len(dataset):
@@ -117,13 +117,13 @@ def _write(
 def _instances(
     panoptic: Panoptic, annotation: dict[str, Any], categories: Categories, polygons: bool
 ) -> list[dict[str, Any]]:
-    """The instance annotations of the things of a panoptic annotation."""
+    """Make the instance annotations of the things of a panoptic annotation."""
     ids = panoptic.ids.numpy()
     found = []
     for info in annotation["segments_info"]:
         if categories.label(info["category_id"]) not in categories.things:
             continue
-        # A crowd is always a run-length code: readers tell it by that.
+        # A crowd is always a run-length code: readers recognise crowds by it.
         segmentation = mask_to_segmentation(ids == info["id"], polygons and not info["iscrowd"])
         found.append(
             {
@@ -140,7 +140,7 @@ def _instances(
 
 @contextmanager
 def atomic_folder(path: Path, parts: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; it gets that name on success, else it is removed.
+    """Yield a temporary folder beside ``path``; rename it on success, remove it on failure.
 
     Args:
         path: must not exist, or be empty, or be in COCO's layout and without the parts.

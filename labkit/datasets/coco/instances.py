@@ -36,18 +36,18 @@ from labkit.system.message_text import counted
 
 Annotation = dict[str, Any]
 FARTHEST = 1e9
-"""No box has a number beyond it."""
+"""Limit of a box's coordinates."""
 MANY_CROWDS = 0.1
-"""Share of crowds above which they are hardly meant; COCO has one in a hundred annotations."""
+"""Share of crowds above which a warning is shown; COCO has one in a hundred annotations."""
 
 
 class CocoInstances(Dataset[tuple[Tensor, Target]]):
-    """Images with objects: ``ds[i]`` is ``(image, target)``, image ``(3, H, W)`` uint8 RGB.
+    """COCO instances: ``ds[i]`` is ``(image, target)`` with ``image`` ``(3, H, W)`` uint8 RGB.
 
-    The targets have no semantic or panoptic map. Their objects are those that are no crowd, whose
-    box has an area and whose mask at least one pixel; boxes are those of the masks, so they stay
-    right under every transform. :meth:`annotations` has everything as the file says it, for COCO's
-    own numbers.
+    Targets have no semantic or panoptic map. Their objects are the annotations that are not a
+    crowd, whose box has an area and whose mask has a pixel. Boxes are computed from the masks, so
+    they stay correct under every transform. :meth:`annotations` returns all annotations as in the
+    file, for COCO's own evaluation.
 
     Args:
         json_path: the JSON.
@@ -80,15 +80,14 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     @classmethod
     def from_folder(cls, root: str | Path, split: str) -> CocoInstances:
-        """From COCO's layout, which ``labkit data export`` writes too.
+        """Open a folder in COCO's layout, which ``labkit data export`` also writes.
 
         Args:
             root: holds ``annotations/instances_SPLIT.json`` and ``SPLIT/`` with the images.
-            split: for example ``val2017``; ``val`` will do where only one begins so.
+            split: for example ``val2017``; ``val`` suffices if only one split begins with it.
 
         Raises:
-            LabkitError: there is no such split, or several.
-        """
+            LabkitError: no split has this name, or several begin with it."""
         return cls(split_file(Path(root), "instances", split))
 
     def __len__(self) -> int:
@@ -120,12 +119,12 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         }
 
     def image_path(self, index: int) -> Path:
-        """The file of an image."""
+        """Path of an image."""
         return resolve_file_name(self.image_dir, self._images[index]["file_name"])
 
     @property
     def objects(self) -> int:
-        """How many annotations are no crowds and have a box with an area."""
+        """Number of annotations that are not crowds and have a box with an area."""
         return sum(
             not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
             for annotations in self._objects.values()
@@ -134,7 +133,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     @property
     def polygons(self) -> bool:
-        """Whether all objects that are no crowds are written as polygons."""
+        """Whether all objects except crowds are written as polygons."""
         return all(
             isinstance(annotation["segmentation"], list)
             for annotations in self._objects.values()
@@ -143,12 +142,11 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         )
 
     def image_info(self, index: int) -> dict[str, Any]:
-        """The entry of ``images`` that an item is made of."""
+        """Entry of ``images`` of an item."""
         return self._images[index]
 
     def annotations(self, image_id: int | str) -> list[Annotation]:
-        """An image's annotations as the file has them, crowds included, masks as compressed
-        run-length codes.
+        """Annotations of an image as in the file, crowds included, with masks as compressed RLE.
 
         Raises:
             LabkitError: a mask is damaged or does not fit its image.
@@ -160,7 +158,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         ]
 
     def written(self, image_id: int | str) -> list[Annotation]:
-        """The same annotations with their masks as they are written in the file."""
+        """Annotations of an image as in the file, with masks as the file writes them."""
         return self._objects[image_id]
 
     def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
@@ -171,10 +169,10 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
 
 def split_file(root: Path, kind: str, split: str) -> Path:
-    """The JSON ``annotations/KIND_SPLIT.json``, or the only one whose split begins with ``split``.
+    """Find ``annotations/KIND_SPLIT.json``, or the only one whose split begins with ``split``.
 
     Raises:
-        LabkitError: there is none, or there are several.
+        LabkitError: none or several are found.
     """
     found = {
         path.stem.removeprefix(f"{kind}_"): path
@@ -210,7 +208,7 @@ def _check(
     categories: Categories,
     path: Path,
 ) -> None:
-    """Check an entry of ``annotations`` but for its mask, which is read with its image."""
+    """Check an entry of ``annotations`` except its mask, which is checked with its image."""
     require(annotation, ("image_id",), f"{path}: annotations[{number}]")
     where = _where(annotation, path)
     if annotation["image_id"] not in images:
@@ -242,13 +240,13 @@ def _check(
 
 
 def _warn_of_left_out(annotations: list[Annotation], path: Path) -> None:
-    """Say once what training never sees: crowds, if they are many, and flat boxes."""
+    """Warn of annotations that training leaves out: many crowds, and boxes without area."""
     crowds = [a for a in annotations if a.get("iscrowd")]
     if len(crowds) > MANY_CROWDS * len(annotations):
         warnings.warn(
             f"{path}: {len(crowds)} of {counted(len(annotations), 'annotation')} are iscrowd=1 and"
-            " are left out of training (a crowd is a region of objects that nobody told apart;"
-            " some programs write 1 for every mask that is painted: then write 0)",
+            " are left out of training (a crowd is a region of several objects without own masks;"
+            " some programs write 1 for every painted mask: then write 0)",
             stacklevel=3,
         )
     # COCO's own train2017 has two of them, so they are no reason to refuse a file.

@@ -1,4 +1,4 @@
-"""Reader for any data set in the COCO panoptic format; its categories come from the JSON."""
+"""Reader for data sets in the COCO panoptic format, with the categories of their JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from labkit.system.message_text import counted
 
 
 class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
-    """Images with panoptic ground truth: ``ds[i]`` is ``(image, target)``, image uint8 RGB.
+    """COCO panoptic: ``ds[i]`` is ``(image, target)`` with ``image`` ``(3, H, W)`` uint8 RGB.
 
     Images that the JSON lists without an annotation are left out.
 
@@ -58,22 +58,22 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         left_out = len(images) - len(self._items)
         if left_out and self._items:
             warnings.warn(
-                f"{path}: lists {counted(len(images), 'image')}; left out, for want of an"
+                f"{path}: lists {counted(len(images), 'image')}; left out, because they have no"
                 f" annotation: {left_out}",
                 stacklevel=2,
             )
 
     @classmethod
     def from_folder(cls, root: str | Path, split: str | None = None) -> CocoPanoptic:
-        """From COCO's layout, which ``labkit data export`` writes too.
+        """Open a folder in COCO's layout, which ``labkit data export`` also writes.
 
         Args:
             root: holds ``annotations/panoptic_SPLIT.json``, ``annotations/panoptic_SPLIT/*.png``
                 and ``SPLIT/`` with the images.
-            split: for example ``val2017``; may be left out where there is only one.
+            split: for example ``val2017``; optional if there is only one.
 
         Raises:
-            LabkitError: there is no such split, or several and none was named.
+            LabkitError: no split has this name, or there are several and none is given.
         """
         found = sorted((Path(root) / "annotations").glob("panoptic_*.json"))
         names = [path.stem.removeprefix("panoptic_") for path in found]
@@ -98,14 +98,14 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         return image, target_from_panoptic(panoptic, self.categories, image_info["id"])
 
     def image_info(self, index: int) -> dict[str, Any]:
-        """The entry of ``images`` that an item is made of."""
+        """Entry of ``images`` of an item."""
         return self._items[index][0]
 
     def segments(self, index: int) -> list[dict[str, Any]]:
-        """What the JSON says of an item's segments."""
+        """Entries of ``segments_info`` of an item."""
         found: list[dict[str, Any]] = self._items[index][1]["segments_info"]
         return found
 
     def image_path(self, index: int) -> Path:
-        """The file of an image."""
+        """Path of an image."""
         return resolve_file_name(self.image_dir, self._items[index][0]["file_name"])

@@ -1,4 +1,4 @@
-"""The JSON of the COCO panoptic format: reading it with every field checked, and writing it.
+"""Reading, with a check of every field, and writing the JSON of the COCO panoptic format.
 
 Source: https://cocodataset.org/#format-data, "Panoptic Segmentation".
 """
@@ -24,11 +24,11 @@ from labkit.system.atomic_write import atomic_write
 from labkit.system.message_text import listed
 
 MAX_ID = 256**3 - 1
-"""The largest segment id that the three bytes of a colour hold."""
+"""Largest segment id that fits into the three bytes of a colour."""
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write JSON, whole or not at all.
+    """Write a JSON file, completely or not at all.
 
     Raises:
         LabkitError: the file cannot be written.
@@ -48,11 +48,11 @@ def read_json(
             category ids, and may leave out ``images``, ``categories``, ``area`` and ``iscrowd``.
 
     Returns:
-        The file's content; integers that are written as 1.0 are integers. Ground truth has the
-        lists ``images``, ``categories`` and ``annotations``; an image may be without annotation.
+        The content, with integers that are written as 1.0 converted. Ground truth has the lists
+        ``images``, ``categories`` and ``annotations``; an image may have no annotation.
 
     Raises:
-        LabkitError: no JSON, no panoptic JSON, a field is missing or of wrong type, an image,
+        LabkitError: not a JSON, not a panoptic JSON, a field is missing or of wrong type, an image,
             category or segment id occurs twice, or a category or image is unknown.
     """
     data = read_json_file(path)
@@ -81,7 +81,7 @@ def read_json(
 
 
 def _check_is_panoptic(data: Any, path: str | Path) -> None:
-    """Tell the other COCO files apart before complaining about a field."""
+    """Refuse other COCO files by name, before a field is checked."""
     wanted = 'needs the panoptic JSON, whose annotations have "file_name" and "segments_info"'
     annotations = data.get("annotations") if isinstance(data, dict) else data
     first = annotations[0] if isinstance(annotations, list) and annotations else {}

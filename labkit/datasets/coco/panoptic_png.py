@@ -1,11 +1,11 @@
-"""The COCO panoptic format: a PNG whose colours are segment ids, and a JSON that describes them.
+"""Reading and writing panoptic PNGs of the COCO format, whose colours are segment ids.
 
 Source: https://cocodataset.org/#format-data, "Panoptic Segmentation". A pixel's segment id is
 ``R + 256 G + 65536 B``, 0 is void. The JSON has one annotation per image: ``image_id``, the PNG's
 ``file_name`` and ``segments_info``, a list of ``{id, category_id, area, bbox, iscrowd}``.
 
-NumPy and OpenCV only at import: the processes that compare thousands of files read them through
-this module, and torch would cost each of them half a gigabyte.
+The module imports NumPy and OpenCV only: the processes that evaluate thousands of files use it, and
+torch would cost each of them half a gigabyte.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PNG_COLORS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha"
 
 
 def rgb_to_id(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Segment ids of colours: ``(..., 3)`` uint8 RGB to ``(...)`` int32."""
+    """Convert colours ``(..., 3)`` uint8 RGB to segment ids ``(...)`` int32."""
     padded = np.zeros((*rgb.shape[:-1], 4), np.uint8)
     for channel in range(3):  # one by one: five times quicker than all three at once
         padded[..., channel] = rgb[..., channel]
@@ -56,7 +56,7 @@ def rgb_to_id(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def id_to_rgb(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Colours of segment ids: ``(...)`` integers to ``(..., 3)`` uint8 RGB.
+    """Convert segment ids ``(...)`` to colours ``(..., 3)`` uint8 RGB.
 
     Raises:
         LabkitError: an id does not fit into three bytes.
@@ -67,14 +67,15 @@ def id_to_rgb(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
 
 
 def read_png(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[np.int32]:
-    """Segment ids ``(H, W)`` int32 of a panoptic PNG.
+    """Read the segment ids ``(H, W)`` int32 of a panoptic PNG.
 
     Args:
         path: the file.
-        size: the (H, W) it must have.
+        size: the required (H, W).
 
     Raises:
-        LabkitError: the file is missing, truncated, damaged, no 8-bit colour PNG, or of other size.
+        LabkitError: the file is missing, truncated, damaged, not an 8-bit colour PNG, or of another
+            size.
     """
     try:
         data = Path(path).read_bytes()
@@ -101,10 +102,10 @@ def read_png(path: str | Path, size: tuple[int, int] | None = None) -> NDArray[n
 
 
 def _check_png(data: bytes, path: str | Path) -> tuple[int, int]:
-    """Walk the chunks and their checksums: decoders fill what is missing with black, silently.
+    """Check all chunks and checksums, because decoders silently fill missing pixels with black.
 
     Returns:
-        The (H, W) that the file states.
+        The (H, W) in the file's header.
     """
     if not data.startswith(_PNG_SIGNATURE):
         jpeg = " but a JPEG, which changes values a little" if data.startswith(b"\xff\xd8") else ""
@@ -157,7 +158,7 @@ def _require_upright(exif: bytes, path: str | Path) -> None:
 
 
 def write_png(path: str | Path, ids: NDArray[np.integer[Any]]) -> None:
-    """Write segment ids ``(H, W)`` as a panoptic PNG, whole or not at all.
+    """Write segment ids ``(H, W)`` as a panoptic PNG, completely or not at all.
 
     Raises:
         LabkitError: an id does not fit into three bytes, or the file cannot be written.
@@ -173,7 +174,7 @@ def write_png(path: str | Path, ids: NDArray[np.integer[Any]]) -> None:
 
 
 def run_starts(*maps: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Where runs of equal pixels begin in flattened maps ``(P,)`` of one size, in ascending order.
+    """Start indices of runs of equal pixels in flattened maps ``(P,)`` of one size, ascending.
 
     A run ends where any of the maps changes. A panoptic map of 300,000 pixels has a few thousand
     runs, so counting runs and their lengths is many times quicker than sorting pixels.
@@ -197,10 +198,10 @@ def check_segments(
         listed: ids of the segment list.
         present: ids in the map; void (0) need not be listed.
         where: file and image, for messages.
-        names: what to call the map and the list in messages.
+        names: names of the map and of the list in messages.
 
     Raises:
-        LabkitError: an id is on one side only.
+        LabkitError: an id is in only one of them.
     """
     in_list, in_map = set(listed), set(present)
     the_map, the_list = names
@@ -222,7 +223,7 @@ def check_segments(
 
 
 def _swapped(id_: int) -> int:
-    """The id of a colour whose red and blue are exchanged."""
+    """Segment id after an exchange of red and blue."""
     return (id_ & 255) << 16 | id_ & 0xFF00 | id_ >> 16
 
 
@@ -234,7 +235,7 @@ def to_panoptic(
     Args:
         annotation: the image's entry of ``annotations``.
         ids: ``(H, W)`` segment ids.
-        categories: category ids become their labels.
+        categories: translate category ids into labels.
         where: the PNG's name, for messages.
 
     Raises:
@@ -263,7 +264,7 @@ def to_panoptic(
 def to_annotation(
     panoptic: Panoptic, image_id: int | str, file_name: str, categories: Categories
 ) -> dict[str, Any]:
-    """The JSON annotation of a map that :func:`write_png` stores as ``file_name``.
+    """Make the JSON annotation of a map that :func:`write_png` stores as ``file_name``.
 
     Boxes are COCO's ``[x, y, width, height]`` in pixels.
 

@@ -1,11 +1,11 @@
-"""Predicted panoptic maps in the COCO format, written as they come and gone on with later.
+"""Incremental, resumable writer of predicted panoptic maps in the COCO format.
 
-    OUT/panoptic_SPLIT/*.png        the maps, each written when it is made
-    OUT/panoptic_SPLIT.0.jsonl      what was predicted, on which images: a line for each map
-    OUT/panoptic_SPLIT.json         the annotations, written whole at the end
+    OUT/panoptic_SPLIT/*.png        the maps, each written as soon as it is predicted
+    OUT/panoptic_SPLIT.0.jsonl      one line for each map: the image's index and its annotation
+    OUT/panoptic_SPLIT.json         all annotations, written at the end
 
-A line is written after its PNG, so a map that has both is complete whatever happened. Every process
-has a file of lines of its own, the first of which says which run the folder belongs to.
+A line is written after its PNG, so a map with both is complete even after a crash. Every process
+has its own file of lines, whose first line identifies the run that the folder belongs to.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from labkit.structures import Categories, Panoptic
 
 
 class PanopticWriter:
-    """The output folder of one run.
+    """Writer of the panoptic maps of one run.
 
     Args:
-        out: the folder; made with the first map.
-        split: the name of the files.
-        run: what the predictions are of, in JSON's types; a folder holds those of one run: what is
-            in two of its files under the same key must be equal.
-        categories: of the labels in the maps.
-        process: the number of this process among those that share the images.
+        out: output folder; created with the first map.
+        split: name of the files.
+        run: identifies the run, in JSON types. A folder holds the predictions of one run: values of
+            the same key must be equal in all its files.
+        categories: the classes of the maps' labels.
+        process: rank of this process among those that share the images.
 
     Raises:
         LabkitError: the folder holds panoptic files of another run, or of something else.
@@ -48,7 +48,7 @@ class PanopticWriter:
         self._written = self._read()
 
     def __contains__(self, index: int) -> bool:
-        """Whether the map of the data set's image number ``index`` is written."""
+        """Whether the map of image ``index`` of the data set is written."""
         annotation = self._written.get(index)
         return annotation is not None and (self.png_dir / annotation["file_name"]).is_file()
 
@@ -56,13 +56,13 @@ class PanopticWriter:
         """Write a map.
 
         Args:
-            index: the image's place in the data set.
-            image_id: a number becomes the PNG's name as COCO does it, of twelve digits.
-            panoptic: its segments are those of its map, with ids up to 16,777,215.
+            index: index of the image in the data set.
+            image_id: names the PNG; a number is written with twelve digits, as in COCO.
+            panoptic: the map, with segment ids up to 16,777,215.
 
         Raises:
-            LabkitError: an id that a PNG cannot hold, segments that are not in the map or the
-                reverse, an image id that is no file name, or a file that cannot be written.
+            LabkitError: an id is too large for a PNG, segments and map differ, the image id cannot
+                be a file name, or a file cannot be written.
         """
         name = f"{image_id:012d}.png" if isinstance(image_id, int) else f"{image_id}.png"
         if Path(name).name != name:
@@ -78,7 +78,7 @@ class PanopticWriter:
         self._written[index] = annotation
 
     def finish(self, count: int) -> Path:
-        """Write the JSON of the first ``count`` images, whichever process made their maps.
+        """Write the JSON of the first ``count`` images, from the lines of all processes.
 
         Raises:
             LabkitError: an image has no map yet, or the file cannot be written.
@@ -88,7 +88,7 @@ class PanopticWriter:
         if missing:
             raise LabkitError(
                 f"{self.png_dir}: {len(missing)} of {count} maps are missing, the first of image"
-                f" number {missing[0]}; the same command makes them"
+                f" number {missing[0]}; run the same command again to make them"
             )
         about = ", ".join(f"{key} {value}" for key, value in self.run.items())
         content = {
@@ -110,7 +110,7 @@ class PanopticWriter:
         try:
             if self._lines is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # A line that was cut off when its process was stopped stays alone.
+                # A line that was cut off when its process was stopped must not be continued.
                 whole = not path.exists() or path.read_bytes().endswith(b"\n")
                 self._lines = path.open("ab")
                 self._lines.write(b"" if whole else b"\n")
@@ -120,7 +120,7 @@ class PanopticWriter:
             raise LabkitError(f"{path}: cannot be written: {error.strerror}") from None
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        """The annotations of all processes' lines by index; the later of two counts."""
+        """Read the annotations in all processes' lines by index; later lines win."""
         stem = self.json_path.stem
         return {
             row["index"]: row["annotation"]
@@ -155,7 +155,7 @@ class PanopticWriter:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file; one that was cut off when its process was stopped is left out."""
+    """Yield the lines of a file; skip one that was cut off when its process was stopped."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""An annotation's ``segmentation`` to a run-length code, or to words for what is wrong with it.
+"""Conversion of an annotation's ``segmentation`` to a run-length code (RLE), with strict checks.
 
-pycocotools makes the pixels. It trusts what it is given: a polygon with a corner far away, a code
-whose runs are not the image's pixels make it crash, or read memory that is not its own.
+pycocotools draws the pixels. It does not check its input: a polygon corner far outside the image,
+or runs that do not sum to the image's pixels, make it crash or read foreign memory.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pycocotools import mask as coco_mask
 from labkit.datasets.json_fields import json_excerpt
 
 LONGEST_OUTLINE = 5_000_000
-"""Pixels along a mask's polygons; pycocotools keeps some eighty bytes for each."""
+"""Limit of the pixels along a mask's polygons; pycocotools needs about eighty bytes for each."""
 
 
 def to_rle(shape: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """The compressed run-length code of a mask.
+    """Convert a segmentation to a compressed run-length code.
 
     Args:
         shape: polygons ``[[x1, y1, x2, y2, ...], ...]``, or ``{"size": [H, W], "counts": ...}``.
         size: (H, W) of the image.
 
     Raises:
-        ValueError: it is neither, or not of this image; the message says what and what to do.
+        ValueError: it is neither, or does not fit the image; the message says what to do.
     """
     if isinstance(shape, list) and shape:
         _check_polygons(shape, size)
@@ -66,13 +66,13 @@ def _check_polygons(shape: list[Any], size: tuple[int, int]) -> None:
                 raise ValueError(f"{part}has {json_excerpt(value)} where a number must be")
             if not abs(value) <= 10 * max(size):  # nan, too
                 raise ValueError(
-                    f"{part}has a corner that is not a number or far outside: {json_excerpt(value)},"
-                    f" the image is {size[0]} x {size[1]} pixels (height x width)"
+                    f"{part}has a corner that is not a number or far outside:"
+                    f" {json_excerpt(value)}, the image is {size[0]} x {size[1]} pixels"
                 )
         if len(polygon) % 2:
             raise ValueError(f"{part}has {len(polygon)} numbers, an odd count: x or y is missing")
         if len(polygon) < 6:
-            hint = " (is it a box? a box is no mask)" if len(polygon) == 4 else ""
+            hint = " (is it a box? a box is not a mask)" if len(polygon) == 4 else ""
             raise ValueError(
                 f"{part}has {len(polygon)} numbers{hint}; a polygon needs at least three points,"
                 " six numbers"
@@ -87,7 +87,7 @@ def _pairs(polygon: list[Any]) -> bool:
 
 
 def _length(polygon: list[float]) -> float:
-    """Pixels that pycocotools walks through: the larger of the ways in x and in y, summed."""
+    """Pixels along a polygon in pycocotools: the sum of max(|dx|, |dy|) over its edges."""
     xs, ys = polygon[0::2], polygon[1::2]
     return sum(max(abs(xs[i] - xs[i - 1]), abs(ys[i] - ys[i - 1])) for i in range(len(xs)))
 
@@ -99,7 +99,7 @@ def _checked_code(shape: dict[str, Any], size: tuple[int, int]) -> dict[str, Any
     if isinstance(counts, list):
         if not all(type(run) is int and run >= 0 for run in counts):
             wrong = next(run for run in counts if type(run) is not int or run < 0)
-            raise ValueError(f"counts: {json_excerpt(wrong)} is no length of a run")
+            raise ValueError(f"counts: {json_excerpt(wrong)} is not a valid run length")
         if sum(counts) != math.prod(size):
             raise ValueError("its run lengths do not add up to the image")
         return dict(coco_mask.frPyObjects(shape, *size))
@@ -110,11 +110,11 @@ def _checked_code(shape: dict[str, Any], size: tuple[int, int]) -> dict[str, Any
 
 
 def _require_whole(counts: str, pixels: int) -> None:
-    """Refuse a compressed code whose runs are not exactly the image's pixels.
+    """Refuse a compressed code whose runs do not sum to the image's pixels.
 
-    pycocotools fills what a short one leaves out with whatever was in memory. Each run is written
-    in characters of five bits, low ones first, a sixth bit meaning that another follows; from the
-    fourth on it is the difference to the last run but one.
+    pycocotools fills the pixels after a short code with uninitialised memory. Each run is written
+    in characters of five bits, low bits first; a sixth bit means that another character follows.
+    From the fourth run on, the code holds the difference to the run before the previous one.
     """
     runs: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""Detectron2's settings for a data set: counts, rate and limits that follow from the data."""
+"""Detectron2 configuration of a data set: class counts, learning rate, schedule and limits."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from labkit.structures import IGNORE, Categories, Category
 Task = Literal["panoptic", "instance", "semantic"]
 
 EPOCHS = 36
-"""270,000 steps of 16 of COCO's 118,287 images, the schedule "3x" of Detectron2's model zoo."""
+"""Epochs of Detectron2's "3x" schedule: 270,000 steps of 16 of COCO's 118,287 images."""
 DROPS = (7 / 9, 25 / 27)
-"""Where in that schedule the learning rate falls to a tenth: 210,000 and 250,000 steps."""
+"""Fractions of that schedule at which the learning rate is divided by ten: 210,000 and 250,000
+steps."""
 RATE = 0.02 / 16
-"""Learning rate for each image of a step (Goyal et al., 2017, the linear scaling rule)."""
+"""Learning rate per image of a step (linear scaling rule of Goyal et al., 2017)."""
 STUFF_AREA = 4096 / (480 * 640)
-"""The smallest stuff region that the fusion keeps, as a share of a picture of COCO."""
+"""Smallest stuff region that the panoptic merge keeps, as a share of a COCO image."""
 
 
 def sorted_labels(categories: Categories, task: Task) -> list[int]:
-    """Labels in the order of Detectron2's classes of the semantic head: by category id.
+    """Labels in the order of the classes of Detectron2's semantic head: by category id.
 
-    For "panoptic" a place for all things together comes first; it is given the first thing here.
+    For "panoptic", class 0 stands for all things together; the first thing represents it here.
     """
     stuff = sorted(categories.stuff, key=lambda label: int(categories[label].id))
     if task == "panoptic":
@@ -31,10 +32,10 @@ def sorted_labels(categories: Categories, task: Task) -> list[int]:
 
 
 def metadata_of(categories: Categories, task: Task) -> dict[str, Any]:
-    """Names, colours and ids of the classes, as Detectron2 names them.
+    """Build Detectron2's metadata of the classes: names, colours and ids.
 
     Raises:
-        LabkitError: a panoptic task without things or without stuff.
+        LabkitError: the task is panoptic and the data has no things or no stuff.
     """
     things = sorted((categories[k] for k in categories.things), key=lambda c: c.id)
     stuff = sorted((categories[k] for k in categories.stuff), key=lambda c: c.id)
@@ -54,7 +55,7 @@ def metadata_of(categories: Categories, task: Task) -> dict[str, Any]:
     if task == "panoptic":
         found["stuff_classes"] = ["things", *(c.name for c in stuff)]
         found["stuff_colors"] = [[128, 128, 128], *(_color(c) for c in stuff)]
-        # Class 0 stands for all things; 0 is no category's id.
+        # Class 0 stands for all things; no category has the id 0.
         contiguous = {0: 0} | {c.id: k for k, c in enumerate(stuff, start=1)}
         found["stuff_dataset_id_to_contiguous_id"] = contiguous
     return found
@@ -75,15 +76,16 @@ def config_of(
     batch_size: int,
     epochs: float,
 ) -> dict[str, Any]:
-    """Every setting that differs from Detectron2's defaults.
+    """Build the configuration: every setting that differs from Detectron2's defaults.
 
     Args:
-        task: what is learnt.
-        metadata: of :func:`metadata_of`.
-        length: images to learn from.
-        area: pixels of a usual one.
+        task: the task to train.
+        metadata: the result of :func:`metadata_of`.
+        length: number of training images.
+        area: pixels of a typical image.
         polygons: whether all objects are polygons.
-        depth, batch_size, epochs: of :func:`labkit.datasets.detectron2.export.export_detectron2`.
+        depth, batch_size, epochs: as in
+            :func:`labkit.datasets.detectron2.export.export_detectron2`.
     """
     steps = max(1, round(epochs * length / batch_size))
     levels = ["p2", "p3", "p4", "p5"]

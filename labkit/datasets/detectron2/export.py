@@ -1,10 +1,10 @@
-"""A data set for Detectron2: what its registration needs, and a configuration that fits it.
+"""Export of a data set for Detectron2: registration, matching configuration and training script.
 
-Much of it goes wrong when written by hand, mostly without a message: the number of classes stands
-in two places and means two things (``ROI_HEADS`` counts things, ``SEM_SEG_HEAD`` counts stuff and
-one more, "things"); the learning rate of a model-zoo file belongs to 16 images a step; masks that
-are run-length codes need ``INPUT.MASK_FORMAT`` "bitmask"; in small pictures the fusion's limit of
-4096 pixels drops most stuff. Here all of it follows from the data.
+Written by hand, much of this fails without a message: the number of classes is set in two places
+with two meanings (``ROI_HEADS`` counts things, ``SEM_SEG_HEAD`` counts stuff plus one class,
+"things"); the learning rate of a model-zoo file is for 16 images a step; run-length coded masks
+need ``INPUT.MASK_FORMAT`` "bitmask"; in small images the merge's limit of 4096 pixels drops most
+stuff. Here all of it is derived from the data.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ def export_detectron2(
     batch_size: int = 16,
     epochs: float = EPOCHS,
 ) -> dict[str, Any]:
-    """Write ``dataset.json``, ``config.yaml``, ``train.py`` and semantic PNGs, all or nothing.
+    """Write ``dataset.json``, ``config.yaml``, ``train.py`` and semantic PNGs, all or none.
 
     Args:
         root: a folder in COCO's layout with ``annotations/instances_SPLIT.json`` (panoptic and
             instance) and ``annotations/panoptic_SPLIT.json`` (panoptic and semantic).
         out: must not exist yet, or be empty.
         task: "panoptic" is Panoptic FPN, "instance" Mask R-CNN, "semantic" Semantic FPN alone.
-        train: the split to learn from.
-        val: the split to measure, if any.
-        weights: path or URL of the weights to start from; layers whose class count differs start
-            anew.
-        depth: of the residual network, 50 or 101.
-        batch_size: images a step; learning rate and steps follow it.
-        epochs: how often each image is seen.
+        train: the training split.
+        val: the validation split, if any.
+        weights: path or URL of the initial weights; layers with another class count are initialised
+            randomly.
+        depth: depth of the ResNet, 50 or 101.
+        batch_size: images per step; learning rate and number of steps are scaled to it.
+        epochs: number of passes over the training images.
 
     Returns:
         The configuration, as in ``config.yaml``.
 
     Raises:
-        LabkitError: a split is missing, the two annotation files of a split name different things,
-            splits have different categories, the data lacks what the task is about, ``out`` is in
-            use. Nothing is left behind then.
+        LabkitError: a split is missing, the two annotation files of a split have different things,
+            splits have different categories, the data lacks what the task needs, or ``out`` is in
+            use. Then nothing is written.
     """
     root, out = Path(root).resolve(), Path(out)
     if batch_size < 1 or not epochs > 0:
@@ -106,7 +106,7 @@ def export_detectron2(
         "name": name,
         "task": task,
         "metadata": metadata,
-        # Relative, so that a folder of data and export can move, to another machine too.
+        # Relative, so that data and export can be moved together, also to another machine.
         "splits": {
             each.name: {kind: _relative(path, out) for kind, path in each.files.items()}
             for each in found
@@ -126,7 +126,7 @@ def export_detectron2(
 
 
 class _Split:
-    """A split's files, categories and sizes; its two annotation files agree."""
+    """Files, categories and sizes of a split, whose two annotation files must agree."""
 
     def __init__(self, root: Path, split: str, task: Task) -> None:
         self.files: dict[str, str] = {}
@@ -156,7 +156,7 @@ class _Split:
         self.area = statistics.median(image["height"] * image["width"] for image in images)
 
     def write_semantic(self, folder: Path, task: Task) -> None:
-        """A PNG of classes for each image, 255 where nothing is labelled."""
+        """Write a semantic PNG for each image, 255 on unlabelled pixels."""
         things = len(self.panoptic.categories.things)
         table = np.full(IGNORE + 1, IGNORE, np.uint8)
         order = sorted_labels(self.panoptic.categories, task)
@@ -173,7 +173,7 @@ class _Split:
 
 
 def _relative(path: str, out: Path) -> str:
-    """A path as seen from the export's folder, with slashes; whole where drives differ."""
+    """Path relative to the export's folder, with slashes; absolute if the drives differ."""
     try:
         return Path(os.path.relpath(path, out.resolve())).as_posix()
     except ValueError:  # Windows
@@ -185,7 +185,7 @@ def _ids(categories: Iterable[Category]) -> list[tuple[int, str]]:
 
 
 def _require_same(instances: CocoInstances, panoptic: CocoPanoptic) -> None:
-    """Refuse an instance JSON about other things or images than the panoptic one beside it."""
+    """Refuse an instance JSON whose things or images differ from those of the panoptic JSON."""
     things = [panoptic.categories[label] for label in panoptic.categories.things]
     for what, same in (
         ("categories", _ids(things) == _ids(instances.categories)),

@@ -3,11 +3,10 @@
 This file is copied beside ``dataset.json`` and ``config.yaml``; it needs Detectron2 and not labkit.
 
     from train import config, register
-    register()                 # the splits are data sets of Detectron2 now
-    cfg = config()             # config.yaml, on the GPU where there is one
-
-``python train.py KEY VALUE ...`` trains, with any of Detectron2's settings changed;
-``python train.py --resume`` goes on from the last checkpoint.
+    register()                 # registers the splits as data sets of Detectron2
+    cfg = config()             # config.yaml, on the GPU if there is one
+``python train.py KEY VALUE ...`` trains with changes of Detectron2's settings;
+``python train.py --resume`` resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ DATA: dict[str, Any] = json.loads((HERE / "dataset.json").read_text())
 
 
 def files_of(split: str) -> dict[str, str]:
-    """A split's files and folders, whose paths in ``dataset.json`` start from this folder."""
+    """Files and folders of a split; paths in ``dataset.json`` are relative to this folder."""
     return {kind: str((HERE / path).resolve()) for kind, path in DATA["splits"][split].items()}
 
 
 def load(name: str, split: str) -> list[dict[str, Any]]:
-    """The entries of a split in Detectron2's standard format.
+    """Load the entries of a split in Detectron2's standard format.
 
-    Detectron2's own ``register_coco_panoptic_separated`` takes every picture for a ``.jpg``; this
-    goes by the names in the JSON.
+    Detectron2's own ``register_coco_panoptic_separated`` expects ``.jpg`` images; this function
+    uses the names in the JSON.
     """
     files = files_of(split)
     if DATA["task"] == "semantic":
@@ -74,7 +73,7 @@ def load(name: str, split: str) -> list[dict[str, Any]]:
 
 
 def register() -> list[str]:
-    """Make the splits known to Detectron2; their names."""
+    """Register the splits with Detectron2 and return their names."""
     names = [f"{DATA['name']}_{split}" for split in DATA["splits"]]
     # JSON's keys are text; Detectron2 looks category ids up as numbers.
     metadata = {
@@ -96,7 +95,7 @@ def register() -> list[str]:
 
 
 def config(*changes: str) -> CfgNode:
-    """``config.yaml`` with changes: a key, its value, another key, ..."""
+    """Read ``config.yaml`` and change settings: a key, its value, another key, ..."""
     cfg = get_cfg()
     cfg.merge_from_file(str(HERE / "config.yaml"))
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,7 +105,7 @@ def config(*changes: str) -> CfgNode:
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer, which measures what the task is about."""
+    """Detectron2's trainer with the evaluators of the task."""
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:

@@ -1,1 +1,1 @@
-"""Downloads: the catalogue of data sets, HTTP, archives."""
+"""Downloads of data sets: the catalogue, verified downloads over HTTP, unpacking of archives."""

@@ -1,4 +1,4 @@
-"""Unpacking zip and tar archives, never outside the folder they are meant for."""
+"""Unpacking of zip and tar archives, confined to the target folder."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _DAMAGED_STREAM = (gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 def unpack(archive: Path, folder: Path, keep: Sequence[str] = ("*",)) -> list[str]:
-    """Unpack an archive's files into ``folder``, beside what is there.
+    """Unpack an archive's files into ``folder``, which may hold other files.
 
-    They are unpacked to a temporary folder first and moved when all are complete, so that an
-    interruption or a damaged archive leaves no half-written file.
+    Files are unpacked to a temporary folder first and moved when all are complete, so that an
+    interruption or a damaged archive leaves no incomplete file.
 
     Args:
         archive: a ``.zip`` or a tar in any compression.
-        folder: made if missing.
+        folder: the target folder, created if missing.
         keep: patterns of the names to unpack.
 
     Returns:
         The files' names relative to ``folder``.
 
     Raises:
-        LabkitError: no such archive format, a damaged archive, a member that would land outside
-            ``folder``, nothing to unpack, or a full disk.
+        LabkitError: unknown archive format, damaged archive, a member outside ``folder``, nothing
+            to unpack, or a full disk.
     """
     temporary = folder / f".{archive.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +69,7 @@ def _unzip(archive: Path, folder: Path, keep: Sequence[str]) -> None:
     with zipfile.ZipFile(archive) as file:
         members = [m for m in file.infolist() if not m.is_dir() and _wanted(m.filename, keep)]
         for member in members:
-            # zipfile would quietly drop the dots; an archive that has them is not to be trusted.
+            # zipfile would silently drop the dots; an archive that has them may be an attack.
             name = PurePosixPath(member.filename.replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts or name.parts[0].endswith(":"):
                 raise LabkitError(f"{archive}: unsafe member {member.filename!r}; not unpacked")
@@ -83,7 +83,7 @@ def _untar(archive: Path, folder: Path, keep: Sequence[str]) -> None:
         for member in progress_bar(file, desc=f"unpack {archive.name}", unit="file"):
             if not member.isdir() and _wanted(member.name, keep):
                 file.extract(member, folder, filter="data")
-        # A compressed stream's checksum comes after the tar's own end and is only now looked at.
+        # The checksum of a compressed stream comes after the tar's end; reading on verifies it.
         while file.fileobj is not None and file.fileobj.read(1 << 20):
             pass
 

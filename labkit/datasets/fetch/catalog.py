@@ -1,4 +1,4 @@
-"""The data sets of ``data/datasets.toml``: what there is, and getting it.
+"""Catalogue of the data sets in ``data/datasets.toml``, and their download.
 
 On disk, in the download folder (:func:`labkit.system.paths.download_folder`)::
 
@@ -49,16 +49,16 @@ class RemoteDataset:
 
     @property
     def size(self) -> int | None:
-        """Bytes to fetch, where known of every file."""
+        """Bytes to fetch; None if the size of a file is unknown."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(s for s in sizes if s is not None)
 
 
 def catalogue(path: Path | None = None) -> dict[str, RemoteDataset]:
-    """The data sets by name.
+    """Read the catalogue: data sets by name.
 
     Args:
-        path: another file than ``data/datasets.toml``.
+        path: the catalogue's file; None for ``data/datasets.toml``.
 
     Raises:
         LabkitError: the file is missing or has an unknown, missing or ill-typed field.
@@ -80,7 +80,7 @@ def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:
 
 
 def is_here(dataset: RemoteDataset, folder: Path) -> bool:
-    """Whether all of its files have been fetched, and those of its archives are still there."""
+    """Whether all files of a data set are downloaded and unpacked."""
     return all(_is_done(file, dataset, folder) for file in dataset.files)
 
 
@@ -106,12 +106,12 @@ def _marker(file: RemoteFile, folder: Path) -> Path:
 def fetch_dataset(
     dataset: RemoteDataset, folder: Path, show: Callable[[str], None] = print
 ) -> Path:
-    """Fetch, verify and unpack a data set; what is complete already is left as it is.
+    """Fetch, verify and unpack a data set, except the parts that are already complete.
 
     Args:
-        dataset: of :func:`catalogue`.
+        dataset: an entry of :func:`catalogue`.
         folder: the download folder.
-        show: takes lines for the user: the licence, and hashes that were recorded.
+        show: prints lines for the user: the licence, and recorded hashes.
 
     Returns:
         The data set's folder.
@@ -138,7 +138,7 @@ def fetch_dataset(
 
 
 def _fetch(file: RemoteFile, path: Path) -> str:
-    """Bring a file to ``path``, held against the known or else the recorded hash."""
+    """Download a file to ``path`` and verify it with the published or else the recorded hash."""
     from labkit.datasets.fetch.verified_download import (
         download,  # here, because listing needs no requests
     )
@@ -157,7 +157,7 @@ def _fetch(file: RemoteFile, path: Path) -> str:
 
 
 def _unpack(file: RemoteFile, archive: Path, home: Path) -> list[str]:
-    """Unpack an archive and those within it; returns the files, relative to ``home``."""
+    """Unpack an archive and the archives in it; return the files, relative to ``home``."""
     try:
         unpacked = unpack(archive, home, file.keep)
         for name in file.nested:
@@ -167,7 +167,7 @@ def _unpack(file: RemoteFile, archive: Path, home: Path) -> list[str]:
             inner.unlink()
             unpacked += [(inner.parent / path).relative_to(home).as_posix() for path in within]
     except LabkitError:
-        if file.sha256 is None:  # without a hash, this is how a wrong file shows itself
+        if file.sha256 is None:  # without a hash, only a failure shows that the file is wrong
             archive.unlink()
         raise
     return unpacked
@@ -178,13 +178,13 @@ def _record_of(path: Path) -> Path:
 
 
 def _record(file: RemoteFile, path: Path, digest: str, show: Callable[[str], None]) -> None:
-    """Note the hash of a file that nobody published one for, in the format of ``sha256sum``."""
+    """Record the hash of a file without a published one, in the format of ``sha256sum``."""
     record = _record_of(path)
     if file.sha256 is None and not record.is_file():
         _write(record, f"{digest}  {path.name}\n")
         show(
             f"{path.name}: no published sha256 is known, so it could not be verified. Recorded"
-            f" {digest} in {record.name}, to hold later downloads against."
+            f" {digest} in {record.name}, to check later downloads against it."
         )
 
 

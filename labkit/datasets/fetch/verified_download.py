@@ -1,9 +1,9 @@
-"""Fetching one file over HTTP: resumed after an interruption, verified before use.
+"""Download of one file over HTTP: resumed after an interruption, verified before use.
 
-While a file is on its way its beginning is in ``NAME.part``; a later call goes on from there by an
-HTTP Range request. ``NAME.part.version`` remembers which version of the file the server sent (its
-ETag or date), so that two versions are never joined. Only a complete and verified file gets its
-name; hashing and the last step are pooch's.
+``NAME.part`` holds the received beginning of a file; a later call resumes there with an HTTP Range
+request. ``NAME.part.version`` holds the version of the file that the server sent (its ETag or
+date), so that two versions are never joined. Only a complete and verified file gets its final name;
+pooch computes the hash and renames the file.
 """
 
 from __future__ import annotations
@@ -22,31 +22,30 @@ from labkit.errors import LabkitError
 from labkit.system.progress_bars import progress_bar
 
 ATTEMPTS = 3
-"""How often a broken connection is taken up again before giving up."""
+"""Number of attempts after broken connections."""
 
 CHUNK = 1 << 16
-"""Bytes received at a time; when a connection breaks, at most so many are lost."""
+"""Bytes received at a time; at most so many are lost when a connection breaks."""
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 
 
 def download(url: str, path: Path, sha256: str | None = None, size: int | None = None) -> str:
-    """Bring a file to ``path``, unless it is there already.
+    """Download a file to ``path`` unless it exists, and verify it.
 
     Args:
         url: http or https.
-        path: where to; missing folders are made.
-        sha256: what its hash must be, also of a file that is there already. None: not known.
-        size: its bytes, where known.
+        path: the target file; missing folders are created.
+        sha256: expected hash, also of an existing file; None if unknown.
+        size: expected bytes; None if unknown.
 
     Returns:
-        The file's sha256, for the caller to record where none was known.
+        The file's sha256, for the caller to record if none was known.
 
     Raises:
-        LabkitError: no connection, an error of the server, another file than expected, or too
-            little room. What was received stays in ``NAME.part`` for the next call, unless it is
-            wrong.
+        LabkitError: no connection, a server error, an unexpected file, or too little disk space.
+            Received bytes stay in ``NAME.part`` for the next call, unless they are wrong.
     """
     if path.is_file() and sha256 and pooch.file_hash(str(path)) != sha256:
         raise LabkitError(
@@ -73,7 +72,7 @@ def download(url: str, path: Path, sha256: str | None = None, size: int | None =
 
 
 class _Resume:
-    """A downloader for pooch: called with the URL and the name that the whole file shall get."""
+    """Resuming downloader for pooch, which calls it with the URL and the final file name."""
 
     def __init__(self, path: Path, size: int | None, checked: bool) -> None:
         self.part = path.with_name(f"{path.name}.part")
@@ -100,7 +99,7 @@ class _Resume:
         if have := self._have():
             raise LabkitError(
                 f"{url}: the connection broke after {have:,} bytes ({problem}); run the command"
-                " again to go on from there"
+                " again to resume"
             )
         raise LabkitError(
             f"{url}: cannot reach {urlsplit(url).hostname}; check the network ({problem})"
@@ -110,11 +109,11 @@ class _Resume:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _receive(self, url: str) -> int | None:
-        """Ask for what is missing and append it; returns the whole file's announced size."""
+        """Request the missing bytes and append them; return the announced size of the file."""
         have = self._have()
         version = self.version.read_text() if self.version.exists() else ""
         if not version and not self.checked:
-            have = 0  # nothing would tell whether the rest is of the same version
+            have = 0  # the rest may be of another version, and nothing could detect that
         headers = {"Accept-Encoding": "identity"}  # so that bytes on the wire are the file's
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -132,7 +131,7 @@ class _Resume:
             if resumed and not response.headers.get("Content-Range", "").startswith(
                 f"bytes {have}-"
             ):
-                raise LabkitError(f"{url}: the server sent another part than asked for")
+                raise LabkitError(f"{url}: the server sent another part than requested")
             if not resumed:  # no Range support, or the file changed meanwhile: from the start
                 have = 0
             total = _total(response)
@@ -156,7 +155,7 @@ class _Resume:
                 bar.update(len(chunk))
 
     def _check(self, url: str, total: int | None, have: int) -> None:
-        """Refuse another file than expected, and one that will not fit, before receiving it."""
+        """Refuse, before receiving it, a file of unexpected size or one that does not fit."""
         if self.size is not None and total is not None and total != self.size:
             self._forget()
             raise LabkitError(
@@ -176,7 +175,7 @@ class _Resume:
 
 
 def _total(response: requests.Response) -> int | None:
-    """Size of the whole file as the headers announce it."""
+    """Size of the complete file in the response headers; None if not given."""
     if match := re.fullmatch(r"bytes .*/(\d+)", response.headers.get("Content-Range", "")):
         return int(match[1])
     length = response.headers.get("Content-Length", "")
@@ -191,6 +190,6 @@ def _write_error(path: Path, size: int | None, error: OSError) -> LabkitError:
         needed = f"{size - have:,} more bytes needed" if size else f"{have:,} bytes received"
         return LabkitError(
             f"{path.parent}: the disk is full: {needed}, {free:,} free; make room and run the"
-            " command again to go on"
+            " command again to resume"
         )
     return LabkitError(f"{path}: cannot be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Which value or colour of a mask stands for which class: a small file that its owner writes."""
+"""The category file of a mask folder: the class of each value or colour of a mask."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class MaskCategories:
-    """Classes, and how masks write them.
+    """Classes and their codes in masks.
 
     Attributes:
-        categories: with ids 1, 2, 3, ... in the file's order unless it gives them.
-        codes: what stands for each label, in the order of the labels: a grey or palette value, or
-            a colour.
+        categories: the classes; ids are 1, 2, 3, ... in the file's order unless it gives them.
+        codes: code of each label: a grey or palette value, or a colour.
         colors: whether the codes are colours.
-        void: codes that stand for no class.
-        usual_void: whether these are the usual ones, because the file names none.
+        void: codes that mean "no class".
+        usual_void: whether ``void`` is the default, because the file lists none.
     """
 
     categories: Categories
@@ -40,11 +39,11 @@ class MaskCategories:
 
 
 def read_mask_categories(path: Path) -> MaskCategories:
-    """Read a list of ``{name, isthing, value or color, id}`` as JSON or TOML (``[[category]]``).
+    """Read a category file: ``{name, isthing, value or color, id}`` entries as JSON or TOML.
 
-    ``id`` may be left out. ``color`` is ``[r, g, b]`` or ``"#rrggbb"``. JSON may also be an object
-    with ``categories`` and ``void``, TOML may have ``void``, a list of codes that mean "no class";
-    255 and 0 mean it where no category has them.
+    In TOML the entries are ``[[category]]`` tables. ``id`` is optional. ``color`` is ``[r, g, b]``
+    or ``"#rrggbb"``. ``void`` is an optional list of codes that mean "no class" (in JSON beside
+    ``categories``); its default is 0 and 255, unless a category has them.
 
     Raises:
         LabkitError: the file cannot be read or is empty, or an entry lacks a field, repeats a name,

@@ -1,7 +1,8 @@
-"""One mask file to numbers, whatever program wrote it; what cannot be told is refused by name.
+"""Reading mask files of any program into class codes; ambiguous files are refused.
 
-A mask's pixels are codes, not brightness. JPEG, smooth edges and fractional numbers make codes up
-that nobody wrote; a palette, transparency and files of two or four bits hide those that were.
+The pixels of a mask are codes, not brightness. JPEG compression, smooth edges and fractional
+numbers add codes that nobody drew; palettes, transparency and files of two or four bits change
+codes.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from labkit.errors import LabkitError
 from labkit.system.message_text import counted
 
 TRANSPARENT = -1
-"""Code of a pixel that is not there."""
+"""Code of a transparent pixel."""
 
 Code = int | tuple[int, int, int]
 
 
 def packed(code: Code) -> int:
-    """A value as it is, a colour as one number."""
+    """Pack a code into one number: a value unchanged, a colour as R, G, B bytes."""
     return code if isinstance(code, int) else code[0] << 16 | code[1] << 8 | code[2]
 
 
 def unpacked(value: int, colors: bool) -> Code:
-    """The inverse of :func:`packed`."""
+    """Unpack a number into a code; the inverse of :func:`packed`."""
     return (value >> 16, value >> 8 & 255, value & 255) if colors else value
 
 
@@ -41,18 +42,19 @@ def read_codes(
     labels: frozenset[int],
     void: frozenset[int],
 ) -> NDArray[np.int64]:
-    """The codes ``(H, W)`` of a mask of classes or instances, packed.
+    """Read the packed codes ``(H, W)`` of a mask of classes or instances.
 
     Args:
-        path: the file; turned upright like its image.
+        path: the mask, which is turned upright like its image.
         size: (H, W) of the image.
         image: its file, for messages.
         colors: whether codes are colours.
-        labels, void: the codes of classes and of none, to tell a palette's numbers from its greys.
+        labels, void: codes of classes and of no class; they decide whether a palette's indices or
+            greys are the codes.
 
     Raises:
-        LabkitError: the file is damaged, of another size, in fractional numbers, in colours where
-            the codes are values, or half transparent.
+        LabkitError: the file is damaged, of another size, has fractional or half transparent
+            pixels, or has colours although the codes are values.
     """
     with open_image(path, "mask") as stored:
         bits = _bits(path, stored)
@@ -94,12 +96,13 @@ def read_codes(
 
 
 def read_object(path: Path, size: tuple[int, int], image: Path) -> NDArray[np.bool_]:
-    """Where the one object of a file is, ``(H, W)``: what is not transparent, else what is not
-    black. Smooth or lossy edges are cut at half.
+    """Read the mask ``(H, W)`` of a file with one object: the opaque, else the non-black pixels.
+
+    Smooth or lossy edges are thresholded at half.
 
     Raises:
-        LabkitError: as :func:`read_codes`; or the file has colours or several greys, so that it
-            is not told what is the object.
+        LabkitError: as :func:`read_codes`; or the file has colours or several greys, so the object
+            is ambiguous.
     """
     with open_image(path, "mask") as stored:
         picture = upright(stored)
@@ -121,7 +124,7 @@ def read_object(path: Path, size: tuple[int, int], image: Path) -> NDArray[np.bo
 
 
 def is_lossy(path: Path) -> bool:
-    """Whether a format changes values: the codes are then not those that were drawn."""
+    """Whether the file's format is lossy and changes codes."""
     with open_image(path, "mask") as picture:
         return picture.format in ("JPEG", "MPO", "JPEG2000")
 
@@ -150,7 +153,7 @@ def _check(path: Path, picture: Image.Image, size: tuple[int, int], image: Path)
 
 
 def _alpha(picture: Image.Image) -> NDArray[np.uint8] | None:
-    """How opaque each pixel is, 0 to 255; None for a picture that has no transparency."""
+    """Alpha channel of an image, 0 to 255; None if it has no transparency."""
     if picture.mode in ("LA", "RGBA", "PA"):
         return np.asarray(picture.getchannel("A"))
     if "transparency" in picture.info and picture.mode in ("P", "L", "RGB"):
@@ -179,8 +182,10 @@ def _greys(path: Path, picture: Image.Image) -> NDArray[np.int64]:
 def _palette_values(
     picture: Image.Image, labels: frozenset[int], void: frozenset[int]
 ) -> NDArray[np.int64]:
-    """A palette's numbers; its greys where these are classes: a program that packs files puts a
-    grey mask's values into the palette, in any order."""
+    """Palette indices of an image, or its greys if these are the codes of classes.
+
+    Programs that compress a grey mask put its values into a palette, in any order.
+    """
     numbers = np.asarray(picture).astype(np.int64)
     rgb = np.asarray(picture.convert("RGB")).astype(np.int64)
     if (rgb != rgb[..., :1]).any():
@@ -190,7 +195,7 @@ def _palette_values(
 
 
 def _bits(path: Path, picture: Image.Image) -> int:
-    """Bits of a grey value in a PNG; 8 for everything else."""
+    """Bits per grey value of a PNG; 8 for other files."""
     if picture.format != "PNG" or picture.mode != "L":
         return 8
     with path.open("rb") as file:

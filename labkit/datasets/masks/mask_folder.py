@@ -1,15 +1,15 @@
-"""A folder of images and a folder of masks as a data set: ``ds[i]`` is ``(image, target)``.
+"""Reader for a folder of images and a folder of masks: ``ds[i]`` is ``(image, target)``.
 
-People keep masks in four ways, and all but the third are recognised by what is there:
+Masks come in four layouts. All except the third are recognised from the files:
 
     MASKS/NAME.png              classes: a pixel's value or colour is its class
     MASKS/NAME.png              instances: 1000 x the class's value + the object's number, 16 bits,
                                 as Cityscapes has it; stuff has its plain value
     MASKS/NAME.png              numbers: each value but 0 is an object of one class, which
                                 ``instances_of`` names
-    MASKS/NAME/CLASS_1.png      objects: one picture each, white (or anything but 0) where it is
+    MASKS/NAME/CLASS_1.png      objects: one file each, white (or anything but 0) on the object
 
-In a mask of classes, every connected region of a thing is an object: two that touch are one.
+In a mask of classes, every connected region of a thing is an object; touching objects are one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from labkit.structures import VOID, Categories, Panoptic, Segment, Target
 from labkit.system.message_text import counted, listed
 
 INSTANCES = 1000
-"""What a class's value is multiplied with in a mask of instances."""
+"""Factor of a class's value in a mask of instances."""
 
 MANY_STRANGE = 8
-"""So many values that stand for nothing are no slip in a category file."""
+"""Number of unknown values above which smooth edges or resizing are the likely cause."""
 
 Region = tuple[int, NDArray[np.bool_]]
-"""A label, and where it is, ``(H, W)``."""
+"""A label and its mask ``(H, W)``."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class ImageMasks:
 
 
 class MaskFolder(Dataset[tuple[Tensor, Target]]):
-    """Images with panoptic ground truth made of masks; ``image_id`` is the image's name.
+    """Images with panoptic ground truth from masks; ``image_id`` is the image's name.
 
     Args:
         images: folder of images.
         masks: folder of masks, with the images' names.
-        classes: what masks write.
-        suffix: what the names of masks have beyond the images'.
-        instances_of: the class of all objects, where masks number them.
+        classes: the content of the category file.
+        suffix: suffix of the masks' names after the images' names.
+        instances_of: name of the class of all objects, if masks number objects.
 
     Raises:
-        LabkitError: a folder is missing or empty, images and masks do not pair, or there is no such
-            class of things. Reading an item raises it for a damaged file, a size that differs, or a
-            value or colour that stands for no class.
+        LabkitError: a folder is missing or empty, images and masks do not pair, or ``instances_of``
+            is not a thing class. Reading an item raises it for a damaged file, another size, or an
+            unknown value or colour.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         size = (image.shape[1], image.shape[2])
         ids = np.full(size, VOID, np.int32)
         segments: list[Segment] = []
-        stuff: dict[int, int] = {}  # one segment a class, however many files or numbers say so
+        stuff: dict[int, int] = {}  # one segment a class, even if several files or codes have it
         for label, region in self._regions(pair, size):
             if label not in stuff:
                 segments.append(Segment(len(segments) + 1, label))
@@ -114,19 +114,21 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
             if label in self.categories.stuff:
                 stuff[label] = identity
             ids[region] = identity
-        left = set(np.unique(ids).tolist())  # what later objects cover wholly is not there
+        left = set(np.unique(ids).tolist())  # without segments that later ones cover completely
         panoptic = Panoptic(torch.from_numpy(ids), [s for s in segments if s.id in left])
         return image, target_from_panoptic(panoptic, self.categories, pair.image.stem)
 
     def regions(self, index: int) -> list[Region]:
-        """What the masks of an image say, whole: objects may cover each other in files of their
-        own, where the later name lies on top."""
+        """All regions of an image with their covered parts; in files of one object, later names
+        are on top."""
         pair = self.pairs[index]
         return self._regions(pair, read_header(pair.image)[0])
 
     def void_values(self, index: int) -> dict[int | tuple[int, int, int], int]:
-        """Values or colours of an image's mask that mean "no class" only because nothing was said,
-        other than 0 and black, and their pixels: 255 may as well be an object."""
+        """Pixel counts of the codes that mean "no class" only by default, except 0 and black.
+
+        255, for example, may as well be an object.
+        """
         pair = self.pairs[index]
         if pair.masks.is_dir() or not self.classes.usual_void:
             return {}
@@ -164,11 +166,11 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
                     f" {', '.join(self.categories.names)}"
                 )
             found.append((names[name], read_object(path, size, pair.image)))
-        # Stuff lies below things.
+        # Stuff first: things are drawn over it.
         return sorted(found, key=lambda region: region[0] in self.categories.things)
 
     def _numbers(self, path: Path, codes: NDArray[np.int64], label: int) -> list[Region]:
-        """The regions of a mask of one class: 0 is what the category file says, or nothing."""
+        """Regions of a mask that numbers one class's objects; 0 is void unless it is a class."""
         named = set() if self.classes.usual_void else self._void
         present = [v for v in np.unique(codes).tolist() if v != TRANSPARENT and v not in named]
         require_memory(len(present), codes.shape, str(path))
@@ -181,7 +183,7 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         return regions
 
     def _classes(self, path: Path, codes: NDArray[np.int64]) -> list[Region]:
-        """The regions of a mask of classes or of instances."""
+        """Regions of a mask of classes or of instances."""
         regions: list[Region] = []
         for value in np.unique(codes).tolist():
             if value in self._void or value == TRANSPARENT:
@@ -205,13 +207,13 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         return regions
 
     def _is_instance(self, value: int) -> bool:
-        """Whether a value is a class's times 1000 and a number; of class 0 there are none."""
+        """Whether a code is 1000 times a class's value plus a number; class 0 has no instances."""
         return (
             not self.classes.colors and value >= INSTANCES and value // INSTANCES in self._label_of
         )
 
     def _unknown(self, path: Path, codes: NDArray[np.int64], value: int) -> str:
-        """What to say of a code that stands for nothing."""
+        """Message about a code that is neither a class nor void."""
         present = np.unique(codes)
         known = self._label_of.keys() | self._void | {TRANSPARENT}
         strange = [v for v in present.tolist() if v not in known and not self._is_instance(v)]
@@ -271,7 +273,7 @@ def _pairs(images: Path, masks: Path, suffix: str) -> list[ImageMasks]:
 
 
 def _common_suffix(alone: list[str], left: list[str]) -> str:
-    """A hint at the option, where all masks' names are those of images and something more."""
+    """Hint at ``--mask-suffix`` if all masks' names are image names plus one suffix."""
     more = {
         mask.removeprefix(image) for image in alone for mask in left[:1] if mask.startswith(image)
     }

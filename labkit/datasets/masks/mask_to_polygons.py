@@ -1,9 +1,9 @@
-"""A mask as polygons, where they tell the truth, and as run-length code, where they do not.
+"""Conversion of a mask to polygons, or to a run-length code if polygons are not exact enough.
 
 Source: https://cocodataset.org/#format-data, "Object Detection": ``segmentation`` is a list of
-polygons or a run-length code. A polygon cannot have a hole, and pycocotools fills it as if its
-corners were anywhere between the pixels' middles, so that thin regions come out too thin or too
-thick. What comes out is therefore compared with the mask.
+polygons or a run-length code. A polygon cannot have a hole, and pycocotools rounds its corners when
+filling it, so that thin regions become too thin or too thick. Therefore the filled polygons are
+compared with the mask.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 AGREEMENT = 0.99
-"""IoU that polygons must reach with the mask."""
+"""Smallest accepted IoU of the filled polygons with the mask."""
 
 
 def mask_to_segmentation(
     mask: NDArray[np.bool_], polygons: bool
 ) -> list[list[float]] | dict[str, Any]:
-    """The ``segmentation`` of an annotation.
+    """Make the ``segmentation`` of an annotation from a mask.
 
     Args:
         mask: ``(H, W)``.
@@ -40,7 +40,7 @@ def mask_to_segmentation(
 
 
 def mask_to_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
-    """The outlines of a mask's parts, a quarter of a pixel inside; holes are lost."""
+    """Trace the outlines of a mask's parts, a quarter of a pixel inside; holes are lost."""
     # OpenCV's outline runs through the middles of the border pixels. At twice the size these are a
     # quarter of a pixel inside the edges, near enough for COCO's program to give the mask back.
     large = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)

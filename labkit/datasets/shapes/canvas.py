@@ -1,4 +1,4 @@
-"""The painter of Shapes: ground, then objects one over the other, then light and noise.
+"""The canvas of Shapes: paints the ground, then objects over each other, then light and noise.
 
 Letters in shapes: ``S`` is the image's side in pixels, ``K`` the number of ground regions, ``h``
 and ``w`` the sides of an object's window. ``textures.py`` says which random numbers and which
@@ -30,10 +30,10 @@ BASE_COLORS = ((150, 180, 210), (112, 150, 84), (92, 140, 172), (192, 172, 132))
 
 MIN_VISIBLE_PART = 0.15
 MIN_VISIBLE_PIXELS = 20
-"""Of an object at least 15 % of its pixels in the image, and at least 20, stay visible."""
+"""At least 15 % of an object's pixels in the image, and at least 20 pixels, stay visible."""
 
 MIN_REGION = 0.02
-"""Ground that would cover a smaller part of the image gives its place to its neighbours."""
+"""Ground regions below this share of the image are filled by their neighbours."""
 
 Color = tuple[float, float, float]
 
@@ -57,7 +57,7 @@ class Shape:
 
 
 class Canvas:
-    """An image in the making.
+    """An image that is being painted.
 
     Args:
         random: where all its chance comes from.
@@ -95,7 +95,7 @@ class Canvas:
             self.pixels += (_column(color) + texture) * here
 
     def _regions(self, present: Sequence[int]) -> NDArray[np.intp]:
-        """Which of the ``present`` is where ``(S, S)``: the one with the highest smooth field."""
+        """Ground class of each pixel ``(S, S)``: the one of ``present`` with the highest field."""
         random, size = self.random, self.size
         height = np.arange(size, dtype=np.float32)[::-1, None] / np.float32(size)
         fields = np.stack(
@@ -115,7 +115,7 @@ class Canvas:
             fields[small] = -np.inf
 
     def draw(self, shape: Shape) -> bool:
-        """Paint an object over what is there, unless it or one below would be hidden too much.
+        """Paint an object on top, unless it or an object below it would be hidden too much.
 
         Returns:
             Whether it was painted.
@@ -152,7 +152,7 @@ class Canvas:
         return True
 
     def _make_room(self, under: NDArray[np.int32]) -> bool:
-        """Count a new object that covers the pixels ``under``, unless it hides an older one."""
+        """Update the visible pixels for an object over ``under``, unless it hides an older one."""
         covered = np.bincount(under[under > 0], minlength=len(self.kinds) + 1)[1:].tolist()
         visible = [v - c for v, c in zip(self._visible, covered, strict=True)]
         enough = [_enough(v, f) for v, f in zip(visible, self._full, strict=True)]
@@ -163,7 +163,7 @@ class Canvas:
         return True
 
     def finish(self) -> NDArray[np.uint8]:
-        """Light that changes evenly across the image, then noise: the image ``(3, S, S)``."""
+        """Add a linear gradient of light and noise; return the image ``(3, S, S)``."""
         random, size = self.random, self.size
         ramp = np.arange(size, dtype=np.float32) / np.float32(size) - np.float32(0.5)
         across, down = random.uniform(-0.5, 0.5), random.uniform(-0.5, 0.5)
@@ -174,13 +174,13 @@ class Canvas:
 
 
 def direction(random: Random) -> tuple[float, float]:
-    """Cosine and sine of a random angle, by the rational points of the circle."""
+    """Draw the cosine and sine of a random angle from the rational points of the circle."""
     t, side = random.uniform(-1, 1), random.integer(0, 1) * 2 - 1
     return side * (1 - t * t) / (1 + t * t), side * 2 * t / (1 + t * t)
 
 
 def tilt(random: Random) -> tuple[float, float]:
-    """Cosine and sine of a random angle within 14 degrees of upright.
+    """Draw the cosine and sine of a random angle within 14 degrees of upright.
 
     A class that is turned at will takes a small network many times longer to learn.
     """
@@ -197,17 +197,17 @@ def _circle(u: Field, v: Field) -> Field:
 
 
 def _triangle(u: Field, v: Field) -> Field:
-    """Equilateral, its centre 0.7 radii from each side."""
+    """Equilateral triangle whose centre is 0.7 radii from each side."""
     slope = np.abs(u) * np.float32(0.8660254) - v * np.float32(0.5)
     return np.maximum(slope, v) - np.float32(0.7)
 
 
 OUTLINES = (_square, _circle, _triangle)
-"""By kind: distance to the outline in radii, negative inside, of points ``u, v`` in radii."""
+"""Signed distance to a shape's outline, negative inside, of points ``u, v``; all in radii."""
 
 
 def _pattern(pattern: int, u: Field, v: Field, period: np.float32) -> Field:
-    """A texture in [-1, 1] that turns with its object: plain, stripes, checks or rings."""
+    """Texture in [-1, 1] that rotates with its object: plain, stripes, checks or rings."""
     if pattern == 0:
         return np.zeros_like(u)
     if pattern == 1:

@@ -1,7 +1,7 @@
-"""Shapes: a panoptic data set that draws itself, so that every lesson runs without a download.
+"""Shapes: a synthetic panoptic data set, so that every lesson runs without a download.
 
-Things: squares, circles and triangles, turned, textured and in front of one another; their colours
-say nothing about their class. Stuff: sky, grass, water and sand, told apart mainly by texture.
+Things are squares, circles and triangles with rotation, texture and occlusion; their colour does
+not depend on their class. Stuff is sky, grass, water and sand, which differ mainly in texture.
 
 An image depends on its seed, variant, size and absolute index and on nothing else: reading is
 random access and the same on every machine. At another size the scene is the same one, drawn finer
@@ -37,7 +37,7 @@ COCO_SIDE = 554
 
 
 class Shapes(Dataset[tuple[Tensor, Target]]):
-    """The data set; ``ds[i]`` is ``(image, target)`` with ``image`` ``(3, S, S)`` uint8.
+    """Shapes: ``ds[i]`` is ``(image, target)`` with ``image`` ``(3, S, S)`` uint8 RGB.
 
     Objects span COCO's three sizes. COCO calls an object small below 32² pixels and large from 96²
     on, in images of about 640 × 480; :attr:`area_limits` are these limits in this set's images,
@@ -92,7 +92,7 @@ class Shapes(Dataset[tuple[Tensor, Target]]):
 
     @property
     def area_limits(self) -> tuple[float, float]:
-        """Areas in pixels where small ends and where large begins: COCO's 32² and 96², scaled."""
+        """Areas in pixels that separate small, medium and large: COCO's 32² and 96², scaled."""
         scale = self.size / COCO_SIDE
         return (32 * scale) ** 2, (96 * scale) ** 2
 
@@ -100,7 +100,7 @@ class Shapes(Dataset[tuple[Tensor, Target]]):
         """Draw an image; its ``image_id`` is the absolute index.
 
         Raises:
-            IndexError: there is no such index; ``for image, target in dataset`` ends by it.
+            IndexError: the index does not exist; this ends ``for image, target in dataset``.
         """
         if not -self.num <= index < self.num:
             raise IndexError(f"Shapes: index {index}, but it has {counted(self.num, 'image')}")
@@ -115,7 +115,7 @@ class Shapes(Dataset[tuple[Tensor, Target]]):
 
 
 def _scattered(random: Random) -> list[Shape]:
-    """Two to eight objects anywhere, log-uniform in size from COCO's small to its large."""
+    """Draw two to eight objects at random places, log-uniform in size from small to large."""
     return [
         Shape(
             kind=random.integer(0, 2),
@@ -129,7 +129,7 @@ def _scattered(random: Random) -> list[Shape]:
 
 
 def _groups(random: Random) -> list[Shape]:
-    """Two to four groups; within one, each object touches or covers an earlier one."""
+    """Draw two to four groups; in a group, each object touches or covers an earlier one."""
     shapes: list[Shape] = []
     for _ in range(random.integer(2, 4)):
         kind, (red, green, blue) = random.integer(0, 2), _color(random)
@@ -154,7 +154,7 @@ def _color(random: Random) -> Color:
 
 
 def _panoptic(ids: NDArray[np.int32], kinds: list[int], first_stuff: int) -> Panoptic:
-    """The canvas's map with ground numbered after the objects, as far as it can still be seen."""
+    """Build the panoptic map: objects first, then the visible ground regions."""
     segments = [Segment(i, label) for i, label in enumerate(kinds, start=1)]
     for value in np.unique(ids[ids < 0])[::-1].tolist():
         segments.append(Segment(len(segments) + 1, first_stuff - 1 - value))

@@ -1,4 +1,4 @@
-"""Repeatable random numbers and the textures that Shapes is painted with.
+"""Reproducible random numbers, and the textures of Shapes.
 
 The same bits on every machine need some care. Numbers come from Philox's raw output, whose stream
 NumPy keeps for good (it does not promise so for ``Generator``'s distributions, NEP 19). Arithmetic
@@ -21,7 +21,7 @@ Field = NDArray[np.floating[Any]]
 
 
 class Random:
-    """Uniform random numbers that depend on the key alone.
+    """Generator of random numbers that depend on the key alone.
 
     Args:
         key: two integers in [0, 2**64).
@@ -34,11 +34,11 @@ class Random:
         return low + (high - low) * (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number in [low, high], both included."""
+        """Draw an integer in [low, high], both included."""
         return low + int(self.uniform() * (high - low + 1))
 
     def log_uniform(self, low: float, high: float) -> float:
-        """A number in [low, high] as likely in [x, 2x] for every x.
+        """Draw a log-uniform number in [low, high].
 
         Repeated square roots approximate the power ``high / low`` to the ``u``, because ``pow``
         may differ in its last bit from machine to machine.
@@ -51,19 +51,19 @@ class Random:
         return value
 
     def field(self, *shape: int) -> Field:
-        """Numbers in [-1, 1) of the given shape."""
+        """Draw an array of numbers in [-1, 1)."""
         raw = self._bits.random_raw(math.prod(shape)) >> np.uint64(40)  # 24 bits fit a float32
         return (raw.astype(np.float32) * np.float32(2.0**-23) - 1).reshape(shape)
 
     def grain(self, *shape: int) -> Field:
-        """Noise of each pixel, roughly bell-shaped, variance 1: the sum of two random bytes."""
+        """Draw pixel noise of variance 1, roughly bell-shaped: the sum of two random bytes."""
         n = math.prod(shape)
         raw = self._bits.random_raw(-(-n // 4)).astype("<u8").view(np.uint8)
         total = raw[:n].astype(np.float32) + raw[n : 2 * n] - 255
         return (total / np.float32(104.5)).reshape(shape)
 
     def shuffled(self, n: int) -> list[int]:
-        """``range(n)`` in random order (Fisher and Yates)."""
+        """Shuffle ``range(n)`` (Fisher and Yates)."""
         order = list(range(n))
         for i in range(n - 1, 0, -1):
             j = self.integer(0, i)
@@ -72,7 +72,7 @@ class Random:
 
 
 def value_noise(random: Random, size: int, rows: int, columns: int) -> Field:
-    """``(S, S)`` smooth noise in [-1, 1]: random values on a grid, blended between its points.
+    """Smooth noise ``(S, S)`` in [-1, 1]: random values on a grid, interpolated between its points.
 
     Args:
         rows, columns: cells of the grid along the image's height and width.
@@ -85,7 +85,7 @@ def value_noise(random: Random, size: int, rows: int, columns: int) -> Field:
 
 
 def _blend(size: int, cells: int) -> tuple[NDArray[np.intp], Field]:
-    """Each pixel's cell and its smooth weight for the cell's far side."""
+    """Grid cell of each pixel, and the smooth weight of the cell's far side."""
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(cells / size)
     cell = position.astype(np.intp)
     inside = position - cell.astype(np.float32)
@@ -93,27 +93,27 @@ def _blend(size: int, cells: int) -> tuple[NDArray[np.intp], Field]:
 
 
 def triangle_wave(x: Field) -> Field:
-    """A wave of period 1 between -1 and 1, in place of the sine."""
+    """Triangle wave of period 1 between -1 and 1, in place of the sine."""
     return np.abs(x - np.floor(x) - np.float32(0.5)) * 4 - 1
 
 
 def clouds(random: Random, size: int) -> Field:
-    """Sky: large soft patches."""
+    """Texture of sky: large soft patches."""
     return value_noise(random, size, 4, 3) + value_noise(random, size, 9, 6) * np.float32(0.4)
 
 
 def blades(random: Random, size: int) -> Field:
-    """Grass: fine upright streaks."""
+    """Texture of grass: fine upright streaks."""
     return value_noise(random, size, 14, 56) * np.float32(1.3)
 
 
 def ripples(random: Random, size: int) -> Field:
-    """Water: level waves that bend a little."""
+    """Texture of water: horizontal waves with a slight bend."""
     height = np.arange(size, dtype=np.float32)[:, None] * np.float32(random.uniform(13, 20) / size)
     bent = height + value_noise(random, size, 7, 5) * np.float32(0.7)
     return triangle_wave(bent) * (value_noise(random, size, 9, 5) * np.float32(0.4) + 0.6)
 
 
 def grains(random: Random, size: int) -> Field:
-    """Sand: fine speckle without direction."""
+    """Texture of sand: fine speckle without direction."""
     return value_noise(random, size, 60, 60) * np.float32(1.4)

@@ -2,7 +2,7 @@
 
 One figure: above, the map with what each operator takes for the box; in the middle, what each
 returns; below, one bin up close, with the value and the weight of every cell in it, and the sum
-written out. The numbers are those of :func:`labkit.widgets.roi_align.operator_samples.sample_operators`.
+written out. The numbers come from ``operator_samples.sample_operators``.
 """
 
 from __future__ import annotations
