@@ -30,5 +30,5 @@ def test_names_stay_and_other_folders_say_what_is_missing(tmp_path, monkeypatch)
     for name in ("shapes", "crowded", "penn_fudan", "coco:here", "nowhere"):
         assert recognised_formats(name, "train") == (name,)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(LabkitError, match=r"photos: this folder is in no format .*from-masks"):
+    with pytest.raises(LabkitError, match=r"photos: this folder is in no known format.*from-masks"):
         recognised_formats("photos", "train")

@@ -87,7 +87,8 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             split: for example ``val2017``; ``val`` suffices if only one split begins with it.
 
         Raises:
-            LabkitError: no split has this name, or several begin with it."""
+            LabkitError: no split has this name, or several begin with it.
+        """
         return cls(split_file(Path(root), "instances", split))
 
     def __len__(self) -> int:
