@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 
-import pytest
 from helpers.modules import MODULES, exists, tree
 from helpers.paths import CHECKOUT
 
@@ -35,15 +34,22 @@ def test_references_are_found_out():
     assert "labkit.widgets.Compare" in APPS
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CHECKOUT)))
-def test_what_is_named_exists(path):
-    names = re.findall(r"`~?(labkit(?:\.\w+)+)", path.read_text())
-    assert [name for name in names if not exists(name) and name not in APPS] == []
+def test_what_is_named_exists():
+    missing = [
+        f"{path.relative_to(CHECKOUT)}: {name}"
+        for path in FILES
+        for name in re.findall(r"`~?(labkit(?:\.\w+)+)", path.read_text())
+        if not exists(name) and name not in APPS
+    ]
+    assert not missing, "\n".join(missing)
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_files_that_a_module_names_exist(module):
-    files = re.findall(r"``([\w/]+\.py)``", MODULES[module].read_text())
+def test_files_that_a_module_names_exist():
     known = [str(path) for path in (*MODULES.values(), *CHECKOUT.glob("data/*/*.py"))]
-    missing = [file for file in files if not any(path.endswith(f"/{file}") for path in known)]
-    assert [file for file in missing if "NAME" not in file] == []
+    missing = [
+        f"{module}: {file}"
+        for module, path in MODULES.items()
+        for file in re.findall(r"``([\w/]+\.py)``", path.read_text())
+        if "NAME" not in file and not any(each.endswith(f"/{file}") for each in known)
+    ]
+    assert not missing, "\n".join(missing)
