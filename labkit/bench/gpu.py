@@ -7,8 +7,6 @@ figures are in ``gpu.json`` as soon as it ends, so that they are not lost with t
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from typing import Any
 from labkit.bench.gpu_models import NETWORKS, SMALL_NETWORKS
 from labkit.datasets.coco.panoptic_json import write_json
 from labkit.system.paths import CHECKOUT
+from labkit.system.processes import kill_tree
 
 TOTAL = 8 * 60.0
 """Seconds for everything."""
@@ -127,16 +126,14 @@ def _carry_out(part: GPUPart, out: Path, limit: float) -> PartResult:
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=CHECKOUT,
-            start_new_session=True,  # so that it is killed with all that it started
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the part
         )
         try:
             result = "ok" if process.wait(limit) == 0 else "failed"
         except subprocess.TimeoutExpired:
             result = "timeout"
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            kill_tree(process)
     lines = log.read_text(errors="replace").split("\n")
     figures = None
     if part.figures is not None and part.figures.is_file():

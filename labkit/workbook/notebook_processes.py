@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from labkit.system.cpu_cores import LIBRARIES, available_cores
+from labkit.system.processes import descendants, kill_tree
 from labkit.workbook.outcome import Outcome, Trace
 
 GRACE = 10.0  # seconds that a worker has to shut its kernel down and save, before it is killed
@@ -83,8 +84,7 @@ class Worker:
         self.job.trace.add(event)
         if event["event"] == "flood":
             self.stop(Outcome.FAILED)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._family.update(psutil.Process(self.process.pid).children(recursive=True))
+        self._family |= descendants(self.process.pid)
 
     def stop(self, outcome: Outcome) -> None:
         """Ask the worker to interrupt the notebook and save; it is killed if it does not."""
@@ -97,12 +97,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the worker and every process it started, the kernel's own children included."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._family.update(psutil.Process(self.process.pid).children(recursive=True))
-        self.process.kill()
-        for process in self._family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_tree(self.process, self._family)
 
     def finish(self) -> None:
         """Note how the process ended, and kill what it left behind."""

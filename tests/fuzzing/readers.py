@@ -39,11 +39,11 @@ from labkit.datasets.registry import open_dataset
 from labkit.datasets.sanity_checks import check_annotations
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
-from labkit.grading.execution.extract_answers import is_untouched, lift, with_solutions
+from labkit.grading.execution.extract_answers import extract_answers, is_untouched, with_solutions
 from labkit.grading.intake import notebook_reader
 from labkit.grading.intake.late_policy import read_policy
+from labkit.grading.intake.student import Student
 from labkit.grading.intake.submissions import collect
-from labkit.grading.reports.gradebook import Student
 from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories, Category
 from labkit.workbook.notebook_sources import load_notebook, other_language
@@ -326,7 +326,7 @@ def _read_submission(root: Path) -> None:
     except notebook_reader.BadNotebook as error:  # harvest writes it into the student's report
         raise LabkitError(f"{path}: {error}") from None
     other_language(parsed)
-    lifted = lift(cells, loaded)
+    lifted = extract_answers(cells, loaded)
     with_solutions(lifted.notebook, loaded.exercises, loaded)
     json.dumps([lifted.free_text.answers, lifted.remarks], allow_nan=False).encode()
 

@@ -6,7 +6,8 @@ import numpy as np
 from helpers.made_assignments import cases_of, make_harvest, right_answers
 
 from labkit.grading.execution.codec import encode
-from labkit.grading.reports.gradebook import Entry, Student
+from labkit.grading.intake.student import Student
+from labkit.grading.reports.gradebook import Entry
 from labkit.grading.scoring.score import score
 
 ANSWER = "def double(x):\n    total = x + x\n    return [total][0] if True else None\n"

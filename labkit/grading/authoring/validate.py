@@ -14,9 +14,10 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
 from labkit.grading.authoring.release import notebook_bytes, write_notebook
 from labkit.grading.authoring.source import solution_lines
-from labkit.grading.execution.execute import harvest_apart
+from labkit.grading.execution.execute import execute_in_subprocess
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.scoring.score import score
+from labkit.grading.states import State
 
 TELLING = 20
 """Characters from which on a line says something about a solution: `else:` and `)` do not."""
@@ -106,9 +107,9 @@ def _graded(loaded: LoadedAssignment, notebook: Any, what: str, *, everything: b
         submission = Path(folder) / f"{loaded.name}.ipynb"
         write_notebook(notebook, submission)
         harvest = Path(folder) / "harvest"
-        harvest_apart(submission, loaded.folder, harvest, isolation=str(level))
+        execute_in_subprocess(submission, loaded.folder, harvest, isolation=str(level))
         result = score(harvest, loaded)
-    if result.state == "infrastructure-error":
+    if result.state is State.INFRASTRUCTURE_ERROR:
         raise LabkitError(f"the {what} could not be run: {result.message}")
     wanted = [probe.out_of if everything else 0.0 for probe in result.probes]
     details = [
@@ -119,7 +120,7 @@ def _graded(loaded: LoadedAssignment, notebook: Any, what: str, *, everything: b
     if everything:
         details += result.flags
     # An untouched cell raises; anything else that went wrong would prove nothing.
-    if result.state not in ({"ok"} if everything else {"ok", "cell-error"}):
+    if result.state not in ({State.OK} if everything else {State.OK, State.CELL_ERROR}):
         details.append(f"{result.state}: {result.message}")
     earned = sum(probe.points for probe in result.probes)
     out_of = sum(probe.out_of for probe in result.probes)

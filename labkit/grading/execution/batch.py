@@ -16,9 +16,9 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment, find_assignment, load_assignment
 from labkit.grading.execution.executors import (
     dask_workers,
+    execute_locally,
+    execute_on_cluster,
     finished,
-    harvest_here,
-    harvest_there,
     local_workers,
 )
 from labkit.grading.execution.extract_answers import is_untouched
@@ -38,6 +38,7 @@ from labkit.grading.sandbox.isolation import choose
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.scratch import scratch_folder
 from labkit.grading.scoring.finalize import Conclusion, conclude, counting
+from labkit.grading.states import State
 from labkit.system.cpu_cores import available_cores
 from labkit.system.folder_lock import locked
 
@@ -121,7 +122,7 @@ def grade(request: Request, console: Console) -> Conclusion:
             _workers(request, loaded, level, lock, scratch) as submit,
             GradingProgress(console, len(missing)) as progress,
         ):
-            errors = harvest_all(missing, out, loaded, submit, progress)
+            errors = execute_all(missing, out, loaded, submit, progress)
         return conclude(out, grading, loaded, policy, errors)
 
 
@@ -157,7 +158,7 @@ def regrade(
         return conclude(out, grading, loaded, policy)
 
 
-def harvest_all(
+def execute_all(
     submissions: Sequence[Submission],
     out: Path,
     loaded: LoadedAssignment,
@@ -190,8 +191,8 @@ def harvest_all(
         for future in done:
             submission = running.pop(future)
             reply = _reply(future)
-            state = str(reply.get("state", "infrastructure-error"))
-            failed = state == "infrastructure-error"
+            state = str(reply.get("state", State.INFRASTRUCTURE_ERROR))
+            failed = state == State.INFRASTRUCTURE_ERROR
             if failed and tries[submission.content_hash] < TRIES:
                 start(submission)
                 continue
@@ -209,11 +210,13 @@ def _workers(
     if request.scheduler is not None:
         unsandboxed = request.allow_unsandboxed
         with dask_workers(request.scheduler) as executor:
-            yield lambda task: executor.submit(harvest_there, task, seconds, level, unsandboxed)
+            yield lambda task: executor.submit(
+                execute_on_cluster, task, seconds, level, unsandboxed
+            )
     else:
         with local_workers(request.workers or available_cores()) as executor:
             yield lambda task: executor.submit(
-                harvest_here, {**task, "isolation": level}, seconds, lock, scratch
+                execute_locally, {**task, "isolation": level}, seconds, lock, scratch
             )
 
 

@@ -32,7 +32,7 @@ SPELLED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 EXACT_IN = {"bfloat16": "float32"}  # NumPy has no bfloat16
 
 
-class WireError(ValueError):
+class CodecError(ValueError):
     """A value that does not cross; the message names its type or what is malformed."""
 
 
@@ -46,7 +46,7 @@ def encode(value: Any, budget: int = BUDGET) -> dict[str, Any]:
         budget: bytes that its arrays and strings may have.
 
     Raises:
-        WireError: it is something else, too large, or nested too deeply.
+        CodecError: it is something else, too large, or nested too deeply.
     """
     encoder = _Encoder(budget)
     tree = encoder.tree(value, 0)
@@ -65,10 +65,10 @@ def decode(
             arrays, bfloat16 as float32.
 
     Raises:
-        WireError: the payload is malformed, too large, or nested too deeply.
+        CodecError: the payload is malformed, too large, or nested too deeply.
     """
     if type(payload) is not dict or set(payload) != {"value", "arrays"}:
-        raise WireError("not a wire value")
+        raise CodecError("not a wire value")
     decoder = _Decoder(_unpack(payload["arrays"], budget), budget, tensor)
     return decoder.value(payload["value"], 0)
 
@@ -77,14 +77,14 @@ def loads(text: Any, longest: int) -> Any:
     """Parse JSON from the sandbox: no NaN, no repeated keys, no unlimited depth or length.
 
     Raises:
-        WireError: it is not such a text.
+        CodecError: it is not such a text.
     """
     if type(text) is not str or len(text) > longest:
-        raise WireError("not a text, or too long")
+        raise CodecError("not a text, or too long")
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError, MemoryError) as error:
-        raise WireError(f"malformed JSON ({type(error).__name__})") from None
+        raise CodecError(f"malformed JSON ({type(error).__name__})") from None
 
 
 def dumps(value: Any) -> str:
@@ -101,14 +101,14 @@ class _Encoder:
     def tree(self, value: Any, depth: int) -> Any:
         self.count += 1
         if depth > DEEPEST or self.count > MOST:
-            raise WireError("nested too deeply" if depth > DEEPEST else "too many values")
+            raise CodecError("nested too deeply" if depth > DEEPEST else "too many values")
         if value is None or isinstance(value, (bool, np.bool_)):
             return None if value is None else bool(value)
         if isinstance(value, (np.ndarray, np.generic)) or is_tensor(value):
             return self.array(value)
         if isinstance(value, int):
             if abs(value) > LARGEST:
-                raise WireError("an integer that is too large")
+                raise CodecError("an integer that is too large")
             return int(value)
         if isinstance(value, float):
             value = float(value)
@@ -123,7 +123,7 @@ class _Encoder:
         if isinstance(value, dict):
             pairs = [[_key(key), self.tree(entry, depth + 1)] for key, entry in value.items()]
             return {"dict": pairs}
-        raise WireError(f"a value of type {type(value).__name__}")
+        raise CodecError(f"a value of type {type(value).__name__}")
 
     def array(self, value: Any) -> Any:
         tensor = is_tensor(value)
@@ -131,7 +131,7 @@ class _Encoder:
         self.spend(_bytes_of(value, tensor))
         array = _numpy(value) if tensor else np.asarray(value)
         if array.dtype.kind not in "biufc":
-            raise WireError(f"an array of {array.dtype.name}")
+            raise CodecError(f"an array of {array.dtype.name}")
         name = str(value.dtype).removeprefix("torch.") if tensor else array.dtype.name
         number = str(len(self.arrays))
         # In order, contiguous and in this machine's byte order, as the format wants it.
@@ -142,7 +142,7 @@ class _Encoder:
     def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise WireError(f"larger than {self.budget / 1e6:g} MB")
+            raise CodecError(f"larger than {self.budget / 1e6:g} MB")
 
     def packed(self) -> str:
         from safetensors.numpy import save
@@ -150,7 +150,7 @@ class _Encoder:
         try:
             return base64.b64encode(save(self.arrays)).decode("ascii") if self.arrays else ""
         except Exception as error:
-            raise WireError(f"an array that safetensors refuses ({error})") from None
+            raise CodecError(f"an array that safetensors refuses ({error})") from None
 
 
 class _Decoder:
@@ -166,7 +166,7 @@ class _Decoder:
     def value(self, tree: Any, depth: int) -> Any:
         self.count += 1
         if depth > DEEPEST or self.count > MOST:
-            raise WireError("nested too deeply" if depth > DEEPEST else "too many values")
+            raise CodecError("nested too deeply" if depth > DEEPEST else "too many values")
         kind = type(tree)
         if tree is None or kind is bool:
             return tree
@@ -177,14 +177,14 @@ class _Decoder:
         if kind is str:
             self.left -= len(tree)
             if len(tree) > LONGEST or self.left < 0:
-                raise WireError("too long a string")
+                raise CodecError("too long a string")
             return tree
         if kind is list:
             return [self.value(entry, depth + 1) for entry in tree]
         if kind is dict and len(tree) == 1:
             ((tag, content),) = tree.items()
             return self.tagged(tag, content, depth)
-        raise WireError("not a wire value")
+        raise CodecError("not a wire value")
 
     def tagged(self, tag: str, content: Any, depth: int) -> Any:
         if tag == "float" and type(content) is str and content in SPELLED:
@@ -196,25 +196,25 @@ class _Decoder:
                 return self.dictionary(content, depth)
             if tag in {"tensor", "ndarray"}:
                 return self.array(tag, content)
-        raise WireError("not a wire value")
+        raise CodecError("not a wire value")
 
     def dictionary(self, pairs: list[Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for pair in pairs:
             if type(pair) is not list or len(pair) != 2:
-                raise WireError("not a wire value")
+                raise CodecError("not a wire value")
             key = self.value(pair[0], DEEPEST)
             if isinstance(key, list) or key in found:
-                raise WireError("a dictionary with such keys")
+                raise CodecError("a dictionary with such keys")
             found[key] = self.value(pair[1], depth + 1)
         return found
 
     def array(self, tag: str, content: list[Any]) -> Any:
         if len(content) != 2 or type(content[0]) is not int or type(content[1]) is not str:
-            raise WireError("not a wire value")
+            raise CodecError("not a wire value")
         array = self.arrays.pop(str(content[0]), None)
         if array is None or array.dtype.name != EXACT_IN.get(content[1], content[1]):
-            raise WireError("an array that is not there")
+            raise CodecError("an array that is not there")
         if tag == "tensor" and self.tensor is not None:
             return self.tensor(array, content[1])
         return array
@@ -244,20 +244,20 @@ def _numpy(value: Any) -> np.ndarray:
 def _key(key: Any) -> Any:
     if key is None or type(key) in (bool, int, str) or (type(key) is float and key == key):
         return key
-    raise WireError(f"a dictionary with a key of type {type(key).__name__}")
+    raise CodecError(f"a dictionary with a key of type {type(key).__name__}")
 
 
 def _unpack(text: Any, budget: int) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
     if type(text) is not str or len(text) > budget * 4 // 3 + 1_000_000:
-        raise WireError("arrays that are too large")
+        raise CodecError("arrays that are too large")
     try:
         return load(base64.b64decode(text, validate=True)) if text else {}
     except (binascii.Error, ValueError) as error:
-        raise WireError(f"malformed arrays ({type(error).__name__})") from None
+        raise CodecError(f"malformed arrays ({type(error).__name__})") from None
     except Exception as error:  # safetensors has an error class of its own
-        raise WireError(f"malformed arrays ({error})") from None
+        raise CodecError(f"malformed arrays ({error})") from None
 
 
 def _no_constant(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""Where harvests run: in processes of this machine, or on a Dask cluster.
+"""Executors of submissions: processes of this machine, or a Dask cluster.
 
-Both are a :class:`concurrent.futures.Executor`, and what is submitted to them is
-:func:`harvest_here` or :func:`harvest_there`. A harvest's process is a child of the thread that
-asks it and dies with that thread, however the grader ends (``PR_SET_PDEATHSIG``).
+Both are a :class:`concurrent.futures.Executor` for :func:`execute_locally` or
+:func:`execute_on_cluster`. The process that executes submissions is a child of the thread that
+uses it and dies with that thread, however the grader ends (``PR_SET_PDEATHSIG``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.grading.execution.harvest import read_harvest
+from labkit.grading.states import State
 from labkit.system.folder_lock import locked
+from labkit.system.processes import kill_tree
 
 Task = dict[str, Any]
 STARTING = 300.0  # seconds beyond a submission's own limit after which its harvest is given up
@@ -70,7 +73,7 @@ class Server:
 
         def give_up() -> None:
             late.set()
-            self._process.kill()
+            kill_tree(self._process)
 
         timer = threading.Timer(seconds, give_up)
         timer.daemon = True
@@ -93,8 +96,7 @@ class Server:
 
     def close(self) -> None:
         """End the process, and with it whatever it is doing."""
-        self._process.kill()
-        self._process.wait()
+        kill_tree(self._process)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -109,7 +111,7 @@ class Server:
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
 
-def harvest_here(
+def execute_locally(
     task: Task, seconds: float, lock: int | None = None, scratch: Path | None = None
 ) -> dict[str, Any]:
     """Harvest in the process that belongs to this thread; start it where there is none."""
@@ -121,7 +123,7 @@ def harvest_here(
     return server.ask(task, seconds + STARTING)
 
 
-def harvest_there(
+def execute_on_cluster(
     task: Task, seconds: float, wanted: str | None, allow_unsandboxed: bool
 ) -> dict[str, Any]:
     """Harvest on a machine of a cluster, whose isolation is chosen here.
@@ -151,22 +153,20 @@ def stop() -> None:
         server.close()
 
 
-def finished(folder: Path, assignment_hash: str) -> str | None:
+def finished(folder: Path, assignment_hash: str) -> State | None:
     """Return the state of a harvest that need not be done again; else None."""
-    from labkit.grading.scoring.score import read_harvest
-
     try:
         harvest = read_harvest(folder)
     except LabkitError:
         return None
-    state = str(harvest["state"])
-    current = harvest["assignment_hash"] == assignment_hash
-    return state if current and state != "infrastructure-error" else None
+    current = harvest.assignment_hash == assignment_hash
+    failed = harvest.state is State.INFRASTRUCTURE_ERROR
+    return harvest.state if current and not failed else None
 
 
 @contextlib.contextmanager
 def local_workers(workers: int) -> Iterator[Executor]:
-    """Give an executor for :func:`harvest_here`; at its end no process is left."""
+    """Give an executor for :func:`execute_locally`; at its end no process is left."""
     executor = ThreadPoolExecutor(workers, thread_name_prefix="harvest")
     try:
         yield executor
@@ -178,7 +178,7 @@ def local_workers(workers: int) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def dask_workers(address: str) -> Iterator[Executor]:
-    """Give an executor for :func:`harvest_there` on a Dask cluster.
+    """Give an executor for :func:`execute_on_cluster` on a Dask cluster.
 
     Raises:
         LabkitError: Dask is missing, or no scheduler answers.

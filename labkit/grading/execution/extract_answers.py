@@ -1,14 +1,15 @@
-"""Lifting a student's answers out of a notebook, as a person who looks for them would.
+"""Extraction of a student's answers from a notebook, as a person would find them.
 
-The answers go into the instructor's clean notebook: setup cells, then one slot an exercise. A
-student who has duplicated, split, moved or deleted cells loses nothing but what is really gone.
+The answers are inserted into the instructor's clean notebook: setup cells, then one place for each
+exercise. Duplicated, split, moved or unmarked cells cost a student nothing.
 
-- An answer is every cell that carries the exercise's id, in order. Copies as they were handed out
-  count only if there is nothing else, and halves that are no Python by themselves are put together.
-- A function that is not in there is looked for by its name in the rest of the notebook.
-- Imports, helper functions and values that an answer uses come along before it, wherever they
-  stood; of those cells only the statements that matter.
-- What the setup defines stays as the instructor wrote it.
+- The answer to an exercise is every cell with its name in the metadata, in order. Unchanged copies
+  of the original cell count only if there is nothing else, and cells that are not Python by
+  themselves are joined.
+- A function that these cells do not define is searched by its name in the rest of the notebook.
+- Imports, helper functions and values that an answer uses are inserted before it, wherever they
+  were; of their cells only the necessary statements.
+- Names that the setup defines stay as the instructor wrote them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from labkit.grading.authoring.assignment import Exercise, LoadedAssignment
 from labkit.grading.authoring.source import Role
 from labkit.grading.execution.cell_analysis import Unit, dotted_uses, parse, plain, same_code, units
 from labkit.grading.execution.free_text import FreeText, find_answers
-from labkit.grading.execution.remarks import remarks
+from labkit.grading.execution.remarks import Remarks, remarks_on
 from labkit.grading.intake.notebook_reader import BadNotebook, StudentCell, cells_of
 from labkit.grading.intake.notebook_reader import parse as parse_notebook
 
@@ -33,25 +34,25 @@ DEFINITION = re.compile(r"(@|(async )?def |class |import |from )")
 
 
 @dataclass(frozen=True)
-class Lifted:
-    """What of a submission is graded.
+class ExtractedAnswers:
+    """The graded parts of a submission.
 
     Attributes:
-        notebook: the clean notebook with the answers, to be executed. Its cells' metadata say
-            ``labkit: {"role": "setup" | "helper"}`` or ``{"exercise": NAME}``.
+        notebook: the clean notebook with the answers, to be executed. The metadata of its cells
+            is ``labkit: {"role": "setup" | "helper"}`` or ``{"exercise": NAME}``.
         free_text: the answers to questions.
         forbidden: dotted names that an answer uses although the assignment forbids them.
-        remarks: by exercise, what :func:`labkit.grading.execution.remarks.remarks` notes.
+        remarks: by exercise.
     """
 
     notebook: Any
     free_text: FreeText
     forbidden: tuple[str, ...]
-    remarks: dict[str, dict[str, Any]]
+    remarks: dict[str, Remarks]
 
 
-def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
-    """Put a student's answers into the clean notebook of the assignment."""
+def extract_answers(cells: list[StudentCell], loaded: LoadedAssignment) -> ExtractedAnswers:
+    """Insert a student's answers into the clean notebook of the assignment."""
     import nbformat
 
     setup = [cell for cell in loaded.cells if cell.role is Role.SETUP]
@@ -65,30 +66,32 @@ def lift(cells: list[StudentCell], loaded: LoadedAssignment) -> Lifted:
     answers = {name: _answer(cells, rest, loaded.exercises[name]) for name in loaded.exercises}
     for pieces in answers.values():
         given |= {name for _, source in pieces for unit in units(source) for name in unit.binds}
-    lifted = []
+    inserted = []
     written = set[int]()
     for cell in loaded.cells:
         if cell.role is Role.SETUP:
-            lifted.append(_code(cell.source, {"role": "setup"}))
+            inserted.append(_code(cell.source, {"role": "setup"}))
         elif cell.role is Role.EXERCISE:
             helpers = _helpers(answers[cell.name], rest, given)
             for index in sorted(helpers - written):
-                lifted.append(_code(rest[index][1].source, {"role": "helper"}))
+                inserted.append(_code(rest[index][1].source, {"role": "helper"}))
             written |= helpers
             for _, source in answers[cell.name]:
-                lifted.append(_code(source, {"exercise": cell.name}))
-    notebook = nbformat.v4.new_notebook(cells=lifted, metadata=loaded.clean.metadata)
-    ours = [cell.source for cell in lifted if cell.metadata.labkit.get("role") != "setup"]
+                inserted.append(_code(source, {"exercise": cell.name}))
+    notebook = nbformat.v4.new_notebook(cells=inserted, metadata=loaded.clean.metadata)
+    ours = [cell.source for cell in inserted if cell.metadata.labkit.get("role") != "setup"]
     used = set(dotted_uses(ours, (cell.source for cell in setup)))
-    noted = {
-        name: remarks([source for _, source in pieces], loaded.exercises[name])
+    remarks = {
+        name: remarks_on([source for _, source in pieces], loaded.exercises[name])
         for name, pieces in answers.items()
     }
-    return Lifted(notebook, find_answers(cells, loaded), _forbidden(used, loaded), noted)
+    return ExtractedAnswers(
+        notebook, find_answers(cells, loaded), _forbidden(used, loaded), remarks
+    )
 
 
 def is_untouched(content: bytes, loaded: LoadedAssignment) -> bool:
-    """Tell whether a notebook's file holds nothing but what was handed out."""
+    """Tell whether a notebook has no content beside that of the released one."""
     try:
         cells = cells_of(parse_notebook(content), loaded.assignment.limits)
     except BadNotebook:
@@ -98,10 +101,10 @@ def is_untouched(content: bytes, loaded: LoadedAssignment) -> bool:
 
 
 def with_solutions(notebook: Any, given: Iterable[str], loaded: LoadedAssignment) -> Any:
-    """Return a lifted notebook with the instructor's solutions of some exercises.
+    """Return a notebook of answers with the instructor's solutions of some exercises.
 
-    Of the student's answers to these only definitions and imports stay, for another answer may
-    use them: no line of them can fail or hang. What the solution defines replaces what they do.
+    The student's answers to these exercises are reduced to definitions and imports, which other
+    answers may use and which cannot fail or hang. The solutions redefine the same names.
     """
     import nbformat
 
@@ -131,11 +134,11 @@ def with_solutions(notebook: Any, given: Iterable[str], loaded: LoadedAssignment
 def _answer(
     cells: list[StudentCell], rest: list[tuple[int, Unit]], exercise: Exercise
 ) -> list[tuple[int, str]]:
-    """Return the pieces of an answer, each with the place it stood at."""
+    """Return the pieces of an answer, each with the number of its cell."""
     marked = [
         (number, cell.source)
         for number, cell in enumerate(cells)
-        # A slip of the keyboard makes markdown of a code cell.
+        # One wrong key turns a code cell into markdown.
         if cell.exercise == exercise.name and (cell.kind == "code" or parse(cell.source))
     ]
     own = [(n, source) for n, source in marked if plain(source).strip()]
@@ -161,7 +164,7 @@ def _answer(
 
 
 def _without_unwritten_copies(own: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Drop a copy whose functions are still unwritten where another copy has written them."""
+    """Drop functions that only raise NotImplementedError where another copy implements them."""
     written = {name for _, source in own for name in _defined(source)}
     kept = []
     for number, source in own:
@@ -181,7 +184,7 @@ def _defined(source: str) -> set[str]:
 def _helpers(
     pieces: list[tuple[int, str]], rest: list[tuple[int, Unit]], given: set[str]
 ) -> set[int]:
-    """Return which of the remaining units an answer needs, by way of others too."""
+    """Return the remaining units that an answer needs, directly or through others."""
     known = given | BUILTINS
     helpers = set[int]()
     stars = {index for index, (_, unit) in enumerate(rest) if unit.star}
@@ -196,7 +199,7 @@ def _helpers(
         if not numbers:
             helpers |= stars
             continue
-        # The definition that was in force when the answer ran; failing that, the last one.
+        # The last definition before the answer; otherwise the last one of all.
         chosen = max((n for n in numbers if n < place), default=numbers[-1])
         for index, (number, unit) in enumerate(rest):
             if number == chosen and name in unit.binds and index not in helpers:
@@ -206,7 +209,7 @@ def _helpers(
 
 
 def _uses(source: str) -> Iterable[str]:
-    """Return what an answer needs; of one that is no Python, nothing."""
+    """Return the names that an answer uses; none if it is not Python."""
     found = units(source)
     return {name for unit in found for name in unit.uses}
 

@@ -55,7 +55,7 @@ def ask(wire: Any, request: dict[str, Any], namespace: dict[str, Any]) -> dict[s
             budget -= len(answer["arrays"]) * 3 // 4
         except KeyboardInterrupt:
             break
-        except wire.WireError as error:
+        except wire.CodecError as error:
             answer = {"refused": str(error)[:200]}
         except BaseException as error:
             answer = {"raised": type(error).__name__[:200]}

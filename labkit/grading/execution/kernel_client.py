@@ -23,6 +23,7 @@ from labkit.grading.execution.in_kernel import ANSWER_MIME
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.limits import Watch
 from labkit.grading.sandbox.provisioner import SandboxManager
+from labkit.grading.states import CellStatus, State
 
 START_SECONDS = 120.0  # also for importing what is forbidden, which may be torchvision
 GRACE = 3.0  # seconds between an interrupt and the end of the sandbox
@@ -39,9 +40,9 @@ BOOT = """(lambda b, j, p: (lambda ns, t: (b.exec(t[0], ns), ns["main"](*t[1:]))
 
 
 class SandboxEnded(Exception):
-    """The sandbox is no more. ``state`` is one of harvest's states."""
+    """The sandbox has ended; ``state`` says why."""
 
-    def __init__(self, state: str, message: str) -> None:
+    def __init__(self, state: State, message: str) -> None:
         super().__init__(message)
         self.state = state
 
@@ -52,13 +53,13 @@ class StartFailed(Exception):
 
 @dataclass
 class Execution:
-    """What came of one piece of code: ``ok``, ``error``, ``timeout`` or ``flood``.
+    """The execution of a piece of code.
 
     Attributes:
         failed: the first lines of the parts that raised, each with the exception's class.
     """
 
-    status: str = "ok"
+    status: CellStatus = CellStatus.OK
     ename: str | None = None
     outputs: list[dict[str, Any]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
@@ -193,10 +194,10 @@ class Kernel:
             one = self._execute(code, seconds - found.seconds, probe=False)
             found.seconds += one.seconds
             found.outputs += one.outputs
-            if one.status == "error":
-                found.status, found.ename = "error", found.ename or one.ename
+            if one.status is CellStatus.ERROR:
+                found.status, found.ename = CellStatus.ERROR, found.ename or one.ename
                 found.failed.append((line, one.ename))
-            elif one.status != "ok":
+            elif one.status is not CellStatus.OK:
                 found.status, found.ename = one.status, None
                 break
         return found
@@ -217,11 +218,11 @@ class Kernel:
             now = time.monotonic()
             if now > last:
                 if replied:
-                    raise SandboxEnded("flood", "the kernel's output broke off")
+                    raise SandboxEnded(State.FLOOD, "the kernel's output broke off")
                 self._give_up(found.status)
             if not interrupted and (now > deadline or self.budget < 0 or self.messages < 0):
                 interrupted, last = True, now + GRACE
-                found.status = "timeout" if now > deadline else "flood"
+                found.status = CellStatus.TIMEOUT if now > deadline else CellStatus.FLOOD
                 with contextlib.suppress(zmq.Again):  # it has hung up: the end comes by itself
                     message = self.client.session.msg("interrupt_request")
                     self.client.control_channel.send(message)
@@ -249,7 +250,7 @@ class Kernel:
             done = self._run_inside({"forbid": list(names)}, START_SECONDS)
         except SandboxEnded as error:
             raise StartFailed(f"while taking away what is forbidden: {error}") from None
-        if done.status != "ok":
+        if done.status is not CellStatus.OK:
             raise StartFailed(f"while taking away what is forbidden: {done.ename or done.status}")
 
     def ask(
@@ -270,10 +271,10 @@ class Kernel:
         finally:
             place.unlink()
 
-    def _give_up(self, status: str) -> NoReturn:
-        if status == "flood":
-            raise SandboxEnded("flood", f"more than {self.limits.output_mb:g} MB of output")
-        raise SandboxEnded("cell-timeout", "a cell took too long and ignored the interrupt")
+    def _give_up(self, status: CellStatus) -> NoReturn:
+        if status is CellStatus.FLOOD:
+            raise SandboxEnded(State.FLOOD, f"more than {self.limits.output_mb:g} MB of output")
+        raise SandboxEnded(State.CELL_TIMEOUT, "a cell took too long and ignored the interrupt")
 
     def _send(self, code: str) -> str:
         session = self.client.session
@@ -289,7 +290,7 @@ class Kernel:
         try:
             self.client.shell_channel.send(message)
         except zmq.Again:
-            raise SandboxEnded("dead-kernel", "the kernel has hung up") from None
+            raise SandboxEnded(State.DEAD_KERNEL, "the kernel has hung up") from None
         return str(message["header"]["msg_id"])
 
     def _ready(self) -> list[zmq.Socket[bytes]]:
@@ -302,7 +303,7 @@ class Kernel:
         try:
             frames = socket.recv_multipart()
         except zmq.Again:
-            raise SandboxEnded("protocol-violation", "half a message") from None
+            raise SandboxEnded(State.PROTOCOL_VIOLATION, "half a message") from None
         self.messages -= 1
         self.budget -= sum(map(len, frames))
         try:
@@ -312,17 +313,17 @@ class Kernel:
                 return message
         except Exception as error:  # whatever a forged message makes the library raise
             raise SandboxEnded(
-                "protocol-violation", f"a malformed message ({type(error).__name__})"
+                State.PROTOCOL_VIOLATION, f"a malformed message ({type(error).__name__})"
             ) from None
-        raise SandboxEnded("protocol-violation", "a malformed message")
+        raise SandboxEnded(State.PROTOCOL_VIOLATION, "a malformed message")
 
     def _check_alive(self) -> None:
         assert self.watch is not None
         if self.manager.provisioner.process.poll() is None:
             return
-        if (verdict := self.watch.settle()) is not None:
+        if (verdict := self.watch.wait_for_verdict()) is not None:
             raise SandboxEnded(*verdict)
-        raise SandboxEnded("dead-kernel", "the kernel ended")
+        raise SandboxEnded(State.DEAD_KERNEL, "the kernel ended")
 
     def _take_reply(self, content: dict[str, Any], found: Execution) -> None:
         payload = content.get("payload")
@@ -330,13 +331,13 @@ class Kernel:
             type(entry) is dict and entry.get("source") == "ask_exit" for entry in payload
         ):
             # It would end a moment later, while something else runs.
-            raise SandboxEnded("dead-kernel", "the code asked the kernel to exit")
-        if content.get("status") != "ok" and found.status == "ok":
-            found.status = "error"
+            raise SandboxEnded(State.DEAD_KERNEL, "the code asked the kernel to exit")
+        if content.get("status") != "ok" and found.status is CellStatus.OK:
+            found.status = CellStatus.ERROR
             try:
                 found.ename = name_of(content.get("ename"))
             except Violation as error:
-                raise SandboxEnded("protocol-violation", str(error)) from None
+                raise SandboxEnded(State.PROTOCOL_VIOLATION, str(error)) from None
 
     def _take(self, message: dict[str, Any], ours: bool, probe: bool, found: Execution) -> bool:
         """Take in a published message; tell whether it says that the kernel is idle."""
@@ -344,7 +345,7 @@ class Kernel:
         data = content.get("data")
         if type(data) is dict and ANSWER_MIME in data:
             if not (ours and probe and kind == "display_data") or found.answers:
-                raise SandboxEnded("protocol-violation", "an answer that nobody asked for")
+                raise SandboxEnded(State.PROTOCOL_VIOLATION, "an answer that nobody asked for")
             found.answers.append(data[ANSWER_MIME])
         elif ours and kind == "status":
             return content.get("execution_state") == "idle"
@@ -352,7 +353,7 @@ class Kernel:
             try:
                 output = output_from(str(kind), content)
             except Violation as error:
-                raise SandboxEnded("protocol-violation", str(error)) from None
+                raise SandboxEnded(State.PROTOCOL_VIOLATION, str(error)) from None
             if output is not None:
                 found.outputs.append(output)
         return False

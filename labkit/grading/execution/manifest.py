@@ -16,10 +16,10 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.intake.submissions import HandedIn, Submission
-from labkit.grading.reports.gradebook import Student
 from labkit.grading.sandbox.scratch import NOTE
 from labkit.system.atomic_write import atomic_write
 from labkit.system.folder_lock import LOCK
+from labkit.system.typed_json import from_json
 
 FILE = "grading.json"
 HARVESTS, UNPACKED = "harvest", "submissions"
@@ -47,6 +47,7 @@ class Grading:
     students: tuple[HandedIn, ...] = ()
     problems: tuple[str, ...] = field(default=())
     anonymous: bool = False
+    version: int = VERSION
 
 
 def harvest_folder(out: Path, submission: Submission) -> Path:
@@ -76,9 +77,8 @@ def write_grading(out: Path, grading: Grading) -> None:
     Raises:
         LabkitError: it cannot be written.
     """
-    content = {"version": VERSION, **asdict(grading)}
     with atomic_write(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, default=_text)
+        json.dump(asdict(grading), file, indent=1, default=_text)
         file.flush()
         os.fsync(file.fileno())
 
@@ -91,36 +91,13 @@ def read_grading(out: Path) -> Grading:
     """
     path = out / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Grading(
-            assignment=content["assignment"],
-            folder=Path(content["folder"]),
-            late_policy=Path(content["late_policy"]) if content["late_policy"] else None,
-            command=content["command"],
-            students=tuple(_handed_in(one) for one in content["students"]),
-            problems=tuple(content["problems"]),
-            anonymous=bool(content.get("anonymous")),
-        )
+        return from_json(Grading, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise LabkitError(f"{out}: no {FILE}; give the --out folder of labkit grade") from error
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise LabkitError(f"{path}: damaged ({error}); grade into another --out") from error
-
-
-def _handed_in(one: dict[str, Any]) -> HandedIn:
-    submissions = tuple(
-        Submission(
-            **{
-                **given,
-                "path": Path(given["path"]),
-                "received": given["received"] and datetime.fromisoformat(given["received"]),
-            }
-        )
-        for given in one["submissions"]
-    )
-    return HandedIn(Student(**one["student"]), submissions, tuple(one["notes"]))
 
 
 def _text(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""A papermill engine that runs a notebook in the sandbox, with limits: ``--engine labkit-sandbox``.
+"""A papermill engine that runs a notebook in the sandbox: ``--engine labkit-sandbox``.
 
-Unlike papermill's own it goes on after a cell that fails, and within a cell after a statement that
-fails, for what comes later may be right, and it says by itself how each cell ended. After the cells
-the same kernel can be asked probes, which leave no trace in the notebook.
+Unlike papermill's own engine it continues after a cell, and within a cell after a statement, that
+raised an exception: later answers may be right. It records how each cell ended. After the cells it
+can run probes in the same kernel, which leave no trace in the notebook.
 """
 
 from __future__ import annotations
@@ -17,37 +17,47 @@ import nbformat
 
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.cell_analysis import SHOWN, mistake, steps
+from labkit.grading.execution.harvest import CellRun, FailedLine
 from labkit.grading.execution.kernel_client import Execution, Kernel, SandboxEnded
 from labkit.grading.sandbox.levels import Level
+from labkit.grading.states import CellStatus, State
 
-WORST = ("protocol-violation", "over-limit", "flood", "dead-kernel", "cell-timeout", "cell-error")
-MOST_FAILED = 10  # lines of a cell that are noted
-STATES = {"error": "cell-error", "timeout": "cell-timeout", "flood": "flood"}
+WORST_FIRST = (
+    State.PROTOCOL_VIOLATION,
+    State.OVER_LIMIT,
+    State.FLOOD,
+    State.DEAD_KERNEL,
+    State.CELL_TIMEOUT,
+    State.CELL_ERROR,
+    State.OK,
+)
+MAX_FAILED_LINES = 10  # of a cell
+STATES = {
+    CellStatus.ERROR: State.CELL_ERROR,
+    CellStatus.TIMEOUT: State.CELL_TIMEOUT,
+    CellStatus.FLOOD: State.FLOOD,
+}
 
 
 @dataclass
-class Course:
-    """How a notebook went.
+class NotebookRun:
+    """The execution of a notebook, filled in by the engine and by the probes.
 
     Attributes:
-        state: ``ok`` or the worst that happened.
+        state: the worst state so far.
         message: a sentence about it.
-        cells: of each code cell that was started: its metadata's mark, status (``ok``, ``error``,
-            ``timeout``, ``flood`` or ``ended``), the exception's class, seconds, how many of its
-            parts ``ran``, and ``failed``: line, text and exception's class of what raised and of
-            what is no Python.
-        guilty: the exercise during which the sandbox ended, its cell or a probe of it.
+        cells: the code cells that were started.
+        culprit: the exercise whose cell or probe was running when the sandbox ended.
     """
 
-    state: str = "ok"
+    state: State = State.OK
     message: str = ""
-    cells: list[dict[str, Any]] = field(default_factory=list)
-    guilty: str | None = None
+    cells: list[CellRun] = field(default_factory=list)
+    culprit: str | None = None
 
-    def note(self, state: str, message: str) -> None:
-        """Take in something that happened; the worst and first stays."""
-        known = [*WORST, "ok"]
-        if known.index(state) < known.index(self.state):
+    def record(self, state: State, message: str) -> None:
+        """Record a state; the worst one is kept, and of equal ones the first."""
+        if WORST_FIRST.index(state) < WORST_FIRST.index(self.state):
             self.state, self.message = state, message
 
 
@@ -103,17 +113,17 @@ class SandboxEngine:
         level: Level | None = None,
         data: tuple[Path, ...] = (),
         forbidden: tuple[str, ...] = (),
-        course: Course | None = None,
+        run: NotebookRun | None = None,
         skip: frozenset[str] = frozenset(),
         afterwards: Callable[[Kernel], None] = lambda kernel: None,
         **_: Any,
     ) -> None:
-        """Execute the notebook but the exercises to `skip`, then `afterwards` with its kernel.
+        """Execute the notebook without the exercises to `skip`, then call `afterwards`.
 
         Raises:
             StartFailed: the kernel did not start.
         """
-        limits, course = limits or Limits(), course or Course()
+        limits, run = limits or Limits(), run or NotebookRun()
         with Kernel(limits, level, data) as kernel:
             try:
                 kernel.forbid(forbidden)
@@ -124,59 +134,57 @@ class SandboxEngine:
                         and cell.source.strip()
                         and mark.get("exercise") not in skip
                     ):
-                        cls._execute(nb_man, kernel, cell, index, course)
+                        cls._execute(nb_man, kernel, cell, index, run)
                 afterwards(kernel)
             except SandboxEnded as error:
-                course.note(error.state, str(error))
+                run.record(error.state, str(error))
 
     @classmethod
-    def _execute(cls, nb_man: Any, kernel: Kernel, cell: Any, index: int, course: Course) -> None:
+    def _execute(cls, nb_man: Any, kernel: Kernel, cell: Any, index: int, run: NotebookRun) -> None:
         nb_man.cell_start(cell, index)
-        entry = {"exercise": "", "role": "", **cell.metadata.get("labkit", {})}
-        entry.update(status="ended", ename=None, seconds=0.0, failed=[], ran=0)
-        course.cells.append(entry)
+        mark = cell.metadata.get("labkit", {})
+        entry = CellRun(exercise=mark.get("exercise", ""), role=mark.get("role", ""))
+        run.cells.append(entry)
         began = time.monotonic()
         try:
             parts = steps(cell.source)
             found = kernel.execute_steps(parts, kernel.limits.cell_seconds)
         except SandboxEnded:
-            course.guilty = entry["exercise"]
-            entry["seconds"] = round(time.monotonic() - began, 3)
+            run.culprit = entry.exercise
+            entry.seconds = round(time.monotonic() - began, 3)
             nb_man.cell_exception(cell, cell_index=index)
             raise
         failed = failed_lines(cell.source, parts, found)
-        if failed and found.status == "ok":
-            found.status, found.ename = "error", failed[0]["ename"]
-        entry.update(status=found.status, ename=found.ename, seconds=round(found.seconds, 3))
-        entry.update(failed=failed, ran=len(parts) - len(found.failed))
+        if failed and found.status is CellStatus.OK:
+            found.status, found.ename = CellStatus.ERROR, failed[0].ename
+        entry.status, entry.ename = found.status, found.ename
+        entry.seconds = round(found.seconds, 3)
+        entry.failed, entry.ran = failed, len(parts) - len(found.failed)
         cell.outputs = [nbformat.from_dict(output) for output in joined(found.outputs)]
-        if found.status != "ok":
+        if found.status is not CellStatus.OK:
             nb_man.cell_exception(cell, cell_index=index)
-            where = f"exercise {entry['exercise']}" if entry["exercise"] else "a cell beside them"
-            course.note(STATES[found.status], f"{where}: {_words(found)}")
+            where = f"exercise {entry.exercise}" if entry.exercise else "a cell of no exercise"
+            run.record(STATES[found.status], f"{where}: {_describe(found)}")
         nb_man.cell_complete(cell, cell_index=index)
 
 
-def failed_lines(
-    source: str, parts: list[tuple[int, str]], found: Execution
-) -> list[dict[str, Any]]:
-    """Return which lines of a cell failed: they raised, or are no Python."""
+def failed_lines(source: str, parts: list[tuple[int, str]], found: Execution) -> list[FailedLine]:
+    """Return the lines of a cell that raised an exception or are not Python."""
     code = dict(parts)
     failed = [
-        {"line": line, "text": code[line].strip().partition("\n")[0][:SHOWN], "ename": ename}
-        for line, ename in found.failed[:MOST_FAILED]
+        FailedLine(line, code[line].strip().partition("\n")[0][:SHOWN], ename)
+        for line, ename in found.failed[:MAX_FAILED_LINES]
     ]
     wrong = mistake(source)
     if wrong is None:
         return failed
-    # A cell that is one part failed because of the mistake; else its other parts ran.
+    # A cell of one part failed because of the syntax error; otherwise its other parts ran.
     rest = failed if code.keys() != {1} or code[1] != source else []
-    first = {"line": wrong.line, "text": wrong.text, "ename": "SyntaxError"}
-    return [{**first, "message": wrong.message}, *rest]
+    return [FailedLine(wrong.line, wrong.text, "SyntaxError", wrong.message), *rest]
 
 
 def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join neighbouring texts of one stream, of which there can be thousands."""
+    """Join consecutive texts of one stream; there can be thousands of them."""
     found = list[dict[str, Any]]()
     texts = list[list[str]]()
     for output in outputs:
@@ -195,7 +203,7 @@ def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _words(found: Execution) -> str:
-    if found.status == "error":
+def _describe(found: Execution) -> str:
+    if found.status is CellStatus.ERROR:
         return f"raised {found.ename}"
-    return "took too long" if found.status == "timeout" else "too much output"
+    return "took too long" if found.status is CellStatus.TIMEOUT else "too much output"

@@ -14,9 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from labkit.grading.states import State
 from labkit.system.progress_bars import LiveBars
 
-COLOURS = {"ok": "green", "cell-error": "yellow"}
+COLOURS: dict[str, str] = {State.OK: "green", State.CELL_ERROR: "yellow"}
 
 
 def coloured(state: str) -> str:

@@ -1,45 +1,58 @@
-"""What stands in the way of an answer, seen in its syntax: a mistake, other names, other arguments.
+"""Problems of an answer that its syntax shows: syntax errors, other names, other arguments.
 
-The harvest records remarks, because scoring never sees the code; the score words them.
+They are stored in the harvest, because scoring never sees the code.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from labkit.grading.authoring.assignment import Exercise
-from labkit.grading.execution.cell_analysis import mistake, parse, units
+from labkit.grading.execution.cell_analysis import Mistake, mistake, parse, units
 
 MOST = 8  # names that are noted
 LONGEST_NAME = 60
 
 
-def remarks(pieces: Sequence[str], exercise: Exercise) -> dict[str, Any]:
-    """Return what is to be noted about an answer's pieces.
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a function: their names, the required ones, whether it takes ``**any``."""
 
-    Returns:
-        ``syntax``: line, text and message of the first mistake, if there is one; ``defines``: the
-        functions and classes that the pieces define under names nobody asked for; ``takes``: of
-        each function its arguments' ``names``, which of them are ``required``, and whether it
-        takes ``any``.
+    names: list[str]
+    required: list[str]
+    any: bool
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """Remarks on the answer to an exercise.
+
+    Attributes:
+        syntax: the first syntax error.
+        defines: functions and classes under other names than the exercise asks for.
+        takes: the arguments of each function that the exercise asks for.
     """
-    noted: dict[str, Any] = {}
-    for source in pieces:
-        wrong = mistake(source)
-        if wrong is not None:
-            noted["syntax"] = {"line": wrong.line, "text": wrong.text, "message": wrong.message}
-            break
+
+    syntax: Mistake | None = None
+    defines: list[str] = field(default_factory=list)
+    takes: dict[str, Arguments] = field(default_factory=dict)
+
+
+def remarks_on(pieces: Sequence[str], exercise: Exercise) -> Remarks:
+    """Return the remarks on an answer, which may consist of several cells."""
     nodes = [node for source in pieces for node in _definitions(source)]
     others = [name for name, _ in nodes if name not in exercise.names and len(name) <= LONGEST_NAME]
-    noted["defines"] = list(dict.fromkeys(others))[:MOST]
-    noted["takes"] = {
-        name: _arguments(arguments)
-        for name, arguments in nodes
-        if name in exercise.names and arguments is not None
-    }
-    return noted
+    return Remarks(
+        syntax=next(filter(None, map(mistake, pieces)), None),
+        defines=list(dict.fromkeys(others))[:MOST],
+        takes={
+            name: _arguments(arguments)
+            for name, arguments in nodes
+            if name in exercise.names and arguments is not None
+        },
+    )
 
 
 def _definitions(source: str) -> list[tuple[str, ast.arguments | None]]:
@@ -57,7 +70,7 @@ def _definitions(source: str) -> list[tuple[str, ast.arguments | None]]:
     return found
 
 
-def _arguments(arguments: ast.arguments) -> dict[str, Any]:
+def _arguments(arguments: ast.arguments) -> Arguments:
     # By position only is as good as absent: probes call by name.
     named = [*arguments.args, *arguments.kwonlyargs]
     optional = len(arguments.defaults)
@@ -69,11 +82,7 @@ def _arguments(arguments: ast.arguments) -> dict[str, Any]:
             if default is None
         ),
     ]
-    return {
-        "names": _short(named),
-        "required": _short(required),
-        "any": arguments.kwarg is not None,
-    }
+    return Arguments(_short(named), _short(required), any=arguments.kwarg is not None)
 
 
 def _short(arguments: Sequence[ast.arg]) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.grading.reports.gradebook import Student
+from labkit.grading.intake.student import Student
 from labkit.system.text_files import parse_toml
 
 KEYS = (

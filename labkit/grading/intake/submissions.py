@@ -26,8 +26,8 @@ from pathlib import Path, PurePosixPath
 
 from labkit.errors import LabkitError
 from labkit.grading.intake.notebook_reader import LARGEST
+from labkit.grading.intake.student import Student
 from labkit.grading.intake.unpack import Unpacked, is_hidden, is_notebook, unpack_notebooks
-from labkit.grading.reports.gradebook import Student
 
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_|$)")
 CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d{3,})_(?P<file>\d{3,})_.+")

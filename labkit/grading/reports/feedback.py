@@ -17,6 +17,7 @@ from labkit.grading.reports.gradebook import Entry
 from labkit.grading.reports.pages import render
 from labkit.grading.scoring import wording
 from labkit.grading.scoring.results import ProbeScore, Score
+from labkit.grading.states import State
 from labkit.system.atomic_write import atomic_write
 
 FOLDER = "feedback"
@@ -33,37 +34,43 @@ class Notice:
 
 REMAINING = "Everything that could be graded nevertheless has been graded."
 NOTICES = {
-    "cell-error": Notice(
+    State.CELL_ERROR: Notice(
         "A line of your notebook failed.",
         f"{REMAINING} Try “Restart kernel and run all cells” before you hand in.",
         bad=False,
     ),
-    "cell-timeout": Notice("A cell ran too long and was stopped.", REMAINING),
-    "over-limit": Notice(
+    State.CELL_TIMEOUT: Notice("A cell ran too long and was stopped.", REMAINING),
+    State.OVER_LIMIT: Notice(
         "Your notebook used more memory, time or disk than it may.", f"It was stopped. {REMAINING}"
     ),
-    "flood": Notice(
+    State.FLOOD: Notice(
         "Your notebook printed or showed far too much.", f"It was stopped. {REMAINING}"
     ),
-    "dead-kernel": Notice(
+    State.DEAD_KERNEL: Notice(
         "Python came to an end while your notebook ran.",
         f"It was out of memory, called exit, or crashed. {REMAINING}",
     ),
-    "protocol-violation": Notice(
+    State.PROTOCOL_VIOLATION: Notice(
         "Your notebook disturbed the grading.",
         "A person will look at it before the points count.",
     ),
-    "bad-notebook": Notice(
+    State.BAD_NOTEBOOK: Notice(
         "Your file could not be read as a notebook of this assignment.",
         "Hand in the .ipynb file as JupyterLab saves it.",
     ),
-    "infrastructure-error": Notice(
+    State.INFRASTRUCTURE_ERROR: Notice(
         "Something failed on the graders' side.", "Your submission will be graded again.", bad=False
     ),
 }
 
 
-EXPLAINED = {"bad-notebook", "over-limit", "flood", "cell-timeout", "dead-kernel"}
+EXPLAINED = {
+    State.BAD_NOTEBOOK,
+    State.OVER_LIMIT,
+    State.FLOOD,
+    State.CELL_TIMEOUT,
+    State.DEAD_KERNEL,
+}
 """States whose message, in the grader's own words, is the student's business too."""
 
 
@@ -143,5 +150,5 @@ def _exercises(score: Score, loaded: LoadedAssignment) -> list[_Exercise]:
 
 def _cell(exercise: str, score: Score) -> str:
     """Say what went wrong when the exercise's own cells ran."""
-    ours = (cell for cell in score.cells if cell.get("exercise") == exercise)
+    ours = (cell for cell in score.cells if cell.exercise == exercise)
     return " ".join(filter(None, map(wording.failed_cell, ours)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.grading.authoring.assignment import LoadedAssignment
+from labkit.grading.intake.student import Student
 from labkit.grading.scoring.results import Score
 from labkit.system.atomic_write import atomic_write
 
@@ -24,28 +25,6 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that a spreadsheet program takes for a formula."""
 
 GRADEBOOK, CANVAS, MOODLE = "gradebook.csv", "canvas.csv", "moodle.csv"
-
-
-@dataclass(frozen=True)
-class Student:
-    """Who handed something in.
-
-    Attributes:
-        key: what the submissions call the student; unique in a grading.
-        name: the full name where it is known.
-        canvas_id: Canvas's number of the student, from the name of a downloaded file.
-        moodle_id: Moodle's participant number, likewise.
-    """
-
-    key: str
-    name: str = ""
-    canvas_id: str = ""
-    moodle_id: str = ""
-
-    @property
-    def shown(self) -> str:
-        """The name, or the key where no name is known."""
-        return self.name or self.key
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from labkit.grading.reports.pages import render
 from labkit.grading.reports.questions import groups_of
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.similarity import EXECUTED, identical_answers
+from labkit.grading.states import State
 from labkit.system.atomic_write import atomic_write
 
 PAGE = "report.html"
@@ -117,7 +118,7 @@ def look_at(entry: Entry) -> tuple[str, ...]:
     if entry.score is None:
         return (f"not graded: {entry.problem or 'no reason known'}", *entry.notes)
     state = entry.score.state
-    unusual = () if state in {"ok", "cell-error"} else (f"{state}: {entry.score.message}",)
+    unusual = () if state in {State.OK, State.CELL_ERROR} else (f"{state}: {entry.score.message}",)
     return (*unusual, *entry.score.flags, *entry.notes)
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
-import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit.grading.states import State
+from labkit.system.processes import kill_tree
+
 POLL = 0.1  # seconds
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MOST_PROCESSES = 100
 MOST_SOCKET_BYTES = 4_000_000  # in the folder of the sockets, the only one on a real disk
 MOST_SCRATCH_BYTES = 1_000_000_000  # where the scratch folder lies there too
-SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
 
 
 class Watch:
@@ -44,7 +44,7 @@ class Watch:
         self.memory, self.own_memory = memory_mb * 1e6, own_memory_mb * 1e6
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
-        self.verdict: tuple[str, str] | None = None
+        self.verdict: tuple[State, str] | None = None
         self._before = resident(os.getpid())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -54,36 +54,36 @@ class Watch:
         """End the sandbox and the watch."""
         self._stopped.set()
         self._thread.join()
-        kill(self.process)
+        kill_tree(self.process)
 
-    def settle(self) -> tuple[str, str] | None:
-        """Return the verdict, once the sandbox has ended."""
+    def wait_for_verdict(self) -> tuple[State, str] | None:
+        """Wait until the sandbox has ended and return the verdict."""
         self._thread.join()
         return self.verdict
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL) and self.process.poll() is None:
-            self.verdict = self._look()
+            self.verdict = self._check()
             if self.verdict is not None:
-                kill(self.process)
+                kill_tree(self.process)
                 return
 
-    def _look(self) -> tuple[str, str] | None:
+    def _check(self) -> tuple[State, str] | None:
         if time.monotonic() > self.deadline:
-            return "cell-timeout", f"everything together took more than {self.seconds:.0f} s"
+            return State.CELL_TIMEOUT, f"everything together took more than {self.seconds:.0f} s"
         members = family(self.process.pid)
         if len(members) > MOST_PROCESSES:
-            return "over-limit", f"more than {MOST_PROCESSES} processes"
+            return State.OVER_LIMIT, f"more than {MOST_PROCESSES} processes"
         # Resident sizes count shared pages more than once: cheap, and never too little.
         if over(members, resident, self.memory) and over(members, proportional, self.memory):
-            return "over-limit", f"more than {self.memory / 1e6:g} MB of memory"
+            return State.OVER_LIMIT, f"more than {self.memory / 1e6:g} MB of memory"
         if size_of(self.folder, MOST_SCRATCH_BYTES) > MOST_SOCKET_BYTES:
             scratch = self.folder / "scratch"
             spent = size_of(scratch, MOST_SCRATCH_BYTES) if scratch.is_dir() else MOST_SCRATCH_BYTES
             if spent >= MOST_SCRATCH_BYTES:
-                return "over-limit", "too much written to files"
+                return State.OVER_LIMIT, "too much written to files"
         if resident(os.getpid()) - self._before > self.own_memory:
-            return "flood", "more output than can be taken in"
+            return State.FLOOD, "more output than can be taken in"
         return None
 
 
@@ -155,43 +155,3 @@ def size_of(folder: Path, enough: int) -> int:
                 if total >= enough:
                     break
     return total
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of descendants whose own parent ends, so that none gets lost.
-
-    Namespaces end as a whole; at the weaker levels a daemon would otherwise escape.
-    """
-    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent() -> None:
-    """Have this process killed when the one that started it ends, however that ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended meanwhile
-        os._exit(1)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a sandbox: its first process, and everything that it has started."""
-    for _ in range(50):  # what forks while it is being killed is met in the next round
-        for member in family(process.pid):
-            with contextlib.suppress(OSError):
-                os.kill(member, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
-            return
-
-
-def kill_orphans(seconds: float = 5.0) -> None:
-    """End every process that descends from this one: for a process that owns them all."""
-    deadline = time.monotonic() + seconds
-    while (members := family(os.getpid())[1:]) and time.monotonic() < deadline:
-        for member in members:
-            with contextlib.suppress(OSError):
-                os.kill(member, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        time.sleep(0.02)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment
+from labkit.grading.execution.harvest import FILE as HARVEST
+from labkit.grading.execution.harvest import read_harvest
 from labkit.grading.execution.manifest import Grading, harvest_folder
 from labkit.grading.intake.late_policy import Counts, LatePolicy
 from labkit.grading.intake.submissions import HandedIn, Submission
@@ -21,7 +23,8 @@ from labkit.grading.reports.instructor_report import write_report
 from labkit.grading.reports.questions import FILE as MARKS
 from labkit.grading.reports.questions import Marks, read_marks, with_marks, write_questions
 from labkit.grading.scoring.results import Score
-from labkit.grading.scoring.score import read_harvest, score
+from labkit.grading.scoring.score import score
+from labkit.grading.states import State
 
 AGAIN = "it has not been harvested: run labkit grade again"
 
@@ -115,14 +118,14 @@ class _Scorer:
     def _score(self, submission: Submission) -> Score | str:
         error = self.errors.get(submission.content_hash)
         folder = harvest_folder(self.out, submission)
-        if error is None and not (folder / "harvest.json").is_file():
+        if error is None and not (folder / HARVEST).is_file():
             error = AGAIN
         if error is not None:
             return error
         try:
             harvest = read_harvest(folder)
-            if harvest["state"] == "infrastructure-error":
-                return str(harvest.get("message") or "the sandbox failed")
+            if harvest.state is State.INFRASTRUCTURE_ERROR:
+                return harvest.message or "the sandbox failed"
             return score(folder, self.loaded)
         except LabkitError as problem:
             return str(problem)

@@ -1,24 +1,26 @@
-"""What a submission earned, by probe and by question."""
+"""Scores of a submission, its probes and its questions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from labkit.grading.execution.harvest import CellRun
+from labkit.grading.states import State
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What one probe earned.
+    """The score of one probe.
 
     Attributes:
         name, exercise, function: as in the probe.
         points: earned.
         out_of: possible.
-        right: cases that were right; None where the probe is scored over all cases at once.
-        cases: cases asked.
+        right: cases with a right answer; None where the probe scores all cases together.
+        cases: cases called.
         reasons: what went wrong, most frequent first; empty when everything was right.
         hint: the instructor's, shown to students who did not get all points.
-        given: the exercises whose solutions stood in for the student's answers.
+        given: the exercises whose solutions replaced the student's answers.
     """
 
     name: str
@@ -35,10 +37,10 @@ class ProbeScore:
 
 @dataclass(frozen=True)
 class QuestionScore:
-    """A free-text answer, and the points a person gave; None before anybody read it.
+    """A free-text answer and its points; None until a person has marked it.
 
     Attributes:
-        doubt: why there may be an answer although none was found; a person has to look.
+        doubt: why there may be an answer although none was found; a person has to check.
     """
 
     name: str
@@ -51,46 +53,46 @@ class QuestionScore:
 
 @dataclass(frozen=True)
 class Score:
-    """What one submission earned and why.
+    """The score of one submission, with reasons.
 
     Attributes:
-        submission: the submission's name.
-        content_hash: of the submission's file.
-        state: how its run ended, in harvest's words.
-        message: what harvest says about it.
-        isolation: how the run was sandboxed.
-        probes, questions: in the assignment's order.
-        cells: exercise, status and exception's class of each answer cell that ran.
+        submission: the name of the submission.
+        content_hash: SHA-256 of the submitted file.
+        state: how its run ended.
+        message: one sentence about the state.
+        isolation: the level of isolation of the kernel.
+        probes, questions: in the order of the assignment.
+        cells: the cells that were executed.
         seconds: of the whole submission.
-        flags: what a person should look at.
-        language: what the notebook says it is written in, where that is not Python.
+        flags: what a person should check.
+        language: the language of the notebook, where that is not Python.
     """
 
     submission: str
     content_hash: str
-    state: str
+    state: State
     message: str
     isolation: str
     probes: tuple[ProbeScore, ...]
     questions: tuple[QuestionScore, ...]
-    cells: tuple[dict[str, Any], ...]
+    cells: tuple[CellRun, ...]
     seconds: float
     flags: tuple[str, ...]
     language: str = ""
 
     @property
     def points(self) -> float:
-        """Earned so far; questions that nobody has read count nothing."""
+        """Points earned so far; unread questions count 0."""
         marked = sum(question.points or 0 for question in self.questions)
         return sum(probe.points for probe in self.probes) + marked
 
     @property
     def out_of(self) -> float:
-        """Possible."""
+        """Points possible."""
         probes = sum(probe.out_of for probe in self.probes)
         return probes + sum(question.out_of for question in self.questions)
 
     @property
     def unread(self) -> int:
-        """How many questions wait for a person."""
+        """Number of questions that a person has not marked yet."""
         return sum(question.points is None for question in self.questions)

@@ -1,12 +1,12 @@
-"""From a harvest to points: pure, and nothing of a student's code runs or is imported.
+"""Award points for a harvest, without running or importing any code of a student.
 
-A regrade is this module once more over the same harvest. Inputs are made again from the seed that
-the harvest was made with, so that tolerances, references and points can be corrected afterwards.
+Regrading scores the same harvest again. The inputs are generated again from the seed with which
+they were generated for the sandbox, so that tolerances, references and points can be corrected
+afterwards.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -21,27 +21,20 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
 from labkit.grading.authoring.probes import Probe, Question, Value
 from labkit.grading.authoring.source import Role
-from labkit.grading.execution.codec import WireError, decode
+from labkit.grading.execution.codec import CodecError, decode
 from labkit.grading.execution.free_text import without_task
+from labkit.grading.execution.harvest import Harvest, ProbeRun, read_harvest
+from labkit.grading.execution.remarks import Remarks
 from labkit.grading.scoring import wording
 from labkit.grading.scoring.comparison import difference
 from labkit.grading.scoring.results import ProbeScore, QuestionScore, Score
+from labkit.grading.states import ProbeStatus, State
 from labkit.system.message_text import counted
 
 UNANSWERED = {
-    "timeout": "took too long",
-    "refused": "answered with something that cannot be taken out of the notebook",
-    "not-run": "not called: the notebook did not run that far",
-}
-FIELDS: dict[str, type] = {
-    "submission": str,
-    "content_hash": str,
-    "assignment": str,
-    "assignment_hash": str,
-    "state": str,
-    "cells": list,
-    "probes": dict,
-    "questions": dict,
+    ProbeStatus.TIMEOUT: "took too long",
+    ProbeStatus.REFUSED: "returned something that cannot be transferred out of the notebook",
+    ProbeStatus.NOT_RUN: "not called: the notebook stopped before",
 }
 TYPE_ERROR = "raised TypeError"
 
@@ -54,13 +47,13 @@ def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
         loaded: the assignment as it is now.
 
     Raises:
-        LabkitError: there is no complete harvest, it is another assignment's, its inputs are not
-            those that the assignment makes now, or a reference fails.
+        LabkitError: the harvest is missing or damaged, it belongs to another assignment, the
+            assignment generates other inputs now, or a reference fails.
     """
     harvest = read_harvest(harvest_dir)
-    if harvest["assignment"] != loaded.name:
+    if harvest.assignment != loaded.name:
         raise LabkitError(
-            f"{harvest_dir}: a harvest of assignment {harvest['assignment']!r}, not of "
+            f"{harvest_dir}: a harvest of assignment {harvest.assignment!r}, not of "
             f"{loaded.name!r}; grade into another --out"
         )
     flags = list[str]()
@@ -68,11 +61,10 @@ def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
         _score_probe(probe, harvest, harvest_dir, loaded, flags)
         for probe in loaded.assignment.probes
     )
-    if harvest["state"] == "protocol-violation":
-        flags.append("the kernel broke the protocol: look at the notebook before the points count")
-    flags += [f"uses {name}, which is forbidden" for name in harvest.get("forbidden") or ()]
-    cells = tuple(cell for cell in harvest["cells"] if isinstance(cell, dict))
-    flags += wording.failed_lines(cells)
+    if harvest.state is State.PROTOCOL_VIOLATION:
+        flags.append("the kernel broke the protocol: check the notebook before you give points")
+    flags += [f"uses {name}, which is forbidden" for name in harvest.forbidden]
+    flags += wording.failed_lines(harvest.cells)
     lost = [part for part in probes if part.points < part.out_of]
     flags += [
         f"exercise {part.exercise}: {words}"
@@ -80,66 +72,43 @@ def score(harvest_dir: Path, loaded: LoadedAssignment) -> Score:
         for words in map(wording.to_instructor, part.reasons)
         if words
     ]
-    language = harvest.get("language")
-    if lost and isinstance(language, str) and language:
-        flags.append(f"the notebook says that it is written in {language}, and ran as Python")
-    doubts = harvest.get("doubts")
+    if lost and harvest.language:
+        flags.append(f"the notebook's language is {harvest.language}, but it ran as Python")
     questions = tuple(
-        _question(question, harvest["questions"].get(question.name), doubts, loaded)
-        for question in loaded.assignment.questions
+        _question(question, harvest, loaded) for question in loaded.assignment.questions
     )
     flags += [f"question {q.name}: no answer found, but {q.doubt}" for q in questions if q.doubt]
     return Score(
-        submission=str(harvest["submission"]),
-        content_hash=str(harvest["content_hash"]),
-        state=str(harvest["state"]),
-        message=str(harvest.get("message") or ""),
-        isolation=str(harvest.get("isolation") or ""),
+        submission=harvest.submission,
+        content_hash=harvest.content_hash,
+        state=harvest.state,
+        message=harvest.message,
+        isolation=harvest.isolation,
         probes=probes,
         questions=questions,
-        cells=cells,
-        seconds=_seconds(harvest.get("seconds")),
+        cells=tuple(harvest.cells),
+        seconds=harvest.seconds.get("total", 0.0),
         flags=tuple(dict.fromkeys(flags)),
-        language=language if isinstance(language, str) else "",
+        language=harvest.language,
     )
-
-
-def read_harvest(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder's ``harvest.json``.
-
-    Raises:
-        LabkitError: the file is missing, incomplete or from another version of labkit.
-    """
-    path = folder / "harvest.json"
-    try:
-        harvest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LabkitError(f"{folder}: no harvest.json; grade this submission first") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabkitError(f"{path}: cannot be read ({error}); grade again") from error
-    for name, kind in FIELDS.items():
-        if not isinstance(harvest, dict) or not isinstance(harvest.get(name), kind):
-            raise LabkitError(f"{path}: not a harvest: {name!r} is missing; grade again")
-    return harvest
 
 
 def _score_probe(
     probe: Probe,
-    harvest: dict[str, Any],
+    harvest: Harvest,
     folder: Path,
     loaded: LoadedAssignment,
     flags: list[str],
 ) -> ProbeScore:
-    found = harvest["probes"].get(probe.name)
-    if not isinstance(found, dict):
+    found = harvest.probes.get(probe.name)
+    if found is None:
         raise LabkitError(
-            f"{folder}: the harvest knows no probe {probe.name!r}, which is newer than it; "
-            "run `labkit grade` again"
+            f"{folder}: the harvest has no probe {probe.name!r}; the assignment has changed: run "
+            "`labkit grade` again"
         )
     own = _score_answers(probe, found, harvest, folder, loaded, flags)
-    second = harvest.get("with_solutions")
-    found = second.get(probe.name) if isinstance(second, dict) else None
-    if own.points == own.out_of or not probe.given or not isinstance(found, dict):
+    found = harvest.with_solutions.get(probe.name)
+    if own.points == own.out_of or not probe.given or found is None:
         return own
     given = _score_answers(probe, found, harvest, folder, loaded, [])
     return replace(given, given=probe.given) if given.points > own.points else own
@@ -147,35 +116,36 @@ def _score_probe(
 
 def _score_answers(
     probe: Probe,
-    found: dict[str, Any],
-    harvest: dict[str, Any],
+    found: ProbeRun,
+    harvest: Harvest,
     folder: Path,
     loaded: LoadedAssignment,
     flags: list[str],
 ) -> ProbeScore:
-    noted = _remarks(harvest, probe.exercise)
-    status = str(found.get("status"))
-    excuse = _excuse(status, found.get("ename"))
-    if status == "missing":
-        excuse = wording.missing(probe.function, noted)
-    sent = found.get("answers") or []
+    remarks = harvest.remarks.get(probe.exercise, Remarks())
+    excuse = _excuse(found.status, found.ename)
+    if found.status is ProbeStatus.MISSING:
+        excuse = wording.missing(probe.function, remarks)
+    sent = found.answers
     if not sent:
         return _earned(probe, 0.0, 0 if probe.score is None else None, 0, Counter({excuse: 1}))
-    generator = case_generator(harvest["assignment_hash"], harvest["content_hash"], probe.name)
+    generator = case_generator(harvest.assignment_hash, harvest.content_hash, probe.name)
     cases = probe.cases(generator)
-    if found.get("inputs", cases_digest(cases)) != cases_digest(cases) or (
-        "inputs" not in found and harvest["assignment_hash"] != loaded.hash
-    ):
+    if found.inputs is None:
+        unchanged = harvest.assignment_hash == loaded.hash
+    else:
+        unchanged = found.inputs == cases_digest(cases)
+    if not unchanged:
         raise LabkitError(
-            f"{folder}: the inputs of probe {probe.name!r} are not those that were sent; the "
-            "assignment has changed: run `labkit grade` again"
+            f"{folder}: the assignment generates other inputs for probe {probe.name!r} now; run "
+            "`labkit grade` again"
         )
     budget = int(loaded.assignment.limits.answer_mb * 1e6)
     answers = [_answer(one, budget) for one in sent[: len(cases)]]
     answers += [_Answer(reason=excuse)] * (len(cases) - len(answers))
     if probe.driver is None:
-        # A TypeError at every call says little to whom an argument's name is to blame.
-        renamed = wording.renamed_arguments(probe.function, list(probe.sent(cases[0])), noted)
+        # A TypeError at every call does not say that the name of an argument is the cause.
+        renamed = wording.renamed_arguments(probe.function, list(probe.sent(cases[0])), remarks)
         answers = [
             replace(one, reason=renamed) if renamed and one.reason == TYPE_ERROR else one
             for one in answers
@@ -183,7 +153,7 @@ def _score_answers(
     if probe.score is not None:
         reasons = Counter(answer.reason for answer in answers if answer.reason)
         values = [answer.value for answer in answers]
-        # Without any answer there is nothing to ask the instructor's function about.
+        # Without any answer the instructor's function is not called.
         silent = reasons.total() == len(cases)
         share = 0.0 if silent else _share(probe, cases, values, reasons, flags)
         return _earned(probe, share, None, len(cases), reasons)
@@ -196,15 +166,9 @@ def _score_answers(
     return _earned(probe, share, right, len(cases), Counter(filter(None, judged)))
 
 
-def _remarks(harvest: dict[str, Any], exercise: str) -> dict[str, Any]:
-    noted = harvest.get("remarks")
-    found = noted.get(exercise) if isinstance(noted, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 @dataclass(frozen=True)
 class _Answer:
-    """The answer to one case, or why there is none, and how coarsely its numbers are rounded."""
+    """The answer to one case, or why there is none, and the rounding step of its numbers."""
 
     value: Value = None
     reason: str | None = None
@@ -216,7 +180,7 @@ def _judge(probe: Probe, case: dict[str, Value], answer: _Answer) -> str | None:
     tolerance = replace(probe.tolerance, rtol=max(probe.tolerance.rtol, 2 * answer.step))
     try:
         return difference(answer.value, probe.reference(**case), tolerance)
-    except Exception as error:  # not the student's: `difference` fails on no answer
+    except Exception as error:  # the reference's: `difference` raises for no answer
         raise LabkitError(
             f"probe {probe.name!r}: the reference failed: {type(error).__name__}: {error}"
         ) from error
@@ -233,13 +197,13 @@ def _share(
     try:
         share = float(probe.score(cases, answers))
     except Exception as error:
-        # Whether the answers or the function are to blame, only a person can tell.
+        # Only a person can tell whether the answers or the function are wrong.
         reasons["the answers could not be scored"] += 1
         what = f"{type(error).__name__}: {error}"[:200]
         flags.append(f"probe {probe.name}: its score function raised {what}")
         return 0.0
     if not math.isfinite(share):
-        flags.append(f"probe {probe.name}: its score function gave {share}")
+        flags.append(f"probe {probe.name}: its score function returned {share}")
         return 0.0
     share = min(max(share, 0.0), 1.0)
     if share < 1 and not reasons:
@@ -249,26 +213,26 @@ def _share(
 
 def _answer(sent: Any, budget: int) -> _Answer:
     if isinstance(sent, dict) and set(sent) == {"raised"}:
-        return _Answer(reason=_excuse("raised", sent["raised"]))
+        return _Answer(reason=_excuse(ProbeStatus.RAISED, sent["raised"]))
     if isinstance(sent, dict) and set(sent) == {"refused"}:
-        return _Answer(reason=f"answered with {_printable(sent['refused'])}")
+        return _Answer(reason=f"returned {_printable(sent['refused'])}")
     steps = [0.0]
 
     def array(values: np.ndarray, dtype: str) -> np.ndarray:
-        # What was bfloat16 arrives as float32: the only type whose rounding would be forgotten.
+        # bfloat16 arrives as float32: the only type whose rounding would be lost.
         steps.append(2**-7 if dtype == "bfloat16" else 0.0)
         return values
 
     try:
         return _Answer(decode(sent, budget, array), step=max(steps))
-    except WireError:  # harvest has decoded it once; what changed since is nobody's right answer
-        return _Answer(reason="answered with something that cannot be read")
+    except CodecError:  # it could be decoded before it was stored: the file was changed since
+        return _Answer(reason="returned something that cannot be read")
 
 
 def _earned(
     probe: Probe, share: float, right: int | None, cases: int, reasons: Counter[str]
 ) -> ProbeScore:
-    # One thing that is wrong once, or everywhere, needs no count.
+    # A single reason, or one that holds for every case, needs no count.
     with_numbers = reasons.total() > 1 and (len(reasons) > 1 or reasons.total() < cases)
     texts = [
         f"{number} of {cases} cases: {reason}" if with_numbers else reason
@@ -291,33 +255,26 @@ def _earned(
     )
 
 
-def _excuse(status: str, ename: Any) -> str:
-    if status == "raised":
+def _excuse(status: ProbeStatus, ename: Any) -> str:
+    if status is ProbeStatus.RAISED:
         return f"raised {wording.exception(ename)}"
     return UNANSWERED.get(status, "no answer")
 
 
 def _printable(reason: Any) -> str:
     plain = isinstance(reason, str) and re.fullmatch(r"[\w .,()\[\]'-]{1,100}", reason)
-    return reason if plain else "something that cannot be taken out of the notebook"
+    return reason if plain else "something that cannot be transferred out of the notebook"
 
 
-def _question(
-    question: Question, text: Any, doubts: Any, loaded: LoadedAssignment
-) -> QuestionScore:
+def _question(question: Question, harvest: Harvest, loaded: LoadedAssignment) -> QuestionScore:
     stub = next(
         cell.stub
         for cell in loaded.cells
         if cell.role is Role.QUESTION and cell.name == question.name
     )
-    answer = without_task(text, stub) if isinstance(text, str) else ""
-    doubt = doubts.get(question.name, "") if isinstance(doubts, dict) and not answer else ""
+    answer = without_task(harvest.questions.get(question.name, ""), stub)
+    doubt = "" if answer else harvest.doubts.get(question.name, "")
     unread = bool(answer or doubt)
     return QuestionScore(
-        question.name, answer, None if unread else 0.0, question.points, doubt=str(doubt)
+        question.name, answer, None if unread else 0.0, question.points, doubt=doubt
     )
-
-
-def _seconds(found: Any) -> float:
-    total = found.get("total") if isinstance(found, dict) else found
-    return float(total) if isinstance(total, int | float) else 0.0

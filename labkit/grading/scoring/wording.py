@@ -1,104 +1,95 @@
-"""What harvest noted about an answer, in words for the student and for the instructor.
+"""Sentences for students and instructors about what went wrong with an answer.
 
-Everything that comes in here was written or caused by a student: lines and names are shortened,
-and pages show them as text.
+The lines and names in them were written by students: they are shortened, and pages escape them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from labkit.grading.execution.cell_analysis import Mistake
+from labkit.grading.execution.harvest import CellRun, FailedLine
+from labkit.grading.execution.remarks import Remarks
+from labkit.grading.states import CellStatus
 
 LONGEST_NAME = 60  # characters of a name that are shown
 MOST = 3  # lines, names
 UNWRITTEN = "NotImplementedError"
 
 
-def missing(function: str, noted: Mapping[str, Any]) -> str:
-    """Say that a function is not there, and what probably became of it."""
-    wrong = noted.get("syntax")
-    if isinstance(wrong, Mapping):
-        return f"not defined: {_mistake(wrong)}"
-    others = ", ".join(f"`{name}`" for name in _names(noted.get("defines"))[:MOST])
+def missing(function: str, remarks: Remarks) -> str:
+    """Say that a function is not defined, and the probable cause."""
+    if remarks.syntax is not None:
+        return f"not defined: {_mistake(remarks.syntax)}"
+    others = ", ".join(f"`{name}`" for name in remarks.defines[:MOST])
     if others:
-        return f"your cell defines {others}; `{function}` is wanted"
+        return f"your cell defines {others} instead of `{function}`"
     return "not defined"
 
 
-def renamed_arguments(function: str, wanted: Sequence[str], noted: Mapping[str, Any]) -> str:
-    """Say that a function takes other arguments than it is called with; nothing if it does not."""
-    takes = noted.get("takes")
-    found = takes.get(function) if isinstance(takes, Mapping) else None
-    if not isinstance(found, Mapping):
+def renamed_arguments(function: str, wanted: Sequence[str], remarks: Remarks) -> str:
+    """Say that a function has other arguments than those of the call; nothing if it has not."""
+    takes = remarks.takes.get(function)
+    if takes is None:
         return ""
-    names, required = _names(found.get("names")), _names(found.get("required"))
-    unknown = [name for name in wanted if name not in names and not found.get("any")]
-    unasked = [name for name in required if name not in wanted]
+    unknown = [name for name in wanted if name not in takes.names and not takes.any]
+    unasked = [name for name in takes.required if name not in wanted]
     if not unknown and not unasked:
         return ""
     return (
-        f"the arguments' names matter: `{function}({', '.join(wanted)})` is called, and yours is "
-        f"`{function}({', '.join(names)})`"
+        f"the names of the arguments matter: the call is `{function}({', '.join(wanted)})`, your "
+        f"function is `{function}({', '.join(takes.names)})`"
     )
 
 
 def to_instructor(words: str) -> str:
-    """Say to the instructor what is said to a student, or nothing where the student knows best."""
-    named = any(part in words for part in ("your cell", "the arguments' names"))
-    return words.replace("your cell", "the cell").replace("yours is", "the student's is") * named
+    """Rephrase for the instructor what a student reads; nothing where only the student cares."""
+    named = any(part in words for part in ("your cell", "the names of the arguments"))
+    return words.replace("your cell", "the cell").replace("your", "the student's") * named
 
 
-def failed_lines(cells: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Say to the instructor which lines of answers failed; unwritten answers are no failure."""
+def failed_lines(cells: Iterable[CellRun]) -> Iterator[str]:
+    """Say to the instructor which lines of answers failed; unwritten answers do not count."""
     for cell in cells:
-        exercise = cell.get("exercise")
-        where = f"exercise {exercise}" if exercise else "beside the exercises"
-        if cell.get("role") not in {"setup", "solution"}:
+        where = f"exercise {cell.exercise}" if cell.exercise else "outside the exercises"
+        if cell.role not in {"setup", "solution"}:
             for one in _failed(cell):
-                yield f"{where}: {_line(one)}" + (
-                    "; the other lines ran" if cell.get("ran") else ""
-                )
+                yield f"{where}: {_line(one)}" + ("; the other lines ran" if cell.ran else "")
 
 
-def failed_cell(cell: Mapping[str, Any]) -> str:
+def failed_cell(cell: CellRun) -> str:
     """Say to the student what went wrong when a cell ran; nothing if it went well."""
-    status = cell.get("status")
-    if status == "timeout":
+    if cell.status is CellStatus.TIMEOUT:
         return "Your cell ran too long and was stopped."
     failed = _failed(cell)
     if failed:
         more = f", and {len(failed) - MOST} more" if len(failed) > MOST else ""
         lines = "; ".join(map(_line, failed[:MOST]))
-        return f"In your cell {lines}{more}." + (" The other lines ran." if cell.get("ran") else "")
-    if status == "error":
-        return f"Your cell raised {exception(cell.get('ename'))} when it ran."
+        return f"In your cell {lines}{more}." + (" The other lines ran." if cell.ran else "")
+    if cell.status is CellStatus.ERROR:
+        return f"Your cell raised {exception(cell.ename)} when it ran."
     return ""
 
 
 def exception(name: Any) -> str:
-    """Name an exception's class, which may be called anything: only a name is repeated."""
+    """Return the name of an exception's class; anything that is not a name is replaced."""
     plain = isinstance(name, str) and name.isidentifier()
     return name[:LONGEST_NAME] if plain else "an exception"
 
 
-def _failed(cell: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = cell.get("failed")
-    lines = found if isinstance(found, list) else []
-    return [one for one in lines if isinstance(one, Mapping) and one.get("ename") != UNWRITTEN]
+def _failed(cell: CellRun) -> list[FailedLine]:
+    return [one for one in cell.failed if one.ename != UNWRITTEN]
 
 
-def _line(failed: Mapping[str, Any]) -> str:
-    if failed.get("ename") == "SyntaxError":
+def _line(failed: FailedLine) -> str:
+    if failed.ename == "SyntaxError":
         return _mistake(failed)
-    text = f", `{failed['text']}`," if failed.get("text") else ""
-    return f"line {failed.get('line')}{text} raised {exception(failed.get('ename'))}"
+    text = f", `{failed.text}`," if failed.text else ""
+    return f"line {failed.line}{text} raised {exception(failed.ename)}"
 
 
-def _mistake(found: Mapping[str, Any]) -> str:
-    text = f", `{found['text']}`," if found.get("text") else ""
-    message = f" ({found['message']})" if found.get("message") else ""
-    return f"line {found.get('line')}{text} is not Python{message}"
-
-
-def _names(found: Any) -> list[str]:
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+def _mistake(found: Mistake | FailedLine) -> str:
+    text = f", `{found.text}`," if found.text else ""
+    message = f" ({found.message})" if found.message else ""
+    return f"line {found.line}{text} is not Python{message}"

@@ -14,8 +14,9 @@ from helpers.made_assignments import make_assignment
 
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.release import notebook_bytes
+from labkit.grading.intake.student import Student
 from labkit.grading.reports.feedback import feedback_page
-from labkit.grading.reports.gradebook import Entry, Student
+from labkit.grading.reports.gradebook import Entry
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.score import score

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from labkit.bench.grading import SyntheticCourse, survive_killed_dask_worker, survive_killed_grader
 from labkit.errors import LabkitError
-from labkit.grading.execution.batch import Request, grade, harvest_all, regrade
-from labkit.grading.execution.executors import Server, harvest_here, local_workers
+from labkit.grading.execution.batch import Request, execute_all, grade, regrade
+from labkit.grading.execution.executors import Server, execute_locally, local_workers
 from labkit.grading.execution.progress import GradingProgress
 from labkit.grading.intake.submissions import Submission
 from labkit.grading.sandbox.isolation import probe
@@ -174,7 +174,7 @@ def test_failures_of_the_machinery_are_tried_three_times(graded, tmp_path):
 
     submissions = [Submission(name, tmp_path / name, name) for name in replies]
     progress = GradingProgress(Console(quiet=True), len(submissions))
-    errors = harvest_all(submissions, tmp_path, loaded, submit, progress)
+    errors = execute_all(submissions, tmp_path, loaded, submit, progress)
     assert {name: asked.count(name) for name in asked} == {
         "good": 1,
         "second": 2,
@@ -189,12 +189,12 @@ def test_failures_of_the_machinery_are_tried_three_times(graded, tmp_path):
 def test_a_harvest_that_dies_costs_one_reply_and_no_process_is_left(tmp_path):
     with local_workers(1) as executor:
         nothing = {"submission": "/nowhere", "assignment_dir": "/nowhere", "out": str(tmp_path)}
-        reply = executor.submit(harvest_here, nothing, 60.0).result()
+        reply = executor.submit(execute_locally, nothing, 60.0).result()
         assert reply["error"] == "/nowhere: cannot be read: No such file or directory"
-        reply = executor.submit(harvest_here, {"not": "a task"}, 60.0).result()
+        reply = executor.submit(execute_locally, {"not": "a task"}, 60.0).result()
         assert "the process that harvests died" in reply["error"]
         assert "KeyError" in reply["error"]
-        reply = executor.submit(harvest_here, nothing, 60.0).result()
+        reply = executor.submit(execute_locally, nothing, 60.0).result()
         assert "No such file" in reply["error"]
     server = Server()
     server.close()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from labkit.grading.execution.codec import WireError, decode, dumps, encode, loads
+from labkit.grading.execution.codec import CodecError, decode, dumps, encode, loads
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -96,14 +96,14 @@ def test_awkward_tensors_arrive_as_their_values():
     ids=lambda value: type(value).__name__,
 )
 def test_what_does_not_cross(value):
-    with pytest.raises(WireError):
+    with pytest.raises(CodecError):
         encode(value)
 
 
 def test_what_contains_itself_does_not_cross():
     inner = []
     inner.append(inner)
-    with pytest.raises(WireError, match="nested too deeply"):
+    with pytest.raises(CodecError, match="nested too deeply"):
         encode(inner)
 
 
@@ -115,9 +115,9 @@ def test_size_is_known_before_anything_is_copied():
         torch.empty(10**12, device="meta"),
     ]
     for giant in giants:
-        with pytest.raises(WireError, match="larger than 64 MB"):
+        with pytest.raises(CodecError, match="larger than 64 MB"):
             encode(giant)
-    with pytest.raises(WireError, match="larger than"):
+    with pytest.raises(CodecError, match="larger than"):
         encode([np.zeros(60), np.zeros(60)], budget=500)
 
 
@@ -154,7 +154,7 @@ def packed(arrays):
     ],
 )
 def test_payloads_that_are_none(payload):
-    with pytest.raises(WireError):
+    with pytest.raises(CodecError):
         decode(payload, budget=1000)
 
 
@@ -162,7 +162,7 @@ def test_deep_payloads():
     deep = 0
     for _ in range(40):
         deep = [deep]
-    with pytest.raises(WireError, match="nested too deeply"):
+    with pytest.raises(CodecError, match="nested too deeply"):
         decode({"value": deep, "arrays": ""})
 
 
@@ -184,7 +184,7 @@ def test_deep_payloads():
     ids=range(11),
 )
 def test_texts_that_are_no_json(text):
-    with pytest.raises(WireError):
+    with pytest.raises(CodecError):
         loads(text, 20_000)
 
 

@@ -18,7 +18,7 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.authoring.release import notebook_bytes
-from labkit.grading.execution.execute import harvest_apart
+from labkit.grading.execution.execute import execute_in_subprocess
 from labkit.grading.intake.notebook_reader import BadNotebook, cells_of, parse
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
@@ -180,7 +180,7 @@ def test_forbidden_names_are_reported(harvested):
 def test_an_exercise_that_ends_the_kernel_takes_no_other_with_it(assignment, tmp_path):
     content = solved(assignment, "import os\ndef soften(x):\n    os._exit(1)")
     (tmp_path / "n {x} ü.ipynb").write_bytes(content)
-    reply = harvest_apart(tmp_path / "n {x} ü.ipynb", assignment.folder, tmp_path / "out")
+    reply = execute_in_subprocess(tmp_path / "n {x} ü.ipynb", assignment.folder, tmp_path / "out")
     assert reply["state"] == "dead-kernel"
     found = json.loads((tmp_path / "out" / "harvest.json").read_text())
     statuses = [found["probes"][name]["status"] for name in ("values", "gradients", "model")]
@@ -190,10 +190,10 @@ def test_an_exercise_that_ends_the_kernel_takes_no_other_with_it(assignment, tmp
 
 def test_mistakes_in_the_task_are_said(assignment, tmp_path):
     with pytest.raises(LabkitError, match=r"gone\.ipynb: cannot be read: No such file"):
-        harvest_apart(tmp_path / "gone.ipynb", assignment.folder, tmp_path / "out")
+        execute_in_subprocess(tmp_path / "gone.ipynb", assignment.folder, tmp_path / "out")
     (tmp_path / "a.ipynb").write_text("{}")
     with pytest.raises(LabkitError, match=r"no source\.py"):
-        harvest_apart(tmp_path / "a.ipynb", tmp_path, tmp_path / "out")
+        execute_in_subprocess(tmp_path / "a.ipynb", tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -207,10 +207,11 @@ def test_a_kernel_that_does_not_start_is_no_fault_of_the_student(assignment, tmp
     program = (
         "import sys, labkit.grading.sandbox.provisioner as s\n"
         f"s.OUTER = {{'PATH': {str(folder)!r} + ':/usr/bin:/bin'}}\n"
-        "from labkit.grading.execution.execute import harvest\n"
-        f"r = harvest({{'submission': {str(tmp_path / 'a.ipynb')!r}, 'isolation': 'namespaces',\n"
+        "from labkit.grading.execution.run_submission import run_submission\n"
+        f"r = run_submission({{'submission': {str(tmp_path / 'a.ipynb')!r},\n"
+        "  'isolation': 'namespaces',\n"
         f"  'assignment_dir': {str(assignment.folder)!r}, 'out': {str(tmp_path / 'out')!r}}})\n"
-        "print(r['state'], r['message'], sep=': ')"
+        "print(r.state, r.message, sep=': ')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

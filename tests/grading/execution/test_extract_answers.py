@@ -4,7 +4,8 @@ import pytest
 from helpers.made_assignments import load_tiny
 
 from labkit.grading.execution.cell_analysis import mistake, steps
-from labkit.grading.execution.extract_answers import lift, with_solutions
+from labkit.grading.execution.extract_answers import extract_answers, with_solutions
+from labkit.grading.execution.remarks import Arguments
 from labkit.grading.intake.notebook_reader import StudentCell
 
 SOURCE = """
@@ -55,7 +56,7 @@ OVERLAP = "def helper(a):\n    return a\n\ndef overlap(a, b):\n    return helper
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    return load_tiny(tmp_path_factory.mktemp("lift"), SOURCE)
+    return load_tiny(tmp_path_factory.mktemp("extract_answers"), SOURCE)
 
 
 def code(source, exercise="", role="", kind="code"):
@@ -65,7 +66,7 @@ def code(source, exercise="", role="", kind="code"):
 def run(cells, loaded):
     """Execute what was lifted, cell by cell, going on after errors; return the names."""
     names = {}
-    for cell in lift(cells, loaded).notebook.cells:
+    for cell in extract_answers(cells, loaded).notebook.cells:
         try:
             exec(cell.source, names)
         except Exception:
@@ -87,7 +88,7 @@ def stub(loaded, name="area"):
 
 def test_the_usual_notebook(loaded):
     cells = [code("LIMIT = 9", role="setup"), code(AREA, "area"), code(OVERLAP, "overlap")]
-    lifted = lift(cells, loaded)
+    lifted = extract_answers(cells, loaded)
     marks = [dict(cell.metadata.labkit) for cell in lifted.notebook.cells]
     assert marks == [{"role": "setup"}, {"exercise": "area"}, {"exercise": "overlap"}]
     names = run(cells, loaded)
@@ -127,7 +128,9 @@ def test_reordered_and_deleted(loaded):
     only = run([code(OVERLAP, "overlap")], loaded)
     assert "area" not in only
     assert only["overlap"](1, 2) == 3
-    assert [c.source for c in lift([], loaded).notebook.cells] == ["import numpy as np\nLIMIT = 3"]
+    assert [c.source for c in extract_answers([], loaded).notebook.cells] == [
+        "import numpy as np\nLIMIT = 3"
+    ]
 
 
 def test_answers_without_their_mark(loaded):
@@ -147,7 +150,7 @@ def test_helpers_come_along(loaded):
     ]
     assert areas(cells, loaded) == 12
     assert areas([cells[3], *cells[:3]], loaded) == 12  # wherever they stand
-    sources = [cell.source for cell in lift(cells, loaded).notebook.cells]
+    sources = [cell.source for cell in extract_answers(cells, loaded).notebook.cells]
     assert not any("training" in source or "unused" in source for source in sources)
 
 
@@ -174,7 +177,7 @@ def test_local_names_bring_nothing_along(loaded):
         code("model = 1 / 0"),
         code("def area(box):\n    model = box[2]\n    return model * box[3]", "area"),
     ]
-    assert [c.metadata.labkit for c in lift(cells, loaded).notebook.cells] == [
+    assert [c.metadata.labkit for c in extract_answers(cells, loaded).notebook.cells] == [
         {"role": "setup"},
         {"exercise": "area"},
     ]
@@ -192,7 +195,7 @@ def test_commands_of_ipython(loaded):
 
 def test_code_that_is_no_python(loaded):
     cells = [code("def area(box:\n    return", "area"), code(OVERLAP, "overlap")]
-    lifted = lift(cells, loaded)
+    lifted = extract_answers(cells, loaded)
     assert [cell.source for cell in lifted.notebook.cells][1] == "def area(box:\n    return"
     assert run(cells, loaded)["overlap"](1, 2) == 3
 
@@ -220,9 +223,9 @@ def test_free_text(loaded):
         return StudentCell("markdown", source, question="why")
 
     untouched = next(c.stub for c in loaded.cells if c.role == "question")
-    assert lift([], loaded).free_text.answers == {"why": ""}
-    assert lift([text(untouched)], loaded).free_text.answers == {"why": ""}
-    assert lift(
+    assert extract_answers([], loaded).free_text.answers == {"why": ""}
+    assert extract_answers([text(untouched)], loaded).free_text.answers == {"why": ""}
+    assert extract_answers(
         [text(untouched), text("One."), text("One."), text("Two.")], loaded
     ).free_text.answers == {"why": "One.\n\nTwo."}
 
@@ -243,7 +246,7 @@ def test_forbidden_names_are_found(loaded, use, found):
     imports += "from numpy import prod as product\n" if "product(b" in use[:9] else ""
     imports += "from scipy import ndimage as ndi\n" if "ndi" in use else ""
     answer = code(f"{imports}def area(box):\n    return {use}", "area")
-    assert lift([answer], loaded).forbidden == found
+    assert extract_answers([answer], loaded).forbidden == found
 
 
 WHY = """
@@ -303,20 +306,20 @@ HOW_CELL = text(f"{HOW}\n\n{STUB}", "how")
     ],
 )
 def test_free_text_outside_its_cell(two, cells, answers):
-    found = lift(cells, two).free_text
+    found = extract_answers(cells, two).free_text
     assert tuple(found.answers.values()) == answers
     assert found.doubts == {}
 
 
 def test_free_text_that_may_be_lost_is_no_empty_answer(two):
-    found = lift([text("One."), code(AREA, "area"), WHY_CELL, HOW_CELL], two).free_text
+    found = extract_answers([text("One."), code(AREA, "area"), WHY_CELL, HOW_CELL], two).free_text
     assert found.answers == {"why": "", "how": ""}
     assert found.doubts == dict.fromkeys(
         ("why", "how"), "text stands in cells that belong to no question"
     )
-    assert lift([WHY_CELL], two).free_text.doubts == {"how": "its cell is gone"}
-    assert lift([WHY_CELL, HOW_CELL], two).free_text.doubts == {}
-    assert lift([], two).free_text.doubts == {}
+    assert extract_answers([WHY_CELL], two).free_text.doubts == {"how": "its cell is gone"}
+    assert extract_answers([WHY_CELL, HOW_CELL], two).free_text.doubts == {}
+    assert extract_answers([], two).free_text.doubts == {}
 
 
 def test_parts_of_a_cell():
@@ -365,23 +368,23 @@ def test_parts_of_a_cell_with_a_mistake():
     ],
 )
 def test_other_names_and_arguments_are_noted(loaded, answer, defines, takes):
-    noted = lift([code(answer, "area")], loaded).remarks["area"]
-    assert noted["defines"] == defines
-    names = ("names", "required", "any")
-    wanted = {} if takes is None else {"area": dict(zip(names, takes, strict=True))}
-    assert noted["takes"] == wanted
+    noted = extract_answers([code(answer, "area")], loaded).remarks["area"]
+    assert noted.defines == defines
+    assert noted.takes == ({} if takes is None else {"area": Arguments(*takes)})
 
 
 def test_a_mistake_is_noted_with_its_line(loaded):
-    noted = lift([code("x = 1\ndef area(box):\n    print 'x'", "area")], loaded).remarks["area"]
-    assert (noted["syntax"]["line"], noted["syntax"]["text"]) == (3, "print 'x'")
-    assert "syntax" not in lift([code(AREA, "area")], loaded).remarks["area"]
+    noted = extract_answers([code("x = 1\ndef area(box):\n    print 'x'", "area")], loaded).remarks[
+        "area"
+    ]
+    assert (noted.syntax.line, noted.syntax.text) == (3, "print 'x'")
+    assert extract_answers([code(AREA, "area")], loaded).remarks["area"].syntax is None
 
 
 def test_solutions_in_place_of_answers(loaded):
     wrong = "import math\nx = 1 / 0\ndef area(box):\n    return 0\ndef mine(a):\n    return a"
     right = "def overlap(a, b):\n    return mine(area([0, 0, a, b]))"
-    lifted = lift([code(wrong, "area"), code(right, "overlap")], loaded).notebook
+    lifted = extract_answers([code(wrong, "area"), code(right, "overlap")], loaded).notebook
     before = [cell.source for cell in lifted.cells]
     names = {}
     for cell in with_solutions(lifted, ["area"], loaded).cells:

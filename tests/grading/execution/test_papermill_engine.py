@@ -11,7 +11,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.cell_outputs import Violation, output_from
-from labkit.grading.execution.papermill_engine import Course, SandboxEngine, joined
+from labkit.grading.execution.papermill_engine import NotebookRun, SandboxEngine, joined
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.sandbox.provisioner import SandboxProvisioner
@@ -45,7 +45,7 @@ def make(cells, **metadata):
 
 @pytest.fixture(scope="module")
 def executed():
-    course, notebook = Course(), make(CELLS)
+    run, notebook = NotebookRun(), make(CELLS)
     for number, cell in enumerate(notebook.cells):
         cell.metadata["labkit"] = {"exercise": f"e{number}"}
     asked = []
@@ -55,16 +55,16 @@ def executed():
         progress_bar=False,
         limits=LIMITS,
         forbidden=("math.sqrt", "not.there", "json.tool"),
-        course=course,
+        run=run,
         skip=frozenset({"e8"}),
         afterwards=lambda kernel: asked.append(kernel.execute("x", 3).ename),
     )
-    return notebook, course, asked
+    return notebook, run, asked
 
 
 def test_cells_go_on_after_errors(executed):
-    _, course, asked = executed
-    assert [(cell["exercise"], cell["status"], cell["ename"]) for cell in course.cells] == [
+    _, run, asked = executed
+    assert [(cell.exercise, cell.status, cell.ename) for cell in run.cells] == [
         ("e0", "ok", None),
         ("e1", "error", "ZeroDivisionError"),
         ("e2", "ok", None),
@@ -75,9 +75,9 @@ def test_cells_go_on_after_errors(executed):
         ("e7", "error", "StdinNotImplementedError"),
         ("e10", "error", "ForbiddenFunction"),
     ]
-    assert course.state == "flood"
-    assert course.message == "exercise e5: too much output"
-    assert course.guilty is None
+    assert run.state == "flood"
+    assert run.message == "exercise e5: too much output"
+    assert run.culprit is None
     assert asked == ["NameError"]  # e8 was skipped
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.grading.intake.late_policy import Counts, LatePolicy, read_policy
-from labkit.grading.reports.gradebook import Student
+from labkit.grading.intake.student import Student
 
 ADA = Student("ada", name="Ada Lovelace", moodle_id="77")
 DEADLINE = datetime(2026, 5, 3, 22, 0, tzinfo=UTC)

@@ -6,8 +6,9 @@ from helpers.made_assignments import cases_of, load_tiny, make_harvest, right_an
 from helpers.made_entries import make_entries
 
 from labkit.grading.execution.codec import encode
+from labkit.grading.intake.student import Student
 from labkit.grading.reports.feedback import NOTICES, feedback_page, page_name, write_feedback
-from labkit.grading.reports.gradebook import Entry, Student
+from labkit.grading.reports.gradebook import Entry
 from labkit.grading.scoring.score import score
 
 

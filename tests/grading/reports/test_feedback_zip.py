@@ -8,8 +8,8 @@ import pytest
 from helpers.made_assignments import load_tiny
 from helpers.made_entries import make_entries
 
+from labkit.grading.intake.student import Student
 from labkit.grading.reports.feedback_zip import write_feedback_zips
-from labkit.grading.reports.gradebook import Student
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from helpers.made_assignments import load_tiny
 from helpers.made_entries import make_entries
 
 from labkit.errors import LabkitError
-from labkit.grading.reports.gradebook import Entry, Student, number, write_gradebook
+from labkit.grading.intake.student import Student
+from labkit.grading.reports.gradebook import Entry, number, write_gradebook
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_gradebook_has_a_row_a_student(tmp_path, loaded, entries):
     assert bob["late"] == "2 days late, 20 % off"
     assert bob["look_at"] == "an earlier one of 3 May"
     assert bob["why"] == "0"
-    assert "look at the notebook" in book["'=EVIL()"]["look_at"]
+    assert "check the notebook" in book["'=EVIL()"]["look_at"]
     assert book["eve"]["points"] == ""
     assert book["eve"]["state"] == "not graded: the zip file is damaged"
 

@@ -7,7 +7,7 @@ from helpers.made_assignments import load_tiny
 from helpers.made_entries import make_entries
 
 from labkit.errors import LabkitError
-from labkit.grading.reports.gradebook import Student
+from labkit.grading.intake.student import Student
 from labkit.grading.reports.questions import pseudonym, read_marks, with_marks, write_questions
 
 

@@ -20,6 +20,7 @@ from labkit.grading.execution.kernel_client import Kernel, SandboxEnded, StartFa
 from labkit.grading.sandbox import confine, isolation, limits, provisioner
 from labkit.grading.sandbox.isolation import Findings, choose
 from labkit.grading.sandbox.levels import STRONG, Level
+from labkit.system.processes import kill_tree
 
 CHECKOUT = Path(labkit.__file__).resolve().parents[1]
 needs_namespaces = pytest.mark.skipif(
@@ -307,7 +308,7 @@ def test_processes_are_counted_with_what_they_share():
         assert limits.over(members, limits.proportional, 50e6)
         assert not limits.over(members, limits.proportional, 120e6)
     finally:
-        limits.kill(process)
+        kill_tree(process)
         process.stdout.close()
     assert_gone(members)
 

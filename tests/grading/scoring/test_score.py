@@ -95,9 +95,8 @@ def test_other_dtypes_are_right(tiny, tmp_path):
         ({"status": "raised", "ename": "<script>"}, "raised an exception"),
         ({"status": "raised", "ename": "x" * 5000}, "raised " + "x" * 60),
         ({"status": "timeout", "ename": None}, "took too long"),
-        ({"status": "refused"}, "answered with something that cannot be taken out"),
-        ({"status": "not-run"}, "not called: the notebook did not run that far"),
-        ({"status": ["?"]}, "no answer"),
+        ({"status": "refused"}, "returned something that cannot be transferred out"),
+        ({"status": "not-run"}, "not called: the notebook stopped before"),
     ],
 )
 def test_a_probe_without_answers_says_why(tiny, tmp_path, entry, reason):
@@ -110,9 +109,9 @@ def test_a_probe_without_answers_says_why(tiny, tmp_path, entry, reason):
 @pytest.mark.parametrize(
     ("refused", "reason"),
     [
-        ("a value of type generator", "answered with a value of type generator"),
-        ("<script>", "answered with something that cannot be taken out of the notebook"),
-        (3, "answered with something that cannot be taken out of the notebook"),
+        ("a value of type generator", "returned a value of type generator"),
+        ("<script>", "returned something that cannot be transferred out of the notebook"),
+        (3, "returned something that cannot be transferred out of the notebook"),
     ],
 )
 def test_a_refused_answer_says_why(tiny, tmp_path, refused, reason):
@@ -187,7 +186,7 @@ def test_no_answer_whatever_crashes_it_or_earns_points(tiny, tmp_path, values, c
     ("body", "points", "flag"),
     [
         ("1 / 0", 0, "its score function raised ZeroDivisionError: division by zero"),
-        ("float('nan')", 0, "its score function gave nan"),
+        ("float('nan')", 0, "its score function returned nan"),
         ("'x'", 0, "its score function raised ValueError"),
         ("7", 3, None),
         ("-1", 0, None),
@@ -219,10 +218,10 @@ def test_changed_inputs_and_new_probes_ask_for_a_new_grading(tmp_path):
     before = load_tiny(tmp_path / "before")
     folder = make_harvest(tmp_path / "h", before)
     other = load_tiny(tmp_path / "a", SOURCE.replace("range(4)", "range(5)"))
-    with pytest.raises(LabkitError, match="inputs of probe 'values' are not those that were sent"):
+    with pytest.raises(LabkitError, match="generates other inputs for probe 'values' now"):
         score(folder, other)
     newer = load_tiny(tmp_path / "b", SOURCE.replace('"truth", "cl', '"truth2", "cl'))
-    with pytest.raises(LabkitError, match="the harvest knows no probe 'truth2'"):
+    with pytest.raises(LabkitError, match="the harvest has no probe 'truth2'"):
         score(folder, newer)
 
 
@@ -239,8 +238,10 @@ def test_a_failing_reference_is_the_instructors_mistake(tmp_path):
         (None, r"no harvest\.json; grade this submission first"),
         ("{", "cannot be read"),
         ("[" * 100_000, "cannot be read"),
-        ("[]", "not a harvest: 'submission' is missing"),
-        ('{"submission": "a", "content_hash": 3}', "'content_hash' is missing"),
+        ("[]", r"not a harvest: the content must be an object, not \[\]; grade again"),
+        ('{"submission": "a"}', "not a harvest: content_hash is missing"),
+        ('{"version": 2}', "written by another version of labkit"),
+        ('{"submission": "a", "content_hash": 3}', "content_hash must be text, not 3"),
     ],
 )
 def test_what_is_no_harvest_is_refused(tiny, tmp_path, content, message):
@@ -249,6 +250,30 @@ def test_what_is_no_harvest_is_refused(tiny, tmp_path, content, message):
     if content is not None:
         (folder / "harvest.json").write_text(content)
     with pytest.raises(LabkitError, match=message):
+        score(folder, tiny)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state": "fine"}, "state must be one of ok, cell-error, .*, not 'fine'"),
+        ({"cells": [{"status": "done"}]}, r"cells\[0\].status must be one of ok, error"),
+        ({"cells": [3]}, r"cells\[0\] must be an object, not 3"),
+        ({"cells": [{"failed": [{"line": "1"}]}]}, r"failed\[0\].line must be a whole number"),
+        ({"probes": {"values": None}}, "probes.values must be an object, not None"),
+        ({"probes": {"values": {"status": ["?"]}}}, "probes.values.status must be one of answered"),
+        ({"probes": {"values": {"answers": {}}}}, "probes.values.answers must be a list"),
+        ({"remarks": {"double": {"takes": {"double": None}}}}, "takes.double must be an object"),
+        ({"remarks": {"double": {"takes": {"double": {"names": 3}}}}}, "names must be a list"),
+        ({"seconds": {"total": True}}, "seconds.total must be a number, not True"),
+        ({"seconds": {"total": float("nan")}}, "seconds.total must be a number, not nan"),
+        ({"questions": {"why": ["no text"]}}, "questions.why must be text, not"),
+        ({"surprise": 1}, "surprise is unknown"),
+    ],
+)
+def test_a_damaged_harvest_is_refused_with_its_file_and_field(tiny, tmp_path, changes, message):
+    folder = make_harvest(tmp_path / "h", tiny, **changes)
+    with pytest.raises(LabkitError, match=rf"h/harvest\.json: not a harvest: .*{message}"):
         score(folder, tiny)
 
 
@@ -268,18 +293,18 @@ def test_another_assignments_harvest_is_refused(tiny, tmp_path):
         (" \n\t", "", 0),
         ("Why is twice more than once?\n\n*Your answer here.* Because.", "Because.", None),
         ("Because.", "Because.", None),
-        (["not text"], "", 0),
     ],
 )
 def test_a_questions_own_words_are_no_answer(tiny, tmp_path, text, answer, points):
-    folder = make_harvest(tmp_path / "h", tiny, questions={"why": text})
+    questions = {} if text is None else {"why": text}
+    folder = make_harvest(tmp_path / "h", tiny, questions=questions)
     (question,) = score(folder, tiny).questions
     assert (question.answer, question.points) == (answer, points)
 
 
 def test_a_protocol_violation_is_for_a_person(tiny, tmp_path):
     result = score(make_harvest(tmp_path / "h", tiny, state="protocol-violation"), tiny)
-    assert "look at the notebook" in result.flags[0]
+    assert "check the notebook" in result.flags[0]
 
 
 def noted(loaded, tmp_path, remarks, answers, **changes):
@@ -289,11 +314,10 @@ def noted(loaded, tmp_path, remarks, answers, **changes):
 
 def test_a_renamed_function_is_named(tmp_path, tiny):
     result = noted(tiny, tmp_path, {"defines": ["myDouble", "Twice"]}, {})
-    words = "your cell defines `myDouble`, `Twice`; `double` is wanted"
+    words = "your cell defines `myDouble`, `Twice` instead of `double`"
     assert result.probes[0].reasons == (words,)
-    assert (
-        "exercise double: the cell defines `myDouble`, `Twice`; `double` is wanted" in result.flags
-    )
+    flag = "exercise double: the cell defines `myDouble`, `Twice` instead of `double`"
+    assert flag in result.flags
     assert result.probes[2].reasons == ("not defined",)
 
 
@@ -315,8 +339,6 @@ def test_a_mistake_is_named_with_its_line(tmp_path, tiny):
         ({"names": ["y"], "required": ["y"], "any": True}, True),
         ({"names": ["x", "y"], "required": ["x"], "any": False}, False),
         ({"names": [], "required": [], "any": True}, False),
-        (None, False),
-        ({"names": 3}, True),
     ],
 )
 def test_renamed_arguments_are_named(tmp_path, tiny, takes, explained):
@@ -324,9 +346,9 @@ def test_renamed_arguments_are_named(tmp_path, tiny, takes, explained):
     answers["values"] = [{"raised": "TypeError"}] * 4
     result = noted(tiny, tmp_path, {"takes": {"double": takes}}, answers)
     words = result.probes[0].reasons[0]
-    assert ("the arguments' names matter: `double(x)` is called" in words) == explained
+    assert ("the names of the arguments matter: the call is `double(x)`" in words) == explained
     assert explained or words == "raised TypeError"
-    assert any("names matter" in flag for flag in result.flags) == explained
+    assert any("the student's function is" in flag for flag in result.flags) == explained
     # Other exceptions have other causes.
     answers["values"] = [{"raised": "ValueError"}] * 4
     result = noted(tiny, tmp_path, {"takes": {"double": takes}}, answers)
@@ -348,7 +370,7 @@ def test_failing_lines_are_flagged_and_cost_nothing(tmp_path, tiny):
     words = "line 1, `import seaborn`, raised ModuleNotFoundError"
     assert result.flags == (
         f"exercise double: {words}; the other lines ran",
-        f"beside the exercises: {words}",
+        f"outside the exercises: {words}",
     )
 
 
@@ -356,7 +378,7 @@ def test_the_language_matters_where_points_are_lost(tmp_path, tiny):
     right = score(make_harvest(tmp_path / "a", tiny, language="R"), tiny)
     wrong = score(make_harvest(tmp_path / "b", tiny, {}, language="R"), tiny)
     assert right.flags == ()
-    assert wrong.flags == ("the notebook says that it is written in R, and ran as Python",)
+    assert wrong.flags == ("the notebook's language is R, but it ran as Python",)
 
 
 def test_an_answer_that_may_be_lost_leaves_its_points_open(tmp_path, tiny):
