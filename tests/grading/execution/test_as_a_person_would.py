@@ -77,13 +77,13 @@ ANSWERS = {
     "another name": (
         RIGHT.replace("double", "twice"),
         (0, 4),
-        "your cell defines `twice`; `double` is wanted",
+        "your cell defines `twice` instead of `double`",
         "exercise double: the cell defines `twice`; `double` is wanted",
     ),
     "another argument": (
         "def double(y):\n    return y + y\n",
         (0, 4),
-        "`double(x)` is called, and yours is `double(y)`",
+        "the call is `double(x)`, your function is `double(y)`",
         "exercise double: the arguments' names matter",
     ),
     "wrong": (OWN_COPY, (0, 4), "Hint: Add x to x.", ""),
