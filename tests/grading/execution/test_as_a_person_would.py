@@ -78,13 +78,13 @@ ANSWERS = {
         RIGHT.replace("double", "twice"),
         (0, 4),
         "your cell defines `twice` instead of `double`",
-        "exercise double: the cell defines `twice`; `double` is wanted",
+        "exercise double: the cell defines `twice` instead of `double`",
     ),
     "another argument": (
         "def double(y):\n    return y + y\n",
         (0, 4),
         "the call is `double(x)`, your function is `double(y)`",
-        "exercise double: the arguments' names matter",
+        "exercise double: the names of the arguments matter",
     ),
     "wrong": (OWN_COPY, (0, 4), "Hint: Add x to x.", ""),
     "from future": (
