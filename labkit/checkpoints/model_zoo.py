@@ -1,7 +1,7 @@
 """The published weights of ``data/zoo.toml``: what there is, getting it, and a model with it.
 
-A file arrives in ``archives/`` of the download folder, is held against the hash in its name, and
-only then gets its place in ``checkpoints/``: what lies there is whole.
+A file is downloaded into ``archives/`` of the download folder, checked against the hash in its
+name, and only then moved to ``checkpoints/``: the files there are complete.
 """
 
 from __future__ import annotations

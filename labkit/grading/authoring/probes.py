@@ -162,7 +162,7 @@ class Question:
     Attributes:
         name: the name of its answer cell.
         points: what the best answer is worth.
-        rubric: for whoever marks it: what earns the points. Students never see it.
+        rubric: what earns the points, for the person who marks it. Students never see it.
     """
 
     name: str

@@ -128,7 +128,7 @@ def execute_on_cluster(
 ) -> dict[str, Any]:
     """Harvest on a machine of a cluster, whose isolation is chosen here.
 
-    Whoever harvests the same submission already, for a grader that has died meanwhile, goes first.
+    A process that still harvests the same submission, for a grader that has died, goes first.
     """
     from labkit.grading.sandbox.isolation import choose
 

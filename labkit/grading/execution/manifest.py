@@ -1,6 +1,6 @@
-"""What a grading's folder says about itself, so that it can be gone on with and scored again.
+"""The manifest of a grading's folder: what is needed to resume it and to score it again.
 
-``grading.json`` holds what was asked for and who handed in what; ``harvest/CONTENTHASH`` holds one
+``grading.json`` holds the request and who handed in what; ``harvest/CONTENTHASH`` holds one
 submission's answers. A harvest that is there, whole, and of the same assignment is never repeated:
 no other state is kept, and so none can be wrong.
 """

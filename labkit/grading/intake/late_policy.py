@@ -1,4 +1,4 @@
-"""The late policy: until when, what lateness costs, for whom it is otherwise.
+"""The late policy: deadline, late penalty, extensions.
 
 A TOML file, every key of it optional::
 

@@ -1,6 +1,6 @@
 """Finding out who handed in what: a folder of notebooks, of students' folders, or a zip file.
 
-Whose a file is says the first of these that fits:
+The first matching rule determines the owner of a file:
 
 - Moodle's names: ``Ada Lovelace_1234_assignsubmission_file``, a folder or the start of a file's;
 - Canvas's names: ``lovelaceada_LATE_1234_56789_homework.ipynb``, ``LATE`` where it was late;

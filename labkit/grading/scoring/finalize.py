@@ -102,7 +102,7 @@ def conclude(
 
 
 class _Scorer:
-    """Scores a file once, whoever has handed it in."""
+    """Scores each file once, also when several students handed it in."""
 
     def __init__(self, out: Path, loaded: LoadedAssignment, errors: dict[str, str]) -> None:
         self.out, self.loaded, self.errors = out, loaded, errors

@@ -42,10 +42,10 @@ class View:
         score: its threshold.
         shown: map or objects at the threshold.
         layer: the same as a panel.
-        outcome: held against the truth.
+        outcome: of the comparison with the ground truth.
         quality: panoptic quality on this picture.
         ap: of masks on this picture, all objects counted, whatever the threshold.
-        reason: why there is a truth but nothing could be held against it.
+        reason: why nothing could be compared with the ground truth, where there is one.
     """
 
     title: str
