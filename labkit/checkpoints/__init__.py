@@ -1,1 +1,1 @@
-"""Weights in files: labkit's own, and those that other projects publish."""
+"""Checkpoints: labkit's own files, and published weights of other projects."""

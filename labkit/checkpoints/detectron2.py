@@ -1,6 +1,6 @@
-"""Checkpoints of Detectron2: its model zoo's ``.pkl`` files and the ``.pth`` of its trainers.
+"""Loading Detectron2 checkpoints: ``.pkl`` files of its model zoo and ``.pth`` of its trainers.
 
-The names of labkit's models are close to Detectron2's; :data:`NAMES` says where they differ.
+labkit's parameter names are close to Detectron2's; :data:`NAMES` maps those that differ.
 Detectron2: Y. Wu et al., 2019, https://github.com/facebookresearch/detectron2.
 """
 
@@ -27,10 +27,10 @@ NAMES = KeyMap(
         (r"roi_heads\.(cls_score|bbox_pred)\.", r"roi_heads.box_predictor.\1."),
         (r"roi_heads\.mask_head\.conv", r"roi_heads.mask_head.mask_fcn"),
     ),
-    # What older versions stored although it follows from the configuration.
+    # Older versions stored these values, which follow from the configuration.
     dropped=r"proposal_generator\.anchor_generator\.cell_anchors\.\d+|pixel_mean|pixel_std",
 )
-"""Detectron2's names of labkit's parameters, in R-CNN models of every backbone."""
+"""Detectron2's names of labkit's parameters, for R-CNN models with any backbone."""
 
 _BACKBONE = r"(?:backbone\.bottom_up|backbone|roi_heads)\.(?=stem\.|res\d)"
 
@@ -57,19 +57,19 @@ _CAFFE2_RULES: tuple[Rule, ...] = (
 )
 
 CAFFE2_NAMES = KeyMap(_CAFFE2_RULES, dropped=r"conv1_b|(fc\d*|pred)_[wb]|.*_momentum")
-"""Caffe2's names of the residual networks that Detectron2's training starts from."""
+"""Caffe2's names of the ImageNet backbones that initialise Detectron2's trainings."""
 
 
 def load(path: Path, model: nn.Module) -> None:
-    """Read a Detectron2 checkpoint into the labkit model of the same architecture.
+    """Load a Detectron2 checkpoint into the labkit model of the same architecture.
 
     Args:
-        path: a ``.pkl`` of the model zoo, or a ``.pth`` that Detectron2's training wrote.
-        model: ``mask_rcnn_r50`` and its relatives; it is changed only if everything fits.
+        path: a ``.pkl`` of the model zoo, or a ``.pth`` that Detectron2's trainer wrote.
+        model: ``mask_rcnn_r50`` or a similar model; changed only if all names and shapes fit.
 
     Raises:
-        LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
-            model's; the message lists which.
+        LabkitError: the file is missing, damaged or contains code, or names or shapes differ; the
+            message lists them.
     """
     weights = _weights(path, _read(path))
     names = {key: NAMES.name(key) for key in model.state_dict()}
@@ -78,11 +78,11 @@ def load(path: Path, model: nn.Module) -> None:
 
 
 def load_backbone(path: Path, model: nn.Module) -> None:
-    """Read an ImageNet backbone with Caffe2's names (Detectron2's ``MSRA/R-50.pkl`` and R-101).
+    """Load an ImageNet backbone with Caffe2's names (Detectron2's ``MSRA/R-50.pkl`` and R-101).
 
     Args:
         path: the ``.pkl``.
-        model: a Mask R-CNN; its stem and ``res2`` to ``res5`` are filled, the rest is left alone.
+        model: a Mask R-CNN; only its stem and ``res2`` to ``res5`` are loaded.
 
     Raises:
         LabkitError: as :func:`load`.
@@ -96,12 +96,12 @@ def load_backbone(path: Path, model: nn.Module) -> None:
 
 
 def to_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A labkit state dict with Detectron2's names, for ``torch.save({"model": ...}, "x.pth")``."""
+    """Rename a labkit state dict to Detectron2's names; save it as ``{"model": ...}``."""
     return {NAMES.name(key): value for key, value in state.items()}
 
 
 def architecture(names: Iterable[str]) -> str:
-    """Which of Detectron2's R-CNN models a set of its parameter names belongs to."""
+    """Name the R-CNN architecture that has these parameter names of Detectron2."""
     all_names = "\n".join(names)
     depth = "R101" if ".res4.22." in all_names else "R50" if ".res4.5." in all_names else "tiny"
     if "sem_seg_head." in all_names:
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The arrays by name, without what a data-parallel wrapper put before the names."""
+    """Return the arrays by name, without the prefix of a data-parallel wrapper."""
     weights = content.get("model")
     if not isinstance(weights, dict):
         found = ", ".join(map(str, list(content)[:5])) or "nothing"

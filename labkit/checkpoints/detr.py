@@ -1,7 +1,7 @@
-"""Weights of DETR as its authors published them (N. Carion et al., ECCV 2020).
+"""Loading the published weights of DETR (N. Carion et al., ECCV 2020).
 
-They fit ``detr_r50``, ``detr_panoptic_r50`` and their relatives. A panoptic network is a mask head
-around a network for boxes, whose names begin with ``detr.`` there.
+They fit ``detr_r50``, ``detr_panoptic_r50`` and similar presets. In panoptic checkpoints, the names
+of the box network begin with ``detr.``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BODY = "backbone.0.body."
 
 
 def detr_key_map(panoptic: bool) -> KeyMap:
-    """DETR's names of the parameters of a model with or without a mask head."""
+    """Key map to DETR's parameter names, with or without a mask head."""
     prefix = "detr." if panoptic else ""
     rules: tuple[Rule, ...] = (
         (r"backbone\.stem\.conv1\.norm\.", f"{prefix}{_BODY}bn1."),
@@ -35,15 +35,15 @@ def detr_key_map(panoptic: bool) -> KeyMap:
 
 
 def load(path: Path, model: DETR) -> None:
-    """Read published weights.
+    """Load published weights.
 
     Args:
-        path: the ``.pth``; its state dict is its entry ``model``.
-        model: of the preset that the file is for; changed only if everything fits.
+        path: the ``.pth``; its state dict is the entry ``model``.
+        model: a model of the file's preset; changed only if all names and shapes fit.
 
     Raises:
-        LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
-            model's (the message lists which), or the model has other conventions than DETR.
+        LabkitError: the file is missing, damaged or contains code, names or shapes differ (the
+            message lists them), or the model's preprocessing differs from DETR's.
     """
     if model.config.conventions != CONVENTIONS:
         raise LabkitError(

@@ -1,4 +1,4 @@
-"""From another project's names to labkit's: every name accounted for, or nothing loaded."""
+"""Strict mapping of another project's parameter names to labkit's: all names fit, or none load."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from labkit.errors import LabkitError
 
 LINES = 18
-"""Names that a refusal lists, over all groups; one renamed layer should show, not fill a screen."""
+"""Limit of the names that an error message lists, over all groups."""
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 @dataclass(frozen=True)
 class RowOrder:
-    """A parameter whose rows (classes) the file orders otherwise.
+    """Conversion of a parameter whose rows (classes) have another order in the file.
 
     Attributes:
-        extra: rows that the file has beyond the model's.
-        convert: from the file's rows to the model's.
+        extra: number of rows that the file has in addition to the model's.
+        convert: converts the file's rows to the model's.
     """
 
     extra: int
@@ -35,13 +35,13 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class KeyMap:
-    """How another project names and orders the parameters of labkit's models.
+    """Names and row orders of labkit's parameters in another project.
 
     Attributes:
-        rules: (pattern of the beginning of a labkit name, its replacement); the first that matches
-            is applied, and a name that none matches is the same in both.
-        dropped: pattern of names in files that carry no weights.
-        rows: by labkit name.
+        rules: (pattern of the beginning of a labkit name, replacement). The first matching rule is
+            applied; a name without a matching rule is the same in both projects.
+        dropped: pattern of names in files that are not weights.
+        rows: row orders by labkit name.
     """
 
     rules: Sequence[Rule]
@@ -49,7 +49,7 @@ class KeyMap:
     rows: Mapping[str, RowOrder] = field(default_factory=dict)
 
     def name(self, key: str) -> str:
-        """The other project's name of a labkit parameter."""
+        """Name of a labkit parameter in the other project."""
         for pattern, replacement in self.rules:
             renamed, count = re.subn(rf"\A{pattern}", replacement, key)
             if count:
@@ -64,18 +64,18 @@ class KeyMap:
         keys: Sequence[str] | None = None,
         hint: str = "",
     ) -> None:
-        """Put the arrays of a file into a model; all of them, or none.
+        """Load the arrays of a file into a model, all or none.
 
         Args:
-            path: for messages.
+            path: the file, for messages.
             weights: the file's arrays or tensors by the file's names.
-            model: with labkit's names.
-            keys: the labkit names to fill. None: all of the model's.
-            hint: what to say first about a file that does not fit.
+            model: a model with labkit's names.
+            keys: the labkit names to load; None for all of the model's.
+            hint: first sentence of the message about a file that does not fit.
 
         Raises:
-            LabkitError: names are missing or too many, or shapes or types differ. The model is
-                as it was.
+            LabkitError: names are missing or unknown, or shapes or types differ. Then the model is
+                unchanged.
         """
         state = model.state_dict()
         weights = {n: v for n, v in weights.items() if not re.fullmatch(self.dropped, n)}
@@ -89,7 +89,7 @@ class KeyMap:
         model.load_state_dict(fitting, strict=keys is None)
 
     def _shape(self, key: str, value: Tensor) -> tuple[int, ...]:
-        """The shape that a parameter must have in the file."""
+        """Required shape of a parameter in the file."""
         rows, *rest = value.shape
         return (rows + (self.rows[key].extra if key in self.rows else 0), *rest)
 
@@ -126,7 +126,7 @@ class KeyMap:
 
 
 def _describe(value: Any) -> str:
-    """The shape, or what stands in the place of an array of floating-point numbers."""
+    """Describe a value for messages: its shape, or what it is instead of a float array."""
     if not isinstance(value, np.ndarray | Tensor):
         return f"no array ({type(value).__name__})"
     if isinstance(value, Tensor) and not _has_plain_values(value):

@@ -1,7 +1,7 @@
-"""The published weights of ``data/zoo.toml``: what there is, getting it, and a model with it.
+"""Model zoo: the published weights of ``data/zoo.toml``, their download, and loading them.
 
-A file is downloaded into ``archives/`` of the download folder, checked against the hash in its
-name, and only then moved to ``checkpoints/``: the files there are complete.
+A file is downloaded to ``archives/`` of the download folder, verified, and only then moved to
+``checkpoints/``: files there are complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what only lists must not wait for torch
     from labkit.structures import Categories
 
 FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
-"""Each is a module beside this one, whose ``load(path, model)`` reads such a file."""
+"""Formats; each is a module beside this one, whose ``load(path, model)`` reads such files."""
 NO_HASH = "none"
 CATEGORIES = {
     "coco_things": "coco.categories",
@@ -32,7 +32,7 @@ CATEGORIES = {
     "coco_ids_1_to_90": "coco.categories",
     "cityscapes_panoptic": "cityscapes_categories",
 }
-"""The functions that list classes, each with its module in :mod:`labkit.datasets`."""
+"""Functions that list classes, with their modules in :mod:`labkit.datasets`."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,21 @@ class Checkpoint:
     metrics: dict[str, float]
 
     def path(self, folder: Path) -> Path:
-        """Where the file lies in the download folder, once it was fetched."""
+        """Path of the file in the download folder."""
         return folder / "checkpoints" / f"{self.name}{Path(self.url).suffix}"
 
     def list_categories(self) -> Categories:
-        """The classes of the weights."""
+        """Classes of the weights."""
         module = importlib.import_module(f"labkit.datasets.{CATEGORIES[self.categories]}")
         listed: Categories = getattr(module, self.categories)()
         return listed
 
 
 def published_weights(path: Path | None = None) -> dict[str, Checkpoint]:
-    """The published weights by name.
+    """List the published weights by name.
 
     Args:
-        path: another file than ``data/zoo.toml``.
+        path: the table; None for ``data/zoo.toml``.
 
     Raises:
         LabkitError: the file is missing or has an unknown, missing or wrong field.
@@ -85,18 +85,18 @@ def published_weights(path: Path | None = None) -> dict[str, Checkpoint]:
 
 
 def find(name: str) -> Checkpoint:
-    """The published weights of a name.
+    """Find published weights by name.
 
     Raises:
-        LabkitError: there are none; names like it are suggested.
+        LabkitError: the name is unknown; similar names are suggested.
     """
     known = published_weights()
     if name in known:
         return known[name]
     if name in shipped():
-        raise LabkitError(f"{name}: these weights come with labkit; there is nothing to fetch")
+        raise LabkitError(f"{name}: these weights come with labkit and need no download")
     if "/" in name:
-        raise LabkitError(f"{name}: there is no such folder, and weights have no / in their names")
+        raise LabkitError(f"{name}: no such folder, and names of weights contain no /")
     from labkit.models.presets import PRESETS  # imports torch, which listing does not wait for
 
     if name in PRESETS:
@@ -116,12 +116,12 @@ def find(name: str) -> Checkpoint:
 def fetch_weights(
     checkpoint: Checkpoint, folder: Path | None = None, show: Callable[[str], None] = print
 ) -> Path:
-    """Fetch and verify published weights; what is there already is verified again.
+    """Fetch and verify published weights; an existing file is verified again.
 
     Args:
-        checkpoint: of :func:`published_weights` or :func:`find`.
-        folder: the download folder. None: the usual one.
-        show: takes lines for the user: the licence, the hash.
+        checkpoint: an entry of :func:`published_weights`.
+        folder: the download folder; None for the default.
+        show: prints lines for the user: the licence, the hash.
 
     Returns:
         The file.
@@ -139,7 +139,7 @@ def fetch_weights(
     path = checkpoint.path(folder)
     show(f"{checkpoint.name}\nLicence: {checkpoint.licence}\nFrom: {checkpoint.url}")
     if checkpoint.hash == NO_HASH:
-        show("Its publisher gives no hash: whether the file is whole shows only when it is loaded.")
+        show("No hash is published, so the file can only be checked by loading it.")
     else:
         show(f"Its hash must begin with {checkpoint.hash}")
     if path.is_file():
@@ -173,30 +173,30 @@ def _is_whole(path: Path, checkpoint: Checkpoint) -> bool:
 
 
 def path_of(name: str, folder: Path | None = None) -> Path:
-    """The file of published weights on this machine.
+    """Path of published weights on this machine.
 
     Args:
-        name: as ``labkit zoo list`` shows it.
-        folder: the download folder. None: the usual one.
+        name: a name of ``labkit zoo list``.
+        folder: the download folder; None for the default.
 
     Raises:
-        LabkitError: unknown name, or it was not fetched yet.
+        LabkitError: the name is unknown, or the file is not fetched yet.
     """
     path = find(name).path(folder or download_folder())
     if not path.is_file():
-        raise LabkitError(f"{path}: not there yet; fetch it with: labkit zoo get {name}")
+        raise LabkitError(f"{path}: not fetched yet; run: labkit zoo get {name}")
     return path
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
-    """A model with published weights and their categories, in evaluation mode.
+    """Load a model with published weights and their categories, in evaluation mode.
 
     Args:
-        name: as ``labkit zoo list`` shows it.
-        folder: the download folder. None: the usual one.
+        name: a name of ``labkit zoo list``.
+        folder: the download folder; None for the default.
 
     Raises:
-        LabkitError: unknown name, not fetched yet, or damaged.
+        LabkitError: the name is unknown, or the file is not fetched yet or damaged.
     """
     from labkit.checkpoints import torchvision
     from labkit.models import PRESETS

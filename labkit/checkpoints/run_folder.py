@@ -1,8 +1,8 @@
-"""The folder of a training run: what was trained, on what, and the weights.
+"""The folder of a training run: settings, weights and the state to resume from.
 
 run.json             preset, categories, data, settings
 model.safetensors    the weights, once the run is complete
-last.pt              the state to go on from
+last.pt              the state to resume from
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "init": ((str, NoneType), "a text or null"),
     "train": ((dict,), "an object"),
 }
-"""What ``run.json`` has."""
+"""Fields of ``run.json``: their types, and the types' names in messages."""
 
 LONG_TO_SHORT = 1333 / 800
-"""The usual limits of the two sides; other sizes keep their ratio."""
+"""Ratio of the usual limits of the two sides, which other sizes keep."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder's weights are.
+    """Description of a training run, stored as ``run.json``.
 
     Attributes:
-        preset: name of the model.
-        categories: of the data it was trained on.
-        data, split: names of that data, for :func:`labkit.datasets.registry.open_dataset`.
-        short_side: to which images are resized, in training and afterwards; None: as the preset
-            has it.
-        init: the weights it started from, if any.
+        preset: name of the model's preset.
+        categories: categories of the training data.
+        data, split: names of the training data, for :func:`labkit.datasets.registry.open_dataset`.
+        short_side: short side to which images are resized, in training and prediction; None for
+            the preset's.
+        init: initial weights, if any.
         train: settings of the training.
     """
 
@@ -65,7 +65,7 @@ class Run:
     train: dict[str, Any]
 
     def build(self) -> nn.Module:
-        """The model with fresh weights.
+        """Build the model with newly initialised weights.
 
         Raises:
             LabkitError: unknown preset, or it does not resize its images.
@@ -78,14 +78,14 @@ class Run:
         if not 16 <= self.short_side <= 4096:
             raise LabkitError(f"short side {self.short_side}: must be in 16..4096 pixels")
         if config is None:
-            return build(self.preset, self.categories)  # says which presets there are
+            return build(self.preset, self.categories)  # raises an error that lists the presets
         long = round(self.short_side * LONG_TO_SHORT)
         conventions = replace(config.conventions, resize="whole", short=self.short_side, long=long)
         return replace(config, conventions=conventions).build(self.categories)
 
 
 def save_run(folder: Path, run: Run) -> None:
-    """Write ``run.json``, before the training begins or goes on.
+    """Write ``run.json`` before the training starts or resumes.
 
     Raises:
         LabkitError: the folder holds weights of another run, or cannot be written.
@@ -106,19 +106,19 @@ def save_run(folder: Path, run: Run) -> None:
 
 
 def _flat(content: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings one by one, the categories by name, for a message of one line."""
+    """Flatten a run's settings, with categories by name, for a short message."""
     names = ", ".join(c["name"] for c in content.get("categories", []))
     return {**content, **content.get("train", {}), "categories": names, "train": None}
 
 
 def read_run(path: Path) -> Run:
-    """What :func:`save_run` wrote.
+    """Read the ``run.json`` that :func:`save_run` wrote.
 
     Args:
         path: the folder, or a file in it.
 
     Raises:
-        LabkitError: there is no ``run.json``, or it is damaged.
+        LabkitError: ``run.json`` is missing or damaged.
     """
     file = (path if path.is_dir() else path.parent) / "run.json"
     if not file.exists():
@@ -128,13 +128,13 @@ def read_run(path: Path) -> Run:
 
 
 def load_run(path: Path) -> nn.Module:
-    """The trained model, in evaluation mode; that of an unfinished run as it was last saved.
+    """Load the trained model in evaluation mode; of an unfinished run, the last saved state.
 
     Args:
         path: the folder, or a weights file in it.
 
     Raises:
-        LabkitError: the folder holds no run, no weights yet, or weights of another model.
+        LabkitError: the folder has no run, no weights yet, or weights of another model.
     """
     run = read_run(path)
     try:
@@ -155,21 +155,21 @@ def load_run(path: Path) -> nn.Module:
 
 
 def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str]:
-    """Copy the weights of a trained model, but for layers that it lacks or that differ in shape.
+    """Copy the weights of a trained model, except layers that it lacks or that differ in shape.
 
-    Those are branches that are added, as a panoptic model adds one to a Mask R-CNN, and the layers
-    that answer for each class, where the number of classes differs.
+    Examples are the semantic branch that a panoptic model adds to a Mask R-CNN, and the
+    classification layers if the number of classes differs.
 
     Args:
-        model: to be trained.
+        model: the model to train.
         weights: the trained model.
-        part: of both models, such as ``backbone``; the rest stays fresh. Empty: everything.
+        part: part of both models to copy, such as ``backbone``; empty for everything.
 
     Returns:
-        The names of what stayed fresh.
+        The names of the parameters that were not copied.
 
     Raises:
-        LabkitError: the trained model has parts that this one has not, or not the part.
+        LabkitError: the trained model has parameters that ``model`` lacks, or lacks ``part``.
     """
     mine: dict[str, Tensor] = model.state_dict()
     theirs: dict[str, Tensor] = weights.state_dict()
@@ -194,7 +194,7 @@ def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str
 def _read(path: Path) -> dict[str, Any]:
     content = read_json_file(path)
     if not isinstance(content, dict):
-        raise LabkitError(f"{path}: damaged, it is no object")
+        raise LabkitError(f"{path}: damaged: it is not a JSON object")
     for key, (kinds, what) in FIELDS.items():
         if type(content.get(key, ...)) not in kinds:
             found = f"is {json_excerpt(content[key])}" if key in content else "is missing"

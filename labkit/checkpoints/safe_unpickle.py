@@ -1,4 +1,4 @@
-"""Reading checkpoints of other projects without giving them the power to run code.
+"""Safe unpickling: reads other projects' checkpoints without running code from them.
 
 A pickle is a small program: it names functions and has them called. The published ``.pkl`` files
 need a few harmless ones, to rebuild NumPy arrays, so those are all that :func:`read_pickle`
@@ -23,14 +23,14 @@ import torch
 from labkit.errors import LabkitError
 
 ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "net", "weights")
-"""Under which names training scripts keep a model's state dict."""
+"""Keys under which training scripts store a model's state dict."""
 WRAPPERS = ("module.", "_orig_mod.")
 PLAIN = frozenset("fiub")
-"""Kinds of NumPy types that hold numbers or bools; all others are refused."""
+"""NumPy type kinds of numbers and bools; all others are refused."""
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle of dictionaries, lists, numbers, text and numeric arrays holds.
+    """Read a pickle of dictionaries, lists, numbers, text and numeric arrays.
 
     Text that Python 2 wrote is read as Latin-1, as the published files ask for.
 
@@ -56,7 +56,7 @@ def read_pickle(path: Path) -> Any:
 
 
 class _ArrayUnpickler(pickle._Unpickler):
-    """Knows the globals of arrays; every other is refused before anything is imported.
+    """Unpickler that allows the globals of arrays only and refuses others before any import.
 
     The one written in Python: C's makes room for as many remembered objects as a file of a few
     bytes asks for.
@@ -91,7 +91,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError("it refers to objects outside itself")
 
     def _refuse_byte_array(self) -> None:
-        # It would be made as long as the file says before a byte of it is read.
+        # It would be allocated with the length in the file before any byte is read.
         raise pickle.UnpicklingError("it holds a byte array; weights are numbers")
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -101,7 +101,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
 
 class _Type:
-    """Stands in for ``np.dtype``: only types of plain numbers."""
+    """Replacement of ``np.dtype`` for plain numbers only."""
 
     __slots__ = ("dtype",)
 
@@ -125,7 +125,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for ``np.ndarray`` while a pickle is read; ``value`` is the array at last."""
+    """Replacement of ``np.ndarray`` while a pickle is read; ``value`` is the finished array."""
 
     __slots__ = ("value",)
 
@@ -137,7 +137,7 @@ class _Array:
 
 
 class _Namespace:
-    """Stands in for ``argparse.Namespace``, a training script's options: names and values only."""
+    """Replacement of ``argparse.Namespace``, a training script's options: names and values only."""
 
 
 def _reconstruct(_class: type, _shape: tuple[int, ...], _kind: bytes) -> _Array:
@@ -149,19 +149,19 @@ def _scalar(kind: _Type, content: bytes | str) -> Any:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 spells bytes; other encodings would import their codec's module."""
+    """Decode bytes as protocol 2 stores them; other encodings would import a codec module."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """How protocol 2 spells the bytes of an array without elements."""
+    """Return the bytes of an array without elements, as protocol 2 stores them."""
     return b""
 
 
 def _with_arrays(value: Any, done: dict[int, Any]) -> Any:
-    """The same containers with the arrays in the place of their stand-ins.
+    """Copy containers and put the arrays in the place of their replacements.
 
     Args:
         value: of the unpickler.
@@ -187,7 +187,7 @@ def _with_arrays(value: Any, done: dict[int, Any]) -> Any:
 
 
 def read_torch(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU.
+    """Read a file of ``torch.save``, with tensors on the CPU.
 
     Args:
         path: the file.
@@ -217,7 +217,7 @@ def read_torch(path: Path) -> Any:
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """What ``torch.save(model.state_dict(), path)`` wrote: tensors by name.
+    """Read a state dict that ``torch.save`` wrote: tensors by name.
 
     Training scripts write the state dict as one entry of several, and what wraps a model puts a
     word before every name; both are taken off.
@@ -242,7 +242,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
 
 def without_wrapper(weights: Mapping[Any, Any]) -> dict[str, Any]:
-    """The weights under the names that they have in the model itself.
+    """Remove the prefix of data-parallel or compiled wrappers from the names of weights.
 
     ``nn.DataParallel`` and ``DistributedDataParallel`` put ``module.`` before every name,
     ``torch.compile`` puts ``_orig_mod.``.
@@ -263,7 +263,7 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _damaged(path: Path, expected: str, error: Exception) -> LabkitError:
-    """The error for a file that cannot be read, which names the commonest wrong files."""
+    """Build the error for an unreadable file; it recognises common wrong files."""
     with path.open("rb") as file:
         start = file.read(256)
     if not start:

@@ -1,6 +1,7 @@
-"""The small weights that come with labkit: trained on Shapes here, in ``data/checkpoints``.
+"""Small weights that come with labkit: trained on Shapes, in ``data/checkpoints``.
 
-``checkpoints.toml`` beside them says how each was made and what it reaches; ``pack.py`` wrote both.
+``checkpoints.toml`` beside them records the training commands and the metrics; ``pack.py`` wrote
+both.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ FOLDER = DATA / "checkpoints"
 
 @dataclass(frozen=True)
 class Shipped:
-    """One of them; its name is its preset.
+    """Weights that come with labkit, with the record of their training.
 
     Attributes:
-        name: of the preset.
-        commands: the trainings, in order.
-        seconds: that they took on one core.
-        metrics: in percent on 500 images of Shapes' ``val``.
-        crowded: in percent on 200 images of its harder variant's.
-        first_100: in percent on the first 100 images of ``val``, for a test.
+        name: name of the preset.
+        commands: training commands, in order.
+        seconds: training time on one core.
+        metrics: metrics in percent on 500 images of Shapes' ``val``.
+        crowded: metrics in percent on 200 images of the crowded variant's ``val``.
+        first_100: metrics in percent on the first 100 images of ``val``, for a test.
     """
 
     name: str
@@ -41,11 +42,11 @@ class Shipped:
 
     @property
     def path(self) -> Path:
-        """The float16 weights."""
+        """Path of the float16 weights."""
         return FOLDER / f"{self.name}.safetensors"
 
     def load(self) -> nn.Module:
-        """The model in float32, in evaluation mode."""
+        """Load the model in float32, in evaluation mode."""
         from labkit.checkpoints.weights import load_weights  # here, because listing needs no torch
         from labkit.datasets.shapes import Shapes
         from labkit.models.presets import build
@@ -57,7 +58,7 @@ class Shipped:
 
 
 def shipped() -> dict[str, Shipped]:
-    """All that come with labkit, by name.
+    """List all weights that come with labkit, by name.
 
     Raises:
         LabkitError: the record is missing, or has an unknown or missing field.

@@ -1,4 +1,4 @@
-"""Weights of ``torchvision.models.detection.maskrcnn_resnet50_fpn``.
+"""Loading the weights of ``torchvision.models.detection.maskrcnn_resnet50_fpn``.
 
 They fit a model of :data:`CONFIG`; those that were trained on COCO number their classes by COCO's
 ids, as :func:`labkit.datasets.coco.categories.coco_ids_1_to_90` does.
@@ -26,7 +26,7 @@ from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
 
 
 def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:
-    """The same architecture with every choice as torchvision makes it."""
+    """Configuration of ``mask_rcnn_r50`` with torchvision's choices."""
     rpn, roi = base.rpn, base.roi
     beta = 1 / 9
     return replace(
@@ -66,7 +66,7 @@ _BODY = r"backbone\.bottom_up\."
 
 
 def residual_block(match: re.Match[str]) -> str:
-    """``res2.0.conv1.norm.weight`` to ``layer1.0.bn1.weight``, for every layer of a block."""
+    """Map ``res2.0.conv1.norm.weight`` to ``layer1.0.bn1.weight``, for every layer of a block."""
     stage, block, layer, value = match.groups()
     norm = value.startswith("norm.")
     if layer == "shortcut":
@@ -117,7 +117,7 @@ _ROWS = {
 
 # A batch norm that was trained counts its batches; a frozen one does not.
 NAMES = KeyMap(_RULES, dropped=r".*\.num_batches_tracked", rows=_ROWS)
-"""torchvision's names and order of the parameters of ``mask_rcnn_r50``."""
+"""Key map to torchvision's names and row orders of the parameters of ``mask_rcnn_r50``."""
 
 _EARLIER: tuple[tuple[str, str], ...] = (
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
@@ -127,16 +127,16 @@ _EARLIER: tuple[tuple[str, str], ...] = (
         for i in range(4)
     ),
 )
-"""Names in files that older versions of torchvision wrote; the published file is from 2019."""
+"""Names in files of older versions of torchvision; the published file is from 2019."""
 
 
 def load(path: Path, model: MaskRCNN) -> None:
-    """Read torchvision's weights into a model of :data:`CONFIG`.
+    """Load torchvision's weights into a model of :data:`CONFIG`.
 
     Args:
         path: the published ``.pth``, ``torch.save(model.state_dict(), path)``, or a checkpoint that
             has the state dict as its entry ``model``.
-        model: changed only if everything fits.
+        model: the model; changed only if all names and shapes fit.
 
     Raises:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the

@@ -1,4 +1,4 @@
-"""Weights of UPSNet as its authors published them (Y. Xiong et al., CVPR 2019).
+"""Loading the published weights of UPSNet (Y. Xiong et al., CVPR 2019).
 
 They fit ``upsnet_r50`` and its relatives. Their licence is non-commercial; :data:`NOTICE` says so,
 and it is shown before anything is fetched and whenever such a file is loaded.
@@ -30,7 +30,7 @@ NOTICE = (
 
 
 def _block(match: re.Match[str]) -> str:
-    """``res2.0.conv1.norm.weight`` to ``res2.layers.0.bn1.weight``, for every layer of a block."""
+    """Map ``res2.0.conv1.norm.weight`` to ``res2.layers.0.bn1.weight``, for every layer."""
     stage, block, layer, value = match.groups()
     norm = value.startswith("norm.")
     if layer == "shortcut":
@@ -68,7 +68,7 @@ _RULES: tuple[Rule, ...] = (
 
 
 def upsnet_key_map(stuff: int) -> KeyMap:
-    """UPSNet's names and order of the parameters of a model with so many stuff classes."""
+    """Key map to UPSNet's parameter names and row orders, for a number of stuff classes."""
     changed = {
         "roi_heads.cls_score": RowOrder(0, lambda rows: torch.cat([rows[1:], rows[:1]])),
         "roi_heads.bbox_pred": RowOrder(4, lambda rows: rows[4:]),
@@ -81,12 +81,12 @@ def upsnet_key_map(stuff: int) -> KeyMap:
 
 
 def load(path: Path, model: UPSNet) -> None:
-    """Read published weights.
+    """Load published weights.
 
     Args:
         path: the ``.pth``: a state dict, with or without ``module.`` before its names.
-        model: of the preset that the file is for; changed only if everything fits. The order of its
-            things and of its stuff must be the publisher's.
+        model: a model of the file's preset; changed only if all names and shapes fit. The order of
+            its things and of its stuff must be the publisher's.
 
     Raises:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the

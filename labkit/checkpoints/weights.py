@@ -1,4 +1,4 @@
-"""labkit's own files: weights to keep (safetensors) and the state of a training run (to resume).
+"""labkit's own files: weights (safetensors), and the state of a training for resuming it.
 
 Neither can run code when it is read: safetensors holds arrays only, and the training state is read
 with ``weights_only=True``.
@@ -20,25 +20,25 @@ from labkit.system.atomic_write import atomic_write
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write all parameters and buffers of ``model`` to a safetensors file, whole or not at all."""
+    """Write all parameters and buffers of ``model`` to a safetensors file, all or none."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_write(path) as temporary:
         save_file(state, temporary)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Read a file that :func:`save_weights` wrote into ``model``.
+    """Load a file of :func:`save_weights` into ``model``.
 
     Raises:
         LabkitError: the file is missing or not safetensors, or its names or shapes are not the
             model's.
     """
     if not path.exists():
-        raise LabkitError(f"{path}: there is no such weights file")
+        raise LabkitError(f"{path}: no such weights file")
     try:
         state = load_file(path)
     except Exception as error:  # of damaged bytes the library raises whatever it runs into
-        raise LabkitError(f"{path}: not a whole safetensors file ({error})") from None
+        raise LabkitError(f"{path}: not a complete safetensors file ({error})") from None
     try:
         model.load_state_dict(without_wrapper(state))
     except RuntimeError as error:
@@ -54,7 +54,7 @@ def save_training_state(
     losses: dict[str, list[float]],
     validation: dict[str, dict[int, float]],
 ) -> None:
-    """Write everything that a run needs to go on, whole or not at all."""
+    """Write everything that is needed to resume a run, completely or not at all."""
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -74,7 +74,7 @@ def load_training_state(
     scaler: torch.amp.GradScaler,
     config: dict[str, Any],
 ) -> tuple[dict[str, list[float]], dict[str, dict[int, float]]]:
-    """Read what :func:`save_training_state` wrote; returns losses and validation so far.
+    """Load a state of :func:`save_training_state`; return losses and validation metrics so far.
 
     Raises:
         LabkitError: the file is damaged, or belongs to a run with another config or model.
@@ -84,12 +84,12 @@ def load_training_state(
         then, now = json.loads(state["config"]), json.loads(json.dumps(config))
         changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
         losses = {name: [float(v) for v in values] for name, values in state["losses"].items()}
-        validation = {  # earlier versions measured nothing
+        validation = {  # earlier versions had no validation
             name: {int(step): float(value) for step, value in values.items()}
             for name, values in state.get("validation", {}).items()
         }
     except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
-        raise LabkitError(f"{path}: damaged, delete it to start anew ({error!r})") from None
+        raise LabkitError(f"{path}: damaged; delete it to start again ({error!r})") from None
     if changed:
         raise LabkitError(
             f"{path}: holds a run with other settings ({'; '.join(changed)}). "

@@ -1,18 +1,19 @@
-"""Average precision (AP) of detections, as COCO defines it, in steps that a lesson can show.
+"""Average precision (AP) of detections as COCO defines it, in readable steps.
 
 The definition is that of https://cocodataset.org/#detection-eval. For every class and every IoU
 threshold 0.50, 0.55, .., 0.95:
 
 1. :func:`match_detections`, image by image: each detection, best score first, takes the unmatched
    object with the highest IoU, if that reaches the threshold.
-2. :func:`precision_recall`, over all images: walking down the scores, what share of the detections
-   so far is right, and what share of the objects has been found.
-3. :func:`area_under`: precision, made monotone, averaged at 101 recalls.
+2. :func:`precision_recall`, over all images: after each detection, in order of the scores, the
+   share of correct detections and the share of detected objects.
+3. :func:`area_under`: the monotone envelope of the precision, averaged at 101 recalls.
 
-AP is the mean over the classes that occur in the truth and over the thresholds. For COCO's own
-numbers, with crowds and sizes, see ``coco_ap``.
+AP is the mean over the thresholds and over the classes in the ground truth. For COCO's own numbers,
+with crowds and sizes, see ``coco_ap``.
 
-Letters in shapes: ``D`` detections, ``G`` true objects, ``T`` thresholds, ``C`` thing classes.
+Letters in shapes: ``D`` detections, ``G`` ground-truth objects, ``T`` thresholds, ``C`` thing
+classes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from labkit.structures import Categories, Detections, Target, target_to
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100
-"""Of one class in one image; COCO leaves out those with lower scores."""
+"""Limit per class and image; COCO ignores the detections with lower scores."""
 
 Kind = Literal["boxes", "masks"]
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """AP in 0..1; nan where there is no true object.
+    """AP in 0..1; nan without ground-truth objects.
 
     Attributes:
         table: ``(T, C)`` AP of each threshold and class.
@@ -73,18 +74,18 @@ class AveragePrecision:
 def average_precision(
     pairs: Iterable[tuple[Detections, Target]], categories: Categories, kind: Kind = "masks"
 ) -> AveragePrecision:
-    """AP of the detections of all images.
+    """Compute AP of the detections of all images.
 
     T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
     3.7.
 
     Args:
-        pairs: detections and truth of each image. Equal scores keep this order.
-        categories: the things among them are the classes.
-        kind: what overlaps: "boxes" or "masks".
+        pairs: detections and ground truth of each image. Equal scores keep this order.
+        categories: their things are the classes.
+        kind: compute IoU of "boxes" or "masks".
 
     Raises:
-        LabkitError: masks are asked for and a detection has none, or sizes differ.
+        LabkitError: ``kind`` is "masks" and detections have none, or sizes differ.
     """
     classes = len(categories.things)
     scores: list[list[Floats]] = [[] for _ in range(classes)]
@@ -118,15 +119,15 @@ def detection_iou(
     mine: NDArray[np.intp],
     true: NDArray[np.intp],
 ) -> Floats:
-    """IoU ``(D, G)`` of the detections ``mine`` (D,) with the objects ``true`` (G,)."""
+    """IoU ``(D, G)`` of detections ``mine`` (D,) and ground-truth objects ``true`` (G,)."""
     if kind == "boxes":
         return box_iou(found.boxes[mine].double(), target["boxes"][true].double()).numpy()
     if found.masks is None:
         raise LabkitError("AP of masks: the detections have boxes only; ask for boxes")
     if found.masks.shape[1:] != target["masks"].shape[1:]:
         raise LabkitError(
-            f"image {target['image_id']}: detected masks are {tuple(found.masks.shape[1:])}, true"
-            f" ones {tuple(target['masks'].shape[1:])} (height, width)"
+            f"image {target['image_id']}: detected masks are {tuple(found.masks.shape[1:])},"
+            f" ground-truth masks {tuple(target['masks'].shape[1:])} (height, width)"
         )
     a = found.masks[mine].flatten(1).float()  # (D, H W); sums of 0 and 1 are exact below 2 ** 24
     b = target["masks"][true].flatten(1).float()  # (G, H W)
@@ -137,15 +138,15 @@ def detection_iou(
 
 
 def match_detections(iou: Floats, threshold: float) -> NDArray[np.int64]:
-    """Which object each detection of an image takes.
+    """Match the detections of an image to objects, greedily by score.
 
     Args:
         iou: ``(D, G)``, the detections in order of their scores, best first.
-        threshold: an overlap that reaches it is enough.
+        threshold: smallest IoU of a match.
 
     Returns:
-        ``(D,)``: the object's index, or -1, a false positive. No object is taken twice; objects
-        that nobody took are the false negatives.
+        ``(D,)``: the object's index, or -1 for a false positive. Each object is matched at most
+        once; unmatched objects are false negatives.
     """
     taken = np.full(len(iou), -1)
     if iou.shape[1] == 0:
@@ -165,19 +166,19 @@ def precision_recall(
     """Precision and recall ``(D,)`` after each detection, best score first.
 
     Args:
-        scores: ``(D,)`` of one class in all images.
-        right: ``(D,)`` whether it took an object.
-        objects: how many there are to be found.
+        scores: ``(D,)`` scores of one class in all images.
+        right: ``(D,)`` whether a detection is matched.
+        objects: number of ground-truth objects of the class.
     """
     hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
     return hits / np.arange(1, len(hits) + 1), hits / objects
 
 
 def area_under(precision: Floats, recall: Floats) -> float:
-    """Mean over 101 recalls of the best precision at that recall or beyond; 0 where never reached.
+    """Mean over 101 recalls of the highest precision at that recall or a higher one, else 0.
 
     Args:
-        precision, recall: ``(D,)`` of :func:`precision_recall`.
+        precision, recall: ``(D,)``, the results of :func:`precision_recall`.
     """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     place = np.searchsorted(recall, RECALLS, side="left")  # the first detection that reaches it

@@ -1,4 +1,4 @@
-"""Objects and masks in the form of COCO's annotations, as pycocotools wants them."""
+"""Ground truth and detections as COCO annotations, the input of pycocotools."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Annotation = dict[str, Any]
 
 
 def encode_rle(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO's compressed run-length codes of masks ``(N, H, W)`` bool."""
+    """Encode masks ``(N, H, W)`` bool as COCO's compressed run-length codes."""
     pixels = masks.cpu().numpy().astype(np.uint8)
     return list(coco_mask.encode(np.asfortranarray(pixels.transpose(1, 2, 0))))
 
 
 def gt_annotations(target: Target, things: range) -> list[Annotation]:
-    """A target's objects, and the crowds of its panoptic map; ``category_id`` is the label."""
+    """Annotations of a target's objects and its panoptic map's crowds; category ids are labels."""
     codes = encode_rle(target["masks"])
-    truth = [
+    gt = [
         {
             "category_id": label,
             "bbox": xywh(box),
@@ -39,7 +39,7 @@ def gt_annotations(target: Target, things: range) -> list[Annotation]:
         ids, segments = target["panoptic"].ids, target["panoptic"].segments
         for crowd in (s for s in segments if s.iscrowd and s.label in things):
             (code,) = encode_rle((ids == crowd.id)[None])
-            truth.append(
+            gt.append(
                 {
                     "category_id": crowd.label,
                     "bbox": coco_mask.toBbox(code).tolist(),
@@ -48,11 +48,11 @@ def gt_annotations(target: Target, things: range) -> list[Annotation]:
                     "iscrowd": 1,
                 }
             )
-    return truth
+    return gt
 
 
 def detection_annotations(found: Detections) -> list[Annotation]:
-    """Detections; ``category_id`` is the label, ``segmentation`` None where there are no masks."""
+    """Annotations of detections; category ids are labels, ``segmentation`` may be None."""
     codes: Sequence[Any] = [None] * len(found)
     if found.masks is not None:
         codes = encode_rle(found.masks)
@@ -66,5 +66,5 @@ def detection_annotations(found: Detections) -> list[Annotation]:
 
 
 def xywh(box: Sequence[float]) -> list[float]:
-    """COCO's form of a box: the corner and the sides."""
+    """Convert a box from XYXY to COCO's x, y, width, height."""
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]

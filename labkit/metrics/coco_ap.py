@@ -1,7 +1,7 @@
-"""COCO's AP by pycocotools, the number that papers report.
+"""COCO's average precision (AP) by pycocotools, the number that papers report.
 
-How it is defined can be read in ``average_precision``; here are also crowds, whose detections count
-neither way, and the sizes. Masks are kept as run-length codes, so memory stays small.
+``average_precision`` shows the definition. This module adds crowds, whose detections are ignored,
+and AP by object size. Masks are kept as run-length codes, so memory stays small.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from labkit.metrics.coco_annotations import Annotation, detection_annotations, g
 from labkit.structures import Categories, Prediction, Target
 
 AREAS = (32.0**2, 96.0**2)
-"""Pixels: COCO's objects are small up to the first, large from the second on."""
+"""Areas in pixels: objects are small up to the first and large from the second on."""
 
 
 @dataclass(frozen=True)
 class APResult:
-    """AP in 0..1; nan where there is no true object.
+    """AP in 0..1; nan without ground-truth objects.
 
     Attributes:
         ap: mean over IoU 0.50, 0.55, .., 0.95 and over the classes.
-        ap50, ap75: at these IoU alone.
-        small, medium, large: of objects of these areas.
+        ap50, ap75: AP at this IoU alone.
+        small, medium, large: AP of objects of these areas.
         per_class: ``ap`` of each thing class.
     """
 
@@ -49,11 +49,11 @@ class APResult:
 
 @dataclass(frozen=True)
 class COCOResult:
-    """Results of boxes and masks; ``segm`` is None where an image came without masks.
+    """AP of boxes and masks.
 
     Attributes:
-        bbox: of the boxes.
-        segm: of the masks.
+        bbox: AP of the boxes.
+        segm: AP of the masks; None if the detections of an image have no masks.
     """
 
     bbox: APResult
@@ -62,25 +62,25 @@ class COCOResult:
 
 @dataclass
 class _Image:
-    """What one image adds: true objects and detections, as COCO annotations without ids."""
+    """Ground truth and detections of one image, as COCO annotations without ids."""
 
-    truth: list[Annotation]
+    gt: list[Annotation]
     found: list[Annotation]
     has_masks: bool
 
 
 class COCOAP:
-    """Collects detections image by image; ``compute`` gives the numbers at any time.
+    """AP metric: ``update`` with each image, then ``compute``.
 
     T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
     3.7.
 
-    For a data-parallel evaluation every process updates with its share of the images, then each
-    calls ``all_reduce`` once.
+    In a data-parallel evaluation, every process updates with its share of the images and then calls
+    ``all_reduce`` once.
 
     Args:
-        categories: the things among them are the classes.
-        areas: (small up to, large from) in pixels; other than COCO's for images of another scale.
+        categories: their things are the classes.
+        areas: (small up to, large from) in pixels; differs from COCO's for images of another scale.
     """
 
     def __init__(self, categories: Categories, areas: tuple[float, float] = AREAS) -> None:
@@ -88,7 +88,7 @@ class COCOAP:
         self._images: dict[int | str, _Image] = {}
 
     def __len__(self) -> int:
-        """How many images were counted."""
+        """Number of images so far."""
         return len(self._images)
 
     def update(
@@ -97,18 +97,18 @@ class COCOAP:
         target: Target,
         annotations: Sequence[Annotation] | None = None,
     ) -> None:
-        """Count one image.
+        """Add one image.
 
         Args:
             prediction: with ``detections``.
-            target: its objects; crowds are taken from its panoptic map, where it has one.
-            annotations: instead of the target's objects, those of a COCO file, for its exact
-                boxes, areas and crowds: ``category_id``, ``bbox``, ``area``, ``iscrowd`` and
-                ``segmentation`` as a run-length code.
+            target: ground truth; crowds are taken from its panoptic map, if it has one.
+            annotations: annotations of a COCO file that replace the target's objects, for the
+                file's exact boxes, areas and crowds: ``category_id``, ``bbox``, ``area``,
+                ``iscrowd`` and ``segmentation`` as a run-length code.
 
         Raises:
-            LabkitError: no detections, a label that is no thing, masks of another size than the
-                target's, or an image that was counted already.
+            LabkitError: no detections, a label that is not a thing, masks of another size than the
+                target's, or a repeated image.
         """
         image_id, found = target["image_id"], prediction.detections
         if found is None:
@@ -124,33 +124,31 @@ class COCOAP:
                 )
         if found.masks is not None and found.masks.shape[1:] != target["masks"].shape[1:]:
             raise LabkitError(
-                f"image {image_id}: detected masks are {tuple(found.masks.shape[1:])}, true ones"
-                f" {tuple(target['masks'].shape[1:])} (height, width)"
+                f"image {image_id}: detected masks are {tuple(found.masks.shape[1:])},"
+                f" ground-truth masks {tuple(target['masks'].shape[1:])} (height, width)"
             )
         if annotations is None:
-            truth = gt_annotations(target, self.categories.things)
+            gt = gt_annotations(target, self.categories.things)
         else:
-            truth = [
+            gt = [
                 {**a, "category_id": self.categories.label(a["category_id"])} for a in annotations
             ]
-        self._images[image_id] = _Image(
-            truth, detection_annotations(found), found.masks is not None
-        )
+        self._images[image_id] = _Image(gt, detection_annotations(found), found.masks is not None)
 
     def merge(self, other: COCOAP) -> None:
-        """Add what ``other`` has counted.
+        """Add the images of ``other``.
 
         Raises:
-            LabkitError: other categories, or an image that both have.
+            LabkitError: the categories differ, or both have the same image.
         """
         if other.categories != self.categories:
             raise LabkitError("merge: the two COCOAP have different categories")
         self._add(other._images)
 
     def all_reduce(self) -> None:
-        """Share what the processes of ``torch.distributed`` have; alone, change nothing.
+        """Gather the images of all processes of ``torch.distributed``; without it, do nothing.
 
-        Call it once, after the last update: afterwards every process holds the whole.
+        Call it once, after the last update. Then every process holds all images.
         """
         if not dist.is_initialized():
             return
@@ -167,19 +165,19 @@ class COCOAP:
         self._images |= images
 
     def compute(self) -> COCOResult:
-        """The numbers of everything counted; nan where nothing was."""
+        """Compute AP over all images."""
         masks = all(image.has_masks for image in self._images.values())
         return COCOResult(self._evaluate("bbox"), self._evaluate("segm") if masks else None)
 
     def _evaluate(self, kind: str) -> APResult:
-        # By image id, so that equal scores are in the same order however many processes there were.
+        # Sorted by image id, so that the order of equal scores does not depend on the processes.
         order = sorted(self._images, key=lambda i: (isinstance(i, str), i))
         images = [self._images[i] for i in order]
         classes = range(len(self.categories.things))
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            truth = _coco([image.truth for image in images], classes)
+            gt = _coco([image.gt for image in images], classes)
             found = _coco([image.found for image in images], classes, area_of=kind)
-            evaluation = COCOeval(truth, found, kind)
+            evaluation = COCOeval(gt, found, kind)
             small, large = self.areas
             evaluation.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
             evaluation.evaluate()
@@ -199,7 +197,7 @@ class COCOAP:
 
 
 def _coco(images: Sequence[Sequence[Annotation]], classes: range, area_of: str = "") -> COCO:
-    """An index as if read from a file; detections get the area of what is measured, as there."""
+    """Build a COCO index as from files; detections get the area of their box or mask."""
     annotations: list[Annotation] = []
     for number, entries in enumerate(images):
         for entry in entries:
@@ -212,7 +210,7 @@ def _coco(images: Sequence[Sequence[Annotation]], classes: range, area_of: str =
             annotations.append(row)
     coco = COCO()
     coco.dataset = {
-        # Run-length codes know their size, so nobody asks for the images'.
+        # Run-length codes contain their size, so the images' sizes are never used.
         "images": [{"id": n, "height": 0, "width": 0} for n in range(len(images))],
         "categories": [{"id": label} for label in classes],
         "annotations": annotations,

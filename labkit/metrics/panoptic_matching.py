@@ -1,14 +1,14 @@
 """Matching the segments of two panoptic maps, and panoptic quality from the matches.
 
-A predicted and a true segment of one category match when their IoU exceeds 0.5; since segments do
-not overlap, every segment has at most one match. Then, per category, with the matches TP, the other
-predictions FP and the other true segments FN:
+A predicted and a ground-truth segment of one category match if their IoU exceeds 0.5. Segments do
+not overlap, so every segment has at most one match. Per category, with the matches TP, the other
+predicted segments FP and the other ground-truth segments FN:
 
     PQ = sum of IoU over TP / (|TP| + |FP| / 2 + |FN| / 2) = SQ * RQ
     SQ = mean IoU over TP,  RQ = |TP| / (|TP| + |FP| / 2 + |FN| / 2)
 
-Void and crowd follow panopticapi, the published evaluation, to the digit. NumPy only at import:
-the file evaluation stays small in memory without torch.
+Void and crowd are treated exactly as in panopticapi, the published evaluation. The module imports
+NumPy only, because torch would multiply the memory of the file evaluation.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ VOID = 0
 IOU, TP, FP, FN = range(4)  # the columns of a table of counts
 MAX_TABLE = 2**20
 AREA_SLACK = (2, 0.01)
-"""Pixels, or a share of them, by which a stated area may differ from the map."""
+"""Tolerance of an area in a file: pixels, or a share of the pixels in the map."""
 
 
 class SegmentTable(NamedTuple):
-    """The S segments of one image, in the order in which they are listed.
+    """The S segments of one image, in the order of their list.
 
     Attributes:
-        ids: ``(S,)`` int32, their values in the map.
-        labels: ``(S,)`` int64, rows of their categories in the table of counts.
-        areas: ``(S,)`` float64, pixels as the ground truth's file states them; None counts them.
-        iscrowd: ``(S,)`` bool, true segments that cover several objects nobody separated.
+        ids: ``(S,)`` int32, values in the map.
+        labels: ``(S,)`` int64, rows of the categories in the table of counts.
+        areas: ``(S,)`` float64, areas in the ground truth's file; None to count pixels.
+        iscrowd: ``(S,)`` bool, ground-truth segments of several objects without own masks.
     """
 
     ids: NDArray[np.int32]
@@ -47,16 +47,16 @@ class SegmentTable(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What became of each segment of one image; numbers are positions in the two tables.
+    """Matches of one image: TP, FP and FN as indices into the two segment tables.
 
     Attributes:
-        target, prediction: ``(M,)``, the true and the predicted segment of each match (TP).
+        target, prediction: ``(M,)``, ground-truth and predicted segment of each match (TP).
         iou: ``(M,)`` float64, above 0.5.
-        missed: ``(S,)`` bool, true segments without a match (FN).
-        wrong: ``(P,)`` bool, predicted segments without a match (FP). One that is neither matched
-            nor wrong lies mostly on void or crowd, and does not count.
-        rejected: ``(K, 2)``, pairs of a true and a predicted segment of one category that share
-            pixels, but too few.
+        missed: ``(S,)`` bool, ground-truth segments without a match (FN).
+        wrong: ``(P,)`` bool, predicted segments without a match (FP). A segment that is neither
+            matched nor wrong lies mostly on void or crowd and is ignored.
+        rejected: ``(K, 2)``, pairs of a ground-truth and a predicted segment of one category that
+            share pixels without a match.
         rejected_iou: ``(K,)`` float64, at most 0.5.
     """
 
@@ -77,21 +77,21 @@ def match_segments(
     where: tuple[str, str],
     names: tuple[str, str],
 ) -> Matches:
-    """Find one image's matches.
+    """Match the segments of one image.
 
     A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.2.
 
     Args:
-        target_map: ``(H, W)`` true ids.
+        target_map: ``(H, W)`` ground-truth ids.
         prediction_map: ``(H, W)`` predicted ids.
-        target: true segments; id 0 is void and not among them.
+        target: ground-truth segments; id 0 is void and not among them.
         prediction: predicted segments; id 0 may be one of them.
-        where: what to call the true and the predicted map in messages.
-        names: what to call map and list, see :func:`check_segments`.
+        where: names of the ground-truth and the predicted map in messages.
+        names: names of map and list in messages, see :func:`check_segments`.
 
     Raises:
-        LabkitError: the maps differ in size, a map and its list hold different ids, or a stated
-            area is not that of the map.
+        LabkitError: the maps differ in size, a map and its list have different ids, or an area in
+            the file differs from the map.
     """
     if target_map.shape != prediction_map.shape:
         size, expected = prediction_map.shape, target_map.shape
@@ -102,7 +102,7 @@ def match_segments(
     true, predicted = target_map.ravel(), prediction_map.ravel()
     starts = run_starts(true, predicted)
     lengths = np.diff(starts, append=true.size)
-    # From here on a segment is its position in ascending order of ids, with void in front.
+    # From here on, segments are indices in ascending order of ids, with void at index 0.
     row_of, rows = _positions(true[starts], target.ids, where[0], names)
     column_of, columns = _positions(predicted[starts], prediction.ids, where[1], names)
     num_rows, num_columns = rows.max(initial=0) + 1, columns.max(initial=0) + 1
@@ -119,9 +119,9 @@ def match_segments(
         _check_areas(target.ids, target.areas, true_area[rows], where[0])
         true_area[rows] = target.areas
 
-    # A false prediction is excused where more than half of it lies on void or crowd. Of several
-    # crowd regions of a category in one image only the last one listed counts: that is
-    # panopticapi's rule (a dictionary per category), and the published numbers were made with it.
+    # An unmatched prediction is ignored if more than half of it lies on void or crowd. Of several
+    # crowd regions of a category in one image, only the last one in the list is used: panopticapi
+    # does so (a dictionary by category), and the published numbers were computed with it.
     on_void = np.bincount(c[r == VOID], shared[r == VOID], num_columns)
     crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
     on_crowd = np.isin(r, list(crowd_of.values())) & (row_label[r] == column_label[c])
@@ -132,7 +132,7 @@ def match_segments(
     if (impossible := true_area[r] < shared).any():
         t = int(target.ids[rows == r[impossible][0]][0])
         raise LabkitError(f'{where[0]}: the "area" of segment {t} is less than its pixels')
-    # Pixels without truth (row 0) speak neither for nor against a prediction.
+    # Unlabelled pixels (row 0) count neither for nor against a prediction.
     iou = shared / (predicted_area[c] + true_area[r] - shared - on_void[c])
     enough = iou > 0.5
     number_of_row, number_of_column = np.zeros(num_rows, int), np.zeros(num_columns, int)
@@ -154,7 +154,7 @@ def match_segments(
 def count_matches(
     matches: Matches, target: SegmentTable, prediction: SegmentTable, num_categories: int
 ) -> NDArray[np.float64]:
-    """``(C, 4)`` per category: sum of IoU over one image's matches, TP, FP, FN."""
+    """Count one image: ``(C, 4)`` per category: sum of IoU over the matches, TP, FP, FN."""
     counts = np.zeros((num_categories, 4))
     np.add.at(counts[:, IOU], target.labels[matches.target], matches.iou)
     np.add.at(counts[:, TP], target.labels[matches.target], 1)
@@ -166,9 +166,9 @@ def count_matches(
 def _sums(
     keys: NDArray[np.intp], values: NDArray[np.intp], size: int
 ) -> tuple[NDArray[np.intp], NDArray[Any]]:
-    """The keys that occur, ascending, and the sum of the values of each; keys are below ``size``.
+    """Sum values by key; return the occurring keys (ascending, below ``size``) and their sums.
 
-    Counting in a table is quicker than sorting, but one for all pairs of a hundred thousand
+    Counting in a table is faster than sorting, but a table for all pairs of a hundred thousand
     segments would not fit into memory.
     """
     if size <= MAX_TABLE:
@@ -182,9 +182,10 @@ def _sums(
 def _check_areas(
     ids: NDArray[np.int32], stated: NDArray[np.float64], counted: NDArray[Any], where: str
 ) -> None:
-    """Refuse areas that are not the map's: with them IoU, and so PQ, means nothing.
+    """Refuse areas that differ from the map, because IoU and PQ would be wrong.
 
-    panopticapi divides by what the file states, and so does this; a slip of a pixel or two passes.
+    Like panopticapi, the evaluation divides by the areas in the file; a difference of a pixel or
+    two is allowed.
     """
     wrong = np.abs(stated - counted) > np.maximum(AREA_SLACK[0], AREA_SLACK[1] * counted)
     if wrong.any():
@@ -199,7 +200,7 @@ def _check_areas(
 def _positions(
     values: NDArray[np.int32], ids: NDArray[np.int32], where: str, names: tuple[str, str]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions of ``values`` and of ``ids`` in ascending order of ids, void in front.
+    """Indices of ``values`` and of ``ids`` in ascending order of ids, with void first.
 
     Raises:
         LabkitError: ``values`` and ``ids`` differ in more than void.
@@ -217,8 +218,8 @@ def _positions(
 class ClassQuality:
     """Panoptic quality of one category, values in 0..1.
 
-    ``pq``, ``sq`` and ``rq`` are nan for a category without TP, FP and FN: it has no quality and
-    enters no average. Without TP alone they are 0.
+    ``pq``, ``sq`` and ``rq`` are nan for a category without TP, FP and FN, which enters no mean.
+    They are 0 for a category with FP or FN but without TP.
     """
 
     category_id: int
@@ -245,7 +246,7 @@ class MeanQuality:
 
 @dataclass(frozen=True)
 class PanopticResult:
-    """Panoptic quality over all categories, the things, the stuff, and of each category."""
+    """Panoptic quality of all categories, things, stuff, and of each category."""
 
     all: MeanQuality
     things: MeanQuality
@@ -256,7 +257,7 @@ class PanopticResult:
 def summarize(
     counts: NDArray[np.float64], categories: Iterable[tuple[int, str, bool]]
 ) -> PanopticResult:
-    """Panoptic quality from a table of counts.
+    """Compute panoptic quality from a table of counts.
 
     A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.3.
 

@@ -1,4 +1,4 @@
-"""Panoptic quality (PQ, SQ, RQ) of panoptic maps in memory; for files see ``panoptic_files``."""
+"""Panoptic quality (PQ, SQ, RQ) of maps in memory; for files see ``panoptic_quality_files``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labkit.system.distributed import sum_over_processes
 
 
 class PanopticQuality:
-    """Counts matches image by image; ``compute`` gives PQ, SQ and RQ at any time.
+    """Panoptic quality metric: ``update`` with each image, then ``compute``.
 
     A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.4.
 
@@ -28,7 +28,7 @@ class PanopticQuality:
     the images, then each calls ``all_reduce`` once.
 
     Attributes:
-        categories: what the labels mean.
+        categories: the classes of the labels.
         counts: ``(C, 4)`` float64 per category: sum of IoU over the matches, TP, FP, FN.
     """
 
@@ -37,11 +37,11 @@ class PanopticQuality:
         self.counts = np.zeros((len(categories), 4))
 
     def update(self, prediction: Panoptic, target: Panoptic) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            LabkitError: the maps differ in size, a map has ids without a segment or the reverse,
-                or a label is none of the categories.
+            LabkitError: the maps differ in size, a map's ids and segments differ, or a label is
+                not one of the categories.
         """
         true = _table(target, "target", self.categories)
         predicted = _table(prediction, "prediction", self.categories)
@@ -49,7 +49,7 @@ class PanopticQuality:
         self.counts += count_matches(matches, true, predicted, len(self.categories))
 
     def merge(self, other: PanopticQuality) -> None:
-        """Add what ``other`` has counted.
+        """Add the counts of ``other``.
 
         Raises:
             LabkitError: the two have different categories.
@@ -59,14 +59,14 @@ class PanopticQuality:
         self.counts += other.counts
 
     def all_reduce(self) -> None:
-        """Sum the counts over the processes of ``torch.distributed``; alone, change nothing.
+        """Sum the counts over all processes of ``torch.distributed``; without it, do nothing.
 
-        Call it once, after the last update: afterwards every process holds the whole.
+        Call it once, after the last update. Then every process holds the total.
         """
         self.counts = sum_over_processes(torch.from_numpy(self.counts)).numpy()
 
     def compute(self) -> PanopticResult:
-        """PQ, SQ, RQ and the number of categories, for all, things and stuff, and per category.
+        """Compute PQ, SQ and RQ of all categories, things and stuff, and of each category.
 
         Values are in 0..1; nan for a category that does not occur and for a mean over none.
         """
@@ -74,7 +74,7 @@ class PanopticQuality:
 
 
 def match_panoptic(prediction: Panoptic, target: Panoptic, categories: Categories) -> Matches:
-    """What became of each segment: its match, or a false positive, or a false negative.
+    """Match the segments of two panoptic maps: TP, FP and FN.
 
     Raises:
         LabkitError: as :meth:`PanopticQuality.update`.

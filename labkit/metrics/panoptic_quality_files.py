@@ -62,7 +62,7 @@ def evaluate_files(
     pred_dir: str | Path | None = None,
     workers: int | None = None,
 ) -> PanopticResult:
-    """Panoptic quality of predictions against ground truth, both in COCO panoptic format.
+    """Compute panoptic quality of predictions and ground truth in COCO panoptic format.
 
     A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.8.
 
@@ -114,7 +114,7 @@ def _folder(given: str | Path | None, json_path: Path, kind: str, option: str) -
 def _read_pairs(
     gt_json: Path, pred_json: Path, gt_dir: str | Path | None, pred_dir: str | Path | None
 ) -> tuple[list[tuple[int, str, bool]], list[ImagePair]]:
-    """The categories (id, name, isthing) and the annotated images with their predictions."""
+    """Read the categories (id, name, isthing) and the annotated images with their predictions."""
     gt = read_json(gt_json)
     gt_dir = _folder(gt_dir, gt_json, "ground truth", "--gt-dir")
     categories = [(c["id"], c["name"], bool(c["isthing"])) for c in gt["categories"]]
@@ -189,7 +189,7 @@ Mapper = Callable[
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Mapper]:
-    """``map`` over so many processes; leaving early, by an error or Ctrl-C, ends them."""
+    """Yield a ``map`` over worker processes, which end with the block, also after an error."""
     if workers <= 1:
         yield map
         return
@@ -225,7 +225,7 @@ def _start_worker() -> None:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C is for this process, which ends the pool: those started meanwhile never see it."""
+    """Block Ctrl-C in worker processes started meanwhile; this process handles it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation, all from one confusion matrix.
+"""Semantic segmentation metrics (mIoU, accuracies) from one confusion matrix.
 
 J. Long, E. Shelhamer, T. Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR
 2015, section 5, with ``n[i, j]`` the pixels of true class i predicted as j and ``t[i]`` those of
@@ -28,10 +28,10 @@ class SemanticResult:
     """Metrics in 0..1.
 
     Attributes:
-        iou: one per class; nan for a class in neither target nor prediction.
-        miou: mean over the classes that occur in the target or in the prediction.
-        pixel_accuracy: share of the pixels that are right.
-        mean_accuracy: mean over the classes of the target of the share that is right.
+        iou: IoU of each class; nan for a class in neither target nor prediction.
+        miou: mean IoU over the classes in target or prediction.
+        pixel_accuracy: share of correct pixels.
+        mean_accuracy: mean share of correct pixels over the classes in the target.
         frequency_weighted_iou: IoU weighted by the class's share of the target.
     """
 
@@ -43,18 +43,17 @@ class SemanticResult:
 
 
 class ConfusionMatrix:
-    """Counts pixels image by image; ``compute`` gives the metrics at any time.
+    """Confusion matrix: ``update`` with each image or batch, then ``compute``.
 
     J. Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 5.
     Notebook 01, section 1.4.
 
-    Pixels whose target is 255 (IGNORE) count nowhere. A prediction of 255, a pixel left undecided,
-    is wrong wherever the target is known: it has a column of its own. For a data-parallel
-    evaluation every process updates with its share of the images, then each calls ``all_reduce``
-    once.
+    Pixels with target 255 (IGNORE) are ignored. Undecided pixels, predicted as 255, are wrong if
+    the target is known; they have their own column. In a data-parallel evaluation, every process
+    updates with its share of the images and then calls ``all_reduce`` once.
 
     Args:
-        classes: their number C, or the categories.
+        classes: number of classes C, or the categories.
 
     Attributes:
         counts: ``(C, C + 1)`` int64 pixels; rows are true, columns predicted classes, the last
@@ -71,7 +70,7 @@ class ConfusionMatrix:
         self.counts = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Count an image or a batch.
+        """Add an image or a batch.
 
         Args:
             prediction: integer labels of any shape, 255 = undecided.
@@ -100,7 +99,7 @@ class ConfusionMatrix:
         self.counts += counts.reshape(self.counts.shape).cpu()
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add what ``other`` has counted.
+        """Add the counts of ``other``.
 
         Raises:
             LabkitError: the two have different numbers of classes.
@@ -110,14 +109,14 @@ class ConfusionMatrix:
         self.counts += other.counts
 
     def all_reduce(self) -> None:
-        """Sum the counts over the processes of ``torch.distributed``; alone, change nothing.
+        """Sum the counts over all processes of ``torch.distributed``; without it, do nothing.
 
-        Call it once, after the last update: afterwards every process holds the whole.
+        Call it once, after the last update. Then every process holds the total.
         """
         self.counts = sum_over_processes(self.counts)
 
     def compute(self) -> SemanticResult:
-        """The metrics of everything counted; nan where nothing was."""
+        """Compute the metrics; nan where no pixel was counted."""
         counts = self.counts.double()
         correct = counts.diagonal()  # (C,)
         true, predicted = counts.sum(dim=1), counts[:, :-1].sum(dim=0)

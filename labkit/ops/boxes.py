@@ -1,4 +1,4 @@
-"""Boxes as the detectors see them: clipping, and the offsets that a network regresses.
+"""Box coding of the detectors: encoding and decoding of regression offsets, clipping.
 
 Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's. Half
 precision is computed with in float32.
@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""Decoded sides grow at most by this factor: an untrained network must not overflow ``exp``."""
+"""Limit of the growth of decoded sides, so that an untrained network does not overflow ``exp``."""
 
 
 def at_least_float32(values: Tensor) -> torch.dtype:
-    """The type to compute with: float32 for half precision and whole numbers, else the values' own.
+    """Type for computations: float64 for float64 values, float32 for all others.
 
     Half precision ends at 65504, less than the area of a box of 256 by 256 pixels, and cannot tell
     coordinates beyond 2048 apart.
@@ -32,7 +32,7 @@ def at_least_float32(values: Tensor) -> torch.dtype:
 
 
 def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
-    """Offsets that take ``references`` to ``boxes``.
+    """Encode ``boxes`` as regression offsets from ``references``.
 
     R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
     Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
@@ -61,7 +61,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) ->
 
 
 def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
-    """Where ``offsets`` take ``references``; undoes :func:`encode_boxes`.
+    """Apply regression ``offsets`` to ``references``; the inverse of :func:`encode_boxes`.
 
     R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
     Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
@@ -87,7 +87,7 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int], plus_one: bool = False) -> Tensor:
-    """Boxes cut to an image, its far edges included.
+    """Clip boxes to an image, including its far edges.
 
     Args:
         boxes: ``(..., 4)``.
@@ -109,7 +109,7 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int], plus_one: bool = False) -> 
 
 
 def larger_than(boxes: Tensor, side: float) -> Tensor:
-    """Which boxes have both sides longer than ``side``, ``(N,)`` bool."""
+    """Mask ``(N,)`` bool of the boxes with both sides longer than ``side``."""
     boxes = boxes.to(at_least_float32(boxes))
     return ((boxes[:, 2:] - boxes[:, :2]) > side).all(dim=1)
 

@@ -1,4 +1,4 @@
-"""Compiles ``labkit/csrc`` for this machine, once, into a cache.
+"""Compilation of the kernels in ``labkit/csrc`` for this machine, once, into a cache.
 
 The sources use PyTorch's stable C++ interface (``torch/csrc/stable``, torch 2.10 and newer), which
 needs neither Python's headers nor a build system: a compiler and one command are enough. The
@@ -44,7 +44,7 @@ GPU_FLAGS = ("-O3", "-std=c++17")
 
 
 class BuildError(LabkitError):
-    """The operator cannot be compiled here; ``log`` is what the compiler said."""
+    """Failed compilation; ``log`` is the compiler's output."""
 
     def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class BuildError(LabkitError):
 
 @dataclass(frozen=True)
 class Built:
-    """A library on disk; ``seconds`` is 0 where it came from the cache."""
+    """A compiled library on disk; ``seconds`` is 0 if it was in the cache."""
 
     backend: Backend
     path: Path
@@ -62,18 +62,18 @@ class Built:
 
 
 def cache_folder() -> Path:
-    """``LABKIT_CACHE``, or the user's cache folder of the system."""
+    """Cache folder: ``LABKIT_CACHE``, or the user's cache folder."""
     named = os.environ.get("LABKIT_CACHE")
     return Path(named) if named else platformdirs.user_cache_path("labkit", appauthor=False)
 
 
 def gpu_backend() -> Backend:
-    """Which GPU language this build of torch speaks."""
+    """GPU backend of this build of torch."""
     return "hip" if torch.version.hip else "cuda"
 
 
 def build_kernels(backend: Backend) -> Built:
-    """The compiled library, from the cache or made now.
+    """Compile the library, or take it from the cache.
 
     Several processes may build at once: each works in a folder of its own, and the finished folder
     takes its name in one step. A damaged library is made again. Where the cache cannot be written,
@@ -112,7 +112,7 @@ def build_kernels(backend: Backend) -> Built:
 
 
 def _intact(home: Path) -> bool:
-    """Whether a library is there and whole. Loading a truncated one would end the process."""
+    """Whether a library exists and is complete: loading a truncated one would end the process."""
     try:
         return (home / DIGEST).read_text() == _digest(home / LIBRARY)
     except OSError:
@@ -124,7 +124,7 @@ def _digest(path: Path) -> str:
 
 
 def _publish(work: Path, home: Path) -> None:
-    """Give a finished folder its name, unless another process was first."""
+    """Move a finished folder to its final name, unless another process did so first."""
     try:
         work.rename(home)
     except OSError:
@@ -134,7 +134,7 @@ def _publish(work: Path, home: Path) -> None:
 
 
 def _key(backend: Backend) -> str:
-    """A hash of all that decides what the library contains."""
+    """Hash of everything that the library depends on."""
     digest = hashlib.sha256()
     for source in sorted(CSRC.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -147,12 +147,12 @@ def _key(backend: Backend) -> str:
 
 
 def _tuning() -> str:
-    """The flag that lets the compiler use all of this CPU."""
+    """Compiler flag for all instructions of this CPU."""
     return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 
 
 def _cpu_features() -> str:
-    """What ``native`` means here: a home folder may be shared by machines of different age."""
+    """Features of this CPU, because different machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -161,7 +161,7 @@ def _cpu_features() -> str:
 
 
 def architectures(backend: Backend) -> list[str]:
-    """The GPU architectures to compile for: torch's own environment variable, or those present.
+    """GPU architectures to compile for: those of torch's environment variable, else those present.
 
     Raises:
         BuildError: neither the variable nor a GPU says.
@@ -182,7 +182,7 @@ def architectures(backend: Backend) -> list[str]:
 
 
 def _commands(backend: Backend) -> list[list[str]]:
-    """What to run, in the folder where the library shall appear."""
+    """Commands to run in the target folder."""
     root = Path(torch.__file__).parent
     compiler = [*_host_compiler(), *HOST_FLAGS, "-I", str(root / "include")]
     link = ["-o", LIBRARY, "-L", str(root / "lib"), "-ltorch_cpu"]
@@ -197,7 +197,7 @@ def _commands(backend: Backend) -> list[list[str]]:
 
 
 def gpu_kernel_command(backend: Backend, archs: list[str], output: Path) -> list[str]:
-    """The command that compiles the kernels alone; it needs no GPU.
+    """Command that compiles the GPU kernels alone; it needs no GPU.
 
     Args:
         backend: "cuda" or "hip".

@@ -1,6 +1,6 @@
-"""Deformable convolution: a convolution that chooses for every pixel where its taps look.
+"""Deformable convolution: a convolution with a learned sampling position for every tap and pixel.
 
-In three steps: where the taps are, what the map holds there, and the product with the weights.
+It has three steps: sampling positions, bilinear sampling, and the product with the weights.
 
 Letters in shapes: ``B × C × H × W`` the input, ``D`` channels out, ``kh × kw`` the kernel with
 ``n = kh · kw`` taps, ``h × w`` the output.
@@ -18,8 +18,7 @@ from labkit.errors import LabkitError
 Pair = tuple[int, int]
 
 SAMPLES = 2**22
-"""Values that are sampled before they are multiplied with the weights: 16 MB, not one per tap,
-pixel and channel of a large map."""
+"""Limit of the samples in memory, 16 MB: a large map has one per tap, pixel and channel."""
 
 
 def sampling_positions(
@@ -29,7 +28,7 @@ def sampling_positions(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
 ) -> Tensor:
-    """Where every tap of every output pixel looks.
+    """Compute the sampling position of every tap of every output pixel.
 
     Args:
         offset: ``(B, 2 n, h, w)`` in cells of the input: for each tap, row by row, along y and
@@ -64,7 +63,7 @@ def sampling_positions(
 
 
 def neighbours(positions: Tensor, size: Pair) -> tuple[Tensor, Tensor]:
-    """The four cells around each position, and the share that each has in its value (equation 3).
+    """Find the four cells around each position and their bilinear weights (equation 3).
 
     Args:
         positions: ``(B, n, 2, h, w)`` (y, x).
@@ -98,7 +97,7 @@ def deform_conv2d(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
 ) -> Tensor:
-    """A convolution whose taps are moved by ``offset`` (equation 2).
+    """Convolve with taps that are displaced by ``offset`` (equation 2).
 
     J. Dai et al., "Deformable Convolutional Networks", ICCV 2017, section 2.1. Notebook 05, section
     5.1.

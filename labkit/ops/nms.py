@@ -1,7 +1,7 @@
-"""Non-maximum suppression that says who removed whom.
+"""Non-maximum suppression step by step, with the box that suppresses each other box.
 
-The detectors call torchvision's, which returns what is left. This is the same algorithm written
-out, with a record of every step.
+The detectors call torchvision's NMS, which returns the kept boxes. This is the same algorithm
+written out, with a record of every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from labkit.ops.boxes import at_least_float32
 
 @dataclass(frozen=True)
 class Suppression:
-    """A box that a step removes, and its IoU with the box that the step keeps."""
+    """A box that a step suppresses, and its IoU with the box that the step keeps."""
 
     index: int
     iou: float
@@ -26,14 +26,14 @@ class Suppression:
 
 @dataclass(frozen=True)
 class NMSStep:
-    """One step: the box that stays, and the ones that it removes, best score first."""
+    """One step: the kept box and the boxes that it suppresses, best score first."""
 
     kept: int
     suppressed: tuple[Suppression, ...]
 
 
 def iou_with(box: Tensor, boxes: Tensor) -> Tensor:
-    """Intersection over union of one box ``(4,)`` with each of ``(N, 4)``, ``(N,)``; XYXY.
+    """IoU ``(N,)`` of one box ``(4,)`` with boxes ``(N, 4)``, all XYXY.
 
     Boxes in half precision are computed with in float32: their areas would be infinite.
     """
@@ -47,7 +47,7 @@ def iou_with(box: Tensor, boxes: Tensor) -> Tensor:
 
 
 def nms_steps(boxes: Tensor, scores: Tensor, threshold: float) -> list[NMSStep]:
-    """Suppress the boxes that overlap a better one, step by step.
+    """Suppress boxes that overlap a box with a higher score, step by step.
 
     P. F. Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
     PAMI 2010, section 7.2. Notebook 03, section 3.5.

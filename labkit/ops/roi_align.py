@@ -31,7 +31,7 @@ def roi_align(
     *,
     impl: Implementation = "auto",
 ) -> Tensor:
-    """Average of bilinear samples in every bin of every box; drop-in for torchvision's.
+    """Average bilinear samples in every bin of every box; drop-in for torchvision's.
 
     K. He et al., "Mask R-CNN", ICCV 2017, section 3. Notebook 02, section 2.2.
 
@@ -93,7 +93,7 @@ def _loop(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The definition, one sample at a time."""
+    """Definition of RoIAlign, one sample at a time."""
     height, width = size
     offset = 0.5 if aligned else 0.0
     pooled = []
@@ -121,9 +121,9 @@ def _loop(
 
 
 def bilinear(features: Tensor, y: float, x: float) -> Tensor:
-    """The value ``(C,)`` of a map ``(C, H, W)`` between its cells, cell ``[i, j]`` lying at (i, j).
+    """Interpolate a map ``(C, H, W)`` at (y, x): ``(C,)``. The centre of cell ``[i, j]`` is (i, j).
 
-    Up to one cell off the map the border's value holds; farther out the value is 0.
+    Up to one cell outside the map the value is the border's, farther out it is 0.
     """
     height, width = features.shape[1:]
     if not (-1 <= y <= height and -1 <= x <= width):

@@ -1,6 +1,6 @@
-"""The operator of ``labkit/csrc`` as PyTorch sees it: loaded at first use, and registered.
+"""The compiled RoIAlign of ``labkit/csrc`` as a PyTorch operator, loaded at first use.
 
-A kernel becomes an operator by what is registered beside it: a rule for autograd, a fake kernel
+A kernel becomes an operator by further registrations: a rule for autograd, a fake kernel
 that only computes shapes (for ``torch.compile`` and export), and a rule for autocast.
 """
 
@@ -21,7 +21,7 @@ log = logging.getLogger("labkit")
 
 @cache
 def load_operator(device: str) -> None:
-    """Make ``torch.ops.labkit.roi_align`` work on a type of device, compiling it if needed.
+    """Load ``torch.ops.labkit.roi_align`` for a device type, compiling it if needed.
 
     Raises:
         LabkitError: the device is neither "cpu" nor "cuda".
@@ -45,7 +45,7 @@ def load_operator(device: str) -> None:
 
 
 def available(device: str) -> bool:
-    """Whether the compiled operator runs on this type of device; says once why not."""
+    """Whether the compiled operator runs on this device type; warns once if not."""
     return _available(device)
 
 
@@ -89,7 +89,7 @@ def roi_align(
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """Whether results shall be channels-last; the rule of ``csrc/checks.h``."""
+    """Whether results are channels-last, by the rule of ``csrc/checks.h``."""
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -98,7 +98,7 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
 
 
 def _register() -> None:
-    """Tell PyTorch how the two operators differentiate and what shapes they return.
+    """Register the derivatives and result shapes of the two operators.
 
     Each is the other's derivative: pooling is linear in the map.
     """
@@ -172,9 +172,9 @@ _autocast_rules = torch.library.Library("labkit", "FRAGMENT")
 
 
 def _register_autocast(device: str) -> None:
-    """Under autocast a half-precision map stays as it is, and the boxes become float32.
+    """Register the autocast rule: a half-precision map keeps its type, boxes become float32.
 
-    The kernel accumulates in float32 by itself; boxes in half precision would lose whole pixels.
+    The kernel accumulates in float32. Boxes in half precision would be off by whole pixels.
     """
 
     def rule(input: Tensor, rois: Tensor, *rest: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The arguments that RoIPool, RoIWarp and RoIAlign share, checked and in one form."""
+"""Checks and normalisation of the arguments that RoIPool, RoIWarp and RoIAlign share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_rois(
     *,
     name: str = "roi_align",
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The boxes as one tensor, and the bins along y and x.
+    """Check the arguments; return the boxes as one tensor, and the bins along y and x.
 
     Args:
         input: feature map, ``(N, C, H, W)``, floating point.
@@ -98,7 +98,7 @@ def _as_rois(input: Tensor, boxes: Boxes, name: str) -> Tensor:
 
 
 def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
-    """The boxes ``(K_i, 4)`` of at least one image as ``(K, 5)``, its index first."""
+    """Join the boxes ``(K_i, 4)`` of images into ``(K, 5)``, with the image's index first."""
     index = torch.cat([one.new_full((one.shape[0], 1), i) for i, one in enumerate(boxes)])
     return torch.cat([index, torch.cat(list(boxes))], dim=1)
 

@@ -1,6 +1,6 @@
-"""RoIPool: the largest value in each bin of a region whose corners are rounded to whole cells.
+"""RoIPool: the maximum in each bin of a region whose corners are rounded to whole cells.
 
-Two roundings lose the region's place: of its corners to cells of the map, and of its bins' edges to
+Two roundings misalign the region: of its corners to cells of the map, and of its bins' edges to
 cells of the region.
 
 Letters in shapes: ``N × C × H × W`` the feature map, ``K`` regions, ``ph × pw`` bins.
@@ -20,7 +20,7 @@ def roi_pool(
     output_size: int | tuple[int, int],
     spatial_scale: float = 1.0,
 ) -> Tensor:
-    """Pool each region to a grid by the maximum over the cells of a bin.
+    """Pool each region to a grid: the maximum over the cells of each bin.
 
     R. Girshick, "Fast R-CNN", ICCV 2015, section 2.1. Notebook 02, section 2.2.
 
@@ -69,7 +69,7 @@ def roi_pool(
 
 
 def whole_cells(boxes: Tensor, spatial_scale: float) -> Tensor:
-    """The first and the last cell of each box on the map.
+    """Round each box to its first and last cell on the map.
 
     Args:
         boxes: ``(K, 4)`` XYXY in pixels.
@@ -87,7 +87,7 @@ def whole_cells(boxes: Tensor, spatial_scale: float) -> Tensor:
 
 
 def _bins(first: Tensor, last: Tensor, count: int, length: int) -> tuple[Tensor, Tensor]:
-    """The bins of one axis: first cell and number of cells, ``(K, count)`` int64 each.
+    """Compute the bins of one axis: first cell and number of cells, ``(K, count)`` int64 each.
 
     Every bin's edges are rounded outwards, so that neighbouring bins may share a cell. What lies
     outside the map is cut off; a bin without a cell is left with the number 0.

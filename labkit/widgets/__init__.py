@@ -1,7 +1,7 @@
-"""Apps for the notebooks: thin ipywidgets over plain functions that draw the same pictures.
+"""Interactive apps for the notebooks: thin ipywidgets over functions that draw the same figures.
 
-Every app has a headless twin, a function that returns a figure and needs no browser. The apps are
-imported when they are first named, so that the twins work without a widget library being loaded.
+Every app has a headless function that returns its figure and needs no browser. The apps are
+imported on first use, so that the functions work without the widget libraries.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What every app of the notebooks shares: errors that show, keys that stay, a picture that remains.
-
+"""Base class of all apps: visible errors, keyboard focus, and a static fallback picture.
 A callback that fails inside a widget is seen neither in the notebook nor in the server's log, so
 :meth:`App.guarded` puts the message under the app. With a menu focused JupyterLab still takes the
 keys, and ``d d`` deletes the cell, so ``app.js`` marks everything that can have the focus as
@@ -32,7 +31,7 @@ DPI = 100
 
 
 def png(figure_or_array: Figure | np.ndarray) -> bytes:
-    """A PNG, the same bytes for the same picture.
+    """Render a figure to PNG, with the same bytes for the same figure.
 
     Args:
         figure_or_array: a matplotlib figure, or ``(H, W, 3)`` uint8 RGB.
@@ -47,21 +46,21 @@ def png(figure_or_array: Figure | np.ndarray) -> bytes:
 
 
 def image_html(data: bytes, text: str) -> str:
-    """The ``<img>`` of a PNG with its text alternative; assign it to a picture's ``value``."""
+    """Make the ``<img>`` of a PNG with its text alternative; assign it to a widget's ``value``."""
     source = base64.b64encode(data).decode()
     alt = html.escape(text, quote=True)
     return f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{source}">'
 
 
 def image_widget(data: bytes, text: str) -> ipywidgets.HTML:
-    """A PNG as a widget that screen readers can name (JupyterLab drops ``Image(alt=...)``)."""
+    """Make a widget of a PNG with a text alternative (JupyterLab drops ``Image(alt=...)``)."""
     return ipywidgets.HTML(image_html(data, text))
 
 
 def with_still(
     bundle: dict[str, Any], still: Callable[[], tuple[bytes, str]], report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """A widget's MIME bundle with ``image/png`` and ``text/plain`` for where it cannot live.
+    """Add ``image/png`` and ``text/plain`` to a widget's MIME bundle, shown without a kernel.
 
     Args:
         bundle: what ipywidgets would send.
@@ -77,7 +76,7 @@ def with_still(
 
 
 def message_of(error: Exception) -> str:
-    """What to show: labkit's own message as it is, anything else with where it came from."""
+    """Message of an exception: labkit's own unchanged, any other with its type and place."""
     if isinstance(error, LabkitError):
         return str(error)
     lines = traceback.format_tb(error.__traceback__)[-2:]
@@ -85,7 +84,7 @@ def message_of(error: Exception) -> str:
 
 
 class _Frame(anywidget.AnyWidget):
-    """The status line and the error panel of one app, and its hold on the keyboard."""
+    """Status line and error panel of an app; keeps the app's keys from JupyterLab."""
 
     _esm = Path(__file__).with_name("app.js")
     _css = Path(__file__).with_name("app.css")
@@ -95,7 +94,7 @@ class _Frame(anywidget.AnyWidget):
 
 
 class App(ipywidgets.VBox):
-    """An app: its controls and pictures, a status line, and a place where errors are seen.
+    """Base class of an app: controls and pictures, a status line, and an error panel.
 
     Its element has the classes ``labkit-app`` and ``labkit-NAME`` and the attribute ``data-ready``,
     the number of changes that are finished. Subclasses wrap every callback in :meth:`guarded`,
@@ -114,7 +113,7 @@ class App(ipywidgets.VBox):
 
     @property
     def status(self) -> str:
-        """One line under the app that screen readers read out when it changes."""
+        """Line under the app; screen readers read it when it changes."""
         return str(self._frame.status)
 
     @status.setter
@@ -123,7 +122,7 @@ class App(ipywidgets.VBox):
 
     @property
     def error(self) -> str:
-        """The message in the error panel; empty while the panel is hidden."""
+        """Message in the error panel; empty while the panel is hidden."""
         return str(self._frame.error)
 
     @error.setter
@@ -131,7 +130,7 @@ class App(ipywidgets.VBox):
         self._frame.error = text
 
     def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """``callback``, whose exceptions show in the error panel; its next success clears it.
+        """Wrap ``callback``: its exceptions show in the error panel, its next success clears it.
 
         Wrap every function given to ``observe``, ``on_click`` or ``on_msg``. A failure counts as
         :meth:`ready`; after a success the app says so itself, as its work may go on in a thread.
@@ -151,11 +150,11 @@ class App(ipywidgets.VBox):
         return run
 
     def ready(self) -> None:
-        """Say that a change is finished: the page's ``data-ready`` goes up by one."""
+        """Signal that a change is finished: increment the page's ``data-ready``."""
         self._frame.ready += 1
 
     def still(self) -> tuple[bytes, str]:
-        """The PNG that the headless twin draws of the present state, and a text that says it."""
+        """PNG of the current state, as the headless function draws it, and its text alternative."""
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:

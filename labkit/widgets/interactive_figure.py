@@ -1,7 +1,7 @@
-"""A picture that answers: it reports clicks, dragged boxes and arrow keys in its own pixels.
+"""Interactive figure: a PNG in the browser that reports clicks, dragged boxes and arrow keys.
 
-Apps draw with matplotlib and show the PNG here. What a reader does comes back as a point or a box
-in pixels of that PNG; :func:`place` says which axes that is, and where in them.
+Apps draw with matplotlib and show the PNG here. Clicks and boxes come back in pixels of that PNG;
+:func:`place` converts a pixel to axes and data coordinates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Place:
-    """A point of a figure: the label of the axes it lies in, and its data coordinates there."""
+    """A point in a figure: the label of its axes, and its data coordinates there."""
 
     axes: str
     x: float
@@ -32,14 +32,14 @@ class Place:
 
 
 def place(figure: Figure, x: float, y: float) -> Place | None:
-    """Where a pixel of a figure's PNG lies.
+    """Convert a pixel of a figure's PNG to axes and data coordinates.
 
     Args:
         figure: one whose axes have fixed positions and labels (``axes.set_label``).
         x, y: pixels of :func:`labkit.widgets.app.png` of it, from the upper left corner.
 
     Returns:
-        The place in the labelled axes there, or None between them.
+        The place in labelled axes; None outside all of them.
     """
     height = figure.get_figheight() * DPI
     at = (x * figure.dpi / DPI, (height - y) * figure.dpi / DPI)
@@ -52,7 +52,7 @@ def place(figure: Figure, x: float, y: float) -> Place | None:
 
 
 def pixels(axes: Axes, x: float, y: float) -> Point:
-    """The pixel of the figure's PNG that shows a point of axes; undoes :func:`place`."""
+    """Convert data coordinates to a pixel of the figure's PNG; the inverse of :func:`place`."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     across, up = axes.transData.transform((x, y)) * DPI / figure.dpi
@@ -60,12 +60,12 @@ def pixels(axes: Axes, x: float, y: float) -> Point:
 
 
 def pixel_box(axes: Axes, box: Sequence[float]) -> Box:
-    """The pixels ``(x1, y1, x2, y2)`` of a box given in data coordinates of axes."""
+    """Convert a box in data coordinates of axes to pixels ``(x1, y1, x2, y2)``."""
     return _sorted(pixels(axes, box[0], box[1]), pixels(axes, box[2], box[3]))
 
 
 def data_box(axes: Axes, box: Sequence[float]) -> Box:
-    """The data coordinates of a box given in pixels, which may reach beyond the axes."""
+    """Convert a box in pixels, which may exceed the axes, to data coordinates."""
     (left, top), (right, bottom) = pixels(axes, 0, 0), pixels(axes, 1, 1)
     x = [(v - left) / (right - left) for v in (box[0], box[2])]
     y = [(v - top) / (bottom - top) for v in (box[1], box[3])]
@@ -77,19 +77,19 @@ def _sorted(a: Point, b: Point) -> Box:
 
 
 class InteractiveFigure(anywidget.AnyWidget):
-    """Shows a PNG and reports what is done to it, by mouse, finger or keyboard.
+    """Widget that shows a PNG and reports input by mouse, touch or keyboard.
 
-    It can have the focus, has a name for screen readers, and keeps its keys from JupyterLab. In
-    each of its ``areas`` a box can be drawn; the one that is there, of the same place in ``boxes``,
-    can be moved and, at its corners, resized. All are ``(x1, y1, x2, y2)`` in pixels of the PNG.
+    It can be focused, has a name for screen readers, and keeps its keys from JupyterLab. A box can
+    be drawn in each of its ``areas``. The box with the same index in ``boxes`` can be moved and, at
+    its corners, resized. All are ``(x1, y1, x2, y2)`` in pixels of the PNG.
 
     Args:
-        label: its name, for example "Feature map with a box".
-        help: one line under the picture: what the mouse and the keys do.
+        label: name of the widget, for example "Feature map with a box".
+        help: one line under the picture that explains mouse and keys.
         on_click: called with (x, y).
-        on_box: called with the number of an area and the box that was drawn, moved or resized.
-        on_move: called with (dx, dy, resize): steps right and down of the arrow keys, with shift
-            held (resize) or not.
+        on_box: called with the index of an area and the box that was drawn, moved or resized.
+        on_move: called with (dx, dy, resize): steps right and down of the arrow keys; ``resize`` is
+            True with the shift key.
     """
 
     _esm = Path(__file__).with_name("interactive_figure.js")
@@ -121,7 +121,7 @@ class InteractiveFigure(anywidget.AnyWidget):
         areas: Sequence[Sequence[float]] = (),
         boxes: Sequence[Sequence[float]] = (),
     ) -> None:
-        """Another picture with its text alternative, and as many boxes as areas."""
+        """Show another picture with its text alternative, and one box for each area."""
         with self.hold_sync():
             self.picture, self.description = picture, description
             self.areas, self.boxes = [list(a) for a in areas], [list(b) for b in boxes]
@@ -136,5 +136,5 @@ class InteractiveFigure(anywidget.AnyWidget):
             elif event["kind"] == "move":
                 self._on_move(int(event["dx"]), int(event["dy"]), bool(event["resize"]))
         finally:
-            # The page holds back what comes next until this one is done, whatever came of it.
+            # The page waits for this message before it sends the next event, also after an error.
             self.send({"kind": "done"})

@@ -184,7 +184,7 @@ def test_not_fetched_yet(tmp_path):
     name = "mask_rcnn_R_50_FPN_3x"
     for use in (path_of, load):
         with pytest.raises(
-            LabkitError, match=rf"{name}\.pkl: not there yet.*labkit zoo get {name}"
+            LabkitError, match=rf"{name}\.pkl: not fetched yet.*labkit zoo get {name}"
         ):
             use(name, tmp_path)
 

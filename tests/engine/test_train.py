@@ -225,7 +225,7 @@ def test_weights_files_refuse_what_is_not_theirs(tmp_path):
     with pytest.raises(LabkitError, match="of another model"):
         load_weights(path, nn.Linear(2, 2))
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(LabkitError, match="not a whole safetensors file"):
+    with pytest.raises(LabkitError, match="not a complete safetensors file"):
         load_weights(path, _model())
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 

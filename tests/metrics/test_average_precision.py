@@ -236,7 +236,8 @@ def test_what_cannot_be_measured_is_refused():
         metric.update(Prediction(), target)
     with pytest.raises(LabkitError, match=r"image 5: prediction has label 3; things are 0\.\.2"):
         metric.update(Prediction(_found([[0, 0, 2, 2]], [3], [0.5])), target)
-    with pytest.raises(LabkitError, match=r"detected masks are \(8, 8\), true ones \(16, 16\)"):
+    message = r"detected masks are \(8, 8\), ground-truth masks \(16, 16\)"
+    with pytest.raises(LabkitError, match=message):
         metric.update(Prediction(_found([[0, 0, 2, 2]], [0], [0.5], side=8)), target)
     metric.update(Prediction(_found([], [], [])), target)
     with pytest.raises(LabkitError, match="image 5 was counted already"):

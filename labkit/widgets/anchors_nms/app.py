@@ -1,4 +1,4 @@
-"""The anchor and NMS explorer: choose a cell, and take non-maximum suppression step by step."""
+"""App of the anchor and NMS explorer: choose a cell and step through non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HELP = (
 
 
 class AnchorsNMS(App):
-    """An app around :func:`labkit.widgets.anchors_nms.explorer.draw_anchors_nms`.
+    """Explorer of anchors and NMS, around ``labkit.widgets.anchors_nms.explorer.draw_anchors_nms``.
 
     Args:
         model: a detector or panoptic network of labkit.
-        image: ``(3, H, W)`` uint8, at the size at which the network sees it.
+        image: ``(3, H, W)`` uint8, at the network's input size.
         options: the initial state; keyword arguments of ``draw_anchors_nms``.
 
     Raises:
@@ -75,7 +75,7 @@ class AnchorsNMS(App):
             -1: ipywidgets.Button(description="Step back"),
             1: ipywidgets.Button(description="Next step", button_style="primary"),
         }
-        self._following = False  # the controls follow what is shown, and are not asked
+        self._following = False  # True while code, not the reader, changes the controls
         self._canvas = InteractiveFigure(
             "Anchors, proposals and suppression",
             HELP,
@@ -99,7 +99,7 @@ class AnchorsNMS(App):
             button.on_click(self.guarded(lambda _, way=way: self._step(way)))
 
     def still(self) -> tuple[bytes, str]:
-        """The picture shown and its text."""
+        """Current picture and its text alternative."""
         return self._canvas.picture, self._canvas.description
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class AnchorsNMS(App):
             wanted.update(ratio=None, cell=None, done=1, box=None)
         elif wanted["box"] != before.box:
             wanted["cell"] = None  # that of the box's anchor
-        # Other boxes or another threshold: as many steps as there are, and a box that is there.
+        # With other boxes or another threshold, limit step and box to those that exist.
         whole = scene(self._levels, **{**wanted, "done": 0, "box": None})
         wanted["done"] = min(max(wanted["done"], 0), len(whole.steps))
         if wanted["box"] is not None and wanted["box"] > len(whole.boxes):
@@ -159,7 +159,7 @@ class AnchorsNMS(App):
         self._show()
 
     def _follow(self) -> None:
-        """Bring the controls to what is shown."""
+        """Set the controls to the shown state."""
         shown, menus = self._shown, self._menus
         self._following = True
         try:

@@ -1,7 +1,7 @@
-"""From anchors to proposals, step by step: the headless twin of the explorer.
+"""From anchors to proposals, step by step: the headless function of the explorer.
 
-One figure: the anchors of a cell, where the network moves them, and non-maximum suppression of a
-level's best boxes, which names for each suppressed box the one responsible. The steps are those of
+One figure with the anchors of a cell, their regressed boxes, and non-maximum suppression of a
+level's best boxes, which names the box that suppresses each other box. The steps come from
 :func:`labkit.ops.nms.nms_steps`.
 """
 
@@ -33,20 +33,22 @@ def draw_anchors_nms(
 
     Args:
         image: ``(3, H, W)`` uint8.
-        levels: of :func:`labkit.widgets.anchors_nms.pyramid_levels.rpn_levels` on that image.
-        level: name of the level to look at; the first by default.
-        ratio: draw the anchors of this ratio alone.
-        cell: (row, column) whose anchors are drawn; by default that of ``box``, or of the best box.
-        count: boxes of the level that suppression begins with, at most ``MOST_BOXES``.
-        threshold: IoU above which it suppresses; the network's own by default.
-        done: steps taken, from 0 to as many as there are; one by default.
-        box: number of a box to look at, from 1 (the best score).
+        levels: the levels of the image, from
+            :func:`labkit.widgets.anchors_nms.pyramid_levels.rpn_levels`.
+        level: name of the level to show; None for the first.
+        ratio: aspect ratio of the anchors to draw; None for all.
+        cell: (row, column) whose anchors are drawn; None for the cell of ``box``, or of the best
+            box.
+        count: boxes before suppression, at most ``MOST_BOXES``.
+        threshold: NMS threshold; None for the network's.
+        done: completed steps of suppression; None for one.
+        box: number of the box to explain, from 1 (the best score); None for none.
 
     Returns:
         A figure with axes labelled "anchors", "moved", "nms" and "table".
 
     Raises:
-        LabkitError: a level, ratio, cell, step or box that is not there.
+        LabkitError: a level, ratio, cell, step or box does not exist.
     """
     shown = scene(
         levels,

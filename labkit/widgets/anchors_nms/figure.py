@@ -1,4 +1,4 @@
-"""The figure of the anchor and NMS explorer (:mod:`labkit.widgets.anchors_nms.explorer`)."""
+"""Drawing of the figure of the anchor and NMS explorer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLACES = {  # left, bottom, width, height, in inches
 
 
 def draw_figure(image: Tensor, shown: Scene) -> Figure:
-    """The figure of :func:`labkit.widgets.anchors_nms.explorer.draw_anchors_nms`."""
+    """Draw the figure of ``explorer.draw_anchors_nms``."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = {}
     for name, (left, bottom, width, height) in PLACES.items():
@@ -58,7 +58,7 @@ def draw_figure(image: Tensor, shown: Scene) -> Figure:
 
 
 def nearest_box(shown: Scene, x: float, y: float) -> int | None:
-    """The number of the drawn box whose outline is nearest to a point of "nms"; None: no box."""
+    """Number of the drawn box whose outline is nearest to a point of "nms"; None if no box is."""
     drawn = [i for i in range(len(shown.boxes)) if _is_drawn(shown, i)]
     if not drawn:
         return None
@@ -70,7 +70,7 @@ def nearest_box(shown: Scene, x: float, y: float) -> int | None:
 
 
 def _is_drawn(shown: Scene, index: int) -> bool:
-    """Whether a box is in the picture: not if an earlier step suppressed it."""
+    """Whether a box is drawn, that is, was not suppressed in an earlier step."""
     kind, step, _ = shown.fate(index)
     return kind != "suppressed" or step == shown.done or index + 1 == shown.box
 
@@ -139,7 +139,7 @@ def _draw_suppression(axes: Axes, image: Tensor, shown: Scene) -> None:
 
 
 def _draw_overlap(axes: Axes, shown: Scene) -> None:
-    """Hatch the intersection of the box looked at with the one that suppressed it."""
+    """Hatch the intersection of the chosen box with the box that suppressed it."""
     if shown.box is None:
         return
     kind, step, _ = shown.fate(shown.box - 1)
@@ -177,7 +177,7 @@ def _draw_table(axes: Axes, shown: Scene) -> None:
 
 
 def _of_cell(shown: Scene) -> list[tuple[Any, str, Tensor, Tensor, float, float]]:
-    """The chosen anchors of the cell: colour, line, anchor, moved box, score and ratio."""
+    """Yield the drawn anchors of the cell: colour, line, anchor, regressed box, score, ratio."""
     level, part = shown.level, shown.level.of_cell(*shown.cell)
     found = []
     for i, index in enumerate(range(part.start, part.stop)):
@@ -195,7 +195,7 @@ def _title(axes: Axes, text: str) -> None:
 
 
 def _spread(ratio: float, shown: Scene) -> float:
-    """Where on its outline an anchor of that ratio has its label: away from the others'."""
+    """Position of an anchor's label on its outline, different for each ratio."""
     ratios = shown.level.ratios
     return 0.1 + 0.9 * ratios.index(ratio) / len(ratios)
 
@@ -215,7 +215,7 @@ def _frame(axes: Axes, box: Tensor, color: Any, style: str, width: float) -> Non
 
 
 def _label(axes: Axes, x: float, y: float, text: str, color: Any) -> None:
-    """A label on an outline, moved into the picture where the outline leaves it."""
+    """Draw a label on an outline, moved into the image if the outline leaves it."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     margin = 0.03 * (right - left)
     x, y = min(max(x, margin), right - margin), min(max(y, top + margin), bottom - margin)
@@ -233,7 +233,7 @@ def _label(axes: Axes, x: float, y: float, text: str, color: Any) -> None:
 
 
 def _on_outline(box: Tensor, t: float) -> tuple[float, float]:
-    """The point that lies a share t (its fraction) of the way round a box."""
+    """Point on a box's outline at the fractional part of t of the outline's length."""
     x1, y1, x2, y2 = box.tolist()
     width, height = x2 - x1, y2 - y1
     way = t % 1 * 2 * (width + height)

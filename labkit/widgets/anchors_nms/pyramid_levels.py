@@ -1,4 +1,4 @@
-"""What a region proposal network says of one picture, before it suppresses anything."""
+"""Outputs of a region proposal network at each pyramid level, before NMS."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from labkit.ops.boxes import clip_boxes, decode_boxes, larger_than
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """One level of the pyramid, ``h × w`` cells with ``A`` anchors each (size by size, all ratios).
+    """RPN outputs of a pyramid level: ``h × w`` cells with ``A`` anchors each, sizes before ratios.
 
     Attributes:
-        name: of the feature map.
-        stride: pixels from cell to cell.
+        name: name of the feature map.
+        stride: distance of the cells in pixels.
         shape: ``(h, w)``.
         sizes: square roots of the anchors' areas, in pixels.
-        ratios: their heights / widths.
+        ratios: aspect ratios, height / width.
         anchors: ``(h · w · A, 4)``.
-        boxes: ``(h · w · A, 4)``, where the network moves them, cut to the picture.
-        scores: ``(h · w · A,)``, the probability of an object.
-        ranks: ``(h · w · A,)``, what the network sorts by: the scores or, finer, their logits.
-        usable: ``(h · w · A,)`` bool, whether the moved box is large enough to be proposed.
-        nms: the IoU above which the network itself suppresses.
+        boxes: ``(h · w · A, 4)``, regressed boxes, clipped to the image.
+        scores: ``(h · w · A,)``, objectness.
+        ranks: ``(h · w · A,)``, the network's sort key: the scores or their logits.
+        usable: ``(h · w · A,)`` bool, whether the regressed box is large enough for a proposal.
+        nms: the network's NMS threshold.
     """
 
     name: str
@@ -47,46 +47,46 @@ class PyramidLevel:
 
     @property
     def per_cell(self) -> int:
-        """A, the anchors of a cell."""
+        """Number A of anchors of a cell."""
         return len(self.sizes) * len(self.ratios)
 
     def of_cell(self, row: int, column: int) -> slice:
-        """The anchors of a cell."""
+        """Indices of a cell's anchors."""
         first = (row * self.shape[1] + column) * self.per_cell
         return slice(first, first + self.per_cell)
 
     def cell_of(self, anchor: int) -> tuple[int, int]:
-        """(row, column) of the cell that an anchor belongs to."""
+        """Cell (row, column) of an anchor."""
         row, column = divmod(anchor // self.per_cell, self.shape[1])
         return row, column
 
     @property
     def centres(self) -> Tensor:
-        """Where the anchors of each cell are centred, ``(h · w, 2)`` x and y in pixels."""
+        """Centres of the cells' anchors, ``(h · w, 2)`` x and y in pixels."""
         first = self.anchors[:: self.per_cell]
         return (first[:, :2] + first[:, 2:]) / 2
 
     def nearest_cell(self, x: float, y: float) -> tuple[int, int]:
-        """(row, column) of the cell whose anchors are centred nearest to a point."""
+        """Cell (row, column) whose anchors' centre is nearest to a point."""
         distance = (self.centres - torch.tensor([x, y])).square().sum(dim=1)
         return self.cell_of(int(distance.argmin()) * self.per_cell)
 
     def best(self, count: int) -> Tensor:
-        """Indices of the ``count`` usable boxes of the highest score, best first."""
+        """Indices of the ``count`` usable boxes with the highest scores, best first."""
         order = self.ranks.argsort(descending=True, stable=True)
         return order[self.usable[order]][:count]
 
 
 @torch.no_grad()
 def rpn_levels(model: nn.Module, image: Tensor) -> tuple[PyramidLevel, ...]:
-    """What the proposal network of a model says of every anchor.
+    """Run a model's region proposal network and return its outputs for every anchor.
 
     Args:
         model: a detector or panoptic network of labkit.
-        image: ``(3, H, W)`` uint8, at the size at which the network sees it.
+        image: ``(3, H, W)`` uint8, at the network's input size.
 
     Raises:
-        LabkitError: the model proposes no boxes, or the image is not one.
+        LabkitError: the model has no region proposal network, or ``image`` is not an image.
     """
     rpn = getattr(model, "rpn", None)
     if not isinstance(rpn, RPN):

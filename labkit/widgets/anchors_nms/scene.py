@@ -1,4 +1,4 @@
-"""What the anchor and NMS explorer shows, as numbers and in words."""
+"""State of the anchor and NMS explorer, and its description in words."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MOST_BOXES = 20
 
 @dataclass(frozen=True)
 class Scene:
-    """What the figure shows.
+    """State of the figure.
 
     Attributes:
-        level: the level looked at.
-        ratio: the ratio of the anchors that are drawn; None: all.
+        level: the shown level.
+        ratio: aspect ratio of the drawn anchors; None for all.
         cell: (row, column) of the cell whose anchors are drawn.
         boxes: ``(K, 4)`` best boxes of the level; box k, counted from 1, is ``boxes[k - 1]``.
-        scores: ``(K,)``, falling.
-        threshold: IoU above which the lower-scored box goes.
-        steps: of the suppression; their indices are those of ``boxes``.
-        done: how many steps have been taken.
-        box: the number of the box looked at, from 1; None: none.
+        scores: ``(K,)``, descending.
+        threshold: NMS threshold.
+        steps: steps of NMS, with indices into ``boxes``.
+        done: number of completed steps.
+        box: number of the explained box, from 1; None for none.
     """
 
     level: PyramidLevel
@@ -42,7 +42,7 @@ class Scene:
     box: int | None
 
     def fate(self, index: int) -> tuple[str, int | None, float]:
-        """What has become of a box after the steps done.
+        """Status of a box after the completed steps.
 
         Returns:
             ``("kept", step, 1.0)``, ``("suppressed", step, IoU)``, steps from 1, or
@@ -68,10 +68,10 @@ def scene(
     done: int | None = None,
     box: int | None = None,
 ) -> Scene:
-    """Choose what to look at; the arguments are those of ``explore``.
+    """Build the state of the explorer; the arguments are those of ``draw_anchors_nms``.
 
     Raises:
-        LabkitError: something that is not there.
+        LabkitError: a level, ratio, cell, step or box does not exist.
     """
     names = [one.name for one in levels]
     chosen = levels[0] if level is None else next((x for x in levels if x.name == level), None)
@@ -80,7 +80,7 @@ def scene(
     if ratio is not None and ratio not in chosen.ratios:
         raise LabkitError(f"ratio: {ratio} is not one of {', '.join(map(str, chosen.ratios))}")
     if not 1 <= count <= MOST_BOXES:
-        raise LabkitError(f"count: 1 to {MOST_BOXES} boxes can be told apart, not {count}")
+        raise LabkitError(f"count: 1 to {MOST_BOXES} boxes can be shown, not {count}")
     best = chosen.best(count)
     threshold = chosen.nms if threshold is None else threshold
     steps = tuple(nms_steps(chosen.boxes[best], chosen.ranks[best], threshold))
@@ -101,7 +101,7 @@ def scene(
 
 
 def sentences(shown: Scene) -> list[str]:
-    """What the last step did and, where one is looked at, what became of a box."""
+    """Sentences about the last step and, if a box is chosen, about its status."""
     said = [_step(shown)]
     if shown.box is not None:
         said.append(_box(shown, shown.box - 1))
@@ -109,7 +109,7 @@ def sentences(shown: Scene) -> list[str]:
 
 
 def describe(shown: Scene) -> str:
-    """The figure in words: the cell's anchors, the boxes and what became of each."""
+    """Describe the figure in words: the cell's anchors, and the boxes with their status."""
     level = shown.level
     row, column = shown.cell
     part = level.of_cell(row, column)
@@ -133,7 +133,7 @@ def describe(shown: Scene) -> str:
 
 
 def fate_text(shown: Scene, index: int) -> str:
-    """What has become of a box, in a few words."""
+    """Status of a box in a few words."""
     kind, step, iou = shown.fate(index)
     if kind == "kept":
         return f"kept in step {step}"

@@ -1,4 +1,4 @@
-"""The app that compares models: choose some, choose a picture, see what each found."""
+"""App of the comparison: models side by side on one image, run in the background."""
 
 from __future__ import annotations
 
@@ -32,38 +32,37 @@ from labkit.widgets.viewer.viewer import SegmentViewer
 WAITING = "not finished yet"
 CANCELLED = "cancelled; tick it again to run it"
 REDRAWN = 0.1
-"""Seconds between two messages about the progress of a model."""
+"""Seconds between two updates of the progress of a model."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """Models that are being asked in a thread, and the wish to stop."""
+    """Models that run in a thread, and the request to stop."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
-    told: float = 0.0
+    reported: float = 0.0
 
 
 class Compare(App):
-    """Models side by side on one picture, with the truth where there is one.
+    """Compare models side by side on one image, with its ground truth if it has one.
 
-    A model runs once for a picture. Threshold, difference, filters and opacity are answered from
-    what it said. Models run in the background, with their progress and a button that cancels. The
-    figure of the same state is :func:`labkit.widgets.compare.compare.compare`.
+    A model runs once for an image; threshold, difference, filters and opacity use the stored
+    prediction. Models run in the background, with a progress bar and a button to cancel. The figure
+    of the same state is :func:`labkit.widgets.compare.compare.compare`.
 
     Args:
-        models: by title, or names. None: those that come with labkit, and published ones that were
-            fetched.
-        image: the first picture, see :data:`labkit.widgets.compare.image_source.Source`.
-        chosen: titles of the models that are ticked. None: all that were given, or the panoptic
-            ones that come with labkit.
+        models: models by title, or names. None: those that come with labkit, and the fetched ones.
+        image: the first image, see :data:`labkit.widgets.compare.image_source.Source`.
+        chosen: titles of the ticked models. None: all that are given, or the panoptic ones that
+            come with labkit.
 
     Attributes:
-        comparison: the picture, and what the models said.
+        comparison: the image and the models' predictions.
         viewer: the panels.
 
     Raises:
-        LabkitError: there is no such picture.
+        LabkitError: the image does not exist.
     """
 
     def __init__(
@@ -95,7 +94,10 @@ class Compare(App):
             True, description="each method's own score", indent=False, layout={"width": "auto"}
         )
         self.difference = ipywidgets.Checkbox(
-            False, description="difference to the truth", indent=False, layout={"width": "auto"}
+            False,
+            description="difference to the ground truth",
+            indent=False,
+            layout={"width": "auto"},
         )
         self.progress = Progress(self.guarded(lambda _: self.cancel()))
         self.colors, self.table = ipywidgets.HTML(), ipywidgets.HTML()
@@ -111,7 +113,7 @@ class Compare(App):
         self.run()
 
     def run(self) -> None:
-        """Show the ticked models on the chosen picture; those that were not asked yet are asked."""
+        """Show the ticked models on the chosen image; run those without a stored prediction."""
         if self.source.wanted:
             self.status = self.source.wanted
             self.ready()
@@ -124,7 +126,7 @@ class Compare(App):
         missing = {t: chosen[t] for t, answer in answers.items() if answer is WAITING}
         with self._drawing:
             if self._job is not None:
-                self._job.stop.set()  # what it was asking for is no longer wanted
+                self._job.stop.set()  # its results are no longer needed
             self._job = job = _Job() if missing else None
             self.comparison = Comparison(seen, answers)
             self._show()
@@ -137,14 +139,14 @@ class Compare(App):
         job.thread.start()
 
     def cancel(self) -> None:
-        """Stop the models that are running; what is finished stays."""
+        """Stop the running models; keep finished predictions."""
         with self._drawing:
             if self._job is not None:
                 self._job.stop.set()
                 self.progress.say("stopping at the next layer", self.progress.bar.value)
 
     def wait(self) -> None:
-        """Wait until the ticked models have been asked."""
+        """Wait until the ticked models have run."""
         job = self._job
         if job is not None and job.thread is not None:
             job.thread.join()
@@ -160,7 +162,7 @@ class Compare(App):
         return png(figure), as_text(self.comparison.picture, views)
 
     def _work(self, job: _Job, comparison: Comparison, missing: dict[str, Model]) -> None:
-        """Ask the models one after the other, in a thread; a job that is replaced says nothing."""
+        """Run the models one after the other, in a thread; a replaced job updates nothing."""
         try:
             for number, (title, model) in enumerate(missing.items(), start=1):
                 watch = self._watch(job, f"{title} ({number} of {len(missing)})")
@@ -188,9 +190,9 @@ class Compare(App):
     def _watch(self, job: _Job, what: str) -> Watch:
         def progress(share: float) -> None:
             now = time.monotonic()
-            if now - job.told < REDRAWN and share > 0:
+            if now - job.reported < REDRAWN and share > 0:
                 return
-            job.told = now
+            job.reported = now
             with self._drawing:
                 if self._job is job and not job.stop.is_set():
                     self.progress.say(f"{what}: {'running' if share else 'loading'}", share)
@@ -198,7 +200,7 @@ class Compare(App):
         return Watch(progress, job.stop.is_set)
 
     def _show(self) -> None:
-        """Draw what is known, with the present threshold and colours."""
+        """Draw the available predictions with the current threshold and colours."""
         with self._drawing:
             comparison, outcomes = self.comparison, self._outcomes()
             views, seen = comparison.views(self._score()), comparison.picture
@@ -236,7 +238,7 @@ class Compare(App):
 
 
 def available() -> list[str]:
-    """Names of the models that can be asked now: labkit's own, and what was fetched."""
+    """Names of the models on this machine: labkit's own, and the fetched ones."""
     folder = download_folder()
     fetched = [c.name for c in published_weights().values() if c.path(folder).is_file()]
     return [*shipped(), *fetched]

@@ -1,8 +1,8 @@
-"""Models side by side on one picture: what each found, and what of it is right.
+"""Models side by side on one image: the headless functions of the comparison.
 
     compare(["panoptic_fpn_tiny", "upsnet_tiny"], ("shapes", 3), difference=True)
 
-is the plain figure; ``labkit.widgets.Compare`` is the app, which shows the same pixels.
+returns the figure; ``labkit.widgets.Compare`` is the app, which shows the same pixels.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from labkit.widgets.compare.views import Comparison
 from labkit.widgets.viewer.segment_layers import draw_layers
 
 MEMORY = Memory()
-"""What figure and app share, so that a model that one has asked answers the other at once."""
+"""Cache of models and predictions that figure and app share, so that each model runs once."""
 
 Models = Mapping[str, Model] | Sequence[str]
-"""Models by the title of their panel, or names."""
+"""Models by the title of their panel, or names of models."""
 
 
 def run_models(
     models: Models, source: Source, memory: Memory = MEMORY, watch: Watch | None = None
 ) -> Comparison:
-    """Ask each model about a picture, or remember what it said.
+    """Run each model on an image, or take its cached prediction.
 
-    A model that cannot be loaded or that fails does not disturb the others.
+    If a model cannot be loaded or fails, the others run nevertheless.
 
     Args:
-        models: by title, or names.
-        source: see :data:`labkit.widgets.compare.image_source.Source`.
-        memory: of models and answers.
-        watch: follows and stops.
+        models: models by title, or names.
+        source: the image, see :data:`labkit.widgets.compare.image_source.Source`.
+        memory: cache of models and predictions.
+        watch: reports progress and cancels.
 
     Raises:
-        LabkitError: there is no such picture.
-        Cancelled: the watch says so.
+        LabkitError: the image does not exist.
+        Cancelled: if cancellation was requested.
     """
     seen = source_image(source)
     answers = {t: try_to_run(m, seen, memory, watch) for t, m in by_title(models).items()}
@@ -50,17 +50,17 @@ def run_models(
 
 
 def by_title(models: Models) -> dict[str, Model]:
-    """The models by title; names are their own titles."""
+    """Models by title; a name is its own title."""
     return dict(models) if isinstance(models, Mapping) else {str(m): m for m in models}
 
 
 def try_to_run(
     model: Model, seen: SourceImage, memory: Memory = MEMORY, watch: Watch | None = None
 ) -> Answer | str:
-    """The answer, or why there is none.
+    """Run a model on an image; return its prediction, or the error message.
 
     Raises:
-        Cancelled: the watch says so.
+        Cancelled: if cancellation was requested.
     """
     try:
         return memory.ask(model, seen, watch)
@@ -82,15 +82,15 @@ def compare(
     things: bool = True,
     stuff: bool = True,
 ) -> Figure:
-    """Panels side by side and a table; see :func:`run_models` for models and picture.
+    """Draw models' predictions side by side, with a table of metrics.
 
     Args:
-        models: what to compare.
-        source: on which picture.
-        score: the threshold of all; None is each one's own.
-        difference: show right, wrong and missed segments instead of classes.
-        opacity: of the segments over the picture.
-        things, stuff: which of them to draw.
+        models: models by title, or names.
+        source: the image, see :data:`labkit.widgets.compare.image_source.Source`.
+        score: score threshold of all models; None for each model's own.
+        difference: color segments by TP, FP and FN instead of by class.
+        opacity: opacity of the segments over the image.
+        things, stuff: whether to draw them.
     """
     comparison = run_models(models, source)
     return draw_comparison(comparison, score, difference, opacity, things, stuff)
@@ -104,7 +104,7 @@ def draw_comparison(
     things: bool,
     stuff: bool,
 ) -> Figure:
-    """The figure of :func:`compare` for models that were asked."""
+    """Draw the figure of :func:`compare` from predictions."""
     views = comparison.views(score)
     panels = comparison.layers(views, difference)
     hidden = [

@@ -1,4 +1,4 @@
-"""Controls of the comparison: which models, which picture, how far a run has come."""
+"""Controls of the comparison: choice of models, choice of image, progress of a run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BUILT_IN = {"shapes": "Shapes", "crowded": "Shapes, crowded"}
 
 
 class ModelList(ipywidgets.HBox):
-    """A box to tick for each model, and a field to add one by name or folder.
+    """Check box for each model, and a field to add one by name or folder.
 
     Args:
-        models: by title.
-        chosen: titles that are ticked; None ticks all.
-        changed: called with the title after a tick was set or removed.
+        models: models by title.
+        chosen: titles of the ticked models; None ticks all.
+        changed: called with the title after a check box changed.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class ModelList(ipywidgets.HBox):
             self._add(title, model, chosen is None or title in chosen)
 
     def chosen(self) -> dict[str, Model]:
-        """The ticked models by title."""
+        """Ticked models by title."""
         return {box.description: self._models[box.description] for box in self.ticked()}
 
     def ticked(self) -> list[ipywidgets.Checkbox]:
-        """The boxes that are ticked."""
+        """Ticked check boxes."""
         return [box for box in self.boxes.children if box.value]
 
     def add_named(self) -> None:
-        """Add the model whose name or folder stands in the field, ticked.
+        """Add and tick the model whose name or folder is in the field.
 
         Raises:
-            LabkitError: there is none; names like it are suggested.
+            LabkitError: the model does not exist; similar names are suggested.
         """
         name = self.name.value.strip()
         if not name:
@@ -83,10 +83,10 @@ class ModelList(ipywidgets.HBox):
 
 
 class PictureChoice(ipywidgets.HBox):
-    """Where the picture is from: a data set and an index, a file, or an upload.
+    """Choice of the image: a data set and an index, a file, or an upload.
 
     Args:
-        first: to begin with.
+        first: the initial image.
         changed: called after every change.
     """
 
@@ -144,21 +144,21 @@ class PictureChoice(ipywidgets.HBox):
 
     @property
     def wanted(self) -> str:
-        """What the reader has to say before there is a picture; empty if nothing."""
+        """Prompt for the missing input; empty if the image is determined."""
         kind = self.kind.value
         if kind == DATASET and not self.folder.value.strip():
-            return "Say which data set, such as coco_panoptic:FOLDER or penn_fudan."
+            return "Enter a data set, such as coco_panoptic:FOLDER or penn_fudan."
         if kind == FILE and not self.file.value.strip():
-            return "Say which image file."
+            return "Enter an image file."
         if kind == UPLOAD and not self.upload.value:
             return "Choose an image file to upload."
         return ""
 
     def picture(self) -> SourceImage:
-        """The picture that is chosen.
+        """Load the chosen image.
 
         Raises:
-            LabkitError: there is none, or what was uploaded is no image.
+            LabkitError: it does not exist, or the upload is not an image.
         """
         kind = self.kind.value
         if kind == GIVEN:
@@ -191,7 +191,7 @@ class PictureChoice(ipywidgets.HBox):
 
 
 class Progress(ipywidgets.HBox):
-    """How far a run has come, and a button that cancels it; hidden while nothing runs."""
+    """Progress of a run, and a button to cancel it; hidden while nothing runs."""
 
     def __init__(self, cancel: Callable[[Any], Any]) -> None:
         self.bar = ipywidgets.FloatProgress(0.0, min=0.0, max=1.0)
@@ -203,17 +203,17 @@ class Progress(ipywidgets.HBox):
         self.hide()
 
     def say(self, text: str, share: float = 0.0) -> None:
-        """Show the line, with a text and a share of the work, 0 to 1."""
+        """Show a text and the completed share of the work, 0 to 1."""
         self.text.value, self.bar.value = text, share
         _show(self, True)
 
     def hide(self) -> None:
-        """Nothing runs."""
+        """Hide the progress after a run."""
         _show(self, False)
 
 
 def heading(text: str) -> ipywidgets.HTML:
-    """The name of a group of controls, before them; those of all groups have one width."""
+    """Heading of a group of controls, of the same width for all groups."""
     return ipywidgets.HTML(f"<b>{text}</b>", layout={"width": "5.5em"})
 
 

@@ -1,4 +1,4 @@
-"""The picture that models are compared on: of a data set, with its truth, or the reader's own."""
+"""Loading the image of a comparison: from a data set with ground truth, a file or an upload."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from labkit.metrics.coco_annotations import Annotation
 from labkit.structures import Categories, Target
 
 MOST_PIXELS = 2048 * 1024
-"""A picture of Cityscapes. Larger ones are scaled down: the published networks look at no more than
-800 × 1333 pixels anyway, and masks and maps at full size would only cost memory and patience."""
+"""Pixels of a Cityscapes image. Larger images are scaled down: the published networks resize to at
+most 800 × 1333 pixels anyway, and masks and maps at full size only cost memory and time."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """One picture and what is known about it.
+    """An image with its ground truth, if it has one.
 
     Attributes:
-        title: where it is from.
+        title: name of the source.
         image: ``(3, H, W)`` uint8 RGB.
-        key: tells pictures apart by their pixels.
-        target: the truth; None for the reader's own pictures.
-        categories: of the truth.
-        annotations: of the file that the truth is from, where it is one of COCO's instances.
-        note: what was done to it, for the reader; usually nothing.
+        key: hash of the pixels.
+        target: the ground truth; None for files and uploads.
+        categories: classes of the ground truth.
+        annotations: annotations in the file, if the data set is one of COCO instances.
+        note: note for the reader about a change of size; usually empty.
     """
 
     title: str
@@ -52,15 +52,15 @@ class SourceImage:
 
 
 Source = SourceImage | tuple[str, int] | str | Path
-"""What stands for a picture: the name of a data set as ``labkit train`` takes it, and an index into
-its ``val`` split; or a file."""
+"""Source of an image: name of a data set as for ``labkit train`` with an index into its ``val``
+split, or a file."""
 
 
 def source_image(source: Source) -> SourceImage:
-    """The picture that ``source`` stands for.
+    """Load the image of a source.
 
     Raises:
-        LabkitError: no such data set or index, or a file that is no image.
+        LabkitError: the data set or index does not exist, or the file is not an image.
     """
     if isinstance(source, SourceImage):
         return source
@@ -71,15 +71,15 @@ def source_image(source: Source) -> SourceImage:
 
 
 def from_dataset(name: str, index: int) -> SourceImage:
-    """An image of a data set's ``val`` split, with its truth.
+    """Load an image of a data set's ``val`` split with its ground truth.
 
     Args:
         name: ``shapes``, ``crowded``, ``coco_panoptic:DIR``, ...; see
             :func:`labkit.datasets.registry.open_dataset`.
-        index: which.
+        index: index of the image.
 
     Raises:
-        LabkitError: no such data set or image.
+        LabkitError: the data set or the image does not exist.
     """
     images = _dataset(name)
     if not 0 <= index < len(images):
@@ -87,17 +87,17 @@ def from_dataset(name: str, index: int) -> SourceImage:
     image, target = images[index]
     made = _of_pixels(f"{name}, image {index}", image)
     if made.note:
-        return replace(made, note=f"{made.note}; its truth is for its own size and left out")
+        return replace(made, note=f"{made.note}; the ground truth has the old size and is left out")
     in_file = isinstance(images, CocoInstances)
     rows = images.annotations(target["image_id"]) if in_file else None
     return replace(made, target=target, categories=images.categories, annotations=rows)
 
 
 def from_upload(name: str, content: bytes) -> SourceImage:
-    """A picture that the reader sends.
+    """Decode an uploaded image.
 
     Raises:
-        LabkitError: the bytes are no image, or a damaged one.
+        LabkitError: the content is not an image, or damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         # Only the last part of the name: it comes from outside.
@@ -128,5 +128,5 @@ def _of_pixels(title: str, image: Tensor) -> SourceImage:
 
 @cache
 def _dataset(name: str) -> Any:
-    """Opened once: a large data set's annotations take seconds to read."""
+    """Open a data set once: the annotations of a large one take seconds to read."""
     return open_dataset(name, "val")

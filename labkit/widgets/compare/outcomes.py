@@ -1,8 +1,8 @@
-"""What a model found against the truth, segment by segment: right (TP), wrong (FP), missed (FN).
+"""Outcomes of a model's segments against the ground truth: TP, FP, FN.
 
-Panoptic maps are matched as panoptic quality does it, objects as average precision does it at IoU
-0.5. The pixels of a difference layer belong to pairs of what was found and what was missed, so
-that a missed object shows although something else was found in its place.
+Panoptic maps are matched as in panoptic quality, detections as in average precision at IoU 0.5. The
+segments of an outcome layer are pairs of a predicted and a missed segment, so that a missed object
+is visible even if something else was predicted in its place.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, layer_of
 RIGHT, FALSE, BOTH, MISSED, UNCOUNTED = (PETROFF_10[i] for i in (0, 2, 4, 1, 3))
 NEUTRAL = (235, 235, 235)
 COLORS = {
-    "TP: found, IoU above 0.5": RIGHT,
-    "FP: invented": FALSE,
+    "TP: IoU above 0.5": RIGHT,
+    "FP: no match": FALSE,
     "FN: missed": MISSED,
-    "FP where something else is missed": BOTH,
+    "FP over an FN": BOTH,
     "does not count": UNCOUNTED,
 }
 
 IOU = 0.5
-"""From which on an object counts as found, in the picture of what a detector did."""
+"""IoU from which on a detection is a TP."""
 
 
 @dataclass(frozen=True)
 class SegmentOutcomes:
-    """Outcomes by segment id; found segments in neither ``right`` nor ``wrong`` do not count.
+    """Outcomes by segment id; predicted segments in neither ``right`` nor ``wrong`` do not count.
 
     Attributes:
-        right: of a found segment the true one that it matches, and their IoU.
-        wrong: found segments that match none.
-        missed: true segments that nothing matches.
+        right: TP: predicted id to (ground-truth id, IoU).
+        wrong: FP: predicted segments without a match.
+        missed: FN: ground-truth segments without a match.
     """
 
     right: dict[int, tuple[int, float]]
@@ -56,22 +56,22 @@ class SegmentOutcomes:
 
 
 def same_classes(known: Categories | None, wanted: Categories) -> bool:
-    """Whether labels mean the same; a model that does not say predicts the data set's."""
+    """Whether labels mean the same; a model without categories predicts the data set's."""
     return known is None or [(c.id, c.name) for c in known] == [(c.id, c.name) for c in wanted]
 
 
 def segment_outcomes(
     shown: Result, picture: SourceImage, categories: Categories | None
 ) -> SegmentOutcomes:
-    """Hold what was found against the truth of a picture that has one.
+    """Match a prediction with the ground truth of an image.
 
     Args:
-        shown: what the model found.
-        picture: with ``target`` and ``categories``.
-        categories: that the model knows.
+        shown: the model's map or detections.
+        picture: the image, with ``target`` and ``categories``.
+        categories: the model's classes.
 
     Raises:
-        LabkitError: the truth has no such part, or classes that the model does not know.
+        LabkitError: the ground truth has no panoptic map, or classes that the model does not know.
     """
     target, wanted = picture.target, picture.categories
     assert target is not None
@@ -81,9 +81,9 @@ def segment_outcomes(
         return _of_objects(shown, target, labels, _object_ids(target, wanted))
     true = target.get("panoptic")
     if true is None:
-        raise LabkitError("the truth has objects only, no panoptic map to compare with")
+        raise LabkitError("the ground truth has objects only, no panoptic map to compare with")
     if not same_classes(categories, wanted):
-        raise LabkitError("the model was trained on other classes than the truth has")
+        raise LabkitError("the model was trained on other classes than the ground truth has")
     matches = match_panoptic(shown, true, wanted)
     found_ids = [segment.id for segment in shown.segments]
     true_ids = [segment.id for segment in true.segments]
@@ -98,10 +98,10 @@ def segment_outcomes(
 def labels_in_gt_classes(
     found: Detections, known: Categories | None, wanted: Categories
 ) -> np.ndarray:
-    """``(N,)`` labels in the truth's classes, -1 for classes that it has not.
+    """Translate labels ``(N,)`` to the ground truth's classes; -1 for classes that it lacks.
 
     Raises:
-        LabkitError: the truth has classes that the model does not know.
+        LabkitError: the ground truth has classes that the model does not know.
     """
     labels = translation(wanted if known is None else known, wanted)
     return np.asarray(labels[found.labels])
@@ -111,7 +111,7 @@ def _of_objects(
     found: Detections, target: Target, labels: np.ndarray, true_ids: list[int]
 ) -> SegmentOutcomes:
     if found.masks is None:
-        raise LabkitError("the model finds boxes only, no masks to compare")
+        raise LabkitError("the model predicts boxes only, no masks to compare")
     true_labels = target["labels"].numpy()
     right: dict[int, tuple[int, float]] = {}
     for label in np.unique(labels[labels >= 0]).tolist():
@@ -129,7 +129,7 @@ def _of_objects(
 
 
 def _on_crowd(found: Detections, target: Target, labels: np.ndarray) -> set[int]:
-    """Objects that lie by more than half on a crowd of their class."""
+    """Detections with more than half of their pixels on a crowd of their class."""
     panoptic, excused = target.get("panoptic"), set()
     for crowd in [] if panoptic is None else [s for s in panoptic.segments if s.iscrowd]:
         assert panoptic is not None
@@ -143,7 +143,7 @@ def _on_crowd(found: Detections, target: Target, labels: np.ndarray) -> set[int]
 
 
 def _object_ids(target: Target, categories: Categories) -> list[int]:
-    """The segment ids of a target's objects; without a panoptic map they are numbered from 1."""
+    """Segment ids of a target's objects; without a panoptic map they are numbered from 1."""
     panoptic = target.get("panoptic")
     if panoptic is None:
         return list(range(1, len(target["labels"]) + 1))
@@ -151,46 +151,47 @@ def _object_ids(target: Target, categories: Categories) -> list[int]:
 
 
 def gt_layer(picture: SourceImage) -> Layer:
-    """The truth as a panel; an object's number says which others found it."""
+    """Panel of the ground truth; its segments are linked with those that match them."""
     target, categories = picture.target, picture.categories
     assert target is not None
     assert categories is not None
-    layer = layer_of(annotation_of(target), categories, "truth")
+    layer = layer_of(annotation_of(target), categories, "ground truth")
     info = {i: replace(entry, score=None, match=i) for i, entry in layer.info.items()}
     return replace(layer, info=info)
 
 
-def in_neutral(truth: Layer) -> Layer:
-    """The truth beside panels whose colours say right and wrong: its own would say so, too."""
-    info = {i: replace(entry, color=NEUTRAL) for i, entry in truth.info.items()}
-    return replace(truth, info=info)
+def in_neutral(gt: Layer) -> Layer:
+    """Panel of the ground truth in grey, beside panels whose colours mean TP, FP and FN."""
+    info = {i: replace(entry, color=NEUTRAL) for i, entry in gt.info.items()}
+    return replace(gt, info=info)
 
 
-def with_outcomes(layer: Layer, outcome: SegmentOutcomes, truth: Layer) -> Layer:
-    """The same segments, whose notes say what became of them."""
-    info = {i: replace(e, **_note(i, outcome, truth)) for i, e in layer.info.items()}  # type: ignore[arg-type]
+def with_outcomes(layer: Layer, outcome: SegmentOutcomes, gt: Layer) -> Layer:
+    """Add each segment's outcome to its note."""
+    info = {i: replace(e, **_note(i, outcome, gt)) for i, e in layer.info.items()}  # type: ignore[arg-type]
     return replace(layer, info=info)
 
 
-def _note(i: int, outcome: SegmentOutcomes, truth: Layer) -> dict[str, str | int | None]:
+def _note(i: int, outcome: SegmentOutcomes, gt: Layer) -> dict[str, str | int | None]:
     if i in outcome.right:
         true, iou = outcome.right[i]
-        return {"note": f"TP, IoU {iou:.2f} with {truth.info[true].text}", "match": true}
+        return {"note": f"TP, IoU {iou:.2f} with {gt.info[true].text}", "match": true}
     if i in outcome.wrong:
-        return {"note": "FP, matches no true segment", "match": None}
-    return {"note": "does not count: on void or crowd, or no class of the truth", "match": None}
+        return {"note": "FP, matches no ground-truth segment", "match": None}
+    note = "does not count: on void or crowd, or its class is not in the ground truth"
+    return {"note": note, "match": None}
 
 
-def outcome_layer(layer: Layer, outcome: SegmentOutcomes, truth: Layer) -> Layer:
-    """The panel of the outcomes: colours say right, wrong and missed instead of the class.
+def outcome_layer(layer: Layer, outcome: SegmentOutcomes, gt: Layer) -> Layer:
+    """Panel of the outcomes: colours mean TP, FP and FN instead of classes.
 
     Args:
-        layer: what was found, with :func:`with_outcomes`.
-        outcome: what became of it.
-        truth: :func:`gt_layer`.
+        layer: the predicted segments, from :func:`with_outcomes`.
+        outcome: their outcomes.
+        gt: the ground truth, from :func:`gt_layer`.
     """
     found_ids, found = _positions(layer.ids, sorted(layer.info))
-    missed_ids, missed = _positions(truth.ids, sorted(outcome.missed))
+    missed_ids, missed = _positions(gt.ids, sorted(outcome.missed))
     pairs = found * len(missed_ids) + missed  # (H, W)
     number = np.zeros(len(found_ids) * len(missed_ids), np.int32)
     info: dict[int, SegmentInfo] = {}
@@ -198,26 +199,24 @@ def outcome_layer(layer: Layer, outcome: SegmentOutcomes, truth: Layer) -> Layer
         here, gone = found_ids[pair // len(missed_ids)], missed_ids[pair % len(missed_ids)]
         if here or gone:
             number[pair] = len(info) + 1
-            info[len(info) + 1] = _pair(here, gone, layer, outcome, truth)
+            info[len(info) + 1] = _pair(here, gone, layer, outcome, gt)
     return Layer(f"{layer.title}: {outcome}", number[pairs], info)
 
 
 def _positions(ids: np.ndarray, listed: list[int]) -> tuple[list[int], np.ndarray]:
-    """0 and the listed ids, and for each pixel the position among them, 0 for all others."""
+    """List 0 and the given ids, and each pixel's index in this list, 0 for other ids."""
     order = np.array([0, *listed], ids.dtype)
     at = np.searchsorted(order, ids).clip(max=len(order) - 1)
     return order.tolist(), np.where(order[at] == ids, at, 0)
 
 
-def _pair(
-    here: int, gone: int, layer: Layer, outcome: SegmentOutcomes, truth: Layer
-) -> SegmentInfo:
+def _pair(here: int, gone: int, layer: Layer, outcome: SegmentOutcomes, gt: Layer) -> SegmentInfo:
     if not gone:
         color = RIGHT if here in outcome.right else FALSE if here in outcome.wrong else UNCOUNTED
         return replace(layer.info[here], color=color)
-    lost = truth.info[gone]
+    lost = gt.info[gone]
     if here in outcome.wrong:
         note = f"FP, where {lost.text} is missed (FN)"
         return replace(layer.info[here], color=BOTH, note=note, match=gone)
     instead = layer.info[here].description if here else "nothing"
-    return replace(lost, color=MISSED, note=f"FN, missed; found here: {instead}")
+    return replace(lost, color=MISSED, note=f"FN, missed; predicted here: {instead}")

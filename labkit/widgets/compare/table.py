@@ -1,4 +1,4 @@
-"""The numbers of a comparison, as text for a figure and as a table for a page."""
+"""Table of a comparison's metrics, as text for a figure and as HTML for a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADS = (
 
 
 def as_text(picture: SourceImage, views: Sequence[View]) -> str:
-    """Aligned columns, then what has to be said about them."""
+    """Format the metrics as aligned columns, followed by remarks."""
     rows = [HEADS, *(_row(view) for view in views)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADS))]
     lines = [
@@ -42,7 +42,7 @@ def as_text(picture: SourceImage, views: Sequence[View]) -> str:
 
 
 def as_html(picture: SourceImage, views: Sequence[View]) -> str:
-    """The same as a table with a heading for each row and column."""
+    """Format the metrics as an HTML table with row and column headings."""
     heads = "".join(f'<th scope="col">{head}</th>' for head in HEADS)
     rows = ""
     for view in views:
@@ -56,7 +56,7 @@ def as_html(picture: SourceImage, views: Sequence[View]) -> str:
 
 
 def colors_html() -> str:
-    """What the colours of a difference mean."""
+    """HTML legend of the colours of an outcome layer."""
     square = "display:inline-block;width:0.9em;height:0.9em;border:1px solid;margin:0 0.3em 0 0"
     return " ".join(
         f'<span style="margin-right:1.5em;white-space:nowrap"><span style="{square};'
@@ -66,7 +66,7 @@ def colors_html() -> str:
 
 
 def remarks(picture: SourceImage, views: Sequence[View]) -> list[str]:
-    """What the columns do not say: what the threshold does, what is missing and why."""
+    """Remarks below the table: the meaning of the thresholds, what is missing and why."""
     said = [picture.note] if picture.note else []
     meanings: dict[str, list[str]] = {}
     for view in views:
@@ -79,7 +79,7 @@ def remarks(picture: SourceImage, views: Sequence[View]) -> list[str]:
     said += [f"The score of {', '.join(names)}: {meaning}." for meaning, names in meanings.items()]
     if any(view.quality is not None for view in views):
         said.append(
-            "PQ and AP in percent, of this one picture; AP counts all objects, whatever the score."
+            "PQ and AP in percent, of this image alone; AP uses all detections, of any score."
         )
     return said
 

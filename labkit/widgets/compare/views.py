@@ -1,4 +1,4 @@
-"""Models' answers about one picture, looked at from any side without asking the models again."""
+"""Views of stored predictions: panels and metrics at any threshold, without new model runs."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class View:
     """One model at one threshold.
 
     Attributes:
-        title: of its panel.
+        title: title of the panel.
         message: why there is nothing to show; then all else is None.
-        answer: what it said.
-        score: its threshold.
-        shown: map or objects at the threshold.
+        answer: the model's prediction.
+        score: score threshold.
+        shown: panoptic map or detections at the threshold.
         layer: the same as a panel.
-        outcome: of the comparison with the ground truth.
-        quality: panoptic quality on this picture.
-        ap: of masks on this picture, all objects counted, whatever the threshold.
-        reason: why nothing could be compared with the ground truth, where there is one.
+        outcome: outcomes against the ground truth.
+        quality: panoptic quality on this image.
+        ap: mask AP on this image, of all detections, independent of the threshold.
+        reason: why the prediction cannot be compared with the ground truth.
     """
 
     title: str
@@ -61,11 +61,11 @@ class View:
 
 
 class Comparison:
-    """What several models said about a picture, looked at from any side without asking them again.
+    """Predictions of several models for one image, viewed without running the models again.
 
     Args:
-        picture: that they saw.
-        answers: by title; a text instead says why there is none.
+        picture: the image.
+        answers: predictions by title, or a message why there is none.
     """
 
     def __init__(self, picture: SourceImage, answers: Mapping[str, Answer | str]) -> None:
@@ -74,25 +74,25 @@ class Comparison:
         self._ap: dict[str, float | None] = {}
 
     def views(self, score: float | None = None) -> list[View]:
-        """Each model at a threshold; None is each one's own."""
+        """View of each model at a threshold; None for each model's own."""
         return [self._view(title, answer, score) for title, answer in self.answers.items()]
 
     def layers(self, views: Sequence[View], outcomes: bool = False) -> list[Layer]:
-        """The panels: the truth, where there is one, and each model.
+        """Panels of the ground truth, if there is one, and of each model.
 
         Args:
-            views: of :meth:`views`.
-            outcomes: colours say right, wrong and missed, where the truth allows.
+            views: the result of :meth:`views`.
+            outcomes: color segments by TP, FP and FN, if there is ground truth.
         """
-        truth = None if self.picture.target is None else gt_layer(self.picture)
-        panels = [] if truth is None else [in_neutral(truth) if outcomes else truth]
+        gt = None if self.picture.target is None else gt_layer(self.picture)
+        panels = [] if gt is None else [in_neutral(gt) if outcomes else gt]
         nothing = np.zeros(tuple(self.picture.image.shape[1:]), np.int32)
         for view in views:
             layer = view.layer or Layer(view.title, nothing, {}, view.message)
-            if truth is not None and view.outcome is not None:
-                layer = with_outcomes(layer, view.outcome, truth)
+            if gt is not None and view.outcome is not None:
+                layer = with_outcomes(layer, view.outcome, gt)
                 if outcomes:
-                    layer = outcome_layer(layer, view.outcome, truth)
+                    layer = outcome_layer(layer, view.outcome, gt)
                 elif view.quality is not None:
                     layer = replace(
                         layer, title=f"{view.title}: PQ {100 * view.quality.all.pq:.1f}"
@@ -103,8 +103,10 @@ class Comparison:
         return panels
 
     def background(self, outcomes: bool = False) -> Tensor:
-        """``(3, H, W)`` what the panels lie over: the picture; without its colours where colours
-        say right and wrong, for blue over red would look as violet does."""
+        """Image ``(3, H, W)`` below the panels; grey if colours mean TP, FP and FN.
+
+        Over a coloured image blue could look violet.
+        """
         image = self.picture.image
         if not outcomes:
             return image
@@ -141,7 +143,7 @@ class Comparison:
         return replace(view, outcome=outcome, quality=quality)
 
     def _average_precision(self, answer: Answer) -> float | None:
-        """None where the model finds no objects, other classes, or there are none to find."""
+        """Mask AP; None without detections, with other classes, or without objects."""
         found, target, wanted = (
             answer.prediction.detections,
             self.picture.target,

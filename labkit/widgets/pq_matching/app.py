@@ -1,4 +1,4 @@
-"""The app about panoptic quality: point at segments, move predicted ones, watch the score."""
+"""App of the panoptic quality explorer: point at segments, move predictions, watch the score."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ from labkit.widgets.viewer.segment_layers import layer_of
 from labkit.widgets.viewer.viewer import SegmentViewer
 
 PREDICTION = 1
-"""Number of the panel whose segments move."""
+"""Index of the panel whose segments can be moved."""
 
 
 class PQMatching(App):
-    """Truth and prediction with their matches, and PQ, SQ and RQ of the picture.
+    """Ground truth and prediction with their matches, and PQ, SQ and RQ of the image.
 
-    Pointing at a segment outlines its match and says the IoU and what it adds to PQ. A predicted
-    segment that is dragged, or chosen with Enter and moved with the arrow keys, changes the score
-    at once.
+    Pointing at a segment outlines its match and shows the IoU and the contribution to PQ. Dragging
+    a predicted segment, or moving it with Enter and the arrow keys, updates the scores.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
-        target: the truth.
-        prediction: what is held against it.
+        target: the ground truth.
+        prediction: the predicted map.
         categories: names and colours.
 
     Attributes:
-        offsets: by how many pixels each predicted segment has been moved.
+        offsets: offset (x, y) in pixels of each moved segment.
         viewer: the panels.
     """
 
@@ -64,15 +63,17 @@ class PQMatching(App):
         self._say("Drag a predicted segment, or choose it with Enter and use the arrow keys.")
 
     def move(self, layer: int, segment_id: int, dx: int, dy: int) -> None:
-        """Move a predicted segment on by some pixels; its middle stays in the picture."""
+        """Move a predicted segment by some pixels; its centre stays in the image."""
         if layer != PREDICTION:
             return
         pixels = np.argwhere(self.prediction.ids.numpy(force=True) == segment_id)
         if not len(pixels):
-            raise LabkitError(f"there is no predicted segment {segment_id} that could be moved")
+            raise LabkitError(
+                f"cannot move segment {segment_id}: the prediction has no such segment"
+            )
         row, column = pixels[len(pixels) // 2].tolist()
         height, width = self.prediction.ids.shape
-        was_x, was_y = self.offsets.pop(segment_id, (0, 0))  # it is moved last, and lies on top
+        was_x, was_y = self.offsets.pop(segment_id, (0, 0))  # added again last, so it is on top
         x = min(max(was_x + dx, -column), width - 1 - column)
         y = min(max(was_y + dy, -row), height - 1 - row)
         self.offsets[segment_id] = (x, y)
@@ -114,7 +115,7 @@ def _score(quality: PanopticResult) -> str:
 
 
 def _html(quality: PanopticResult, before: PanopticResult) -> str:
-    """The table of the scores; a class whose PQ has changed is in bold."""
+    """Make the table of scores; classes with a changed PQ are in bold."""
     head = "".join(
         f'<th scope="col" style="text-align:right;padding:0 10px">{c}</th>' for c in COLUMNS
     )

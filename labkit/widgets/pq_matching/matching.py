@@ -1,12 +1,12 @@
-"""How panoptic quality comes about in one picture: the matches, and what each segment adds.
+"""Panoptic quality of one image: its matches, and the contribution of each segment.
 
-The headless twin of :class:`labkit.widgets.PQMatching`. Every number is of ``labkit.metrics``: the
-matches of :func:`~labkit.metrics.panoptic_quality.match_panoptic`, the score of
-:class:`~labkit.metrics.panoptic_quality.PanopticQuality`.
+The headless functions of :class:`labkit.widgets.PQMatching`. All numbers come from
+:mod:`labkit.metrics`: the matches from :func:`~labkit.metrics.panoptic_quality.match_panoptic`, the
+scores from :class:`~labkit.metrics.panoptic_quality.PanopticQuality`.
 
 PQ is a mean over the n categories that occur, so a match of category c adds
-``IoU / (TP_c + FP_c / 2 + FN_c / 2) / n`` to it; these shares sum to PQ. A mistake adds nothing,
-and half a segment to the denominator.
+``IoU / (TP_c + FP_c / 2 + FN_c / 2) / n`` to it; these shares sum to PQ. An FP or FN adds nothing
+to the sum and one half to the denominator.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from labkit.structures import VOID, Categories, Panoptic
 from labkit.widgets.viewer.segment_layers import Layer, SegmentInfo, draw_panel, layer_of
 
 Offsets = Mapping[int, tuple[int, int]]
-"""By how many pixels (right, down) predicted segments are moved; the last lies on top."""
+"""Offsets (right, down) in pixels by predicted segment; the last segment is on top."""
 
 COLUMNS = ("class", "sum of IoU", "TP", "FP", "FN", "SQ", "RQ", "PQ", "PQ before")
 
 
 @dataclass(frozen=True)
 class SegmentContribution:
-    """What became of one segment.
+    """Status of a segment and its contribution to PQ.
 
     Attributes:
-        kind: matched (TP), predicted without match (FP), true without match (FN), or not counted:
-            a crowd, or a prediction mostly on void or on a crowd.
-        partner: id of its match; without one, of the segment of its category in the other map that
-            comes closest; None where none shares a pixel.
-        iou: with the partner.
-        share: what it adds to the PQ of the picture, 0..1.
+        kind: matched (TP), predicted without a match (FP), ground truth without a match (FN), or
+            not counted: a crowd, or a prediction mostly on void or crowd.
+        partner: id of its match; else of the segment of its category in the other map with the
+            highest IoU; None if none shares a pixel.
+        iou: IoU with the partner.
+        share: contribution to the PQ of the image, 0..1.
     """
 
     kind: Literal["TP", "FP", "FN", "not counted"]
@@ -54,14 +54,14 @@ class SegmentContribution:
 
 @dataclass(frozen=True)
 class Matching:
-    """The matches of one picture.
+    """The matches of one image.
 
     Attributes:
-        target: the truth.
-        prediction: what is held against it.
-        true: the fate of each true segment, by id.
-        predicted: the fate of each predicted segment.
-        quality: PQ, SQ and RQ of this one picture.
+        target: the ground truth.
+        prediction: the predicted map.
+        true: contribution of each ground-truth segment, by id.
+        predicted: contribution of each predicted segment, by id.
+        quality: PQ, SQ and RQ of this image.
     """
 
     target: Panoptic
@@ -72,7 +72,7 @@ class Matching:
 
 
 def matching(prediction: Panoptic, target: Panoptic, categories: Categories) -> Matching:
-    """Match the segments of a prediction and of the truth.
+    """Match predicted and ground-truth segments and compute their contributions.
 
     Raises:
         LabkitError: as :meth:`PanopticQuality.update`.
@@ -105,12 +105,12 @@ def matching(prediction: Panoptic, target: Panoptic, categories: Categories) -> 
 
 
 def move(panoptic: Panoptic, offsets: Offsets) -> Panoptic:
-    """The map with some segments moved over the others; the places they leave are void.
+    """Move some segments of a map over the others; the pixels they leave become void.
 
-    What leaves the picture is lost, and a segment of which nothing is left is no longer listed.
+    Pixels outside the image are lost; a segment without pixels is removed.
 
     Raises:
-        LabkitError: there is no such segment.
+        LabkitError: a segment does not exist.
     """
     known = {s.id for s in panoptic.segments}
     before = panoptic.ids.numpy(force=True)
@@ -118,7 +118,7 @@ def move(panoptic: Panoptic, offsets: Offsets) -> Panoptic:
     ids = before.copy()
     for i in offsets:
         if i not in known:
-            raise LabkitError(f"there is no predicted segment {i} that could be moved")
+            raise LabkitError(f"cannot move segment {i}: the prediction has no such segment")
         ids[before == i] = VOID
     for i, (dx, dy) in offsets.items():
         rows, columns = np.nonzero(before == i)
@@ -130,12 +130,12 @@ def move(panoptic: Panoptic, offsets: Offsets) -> Panoptic:
 
 
 def layers(found: Matching, categories: Categories) -> tuple[Layer, Layer]:
-    """Truth and prediction for the viewer: names with TP, FP, FN; matches belong together."""
-    true = layer_of(found.target, categories, "truth")
+    """Build the viewer's two panels, with TP, FP or FN in the names and matches linked."""
+    true = layer_of(found.target, categories, "ground truth")
     predicted = layer_of(found.prediction, categories, "prediction")
     pq = found.quality.all.pq
     sides = ((true, found.true, predicted), (predicted, found.predicted, true))
-    told = []
+    panels = []
     for own, fates, other in sides:
         info = {}
         for i, plain in own.info.items():
@@ -145,13 +145,13 @@ def layers(found: Matching, categories: Categories) -> tuple[Layer, Layer]:
             note = _note(fate, other.info[fate.partner].text if fate.partner else "", pq)
             pair = (i if own is true else fate.partner) if fate.kind == "TP" else None
             info[i] = SegmentInfo(tag, plain.color, plain.isthing, plain.score, note, pair)
-        told.append(Layer(own.title, own.ids, info))
-    return told[0], told[1]
+        panels.append(Layer(own.title, own.ids, info))
+    return panels[0], panels[1]
 
 
 def _note(fate: SegmentContribution, partner: str, pq: float) -> str:
     if fate.kind == "not counted":
-        return "a crowd, or mostly on void or crowd: neither right nor wrong"
+        return "a crowd, or mostly on void or crowd: neither TP, FP nor FN"
     if fate.kind == "TP":
         return (
             f"matches {partner}: IoU {fate.iou:.3f} > 0.5 · adds {100 * fate.share:.1f}"
@@ -162,7 +162,7 @@ def _note(fate: SegmentContribution, partner: str, pq: float) -> str:
 
 
 def table(quality: PanopticResult, before: PanopticResult) -> list[tuple[str, ...]]:
-    """Rows for :data:`COLUMNS`: the classes that occur, then the mean over them, in percent."""
+    """Table rows for :data:`COLUMNS`: the classes that occur, then their mean, in percent."""
     rows = []
     for now, then in zip(quality.per_class, before.per_class, strict=True):
         if now.tp + now.fp + now.fn:
@@ -179,12 +179,12 @@ def draw_pq_matching(
     categories: Categories,
     offsets: Offsets | None = None,
 ) -> Figure:
-    """Truth and prediction side by side, what matches, and how PQ is made of it.
+    """Draw ground truth and prediction side by side, with matches and a table of PQ.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
-        target: the truth.
-        prediction: what is held against it.
+        target: the ground truth.
+        prediction: the predicted map.
         categories: names and colours.
         offsets: predicted segments to move first.
     """

@@ -1,4 +1,4 @@
-"""The RoIAlign explorer: move a box, click on a bin, and see where its value comes from."""
+"""App of the RoIAlign explorer: move a box, click a bin, and see how its value is computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labkit.widgets.roi_align.operator_samples import (
 )
 
 STEP = 0.25
-"""How far an arrow key moves the box, in cells."""
+"""Distance in cells by which an arrow key moves the box."""
 
 HELP = (
     "Mouse: drag the box or a corner of it, or draw another one; click on a bin. "
@@ -39,7 +39,7 @@ class _State:
 
 
 class RoIAlignExplorer(App):
-    """The app around ``draw_roi_align`` of ``explorer``; its arguments are the same.
+    """Explorer of RoIAlign, around ``explorer.draw_roi_align``; its arguments are the same.
 
     Raises:
         LabkitError: an argument of the wrong shape or range.
@@ -83,7 +83,7 @@ class RoIAlignExplorer(App):
             menu.observe(self.guarded(functools.partial(self._choose, name)), "value")
 
     def still(self) -> tuple[bytes, str]:
-        """The picture shown and its text."""
+        """Current picture and its text alternative."""
         return self._canvas.picture, self._canvas.description
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class RoIAlignExplorer(App):
         self._set(box=self._on_map(x1, y1, width, height))
 
     def _on_map(self, x: float, y: float, width: float, height: float) -> Box:
-        """The box of that size and place, moved onto the map; at least one step long."""
+        """Move a box onto the map; its sides are at least one step long."""
         rows, columns = self._features.shape
         width, height = min(max(width, STEP), columns), min(max(height, STEP), rows)
         x, y = min(max(x, 0), columns - width), min(max(y, 0), rows - height)

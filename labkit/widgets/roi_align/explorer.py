@@ -1,7 +1,7 @@
-"""How RoIAlign reads a box, beside RoIWarp and RoIPool: the headless twin of the explorer.
+"""RoIAlign beside RoIWarp and RoIPool on one box: the headless function of the explorer.
 
-One figure: above, the map with what each operator takes for the box; in the middle, what each
-returns; below, one bin up close, with the value and the weight of every cell in it, and the sum
+One figure: above, the feature map with the region that each operator uses; in the middle, the
+outputs; below, one bin enlarged, with the value and the weight of each of its cells, and the sum
 written out. The numbers come from ``operator_samples.sample_operators``.
 """
 
@@ -16,7 +16,7 @@ from labkit.widgets.roi_align.figure import draw_operators, number
 from labkit.widgets.roi_align.operator_samples import OperatorSamples, Sample, sample_operators
 
 WRITTEN_OUT = 4
-"""Points whose sum is in the figure, of more only the first: all of them with 2 × 2."""
+"""Number of sampling points whose sums are written out; with 2 × 2, all of them."""
 
 
 def draw_roi_align(
@@ -28,7 +28,7 @@ def draw_roi_align(
     samples: int = 2,
     selected: tuple[int, int] = (0, 0),
 ) -> Figure:
-    """Draw how RoIPool, RoIWarp and RoIAlign read a box.
+    """Draw what RoIPool, RoIWarp and RoIAlign compute for a box.
 
     Args:
         features: one channel ``(H, W)``.
@@ -55,13 +55,13 @@ def figure_of(
     readings: Mapping[str, OperatorSamples],
     image: Tensor | None,
 ) -> Figure:
-    """The figure of :func:`draw_roi_align` from what has been read."""
+    """Draw the figure of :func:`draw_roi_align` from the operators' samples."""
     sums = [line for reading in readings.values() for line in _lines(reading)]
     return draw_operators(features, box, readings, sums, image)
 
 
 def describe(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
-    """The figure in words: the box, the bin, its three values and how they come about."""
+    """Describe the figure in words: the box, the bin, its three values and their computation."""
     lines = [headline(box, readings)]
     for name, reading in readings.items():
         lines.append(f"{name} reads {_span(reading.region)}.")
@@ -71,14 +71,14 @@ def describe(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> s
 
 
 def headline(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
-    """One line: the box, the selected bin and its three values."""
+    """Summarise in one line the box, the selected bin and its three values."""
     row, column = readings["RoIAlign"].selected
     values = ", ".join(f"{name} {number(r.value)}" for name, r in readings.items())
     return f"Box {_span(box)}. Bin in row {row + 1}, column {column + 1}: {values}."
 
 
 def _lines(reading: OperatorSamples) -> list[str]:
-    """The arithmetic of a bin, two points a line."""
+    """Lines with the arithmetic of a bin, two points a line."""
     sums = [
         f"point {i}{s}" for i, s in enumerate(map(_sum, reading.samples[:WRITTEN_OUT]), start=1)
     ]
@@ -90,7 +90,7 @@ def _lines(reading: OperatorSamples) -> list[str]:
 
 
 def _sum(sample: Sample) -> str:
-    """The interpolation at one point, written out."""
+    """Interpolation at one point, written out."""
     terms = " + ".join(f"{tap.weight:.2f}·{number(tap.value)}" for tap in sample.taps)
     return (
         f" at ({sample.x:.2f}, {sample.y:.2f}): {terms or 'off the map'} = {number(sample.value)}"

@@ -1,4 +1,4 @@
-"""The figure of the RoIAlign explorer (:mod:`labkit.widgets.roi_align.explorer`)."""
+"""Drawing of the figure of the RoIAlign explorer."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def _points(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
 def _window(
     readings: Iterable[OperatorSamples], shape: tuple[int, ...]
 ) -> tuple[int, int, int, int]:
-    """The same cells for all three, so that the eye can compare: ``left, top, right, bottom``."""
+    """Visible cells ``left, top, right, bottom``, the same for all three operators."""
     corners = []
     for reading in readings:
         x1, y1, x2, y2 = reading.bin
@@ -258,5 +258,5 @@ def _window(
 
 
 def number(value: float) -> str:
-    """A value short enough for a cell."""
+    """Format a value for a cell."""
     return f"{value:.2f}" if abs(value) < 99.95 else f"{value:.0f}"

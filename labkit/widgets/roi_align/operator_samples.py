@@ -1,9 +1,8 @@
-"""What RoIPool, RoIWarp and RoIAlign read of a feature map, down to the weight of every cell.
+"""Outputs, sampling points and cell weights of RoIPool, RoIWarp and RoIAlign for one box.
 
-Nothing is worked out a second time here: values come from ``labkit.ops``, those of RoIWarp and
-RoIAlign from the loop over single samples that defines the operator. The weight of a cell is the
-derivative of the value with respect to it, and RoIPool's cells are found by letting it pool a map
-that holds each cell's own place.
+All values come from ``labkit.ops``; those of RoIWarp and RoIAlign from the loop over single samples
+that defines the operator. The weight of a cell is the derivative of a bin's value with respect to
+it. RoIPool's cells are found by pooling a map that holds each cell's index.
 
 Coordinates are in cells, counted in edges: the cell in row r and column c covers ``[c, c + 1]``
 along x and ``[r, r + 1]`` along y.
@@ -31,7 +30,7 @@ MOST_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Tap:
-    """One of the cells that a sample is made of."""
+    """One of the cells that a sample interpolates."""
 
     row: int
     column: int
@@ -41,7 +40,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Sample:
-    """A point where the map is interpolated; off the map it has no taps and the value 0."""
+    """A sampling point; outside the map it has no taps and the value 0."""
 
     x: float
     y: float
@@ -51,16 +50,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class OperatorSamples:
-    """What an operator makes of a box, and how one of its bins comes about.
+    """Output of an operator for a box, with the samples and weights of one bin.
 
     Attributes:
         operator: a name in ``OPERATORS``.
-        region: what it takes for the box, ``(x1, y1, x2, y2)``.
+        region: the region that it pools, ``(x1, y1, x2, y2)``.
         output: ``(bins, bins)``.
-        selected: (row, column) of the bin that is looked at.
+        selected: (row, column) of the explained bin.
         bin: its part of the region, ``(x1, y1, x2, y2)``; RoIPool's is rounded outwards.
-        samples: the points that it averages; RoIPool has none.
-        weights: ``(H, W)``, how much each cell counts in the bin's value.
+        samples: the points that the bin averages; none for RoIPool.
+        weights: ``(H, W)``, weight of each cell in the bin's value.
     """
 
     operator: str
@@ -73,7 +72,7 @@ class OperatorSamples:
 
     @property
     def value(self) -> float:
-        """The value of the selected bin."""
+        """Value of the selected bin."""
         return float(self.output[self.selected])
 
 
@@ -85,17 +84,17 @@ def sample_operators(
     samples: int = 2,
     selected: tuple[int, int] = (0, 0),
 ) -> dict[str, OperatorSamples]:
-    """The three operators on one box of one channel.
+    """Apply the three operators to one box of one channel.
 
     Args:
         features: ``(H, W)``.
         box: ``(x1, y1, x2, y2)`` in cells.
-        bins: the box is cut into bins × bins, 1 to ``MOST_BINS``.
-        samples: samples × samples are averaged in a bin, 1 to ``MOST_SAMPLES``.
-        selected: (row, column) of the bin to look at, from 0.
+        bins: the box is divided into bins × bins, 1 to ``MOST_BINS``.
+        samples: samples × samples points are averaged in a bin, 1 to ``MOST_SAMPLES``.
+        selected: (row, column) of the bin to explain, from 0.
 
     Returns:
-        By name in ``OPERATORS``. RoIAlign is the one with ``aligned=True``.
+        The samples by name in ``OPERATORS``. RoIAlign has ``aligned=True``.
 
     Raises:
         LabkitError: an argument of the wrong shape or range.
@@ -165,7 +164,7 @@ def _sampled(
 
 
 def _sample(cells: Tensor, y: float, x: float) -> Sample:
-    """One bilinear sample at a point measured from the centre of the first cell."""
+    """Take one bilinear sample at a point measured from the centre of the first cell."""
     with torch.enable_grad():
         map_ = cells.clone().requires_grad_()
         value = bilinear(map_[None], y, x)[0]

@@ -1,4 +1,4 @@
-"""An image and its layers in the form in which the viewer's browser side gets them."""
+"""Encoding of an image and its layers for the viewer's browser side."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from labkit.structures import VOID
 from labkit.widgets.viewer.segment_layers import Layer, enlargement, name_places
 
 MOST_SEGMENTS = 65535
-"""What a 16-bit number can tell apart, beside nothing."""
+"""Number of segments that 16-bit numbers can hold beside 0, nothing."""
 
 
 def encode_image(pixels: np.ndarray) -> dict[str, Any]:
-    """``(3, H, W)`` uint8 as the browser wants it.
+    """Encode an image ``(3, H, W)`` uint8 for the browser.
 
     Differences to the left neighbour, modulo 256, halve what zlib makes of a photograph; and no
     canvas has to decode it, which could change colours.
@@ -33,7 +33,7 @@ def encode_image(pixels: np.ndarray) -> dict[str, Any]:
 
 
 def encode_layer(layer: Layer) -> dict[str, Any]:
-    """A layer as the browser wants it: 16-bit numbers, 0 = nothing, n = the n-th segment.
+    """Encode a layer for the browser: 16-bit numbers, 0 = nothing, n = the n-th segment.
 
     Raises:
         LabkitError: there are more segments than numbers.
@@ -66,7 +66,7 @@ def encode_layer(layer: Layer) -> dict[str, Any]:
 
 
 def in_words(layer: Layer) -> str:
-    """A panel for those who cannot see it."""
+    """Describe a panel for screen readers."""
     if layer.message is not None:
         return f"{layer.title}: {layer.message}"
     present = set(np.unique(layer.ids).tolist())

@@ -1,4 +1,4 @@
-"""A widget's page that needs neither a kernel nor a network."""
+"""Offline page of a widget, without a kernel or a network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 EXPORT = "export default { render };"
-"""The line of the script that an offline page, which has no modules, does without."""
+"""Last line of the script, which an offline page removes because it has no modules."""
 
-# A model that remembers and tells its listeners, as the script expects of the one in Jupyter.
+# The page's model stores values and notifies listeners, as the script expects of Jupyter's.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -55,13 +55,13 @@ render({{
 
 
 def offline_page(title: str, state: Mapping[str, Any], script: str, style: str) -> str:
-    """One HTML file with everything in it.
+    """Build one HTML file with state, script and style.
 
     Args:
-        title: of the page.
-        state: the values of the model's traits; bytes become what the browser gets from a kernel.
+        title: title of the page.
+        state: values of the widget's traits; bytes are encoded as base64.
         script: the widget's module; its last line is :data:`EXPORT`.
-        style: its CSS.
+        style: the widget's CSS.
     """
     assert script.count(EXPORT) == 1
     # A string in a string, so that names in the state never meet the script's syntax; "<" could
@@ -73,5 +73,5 @@ def offline_page(title: str, state: Mapping[str, Any], script: str, style: str) 
 
 
 def _in_base64(value: Any) -> dict[str, str]:
-    """Bytes inside JSON."""
+    """Encode bytes for JSON."""
     return {"base64": base64.b64encode(value).decode()}

@@ -1,4 +1,4 @@
-"""Segments over an image as exact pixels: what the viewer's canvas shows, computed without one.
+"""Segment layers over an image, and their exact pixels: the viewer's drawing without a browser.
 
 The arithmetic is integer and the same in ``viewer.js``, so that the canvas and :func:`draw_layer`
 agree to the last bit. ``H`` × ``W`` are the pixels of the image.
@@ -21,26 +21,26 @@ from labkit.errors import LabkitError
 from labkit.structures import VOID, Categories, Detections, Panoptic
 
 OUTLINE = 255
-"""Outlines are white: no class is, and on a white image the fill still differs."""
+"""Outlines are white: no class has this colour, and on a white image the fill still differs."""
 
 SMALLEST_SIDE = 384
-"""Smaller images are enlarged to about this side, so that an outline stays thin."""
+"""Side to which smaller images are enlarged, so that an outline stays thin."""
 
 SMALLEST_NAMED = 0.035
-"""A segment's name stands on it where a circle of this share of the longer side fits inside."""
+"""A segment is named if a circle fits into it whose radius is this share of the longer side."""
 
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """What is said about one segment.
+    """Name, colour and notes of one segment.
 
     Attributes:
         text: class name and id.
         color: RGB, 0..255.
-        isthing: for the filter of things and stuff.
+        isthing: whether it is a thing, for the filters.
         score: confidence, or None.
-        note: more to say when it is pointed at, for example ``"TP, IoU 0.83"``.
-        match: segments of different layers with the same number belong together: pointing at one
+        note: more text for pointing, for example ``"TP, IoU 0.83"``.
+        match: segments of different layers with the same number are linked: pointing at one
             outlines all of them.
     """
 
@@ -53,20 +53,20 @@ class SegmentInfo:
 
     @property
     def description(self) -> str:
-        """All of it in one line."""
+        """Describe the segment in one line."""
         score = "" if self.score is None else f"score {self.score:.2f}"
         return " · ".join(part for part in (self.text, score, self.note) if part)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The segments of one panel, over an image that all panels share.
+    """Segments of one panel, over an image that all panels share.
 
     Attributes:
-        title: heads the panel.
+        title: title of the panel.
         ids: ``(H, W)`` int32, 0 = nothing.
-        info: what each id is.
-        message: text in the place of the picture, for a panel that has none.
+        info: information by segment id.
+        message: text instead of segments, if the panel has none.
 
     Raises:
         LabkitError: ``ids`` is no map, or holds an id without an entry in ``info``.
@@ -90,13 +90,13 @@ class Layer:
             )
 
     def describe(self, x: int, y: int) -> str:
-        """What is at pixel (x, y), in one line."""
+        """Describe the segment at pixel (x, y) in one line."""
         found = int(self.ids[y, x])
         return self.info[found].description if found != VOID else "nothing"
 
 
 def layer_of(annotation: Panoptic | Detections, categories: Categories, title: str) -> Layer:
-    """The layer of a panoptic map, or of detections, where the better score is on top.
+    """Make the layer of a panoptic map, or of detections, with higher scores on top.
 
     The ids of detections are 1 for the best, 2 for the next, and so on.
 
@@ -131,7 +131,7 @@ def layer_of(annotation: Panoptic | Detections, categories: Categories, title: s
 
 
 def enlargement(height: int, width: int) -> int:
-    """How many canvas pixels a side of an image pixel gets."""
+    """Canvas pixels per side of an image pixel."""
     return max(1, SMALLEST_SIDE // max(height, width))
 
 
@@ -143,14 +143,14 @@ def draw_layer(
     *,
     scale: int = 1,
 ) -> np.ndarray:
-    """The pixels of one panel: the image, the shown segments over it, their outlines on top.
+    """Draw the pixels of one panel: the image, the shown segments, their outlines on top.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
         layer: the segments.
-        opacity: 0 shows the image alone, 1 the segments alone; the outlines are always there.
-        shown: ids to draw; None draws all.
-        scale: canvas pixels per image pixel; the viewer takes :func:`enlargement`.
+        opacity: opacity of the segments, 0 to 1; outlines are always drawn.
+        shown: ids to draw; None for all.
+        scale: canvas pixels per image pixel; the viewer uses :func:`enlargement`.
 
     Returns:
         ``(scale * H, scale * W, 3)`` uint8 RGB.
@@ -177,13 +177,13 @@ def draw_layers(
     opacity: float = 0.6,
     hidden: Collection[tuple[int, int]] = (),
 ) -> Figure:
-    """The panels side by side, with titles, the segments' names on them.
+    """Draw the panels side by side, with titles and the segments' names.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
         layers: the panels.
         opacity: see :func:`draw_layer`.
-        hidden: (number of the layer, id) of the segments that are left out.
+        hidden: (index of the layer, id) of segments that are not drawn.
     """
     height, width = np.asarray(image).shape[1:]
     columns = min(4, len(layers))
@@ -226,7 +226,7 @@ def draw_panel(
 
 
 def name_places(layer: Layer) -> dict[int, tuple[float, float]]:
-    """Where the names of the segments stand that are large enough: their most interior points."""
+    """Positions of the names of large segments: their most interior points."""
     places: dict[int, tuple[float, float]] = {}
     if layer.message is not None:
         return places
@@ -249,7 +249,7 @@ def name_places(layer: Layer) -> dict[int, tuple[float, float]]:
 
 
 def _borders(number: np.ndarray, scale: int) -> np.ndarray:
-    """``(scale * H, scale * W)`` bool: one of the eight neighbours has another number."""
+    """Border mask ``(scale * H, scale * W)``: one of the eight neighbours has another number."""
     large = number.repeat(scale, axis=0).repeat(scale, axis=1).astype(np.float32)  # OpenCV's choice
     kernel = np.ones((3, 3), np.uint8)
     # At the image border the neighbours outside count as equal.

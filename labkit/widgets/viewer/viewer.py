@@ -1,4 +1,4 @@
-"""The segment viewer: panels over one image, and what each says about the pixel under the pointer.
+"""Segment viewer: linked panels over one image, which describe the pixel under the pointer.
 
 One anywidget without a build step. An image goes to the browser once, as zlib-compressed
 differences between neighbours, each layer as a zlib-compressed map of 16-bit numbers; the browser
@@ -29,24 +29,24 @@ SCRIPT, STYLE = (
     for names in (("viewer_pixels.js", "viewer.js"), ("viewer.css",))
 )
 OFFLINE = ("_image", "_layers", "opacity", "show_things", "show_stuff", "show_names", "hidden")
-"""The part of the state that a page without a kernel keeps."""
+"""Traits that an offline page keeps."""
 
 
 class SegmentViewer(anywidget.AnyWidget):
-    """Panels side by side with one pointer: hover, keyboard, opacity, filters, selection.
+    """Segment viewer: linked panels with hover, keyboard, opacity, filters and selection.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
-        layers: one panel each.
-        opacity: of the segments over the image, 0..1.
-        movable: numbers of the layers whose segments can be moved, see :meth:`on_move`.
+        layers: one for each panel.
+        opacity: opacity of the segments over the image, 0..1.
+        movable: indices of the layers whose segments can be moved, see :meth:`on_move`.
 
     Attributes:
-        opacity: as given; the reader changes it with a slider or with + and -.
-        show_things, show_stuff, show_names: the reader's check boxes.
-        hidden: (number of the layer, id) of segments that are not drawn.
+        opacity: the current opacity, which a slider and the keys + and - change.
+        show_things, show_stuff, show_names: states of the check boxes.
+        hidden: (index of the layer, id) of segments that are not drawn.
         hovered: pixel (x, y) of the image under the pointer, or None.
-        selected: (number of the layer, id) of the segment chosen by a click or Enter, or None.
+        selected: (index of the layer, id) of the segment chosen by a click or Enter, or None.
 
     Raises:
         LabkitError: image and layers differ in size, or a layer has more than 65,535 segments.
@@ -83,7 +83,7 @@ class SegmentViewer(anywidget.AnyWidget):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The panels; assign to draw others over the same image."""
+        """Layers of the panels; assign to draw others over the same image."""
         return self._shown_layers
 
     @layers.setter
@@ -91,7 +91,7 @@ class SegmentViewer(anywidget.AnyWidget):
         self.show(self.image, layers)
 
     def show(self, image: Tensor | np.ndarray, layers: Sequence[Layer]) -> None:
-        """Show another image with its layers; what is not valid leaves everything as it was."""
+        """Show another image with its layers; after an error the old ones stay."""
         pixels = np.asarray(image.cpu() if isinstance(image, Tensor) else image)
         if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8:
             raise LabkitError(f"image must be (3, H, W) uint8, got {pixels.shape} {pixels.dtype}")
@@ -114,7 +114,7 @@ class SegmentViewer(anywidget.AnyWidget):
                 self.selected = None
 
     def visible(self, number: int) -> set[int]:
-        """The ids of a layer that are drawn at present."""
+        """Ids of a layer that are currently drawn."""
         hidden = {i for k, i in map(tuple, self.hidden) if k == number}
         return {
             i
@@ -123,13 +123,13 @@ class SegmentViewer(anywidget.AnyWidget):
         }
 
     def pixels(self, number: int) -> np.ndarray:
-        """What the canvas of a layer shows at present, see :func:`draw_layer`."""
+        """Current pixels of a layer's canvas, see :func:`draw_layer`."""
         scale = enlargement(*self.image.shape[1:])
         layer = self.layers[number]
         return draw_layer(self.image, layer, self.opacity, self.visible(number), scale=scale)
 
     def describe(self, x: int, y: int) -> list[str]:
-        """What each panel says about pixel (x, y)."""
+        """Describe pixel (x, y) in each panel."""
         return [layer.message or layer.describe(x, y) for layer in self.layers]
 
     def on_move(self, callback: Callable[[int, int, int, int], None]) -> None:
@@ -140,7 +140,7 @@ class SegmentViewer(anywidget.AnyWidget):
         self._on_move = callback
 
     def still(self) -> tuple[bytes, str]:
-        """The panels as one PNG, and in words."""
+        """All panels as one PNG, and their text alternative."""
         hidden = [
             (k, i) for k, layer in enumerate(self.layers) for i in set(layer.info) - self.visible(k)
         ]
@@ -148,11 +148,11 @@ class SegmentViewer(anywidget.AnyWidget):
         return png(figure), self.in_words()
 
     def in_words(self) -> str:
-        """The panels for those who cannot see them: one line each."""
+        """Describe the panels for screen readers, one line each."""
         return "\n".join(map(in_words, self.layers))
 
     def to_html(self, path: str | Path) -> None:
-        """Write one HTML file that needs neither a kernel nor a network.
+        """Write one HTML file that works without a kernel and a network.
 
         Segments cannot be moved in it: that needs the kernel's metrics.
         """

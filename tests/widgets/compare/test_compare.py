@@ -271,7 +271,7 @@ def test_something_missed_shows_where_something_else_is_right() -> None:
     entry = drawn.info[int(drawn.ids[1, 0])]
     assert entry.color == MISSED
     assert entry.text == "cat 2"
-    assert entry.note == "FN, missed; found here: sky · TP, IoU 0.77 with sky"
+    assert entry.note == "FN, missed; predicted here: sky · TP, IoU 0.77 with sky"
 
 
 def test_outcomes_of_objects_by_hand() -> None:
@@ -343,7 +343,7 @@ def test_classes_that_differ_are_said_and_nothing_is_measured() -> None:
     text = as_text(comparison.picture, views)
     assert "other is not measured: the model was trained on other classes" in text
     titles = [layer.title for layer in comparison.layers(views, True)]
-    assert titles[0] == "truth"
+    assert titles[0] == "ground truth"
     assert titles[1] == "other: no difference, see below"
 
 

@@ -108,7 +108,7 @@ def test_a_move_uncovers_void_covers_others_and_loses_what_leaves():
     assert {s.id for s in move(start, {3: (0, -1)}).segments} == {1, 3}  # 2 is covered
     assert move(start, {2: (1, 0)}).ids.tolist()[0] == [1, 1, 0, 2]
     assert {s.id for s in move(start, {1: (0, 5)}).segments} == {2, 3}
-    with pytest.raises(LabkitError, match="no predicted segment 9"):
+    with pytest.raises(LabkitError, match="cannot move segment 9:"):
         move(start, {9: (1, 0)})
 
 
@@ -179,7 +179,7 @@ def test_the_app_moves_segments_as_the_twin_does(scene):
     assert app.still()[0] == png(draw_pq_matching(image, truth, guess, categories))
 
 
-def test_a_segment_cannot_be_pushed_out_and_the_truth_stays(scene):
+def test_a_segment_cannot_be_pushed_out_and_the_ground_truth_stays(scene):
     app = PQMatching(*scene)
     thing = scene[2].segments[0].id
     app.move(1, thing, 10_000, -10_000)
@@ -193,7 +193,7 @@ def test_a_failing_move_is_seen(scene):
     app = PQMatching(*scene)
     content = {"kind": "move", "layer": 1, "id": 999, "dx": 1, "dy": 0}
     app.viewer._message(app.viewer, content, [])
-    assert app.error == "there is no predicted segment 999 that could be moved"
+    assert app.error == "cannot move segment 999: the prediction has no such segment"
     assert app.offsets == {}
 
 
