@@ -176,4 +176,4 @@ def test_a_file_without_a_published_hash_is_said_to_be_unchecked(file_server, tm
     said = []
     model_zoo.fetch_weights(weights, tmp_path, said.append)
     assert "Uber Non-Commercial License" in said[0]
-    assert "gives no hash" in said[1]
+    assert "No hash is published" in said[1]
