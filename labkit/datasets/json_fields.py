@@ -61,13 +61,18 @@ def is_name(value: Any) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
+def _is_file_name(value: Any) -> bool:
+    """Whether a value can name a file; a folder's name ends with a slash or with dots."""
+    return is_name(value) and value.replace("\\", "/").rpartition("/")[2] not in ("", ".", "..")
+
+
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (_integer, "an integer"),
     # Cityscapes names its images by strings.
     "image_id": (lambda v: _integer(v) or is_name(v), "an integer or a string"),
     "category_id": (_integer, "an integer"),
     "name": (is_name, "a string"),
-    "file_name": (is_name, "a string"),
+    "file_name": (_is_file_name, "the name of a file"),
     "height": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
     "width": (lambda v: _integer(v) and v > 0, "an integer from 1 on"),
     "area": (_number, "a number"),

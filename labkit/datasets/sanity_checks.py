@@ -32,8 +32,8 @@ class AnnotationWarning:
 
     Attributes:
         image: name or number of the image.
-        kind: "empty", "vanished", "tiny", "touching", "overlapping", "covered", "unlabelled",
-            "box", "area", "turned" or "damaged".
+        kind: "empty", "vanished", "tiny", "touching", "overlapping", "covered", "copied",
+            "unlabelled", "box", "area", "turned" or "damaged".
         text: what is suspicious, and where.
     """
 
@@ -137,7 +137,18 @@ def image_warnings(
             text = f"{name} of {counted(area, 'pixel')} at row {y}, column {x}"
             yield AnnotationWarning(image, "tiny", text)
     things = [(label, mask) for label, mask in regions if label in categories.things and mask.any()]
-    yield from _neighbours(image, things, categories)
+    copies: dict[tuple[int, bytes], list[Region]] = {}
+    for label, mask in things:
+        copies.setdefault((label, mask.tobytes()), []).append((label, mask))
+    for (label, _), same in copies.items():
+        if len(same) > 1:
+            y, x = np.argwhere(same[0][1])[0].tolist()
+            text = (
+                f"{len(same)} of {categories[label].name} have the same mask, row {y}, column {x}"
+            )
+            yield AnnotationWarning(image, "copied", text)
+    # One of each: their pairs would be many more.
+    yield from _neighbours(image, [same[0] for same in copies.values()], categories)
     # Without stuff nobody labels the background.
     if "semantic" in target and categories.stuff:
         share = float((target["semantic"] == IGNORE).float().mean())

@@ -96,6 +96,30 @@ def test_panoptic_areas_and_boxes_are_those_of_the_png(tmp_path):
     assert f"area {first['area']}, the PNG has {first['area'] // 10} pixels" in found[0].text
 
 
+@pytest.mark.parametrize("value", [10**400, 1e300, float("inf"), "3"])
+def test_a_coordinate_that_no_image_has(tmp_path, value):
+    export_coco(Shapes("val", 1, size=64), tmp_path / "set", split="val")
+    path = tmp_path / "set" / "annotations" / "panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segments_info"][0]["bbox"][2] = value
+    path.write_text(json.dumps(content))
+    (found,) = check_annotations(CocoPanoptic(path))
+    assert found.kind == "box"
+    assert "is not a box x, y, width, height" in found.text
+
+
+def test_copies_of_an_annotation_are_one_warning(tmp_path):
+    """Pairs of 300 copies would be 44,850."""
+    assert _instances(tmp_path) == []
+    path = tmp_path / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    (row,) = content["annotations"]
+    content["annotations"] += [row | {"id": number} for number in range(2, 301)]
+    path.write_text(json.dumps(content))
+    (found,) = check_annotations(CocoInstances(path))
+    assert (found.kind, found.text) == ("copied", "300 of red have the same mask, row 5, column 4")
+
+
 def test_every_pair_of_neighbours_is_found(tmp_path):
     """Against all pairs, one by one, with dilation over the whole image."""
     random = np.random.default_rng(0)

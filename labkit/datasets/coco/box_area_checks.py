@@ -21,6 +21,10 @@ AREA_SLACK = (0.1, 0.5)
 border of a polygon."""
 
 
+FARTHEST = 1e9
+"""Coordinates beyond it are no numbers of pixels; Python's integers have no end."""
+
+
 def check_box_and_area(
     dataset: Any, index: int, regions: Sequence[Region]
 ) -> Iterator[tuple[str, str]]:
@@ -60,7 +64,7 @@ def _segments(
         if abs(row["area"] - area) >= 1:
             yield "area", f"{what}: area {row['area']:g}, the PNG has {counted(area, 'pixel')}"
         found = row.get("bbox")
-        numbers = isinstance(found, list) and [type(v) in (int, float) for v in found] == [True] * 4
+        numbers = isinstance(found, list) and [_is_coordinate(v) for v in found] == [True] * 4
         if found is None:
             continue
         y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -71,6 +75,11 @@ def _segments(
             size = dataset.image_info(index)
             hint = _meant(found, box, (size["width"], size["height"]))
             yield "box", f"{what}: bbox {found}, the PNG has {_short(box)}{hint}"
+
+
+def _is_coordinate(value: Any) -> bool:
+    """Whether a value can be a coordinate in an image: no text, not infinite, not beyond sense."""
+    return type(value) in (int, float) and abs(value) <= FARTHEST
 
 
 def _is_box(stated_box: Sequence[float], box: Sequence[float]) -> bool:
