@@ -182,6 +182,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, index: Tensor) -> Detections:
+        """Some of the objects: ``(N,)`` bool, or indices."""
+        masks = None if self.masks is None else self.masks[index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], masks)
+
     def to(self, device: torch.device | str) -> Detections:
         """The same objects on another device."""
         masks = None if self.masks is None else self.masks.to(device)

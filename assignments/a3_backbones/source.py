@@ -31,8 +31,7 @@ from torch.nn import functional as F
 
 from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict as ask
-from labkit.engine.predictor import load_model
+from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.fpn import FPN
 from labkit.models.backbones.tiny_resnet import StandardConv2d, group_norm
@@ -204,8 +203,8 @@ with check("the output convolutions do not depend on the trunk and keep their we
     found = swap_trunk(original, Trunk()).backbone.state_dict()["output3.0.weight"]
     assert torch.equal(found, kept), "output3.0.weight is another one"
 with check("the new model answers"):
-    swapped = swap_trunk(original, Trunk()).eval()
-    answer = ask(swapped, [torch.zeros(3, 128, 128, dtype=torch.uint8)])[0]
+    swapped = swap_trunk(original, Trunk())
+    answer = Predictor(swapped)(torch.zeros(3, 128, 128, dtype=torch.uint8))
     has_shape(answer.panoptic.ids, (128, 128))
 check.report()
 
@@ -255,7 +254,7 @@ def predict(image):
         with every id of the map except 0, and its label 0 .. 6 (things first, as in Shapes).
     """
     # BEGIN SOLUTION
-    panoptic = ask(model, [image])[0].panoptic
+    panoptic = Predictor(model)(image).panoptic
     segments = [{"id": s.id, "label": s.label} for s in panoptic.segments]
     return {"ids": panoptic.ids, "segments": segments}
     # END SOLUTION
@@ -344,9 +343,9 @@ from labkit.visualize import panels
 
 def measured(network):
     """Counts of each picture, answers, and milliseconds a picture."""
-    counts, answers, start = [], [], time.perf_counter()
+    predictor, counts, answers, start = Predictor(network), [], [], time.perf_counter()
     for image, target in val_set:
-        answers.append(ask(network, [image])[0].panoptic)
+        answers.append(predictor(image).panoptic)
         metric = PanopticQuality(categories)
         metric.update(answers[-1], target["panoptic"])
         counts.append(metric.counts)

@@ -812,8 +812,9 @@ ASSIGNMENT = Assignment(
         "labkit.models.upsnet.panoptic_head.unknown_term",
         "labkit.models.upsnet.panoptic_head.panoptic_logits",
         "labkit.models.upsnet.panoptic_head.prune",
-        "labkit.models.upsnet.postprocess.fuse",
-        "labkit.models.upsnet.postprocess.settle",
+        "labkit.models.upsnet.postprocess.panoptic_argmax",
+        "labkit.models.upsnet.postprocess.assign_segments",
+        "labkit.models.upsnet.postprocess.panoptic_maps",
     ),
     limits=Limits(cell_seconds=180, total_seconds=600),
 )

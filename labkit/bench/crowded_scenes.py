@@ -131,5 +131,8 @@ def merged(prediction: Prediction) -> Panoptic:
     assert prediction.detections is not None
     assert prediction.semantic is not None
     return merge(
-        prediction.detections, prediction.semantic, Shapes.categories, stuff_area=TINY_STUFF_AREA
+        prediction.detections,
+        prediction.semantic,
+        Shapes.categories,
+        min_stuff_area=TINY_STUFF_AREA,
     )

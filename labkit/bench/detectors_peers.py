@@ -20,8 +20,7 @@ from labkit.checkpoints.torchvision import CONFIG, NAMES
 from labkit.datasets.coco.categories import coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.models.presets import PRESETS
-from labkit.models.rcnn.mask_rcnn import MaskRCNN
-from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.rcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from labkit.structures import Detections, Target
 from labkit.system import optional_packages
 
@@ -32,7 +31,7 @@ class InputSizes:
 
     Attributes:
         picture: (height, width) of the picture to predict.
-        short, long: the sides that it is resized to, see ``Conventions``.
+        short, long: the sides that it is resized to, see ``Preprocessing``.
         side: of the two square training images, which are not resized.
     """
 
@@ -77,12 +76,12 @@ def training_batch(setting: InputSizes) -> tuple[list[Tensor], list[Target]]:
 
 
 def torchvision_pair(setting: InputSizes) -> ModelPair:
-    """torchvision's ``maskrcnn_resnet50_fpn`` and labkit's model with its conventions."""
+    """torchvision's ``maskrcnn_resnet50_fpn`` and labkit's model with its choices."""
     theirs = _random_torchvision(setting)
-    conventions = replace(CONFIG.conventions, short=setting.short, long=setting.long)
+    preprocessing = replace(CONFIG.preprocessing, min_size=setting.short, max_size=setting.long)
     # Only the published weights have norms without epsilon.
     backbone = replace(CONFIG.backbone, eps=1e-5)
-    ours = replace(CONFIG, conventions=conventions, backbone=backbone).build(coco_things())
+    ours = replace(CONFIG, preprocessing=preprocessing, backbone=backbone).build(coco_things())
     _copy_from_torchvision(theirs, ours)
 
     def losses(images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -158,9 +157,8 @@ def detectron2_pair(setting: InputSizes) -> ModelPair:
 def _detectron2_config(setting: InputSizes) -> MaskRCNNConfig:
     base = PRESETS["mask_rcnn_r50"]
     assert isinstance(base, MaskRCNNConfig)
-    return replace(
-        base, conventions=replace(base.conventions, short=setting.short, long=setting.long)
-    )
+    preprocessing = replace(base.preprocessing, min_size=setting.short, max_size=setting.long)
+    return replace(base, preprocessing=preprocessing)
 
 
 def _copy_from_torchvision(theirs: nn.Module, ours: MaskRCNN) -> None:

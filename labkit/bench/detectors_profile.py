@@ -13,14 +13,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from labkit.engine import predictor
 from labkit.models import preprocess
 from labkit.models.backbones.fpn import FPN
 from labkit.models.backbones.resnet import ResNet
-from labkit.models.detector import check_targets
-from labkit.models.rcnn import mask_head, paste_masks, roi_pooler
+from labkit.models.rcnn import mask_head, roi_pooler
 from labkit.models.rcnn.roi_heads import BoxHead, RoIHeads
 from labkit.models.rcnn.rpn import RPN
+from labkit.models.targets import check_targets
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class ProfiledPart:
 
 
 PARTS = (
-    ProfiledPart("resizing", (predictor.resize,)),
-    ProfiledPart("checks, normalising", (check_targets, preprocess.normalised)),
+    ProfiledPart("resizing", (preprocess.resize,)),
+    ProfiledPart("checks, normalising", (check_targets, preprocess.normalize_and_pad)),
     ProfiledPart("backbone", (ResNet.forward,), "pyramid"),
     ProfiledPart("pyramid", (FPN.forward,)),
     ProfiledPart("RPN", (RPN.forward,)),
@@ -42,9 +41,9 @@ PARTS = (
     ProfiledPart("RoI pooling", (roi_pooler.pool,), "scores, boxes, NMS"),
     ProfiledPart("box head", (BoxHead.forward,), "scores, boxes, NMS"),
     ProfiledPart("mask head", (mask_head.MaskHead.forward,), "scores, boxes, NMS"),
-    ProfiledPart("mask targets", (mask_head.cut_masks,), "scores, boxes, NMS"),
-    ProfiledPart("scores, boxes, NMS", (RoIHeads.forward,)),
-    ProfiledPart("mask pasting", (paste_masks.paste_masks, paste_masks.paste_masks_resized)),
+    ProfiledPart("mask targets", (mask_head.crop_masks,), "scores, boxes, NMS"),
+    ProfiledPart("scores, boxes, NMS", (RoIHeads.forward, RoIHeads.losses)),
+    ProfiledPart("mask pasting", (mask_head.paste_masks, mask_head.paste_masks_by_resizing)),
     ProfiledPart("backward", (torch.Tensor.backward,)),
     ProfiledPart("optimizer", (torch.optim.SGD.step,)),
 )

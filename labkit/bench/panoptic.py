@@ -20,10 +20,9 @@ from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
 from labkit.models.panoptic_fpn.merge import merge
-from labkit.models.rcnn.paste_masks import paste_masks
-from labkit.models.semantic.semantic_model import upsample
+from labkit.models.rcnn.mask_head import paste_masks
 from labkit.models.upsnet.panoptic_head import prune, resized_masks, windows_of
-from labkit.models.upsnet.postprocess import fuse, settle
+from labkit.models.upsnet.postprocess import assign_segments, panoptic_argmax
 from labkit.structures import Detections
 from labkit.system import optional_packages
 
@@ -85,7 +84,9 @@ def steps(given: BranchOutputs) -> dict[str, float]:
     kept = prune(large, windows.mask, given.labels, SIZE)
     windows_kept = windows_of(given.boxes[kept], SIZE)
     large_kept = [large[i] for i in kept]
-    fused = fuse(given.semantic, THINGS, given.labels[kept], large_kept, windows_kept, SIZE)
+    fused = panoptic_argmax(
+        given.semantic, THINGS, given.labels[kept], large_kept, windows_kept, SIZE
+    )
     timed: dict[str, Callable[[], Any]] = {
         "Panoptic FPN: semantic logits to labels": lambda: semantic_labels(given),
         "Panoptic FPN: masks into the picture": lambda: pasted(given),
@@ -96,10 +97,10 @@ def steps(given: BranchOutputs) -> dict[str, float]:
         f"UPSNet: pruning ({len(kept)} objects stay)": lambda: prune(
             large, windows.mask, given.labels, SIZE
         ),
-        "UPSNet: the largest logit of each pixel": lambda: fuse(
+        "UPSNet: the largest logit of each pixel": lambda: panoptic_argmax(
             given.semantic, THINGS, given.labels[kept], large_kept, windows_kept, SIZE
         ),
-        "UPSNet: votes and small stuff": lambda: settle(
+        "UPSNet: votes and small stuff": lambda: assign_segments(
             fused, given.labels[kept], given.scores[kept], CLASSES, THINGS
         ),
     }
@@ -110,7 +111,8 @@ def semantic_labels(given: BranchOutputs) -> Tensor:
     """``(H, W)``: all things as one class, label 0, as the published networks have it."""
     things = given.semantic[:THINGS].amax(dim=0, keepdim=True)
     outputs = torch.cat([things, given.semantic[THINGS:]])  # (1 + stuff, H/4, W/4)
-    label = upsample(outputs[None], SIZE)[0].argmax(dim=0)
+    logits = F.interpolate(outputs[None], size=SIZE, mode="bilinear", align_corners=False)
+    label = logits[0].argmax(dim=0)
     return torch.where(label == 0, 0, label + THINGS - 1)
 
 

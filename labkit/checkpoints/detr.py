@@ -13,7 +13,7 @@ from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.checkpoints.torchvision import residual_block
 from labkit.errors import LabkitError
 from labkit.models.detr.detr import DETR
-from labkit.models.preprocessing import DETR as CONVENTIONS
+from labkit.models.preprocess import DETR as PREPROCESSING
 
 _BODY = "backbone.0.body."
 
@@ -45,9 +45,9 @@ def load(path: Path, model: DETR) -> None:
         LabkitError: the file is missing, damaged or contains code, names or shapes differ (the
             message lists them), or the model's preprocessing differs from DETR's.
     """
-    if model.config.conventions != CONVENTIONS:
+    if not model.config.preprocessing.fits(PREPROCESSING):
         raise LabkitError(
             f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
         )
-    panoptic = model.config.mask_widths is not None
+    panoptic = model.config.mask_channels is not None
     detr_key_map(panoptic).load(path, read_state_dict(path), model)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.json_fields import check_categories, json_excerpt, read_json_file
 from labkit.errors import LabkitError
-from labkit.models.detector import DetectorConfig
 from labkit.models.presets import PRESETS, build
+from labkit.models.semantic.deeplab import DeepLabConfig
+from labkit.models.semantic.fcn import FCNConfig
 from labkit.structures import Categories
 from labkit.system.atomic_write import atomic_write
 
@@ -73,15 +74,17 @@ class Run:
         if self.short_side is None:
             return build(self.preset, self.categories)
         config = PRESETS.get(self.preset)
-        if config is not None and not isinstance(config, DetectorConfig):
+        if isinstance(config, FCNConfig | DeepLabConfig):
             raise LabkitError(f"{self.preset}: takes images as they are; leave the short side out")
         if not 16 <= self.short_side <= 4096:
             raise LabkitError(f"short side {self.short_side}: must be in 16..4096 pixels")
         if config is None:
             return build(self.preset, self.categories)  # raises an error that lists the presets
         long = round(self.short_side * LONG_TO_SHORT)
-        conventions = replace(config.conventions, resize="whole", short=self.short_side, long=long)
-        return replace(config, conventions=conventions).build(self.categories)
+        preprocessing = replace(
+            config.preprocessing, resize="pillow", min_size=self.short_side, max_size=long
+        )
+        return replace(config, preprocessing=preprocessing).build(self.categories)
 
 
 def save_run(folder: Path, run: Run) -> None:
@@ -141,7 +144,6 @@ def load_run(path: Path) -> nn.Module:
         model = run.build()
     except LabkitError as error:
         raise LabkitError(f"{path}: run.json: {error}") from None
-    model.categories = run.categories  # type: ignore[assignment]  # semantic models only count them
     file = path / WEIGHTS if path.is_dir() else path
     state = path / STATE
     if file.exists() or not state.exists():

@@ -19,38 +19,42 @@ from torch import Tensor
 from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.preprocessing import TORCHVISION
+from labkit.models.preprocess import TORCHVISION
 from labkit.models.presets import PRESETS
-from labkit.models.rcnn.mask_rcnn import MaskRCNN
-from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
+from labkit.models.rcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 
 
 def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:
     """Configuration of ``mask_rcnn_r50`` with torchvision's choices."""
-    rpn, roi = base.rpn, base.roi
+    rpn, roi_heads = base.rpn, base.roi_heads
     beta = 1 / 9
     return replace(
         base,
-        conventions=TORCHVISION,
+        preprocessing=TORCHVISION,
+        paste_by_resizing=True,
         # torchvision's frozen batch norm had no epsilon when the published weights were trained.
         backbone=replace(base.backbone, stride_in_1x1=False, eps=0.0),
         rpn=replace(
             rpn,
-            rounded=True,
+            round_anchors=True,
             strides_from_grid=True,
-            after_nms=(2000, 1000),
-            min_side=1e-3,
-            beta=beta,
-            mean_of_drawn=True,
+            post_nms_top_n=(2000, 1000),
+            min_size=1e-3,
+            smooth_l1_beta=beta,
+            average_over_sampled=True,
         ),
-        roi=replace(
-            roi,
+        roi_heads=replace(
+            roi_heads,
             pooler=replace(
-                roi.pooler, aligned=False, sampling_ratio=2, epsilon_inside=False, epsilon=1e-6
+                roi_heads.pooler,
+                aligned=False,
+                sampling_ratio=2,
+                epsilon_inside=False,
+                epsilon=1e-6,
             ),
-            min_side=1e-2,
-            beta=beta,
-            soft_masks=True,
+            min_size=1e-2,
+            smooth_l1_beta=beta,
+            soft_mask_targets=True,
         ),
     )
 
@@ -142,7 +146,7 @@ def load(path: Path, model: MaskRCNN) -> None:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
             model's (the message lists which), or the model has other conventions than torchvision.
     """
-    if model.config.conventions != TORCHVISION:
+    if not model.config.preprocessing.fits(TORCHVISION):
         raise LabkitError(
             f"{path}: torchvision's weights need a model with torchvision's conventions:"
             " labkit.checkpoints.torchvision.CONFIG.build(categories)"

@@ -19,7 +19,7 @@ import torch
 from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.preprocessing import UPSNET
+from labkit.models.preprocess import UPSNET
 from labkit.models.upsnet.upsnet import UPSNet
 
 NOTICE = (
@@ -92,8 +92,7 @@ def load(path: Path, model: UPSNet) -> None:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
             model's (the message lists which), or the model has other conventions than UPSNet.
     """
-    conventions = model.config.conventions
-    if (conventions.mean, conventions.resize) != (UPSNET.mean, UPSNET.resize):
+    if not model.config.preprocessing.fits(UPSNET):
         raise LabkitError(
             f"{path}: UPSNet's weights need a model with its conventions: upsnet_r50,"
             " upsnet_r101_dcn, upsnet_r50_cityscapes or upsnet_r101_cityscapes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -112,9 +112,9 @@ def train(
     from labkit.engine.train import TrainConfig
     from labkit.engine.train import train as run_training
     from labkit.errors import LabkitError
-    from labkit.models.detector import Detector
     from labkit.models.presets import PRESETS
-    from labkit.models.semantic.semantic_model import SemanticModel
+    from labkit.models.semantic.deeplab import DeepLab
+    from labkit.models.semantic.fcn import FCN
     from labkit.system.distributed import lock_once, process_group, rank
     from labkit.system.message_text import counted
     from labkit.system.unknown_names import unknown_name
@@ -131,11 +131,10 @@ def train(
     validation = _validation(data, eval_every, eval_split, eval_limit)
     run = Run(preset, images.categories, data, split, short_side, init, {})
     torch.manual_seed(seed)
-    model = run.build()
-    resize = None
-    if isinstance(model, Detector) and model.config.conventions.resize:
-        conventions = model.config.conventions
-        resize = v2.Resize(conventions.short, max_size=conventions.long)
+    model: Any = run.build()
+    resize, preprocessing = None, model.config.preprocessing
+    if preprocessing.resize:
+        resize = v2.Resize(preprocessing.min_size, max_size=preprocessing.max_size)
     if scale_jitter and crop is None and len(images):
         whole = JointTransform(resize)(*images[0])[0] if resize else images[0][0]
         augmentation = replace(augmentation, crop=max(whole.shape[1:]))
@@ -147,7 +146,7 @@ def train(
         "eval_limit": validation.limit if validation else None,
     }
     run = replace(run, train=settings)
-    if isinstance(model, SemanticModel) and len(images) and "semantic" not in images[0][1]:
+    if isinstance(model, FCN | DeepLab) and len(images) and "semantic" not in images[0][1]:
         raise LabkitError(f"{data} has objects only; {preset} needs a class for every pixel")
     if isinstance(images, CocoInstances) and not images.objects:
         raise LabkitError(

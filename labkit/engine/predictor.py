@@ -1,41 +1,57 @@
-"""Predictions for pictures as they come: any size, from a file or from memory.
+"""Predictions for images of any size, from files or from memory, one or many.
 
-    predictor = Predictor("mask_rcnn_R_50_FPN_3x")  # of `labkit zoo list`, or a training's folder
+    predictor = Predictor("mask_rcnn_R_50_FPN_3x")  # of `labkit zoo list`, or a run's folder
     prediction = predictor("street.jpg")
+    first, second = predictor(["street.jpg", "yard.jpg"])
 
-Weights from elsewhere expect the preprocessing that they were trained with: which size, which order
-of the colours, what is subtracted. It is part of the model's conventions and happens here.
+Published weights expect the preprocessing that they were trained with: the size, the order of the
+colour channels, what is subtracted. It belongs to the model and happens in its ``forward``.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.datasets.image_files import read_image
-from labkit.engine.batch_predict import predict
 from labkit.engine.precision import autocast
 from labkit.errors import LabkitError
 from labkit.models.backbones.fold_norms import fold_norms
-from labkit.models.detector import Detector
-from labkit.models.preprocessing import Conventions
-from labkit.structures import Prediction
-from labkit.system.distributed import default_device
+from labkit.models.preprocess import Batch, preprocess
+from labkit.structures import Prediction, Target
+from labkit.system.distributed import default_device, rank, world_size
+from labkit.system.progress_bars import progress_bar
+
+Image = NDArray[np.uint8] | Tensor | str | Path
+"""A file; or RGB uint8, ``(H, W, 3)`` as an array or ``(3, H, W)`` as a tensor."""
+
+
+@dataclass(frozen=True)
+class RawPrediction:
+    """What a network outputs for one image, before thresholds.
+
+    Attributes:
+        output: of the model's ``predict``.
+        batch: the image as the network sees it.
+    """
+
+    output: Any
+    batch: Batch
 
 
 class Predictor:
-    """A model ready to be asked about pictures.
+    """A model ready to predict.
 
-    The model is prepared for speed without other numbers than rounding brings: frozen batch norms
-    are folded and maps are channels-last.
+    The model is prepared for speed; only rounding changes: frozen batch norms are folded and maps
+    are channels-last.
 
     Args:
         model: a model; or where to get one: a name of ``labkit zoo list``, or a folder that
@@ -60,27 +76,77 @@ class Predictor:
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.device, self.precision = device, precision
 
+    @overload
+    def __call__(self, images: Image) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: list[Image] | tuple[Image, ...]) -> list[Prediction]: ...
+
     @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8] | Tensor | str | Path) -> Prediction:
+    def __call__(self, images: Any) -> Prediction | list[Prediction]:
         """Predict.
 
         Args:
-            image: a file; or RGB uint8, ``(H, W, 3)`` as an array or ``(3, H, W)`` as a tensor.
+            images: one image, or a list of images that go through the network together.
 
         Returns:
-            The prediction at the picture's own size, on the CPU.
+            The prediction in pixels of the original image, on the CPU; for a list, one for each.
 
         Raises:
-            LabkitError: the file cannot be read, or the array is not such a picture.
+            LabkitError: a file cannot be read, or an array is not such an image.
         """
-        picture = as_picture(image)
-        if not isinstance(self.model, Detector):
-            return predict(self.model, [picture], self.precision)[0]
-        size = (picture.shape[1], picture.shape[2])
-        resized = resize(picture, self.model.config.conventions).to(self.device)
+        several = isinstance(images, list | tuple)
+        inputs = [as_image(image).to(self.device) for image in (images if several else [images])]
         with autocast(self.device, self.precision):
-            predictions = self.model.infer([resized], [size])
-        return predictions[0].to("cpu")
+            predictions = [prediction.to("cpu") for prediction in self.model(inputs)]
+        return predictions if several else predictions[0]
+
+    @torch.no_grad()
+    def raw(self, image: Image) -> RawPrediction:
+        """The network's output for one image, for :meth:`postprocess` at several thresholds."""
+        model: Any = self.model
+        with autocast(self.device, self.precision):
+            inputs = [as_image(image).to(self.device)]
+            batch = preprocess(inputs, model.config.preprocessing)
+            return RawPrediction(model.predict(model.backbone(batch.tensor), batch), batch)
+
+    @torch.no_grad()
+    def postprocess(self, raw: RawPrediction, score_thresh: float | None = None) -> Prediction:
+        """The prediction, on the CPU, at a score threshold; None: the model's own.
+
+        Args:
+            raw: of :meth:`raw`.
+            score_thresh: for detectors and panoptic models only.
+        """
+        model: Any = self.model
+        options = {} if score_thresh is None else {"score_thresh": score_thresh}
+        (prediction,) = model.postprocess(raw.output, raw.batch, **options)
+        on_cpu: Prediction = prediction.to("cpu")
+        return on_cpu
+
+    def predict_dataset(
+        self, dataset: Any, batch_size: int = 8, progress: bool = True
+    ) -> Iterator[tuple[Prediction, Target]]:
+        """Predictions and targets of a data set, one by one, so that memory stays flat.
+
+        Under ``torchrun`` each process yields its own share (every N-th image); metrics are then
+        summed with their ``all_reduce``.
+
+        Args:
+            dataset: map-style, items ``(image, target)``.
+            batch_size: images per forward pass.
+            progress: show a bar.
+        """
+        share = range(rank(), len(dataset), world_size())
+        bar = progress_bar(
+            total=len(share), unit="image", disable=not progress or rank() > 0, leave=False
+        )
+        with bar:
+            for start in range(0, len(share), batch_size):
+                indices = share[start : start + batch_size]
+                images, targets = zip(*(dataset[i] for i in indices), strict=True)
+                yield from zip(self(images), targets, strict=True)
+                bar.update(len(indices))
 
 
 def load_model(source: str | Path) -> nn.Module:
@@ -96,8 +162,8 @@ def load_model(source: str | Path) -> nn.Module:
     return own[str(source)].load() if str(source) in own else model_zoo.load(str(source))
 
 
-def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:
-    """Any accepted picture as ``(3, H, W)`` uint8 RGB.
+def as_image(image: Image) -> Tensor:
+    """Any accepted image as ``(3, H, W)`` uint8 RGB.
 
     Raises:
         LabkitError: the file cannot be read, or the array is not RGB uint8.
@@ -112,46 +178,4 @@ def as_picture(image: NDArray[np.uint8] | Tensor | str | Path) -> Tensor:
             "image: expected RGB uint8, an array (H, W, 3) or a tensor (3, H, W); "
             f"got {type(image).__name__} {tuple(image.shape)} {image.dtype}"
         )
-    return tensor.cpu()  # where it is resized
-
-
-def resize(picture: Tensor, conventions: Conventions) -> Tensor:
-    """The picture ``(3, H, W)`` at the size that the weights expect, uint8 or float."""
-    if conventions.resize is None:
-        return picture
-    height, width = picture.shape[1:]
-    if conventions.resize == "opencv":
-        scale = conventions.scale((height, width))
-        pixels = picture.permute(1, 2, 0).numpy().astype(np.float32)
-        large = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        return torch.from_numpy(large).permute(2, 0, 1)
-    if conventions.resize == "float":
-        scale = min(conventions.short / min(height, width), conventions.long / max(height, width))
-        return F.interpolate(
-            picture[None].float(),
-            scale_factor=scale,
-            mode="bilinear",
-            align_corners=False,
-            recompute_scale_factor=True,
-        )[0]
-    size = _whole_size(width, height, conventions)
-    if size == (width, height):
-        return picture
-    resized = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
-        size, Image.Resampling.BILINEAR
-    )
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def _whole_size(width: int, height: int, conventions: Conventions) -> tuple[int, int]:
-    """(width, height) under "whole" and "floor"; a flat picture keeps a row."""
-    small, large = min(width, height), max(width, height)
-    if conventions.resize == "floor":
-        short = conventions.short
-        if large / small * short > conventions.long:
-            short = max(round(conventions.long * small / large), 1)
-        return short * width // small, short * height // small
-    sides = [side * conventions.short / small for side in (width, height)]
-    if max(sides) > conventions.long:
-        sides = [side * conventions.long / max(sides) for side in sides]
-    return max(int(sides[0] + 0.5), 1), max(int(sides[1] + 0.5), 1)
+    return tensor

@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from labkit.models.backbones.config import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
-from labkit.models.detr.config import DETRConfig
+from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
 from labkit.models.detr.criterion import LossConfig
+from labkit.models.detr.detr import DETRConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
-from labkit.models.preprocessing import DETECTRON2, DETR, LABKIT, UPSNET
-from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
-from labkit.models.rcnn.roi_config import RoIConfig
+from labkit.models.preprocess import DETECTRON2, DETR, LABKIT, UPSNET
+from labkit.models.rcnn.mask_rcnn import MaskRCNNConfig
+from labkit.models.rcnn.roi_heads import RoIHeadsConfig
 from labkit.models.rcnn.roi_pooler import PoolerConfig
 from labkit.models.rcnn.rpn import RPNConfig
 from labkit.models.semantic.deeplab import DeepLabConfig
 from labkit.models.semantic.fcn import FCNConfig
-from labkit.models.upsnet.postprocess import FusionConfig
-from labkit.models.upsnet.semantic_head import DeformableConfig
+from labkit.models.upsnet.postprocess import PanopticConfig
+from labkit.models.upsnet.semantic_head import DeformableHeadConfig
 from labkit.models.upsnet.upsnet import UPSNetConfig
 from labkit.structures import Categories
 from labkit.system.unknown_names import unknown_name
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
-Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | DETRConfig
+Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | PanopticFPNConfig | UPSNetConfig | DETRConfig
 
 
 def _r_fpn(depth: int) -> MaskRCNNConfig:
     return MaskRCNNConfig(
         DETECTRON2,
         BackboneConfig("fpn", depth),
-        RPNConfig(PYRAMID, sizes=((32,), (64,), (128,), (256,), (512,))),
-        RoIConfig(PoolerConfig(PYRAMID[:4])),
+        RPNConfig(PYRAMID, anchor_sizes=((32,), (64,), (128,), (256,), (512,))),
+        RoIHeadsConfig(PoolerConfig(PYRAMID[:4])),
     )
 
 
 def _r_c4(depth: int) -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        DETECTRON2,
+        replace(DETECTRON2, size_divisor=1),
         BackboneConfig("c4", depth),
         _one_level_rpn("res4"),
-        RoIConfig(PoolerConfig(("res4",)), mask_widths=(256,)),
+        RoIHeadsConfig(PoolerConfig(("res4",)), mask_channels=(256,)),
     )
 
 
 def _r_dc5(depth: int) -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        DETECTRON2,
+        replace(DETECTRON2, size_divisor=1),
         BackboneConfig("dc5", depth),
         _one_level_rpn("res5"),
-        RoIConfig(PoolerConfig(("res5",))),
+        RoIHeadsConfig(PoolerConfig(("res5",))),
     )
 
 
 def _one_level_rpn(level: str) -> RPNConfig:
     # One level proposes what five do together, hence the larger numbers.
     sizes = ((32, 64, 128, 256, 512),)
-    return RPNConfig((level,), sizes, before_nms=(12000, 6000), after_nms=(2000, 1000))
+    return RPNConfig((level,), sizes, pre_nms_top_n=(12000, 6000), post_nms_top_n=(2000, 1000))
 
 
 def _panoptic_r(depth: int) -> PanopticFPNConfig:
@@ -68,13 +68,14 @@ def _panoptic_r(depth: int) -> PanopticFPNConfig:
 
 def _parts(detector: MaskRCNNConfig) -> dict[str, Any]:
     """A detector's numbers, for a network that adds a branch to it."""
-    return {field.name: getattr(detector, field.name) for field in fields(detector)}
+    names = ("preprocessing", "backbone", "rpn", "roi_heads")
+    return {name: getattr(detector, name) for name in names}
 
 
 def _panoptic(
     detector: MaskRCNNConfig, semantic: SemanticFPNConfig, **numbers: float
 ) -> PanopticFPNConfig:
-    return PanopticFPNConfig(**_parts(detector), semantic=semantic, **numbers)  # type: ignore[arg-type]
+    return PanopticFPNConfig(**_parts(detector), semantic_head=semantic, **numbers)  # type: ignore[arg-type]
 
 
 def _upsnet_coco(depth: int, deformable: bool) -> UPSNetConfig:
@@ -84,20 +85,20 @@ def _upsnet_coco(depth: int, deformable: bool) -> UPSNetConfig:
         BackboneConfig("fpn", depth, deformable=deformable, context=True),
         RPNConfig(
             PYRAMID,
-            sizes=((32,), (64,), (128,), (256,), (512,)),
+            anchor_sizes=((32,), (64,), (128,), (256,), (512,)),
             legacy_anchors=True,
             plus_one=True,
-            by_probability=True,
-            after_nms=(2000, 1000),
-            beta=1 / 9,
+            rank_by_probability=True,
+            post_nms_top_n=(2000, 1000),
+            smooth_l1_beta=1 / 9,
         ),
-        RoIConfig(
+        RoIHeadsConfig(
             PoolerConfig(PYRAMID[:4], epsilon=1e-6, aligned=False, sampling_ratio=2, plus_one=True),
-            beta=1.0,
+            smooth_l1_beta=1.0,
             plus_one=True,
         ),
-        semantic=DeformableConfig(PYRAMID[:4]),
-        fusion=FusionConfig(),
+        semantic_head=DeformableHeadConfig(PYRAMID[:4]),
+        panoptic=PanopticConfig(),
     )
 
 
@@ -105,59 +106,72 @@ def _upsnet_cityscapes(depth: int) -> UPSNetConfig:
     coco = _upsnet_coco(depth, deformable=False)
     return replace(
         coco,
-        conventions=replace(UPSNET, short=1024, long=2048),
+        preprocessing=replace(UPSNET, min_size=1024, max_size=2048),
         backbone=replace(coco.backbone, context=False),
-        semantic=replace(coco.semantic, widths=(128, 128)),
-        fusion=replace(coco.fusion, stuff_area=2048),
-        semantic_weight=1.0,
-        roi_weight=0.0,
-        panoptic_weight=0.5,
+        semantic_head=replace(coco.semantic_head, widths=(128, 128)),
+        panoptic=replace(coco.panoptic, min_stuff_area=2048),
+        semantic_loss_weight=1.0,
+        roi_loss_weight=0.0,
+        panoptic_loss_weight=0.5,
     )
 
 
 # The tiny detectors see 128-pixel images whose objects are 8 to 66 pixels large.
 TINY_SIZES = (10.0, 20.0, 40.0, 64.0)
-TINY_ROI = RoIConfig(
-    PoolerConfig(("p2", "p3", "p4"), canonical=32.0, canonical_level=1, sampling_ratio=2),
-    hidden=128,
-    mask_widths=(64, 64, 32),
-    batch=128,
-    mask_batch=10,
+TINY_ROI = RoIHeadsConfig(
+    PoolerConfig(("p2", "p3", "p4"), canonical_box_size=32.0, canonical_level=1, sampling_ratio=2),
+    representation_size=128,
+    mask_channels=(64, 64, 32),
+    batch_size_per_image=128,
+    mask_batch_size_per_image=10,
 )
 TINY_FPN = MaskRCNNConfig(
     LABKIT,
     BackboneConfig("fpn", 0, pyramid=64),
     RPNConfig(
         PYRAMID[:4],
-        sizes=tuple((s,) for s in TINY_SIZES),
-        ratios=(0.7, 1.0, 1.4),
-        before_nms=(400, 200),
-        after_nms=(200, 100),
-        batch=128,
+        anchor_sizes=tuple((s,) for s in TINY_SIZES),
+        aspect_ratios=(0.7, 1.0, 1.4),
+        pre_nms_top_n=(400, 200),
+        post_nms_top_n=(200, 100),
+        batch_size_per_image=128,
     ),
     TINY_ROI,
 )
 
 
 def _tiny_one_level(kind: str, level: str) -> MaskRCNNConfig:
-    rpn = replace(TINY_FPN.rpn, levels=(level,), sizes=(TINY_SIZES,))
+    rpn = replace(TINY_FPN.rpn, levels=(level,), anchor_sizes=(TINY_SIZES,))
     pooler = replace(TINY_ROI.pooler, levels=(level,), canonical_level=0)
     roi = replace(TINY_ROI, pooler=pooler)
     # C4 runs res5 on every proposal; DC5's one map is twice as wide as the pyramid's.
-    roi = replace(roi, batch=64) if kind == "c4" else replace(roi, hidden=96)
-    return replace(TINY_FPN, backbone=BackboneConfig(kind, 0), rpn=rpn, roi=roi)  # type: ignore[arg-type]
+    if kind == "c4":
+        roi = replace(roi, batch_size_per_image=64)
+    else:
+        roi = replace(roi, representation_size=96)
+    return replace(
+        TINY_FPN,
+        preprocessing=replace(LABKIT, size_divisor=1),
+        backbone=BackboneConfig(kind, 0),  # type: ignore[arg-type]
+        rpn=rpn,
+        roi_heads=roi,
+    )
 
 
 # 4096 pixels of stuff in a picture of 480 x 640 are as many in one of 128 x 128 as these.
 TINY_STUFF_AREA = 218
 
 
-def _panoptic_tiny(detector: MaskRCNNConfig, levels: tuple[str, ...]) -> PanopticFPNConfig:
+def _panoptic_tiny(
+    detector: MaskRCNNConfig, levels: tuple[str, ...], size_divisor: int = 32
+) -> PanopticFPNConfig:
+    # All maps must reach the common stride 4 by doubling.
+    detector = replace(detector, preprocessing=replace(LABKIT, size_divisor=size_divisor))
     return _panoptic(
         detector,
-        SemanticFPNConfig(levels, channels=64, things_as_one=False),
-        semantic_weight=1.0,
-        stuff_area=TINY_STUFF_AREA,
+        SemanticFPNConfig(levels, channels=64, merge_things=False),
+        semantic_loss_weight=1.0,
+        min_stuff_area=TINY_STUFF_AREA,
     )
 
 
@@ -167,9 +181,9 @@ def _detr(depth: int, dilated: bool, panoptic: bool) -> DETRConfig:
         DETR,
         BackboneConfig(kind, depth, stride_in_1x1=False, late_dilation=True),
         # Its outputs are COCO's ids: 90 things and, in a later list, stuff up to 200.
-        ids=250 if panoptic else 91,
+        num_ids=250 if panoptic else 91,
         panoptic=panoptic,
-        mask_widths=(128, 64, 32, 16) if panoptic else None,
+        mask_channels=(128, 64, 32, 16) if panoptic else None,
     )
 
 
@@ -183,26 +197,26 @@ DETR_TINY = DETRConfig(
     LABKIT,
     BackboneConfig("fpn", 0, pyramid=64),
     levels=("p3", "p2"),
-    width=128,
-    hidden=256,
+    d_model=128,
+    dim_feedforward=256,
     dropout=0.0,
     encoder_layers=2,
     decoder_layers=3,
-    queries=20,
-    loss=LossConfig(no_object=0.5),
-    score=0.3,
+    num_queries=20,
+    loss=LossConfig(eos_coef=0.5),
+    score_thresh=0.3,
 )
 
 
 def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
     return UPSNetConfig(
         **_parts(detector),
-        semantic=DeformableConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
-        fusion=FusionConfig(stuff_area=TINY_STUFF_AREA),
-        semantic_weight=1.0,
+        semantic_head=DeformableHeadConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
+        panoptic=PanopticConfig(min_stuff_area=TINY_STUFF_AREA),
+        semantic_loss_weight=1.0,
         # With more the heads learn later: of 580 steps from nothing PQ 79 came out, with these 80.
-        roi_weight=0.1,
-        panoptic_weight=0.2,
+        roi_loss_weight=0.1,
+        panoptic_loss_weight=0.2,
     )
 
 
@@ -218,11 +232,11 @@ PRESETS: dict[str, Config] = {
     "mask_rcnn_tiny_c4": _tiny_one_level("c4", "res4"),
     "mask_rcnn_tiny_dc5": _tiny_one_level("dc5", "res5"),
     "panoptic_fpn_tiny": _panoptic_tiny(TINY_FPN, PYRAMID[:4]),
-    "panoptic_fpn_tiny_c4": _panoptic_tiny(_tiny_one_level("c4", "res4"), ("res4",)),
-    "panoptic_fpn_tiny_dc5": _panoptic_tiny(_tiny_one_level("dc5", "res5"), ("res5",)),
+    "panoptic_fpn_tiny_c4": _panoptic_tiny(_tiny_one_level("c4", "res4"), ("res4",), 16),
+    "panoptic_fpn_tiny_dc5": _panoptic_tiny(_tiny_one_level("dc5", "res5"), ("res5",), 16),
     "upsnet_tiny": _upsnet_tiny(TINY_FPN),
     "detr_tiny": DETR_TINY,
-    "detr_panoptic_tiny": replace(DETR_TINY, mask_widths=(64, 32), frozen=True),
+    "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32), frozen=True),
     "mask_rcnn_r50": _r_fpn(50),
     "mask_rcnn_r50_c4": _r_c4(50),
     "mask_rcnn_r50_dc5": _r_dc5(50),

@@ -40,12 +40,12 @@ from torchvision.transforms.v2.functional import resize
 
 import labkit
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict, predict_dataset
+from labkit.engine.predictor import Predictor
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.preprocess import batch_images
+from labkit.models.preprocess import LABKIT, preprocess
 from labkit.structures import IGNORE
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import loss_curves, panels
@@ -99,7 +99,7 @@ class Drawn(torch.utils.data.Dataset):
     training time), mirrored at random when they are used."""
 
     def __init__(self, dataset, count):
-        keys = ("boxes", "labels", "semantic")
+        keys = ("image_id", "boxes", "labels", "semantic")
         self.items = []
         for index in progress_bar(range(count), unit="image"):
             image, target = dataset[index]
@@ -110,9 +110,10 @@ class Drawn(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         image, target = self.items[index]
-        if torch.rand(()) < 0.5:
-            return image, {"semantic": target["semantic"]}
-        return image.flip(-1), {"semantic": target["semantic"].flip(-1)}
+        semantic = target["semantic"]
+        if torch.rand(()) >= 0.5:
+            image, semantic = image.flip(-1), semantic.flip(-1)
+        return image, {"image_id": target["image_id"], "semantic": semantic}
 
 
 class Crops(torch.utils.data.Dataset):
@@ -154,7 +155,8 @@ class Classifier(nn.Module):
         self.classify = nn.Linear(backbone.channels["res5"], num_classes)
 
     def forward(self, images, targets=None):
-        features = self.backbone(batch_images(images, 32))["res5"]  # (B, K, 2, 2)
+        batch = preprocess(images, LABKIT)  # labkit's own choices: normalised, padded, stacked
+        features = self.backbone(batch.tensor)["res5"]  # (B, K, 2, 2)
         scores = self.classify(features.mean(dim=(2, 3)))  # (B, C)
         if not self.training:
             return scores.argmax(dim=1)
@@ -194,7 +196,8 @@ score.bias.data = classify.bias.data
 
 image, target = val_set[0]
 with torch.no_grad():
-    features = classifier.backbone(batch_images([image], 32))["res5"]  # (1, K, 4, 4)
+    batch = preprocess([image], LABKIT)
+    features = classifier.backbone(batch.tensor)["res5"]  # (1, K, 4, 4)
     one_by_one = torch.stack([classify(features[0, :, y, x]) for y in range(4) for x in range(4)])
     as_a_map = score(features)[0].flatten(1).T  # (C, 4, 4) -> (16, C)
 difference = (one_by_one - as_a_map).abs().max().item()
@@ -244,7 +247,8 @@ class FCN(nn.Module):
 
 # %% [markdown]
 # `labkit.models.semantic.fcn` holds the version that the course uses from here on. It is the same
-# algorithm: with the same weights it returns the same numbers.
+# algorithm: with the same weights it returns the same numbers. As in every model of labkit, its
+# `predict` begins at the backbone's feature maps.
 
 # %%
 library_fcn = build("fcn8_tiny", categories)
@@ -252,8 +256,9 @@ for skip in library_fcn.skips.values():  # they start at zero; make the comparis
     nn.init.normal_(skip.weight, std=0.1)
 own_fcn = FCN(library_fcn.backbone, len(categories), skips=("res4", "res3"))
 own_fcn.load_state_dict(library_fcn.state_dict())
-x = torch.randn(2, 3, 128, 128)
-difference = (own_fcn(x) - library_fcn.logits(x)).abs().max().item()
+batch = preprocess([val_set[k][0] for k in range(2)], LABKIT)
+logits = library_fcn.predict(library_fcn.backbone(batch.tensor), batch)
+difference = (own_fcn(batch.tensor) - logits).abs().max().item()
 labkit.record("own_fcn_vs_labkit", difference)
 print(f"largest difference: {difference:.2g}")
 
@@ -428,6 +433,7 @@ for name, preset in MODELS.items():
 loss_curves(losses)
 
 # %%
+predictors = {name: Predictor(model) for name, model in models.items()}
 results, boundary = {}, {}
 
 
@@ -439,9 +445,9 @@ def near_border(semantic, width=2):
     return (high != low)[0]
 
 
-for name, model in models.items():
+for name, predictor in predictors.items():
     everywhere, borders = ConfusionMatrix(categories), ConfusionMatrix(categories)
-    for prediction, target in predict_dataset(model, val_set):
+    for prediction, target in predictor.predict_dataset(val_set):
         everywhere.update(prediction.semantic, target["semantic"])
         only_border = target["semantic"].where(near_border(target["semantic"]), IGNORE)
         borders.update(prediction.semantic, only_border)
@@ -473,7 +479,7 @@ chosen = [val_set[i] for i in range(3)]
 rows = []
 for image, target in chosen:
     rows += [("truth", image, target["semantic"])]
-    rows += [(name, image, predict(model, [image])[0].semantic) for name, model in models.items()]
+    rows += [(name, image, predictor(image).semantic) for name, predictor in predictors.items()]
 panels(rows, categories, columns=4, names=False)
 
 # %% [markdown]
@@ -549,7 +555,8 @@ panels(
 # 1. Compute the receptive field of `res5` by the recursion of 1.3 and compare with the picture.
 #    (Solution: the stem is a 5 × 5 convolution of stride 2 and a 3 × 3 pooling of stride 2; each
 #    block has two 3 × 3 convolutions.)
-# 2. Build `DeepLab` with `output_stride=16`. Where on the line between FCN-32s and stride 8 does it
+# 2. Build `deeplab_tiny` with `output_stride=16` (`replace` its configuration in
+#    `labkit.models.presets.PRESETS`). Where on the line between FCN-32s and stride 8 does it
 #    land, in mIoU and in seconds?
 # 3. Add the skip of `res2` to the notebook's `FCN`. Does *border* improve more than mIoU? Why?
 # 4. Find the smallest change to the semantic map, a map of the same size with more values, from

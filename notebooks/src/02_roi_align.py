@@ -36,6 +36,7 @@ import time
 import types
 from collections import defaultdict
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,7 +60,7 @@ from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.preprocess import batch_images
+from labkit.models.preprocess import LABKIT, preprocess
 from labkit.ops import roi_align, roi_align_compiled, roi_pool, roi_warp
 from labkit.ops.build_kernels import build_kernels
 from labkit.structures import Detections
@@ -500,14 +501,14 @@ class Backbone(nn.Module):
         )
 
     def forward(self, images, targets=None):
-        x = batch_images(images, 16)
-        features = self.body(x)
-        sizes = ImageList(x, [(image.shape[1], image.shape[2]) for image in images])
-        proposals, losses = self.propose(sizes, {"res3": features["res3"]}, targets)
+        batch = preprocess(images, replace(LABKIT, size_divisor=16))
+        features = self.body(batch.tensor)
+        image_list = ImageList(batch.tensor, batch.input_sizes)
+        proposals, losses = self.propose(image_list, {"res3": features["res3"]}, targets)
         if targets is None:
             return features, proposals
         scores = sum(score(features[name]) for name, score in self.score.items())
-        scores = F.interpolate(scores, x.shape[2:], mode="bilinear")
+        scores = F.interpolate(scores, batch.padded_size, mode="bilinear")
         truth = torch.stack([target["semantic"] for target in targets])
         return {**losses, "loss_sem_seg": F.cross_entropy(scores, truth, ignore_index=255)}
 
@@ -1233,16 +1234,7 @@ for k in np.argsort(confident)[::-1][:3]:  # of the first eight, where the heads
     rows.append(("truth", image, truth))
     for name in ("RoIPool  max", "RoIWarp  ave", "RoIAlign ave"):
         found = examples["res3", name][k]
-        sure = found.scores > 0.5
-        rows.append(
-            (
-                name,
-                image,
-                Detections(
-                    found.boxes[sure], found.scores[sure], found.labels[sure], found.masks[sure]
-                ),
-            )
-        )
+        rows.append((name, image, found[found.scores > 0.5]))
 panels(rows, categories, columns=4, names=False)
 
 # %% [markdown]

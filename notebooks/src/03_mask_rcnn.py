@@ -58,8 +58,7 @@ from labkit.colors import PETROFF_10
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import JointTransform, TransformedDataset
-from labkit.engine.batch_predict import predict, predict_dataset
-from labkit.engine.predictor import load_model
+from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.average_precision import (
     area_under,
@@ -72,11 +71,10 @@ from labkit.metrics.average_precision import (
 )
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
+from labkit.models.preprocess import TORCHVISION, preprocess
 from labkit.models.presets import PRESETS
-from labkit.models.rcnn.anchors import cell_anchors, grid_anchors
-from labkit.models.rcnn.mask_head import cut_masks
-from labkit.models.rcnn.matcher import BETWEEN, NEGATIVE, POSITIVE, match, sample
-from labkit.models.rcnn.paste_masks import paste_masks
+from labkit.models.rcnn.mask_head import crop_masks, paste_masks
+from labkit.models.rcnn.matcher import IGNORED, NEGATIVE, POSITIVE, match_boxes, sample_boxes
 from labkit.ops import roi_align
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes
 from labkit.structures import Detections
@@ -166,13 +164,15 @@ def nothing():
 
 
 def backbone():
-    return detector.features([image])[0]
+    batch = preprocess([image], detector.config.preprocessing)
+    return detector.backbone(batch.tensor)
 
 
 def backbone_and_proposals():
-    maps, padded = detector.features([image])
-    detector.rpn(maps, padded, [(SIDE, SIDE)])
-    return maps
+    batch = preprocess([image], detector.config.preprocessing)
+    features = detector.backbone(batch.tensor)
+    detector.rpn(features, batch)
+    return features
 
 
 def network_on_crops(_, boxes):
@@ -180,13 +180,13 @@ def network_on_crops(_, boxes):
     return classify(detector.backbone.bottom_up(crops)["res5"].mean(dim=(2, 3)))
 
 
-def two_layers(maps, boxes):
-    x = detector.roi_heads.box_features(maps, [boxes])
+def two_layers(features, boxes):
+    x = detector.roi_heads.box_features(features, [boxes])
     return detector.roi_heads.cls_score(x), detector.roi_heads.bbox_pred(x)
 
 
-def mask_branch(maps, boxes):
-    return detector.roi_heads.mask_head(detector.roi_heads.mask_features(maps, [boxes]))
+def mask_branch(features, boxes):
+    return detector.roi_heads.mask_head(detector.roi_heads.mask_features(features, [boxes]))
 
 
 DETECTORS = {  # once, for every box, for every detection
@@ -204,13 +204,13 @@ with torch.no_grad():
     for name, (once, each, last) in DETECTORS.items():
         counts = []
         with counting(whole) as count:
-            maps = once()
+            features = once()
             counts.append(Counter(count))
-            each(maps, some_boxes(1))
+            each(features, some_boxes(1))
             counts.append(count - counts[0])
         with counting(whole) as count:
             if last:
-                last(maps, some_boxes(1))
+                last(features, some_boxes(1))
             counts.append(Counter(count))
         picture, box, detection = [c["multiplications"] / 1e6 for c in counts]
         million[name] = (picture, box, detection)
@@ -235,10 +235,10 @@ def seconds_of(name, number, repeats=5):
     boxes, times = some_boxes(number), []
     for _ in range(repeats):
         start = time.perf_counter()
-        maps = once()
-        each(maps, boxes)
+        features = once()
+        each(features, boxes)
         if last:
-            last(maps, boxes[:DETECTIONS])
+            last(features, boxes[:DETECTIONS])
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -295,16 +295,13 @@ def my_anchors(size, ratios, cells, stride):
 rpn = detector.config.rpn
 strides = detector.backbone.strides
 levels = [
-    my_anchors(size, rpn.ratios, SIDE // strides[level], strides[level])
-    for level, (size,) in zip(rpn.levels, rpn.sizes, strict=True)
+    my_anchors(size, rpn.aspect_ratios, SIDE // strides[level], strides[level])
+    for level, (size,) in zip(rpn.levels, rpn.anchor_sizes, strict=True)
 ]
 anchors = torch.cat(levels)
-from_labkit = torch.cat(
-    [
-        grid_anchors(cell_anchors(s, rpn.ratios), *[SIDE // strides[n]] * 2, (strides[n],) * 2)
-        for n, s in zip(rpn.levels, rpn.sizes, strict=True)
-    ]
-)
+batch = preprocess([image], detector.config.preprocessing)
+with torch.no_grad():
+    from_labkit = torch.cat(detector.rpn.anchors(detector.backbone(batch.tensor), batch))
 labkit.record("anchors", len(anchors))
 labkit.record("own_anchors_vs_labkit", (anchors - from_labkit).abs().max())
 
@@ -324,11 +321,11 @@ def show_pixels(axis, image, margin=0):
 
 
 figure, axes = plt.subplots(1, 4, figsize=(11, 3.1), layout="constrained")
-for axis, level, (size,), boxes in zip(axes, rpn.levels, rpn.sizes, levels, strict=True):
+for axis, level, (size,), boxes in zip(axes, rpn.levels, rpn.anchor_sizes, levels, strict=True):
     show_pixels(axis, image, 8)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     axis.plot(*centres.T, ".", color="white", markersize=2.5)
-    middle = len(boxes) // 2 + len(rpn.ratios) * (SIDE // strides[level] // 2)
+    middle = len(boxes) // 2 + len(rpn.aspect_ratios) * (SIDE // strides[level] // 2)
     for box, color in zip(boxes[middle:], (orange, blue, red), strict=False):
         frame(axis, box, "white", width=3.6)
         frame(axis, box, color)
@@ -374,23 +371,23 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 # %%
 def my_match(iou):
     """For each anchor 1 (positive), 0 (negative) or -1 (no part); ``iou`` is (objects, anchors)."""
-    kinds = torch.full((iou.shape[1],), -1)
-    kinds[iou.amax(dim=0) < 0.3] = 0
-    kinds[iou.amax(dim=0) >= 0.7] = 1
+    match_labels = torch.full((iou.shape[1],), -1)
+    match_labels[iou.amax(dim=0) < 0.3] = 0
+    match_labels[iou.amax(dim=0) >= 0.7] = 1
     for row in iou:  # no object is left without
-        kinds[row == row.max()] = 1
-    return kinds
+        match_labels[row == row.max()] = 1
+    return match_labels
 
 
 wrong, tally, alone = 0, Counter(), []
 for _, target in val_items:
     iou = box_iou(target["boxes"], anchors)
-    objects, kinds = match(iou, 0.3, 0.7, keep_best=True)
-    wrong += int((my_match(iou) != kinds).sum())
-    positive, negative = sample(kinds, rpn.batch, 0.5)
-    tally["positive"] += int((kinds == POSITIVE).sum())
-    tally["between"] += int((kinds == BETWEEN).sum())
-    tally["negative"] += int((kinds == NEGATIVE).sum())
+    _, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
+    wrong += int((my_match(iou) != match_labels).sum())
+    positive, negative = sample_boxes(match_labels, rpn.batch_size_per_image, 0.5)
+    tally["positive"] += int((match_labels == POSITIVE).sum())
+    tally["ignored"] += int((match_labels == IGNORED).sum())
+    tally["negative"] += int((match_labels == NEGATIVE).sum())
     tally["positive, drawn"] += len(positive)
     tally["negative, drawn"] += len(negative)
     alone.append(iou.amax(dim=1) < 0.7)
@@ -408,12 +405,12 @@ labkit.record("objects_saved_by_their_best_anchor", torch.cat(alone).float().mea
 # %%
 image, target = val_items[1]
 iou = box_iou(target["boxes"], anchors)
-objects, kinds = match(iou, 0.3, 0.7, keep_best=True)
-positive, negative = sample(kinds, rpn.batch, 0.5)
+matched_idxs, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
+positive, negative = sample_boxes(match_labels, rpn.batch_size_per_image, 0.5)
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), layout="constrained")
 shown = (
-    ("positive", [(kinds == POSITIVE).nonzero()[:, 0]], [blue]),
-    ("between: no part in the loss", [(kinds == BETWEEN).nonzero()[:, 0]], [orange]),
+    ("positive", [(match_labels == POSITIVE).nonzero()[:, 0]], [blue]),
+    ("ignored: no part in the loss", [(match_labels == IGNORED).nonzero()[:, 0]], [orange]),
     ("drawn", [negative, positive], ["black", blue]),
 )
 for axis, (title, groups, colors) in zip(axes, shown, strict=True):
@@ -451,7 +448,7 @@ def my_encode(box, anchor):
 
 
 ONES = (1.0, 1.0, 1.0, 1.0)
-start, goal = anchors[positive].double(), target["boxes"][objects[positive]].double()
+start, goal = anchors[positive].double(), target["boxes"][matched_idxs[positive]].double()
 mine = [my_encode(b, a) for b, a in zip(goal.tolist(), start.tolist(), strict=True)]
 offsets = encode_boxes(goal, start, ONES)
 labkit.record("own_offsets_vs_labkit", (torch.tensor(mine) - offsets).abs().max())
@@ -489,16 +486,17 @@ class Drawn(torch.utils.data.Dataset):
 
 @torch.no_grad()
 def propose(model, image):
-    """Proposals ``(K, 4)`` and their scores, best first."""
-    maps, padded = model.eval().features([image])
-    boxes, scores, _ = model.rpn(maps, padded, [tuple(image.shape[1:])])
-    return boxes[0], scores[0]
+    """Proposals ``(K, 4)``, best first."""
+    model.eval()
+    batch = preprocess([image], model.config.preprocessing)
+    proposals, _ = model.rpn(model.backbone(batch.tensor), batch)
+    return proposals[0]
 
 
 drawn = Drawn(train_set)
 _ = torch.manual_seed(seed)
 model = build("mask_rcnn_tiny", categories)
-before = [propose(model, image)[0] for image, _ in val_items]
+before = [propose(model, image) for image, _ in val_items]
 
 config = TrainConfig(steps=steps, batch_size=BATCH, seed=seed)
 start = time.perf_counter()
@@ -507,9 +505,10 @@ print(f"{steps} steps in {time.perf_counter() - start:.0f} s")
 loss_curves({name: values for name, values in history.losses.items() if name != "total"})
 
 # %%
-found = [p for p, _ in predict_dataset(model, val_items)]  # what sections 3.7 and 3.8 measure
+# What sections 3.7 and 3.8 measure:
+found = [p for p, _ in Predictor(model).predict_dataset(val_items)]
 _ = model.cpu().eval()
-after = [propose(model, image)[0] for image, _ in val_items]
+after = [propose(model, image) for image, _ in val_items]
 
 
 def recalls(proposals, threshold):
@@ -598,15 +597,16 @@ print(f"{differ} of 50 random cases differ from torchvision's")
 @torch.no_grad()
 def candidates(model, image, count):
     """By level the best ``count`` boxes before suppression, with their scores."""
-    maps, _ = model.features([image])
+    batch = preprocess([image], model.config.preprocessing)
+    features = model.backbone(batch.tensor)
     result = []
     rpn = model.rpn
     for level, of_level in zip(rpn.config.levels, levels, strict=True):
-        hidden = F.relu(rpn.conv(maps[level]))
+        hidden = F.relu(rpn.conv(features[level]))
         scores = rpn.objectness(hidden)[0].permute(1, 2, 0).flatten()  # (h w A,)
-        offsets = rpn.deltas(hidden)[0].permute(1, 2, 0).reshape(-1, 4)  # (h w A, 4)
+        deltas = rpn.deltas(hidden)[0].permute(1, 2, 0).reshape(-1, 4)  # (h w A, 4)
         best = scores.topk(min(count, len(scores))).indices
-        boxes = decode_boxes(offsets[best], of_level[best], ONES)
+        boxes = decode_boxes(deltas[best], of_level[best], ONES)
         result.append((clip_boxes(boxes, (SIDE, SIDE)), scores[best]))
     return result
 
@@ -665,13 +665,13 @@ AnchorsNMS(model, image, level="p4")
 worst = 0.0
 for (image, _), reference in zip(val_items[:10], after, strict=False):
     stay = []
-    for boxes, scores in candidates(model, image, model.rpn.config.before_nms[1]):
+    for boxes, scores in candidates(model, image, model.rpn.config.pre_nms_top_n[1]):
         usable = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)  # some end outside the picture
         boxes, scores = boxes[usable], scores[usable]
-        keep, _ = my_nms(boxes, scores, model.rpn.config.nms)
+        keep, _ = my_nms(boxes, scores, model.rpn.config.nms_thresh)
         stay.append((boxes[keep], scores[keep]))
     boxes, scores = [torch.cat(part) for part in zip(*stay, strict=True)]
-    best = scores.argsort(descending=True, stable=True)[: model.rpn.config.after_nms[1]]
+    best = scores.argsort(descending=True, stable=True)[: model.rpn.config.post_nms_top_n[1]]
     worst = max(worst, (boxes[best] - reference).abs().max().item())
 labkit.record("own_proposals_vs_labkit", worst)
 print(f"largest difference to labkit's proposals: {worst:.2g} pixels")
@@ -686,10 +686,11 @@ print(f"largest difference to labkit's proposals: {worst:.2g} pixels")
 @torch.no_grad()
 def refined(model, image, boxes, labels):
     """The boxes as the second stage moves them, believing they are of these classes."""
-    heads = model.roi_heads
-    x = heads.box_features(model.features([image])[0], [boxes])
-    offsets = heads.bbox_pred(x).unflatten(1, (heads.classes, 4))
-    chosen = offsets[torch.arange(len(boxes)), labels]
+    batch = preprocess([image], model.config.preprocessing)
+    roi_heads = model.roi_heads
+    x = roi_heads.box_features(model.backbone(batch.tensor), [boxes])
+    deltas = roi_heads.bbox_pred(x).unflatten(1, (roi_heads.num_classes, 4))
+    chosen = deltas[torch.arange(len(boxes)), labels]
     return clip_boxes(decode_boxes(chosen, boxes, (10.0, 10.0, 5.0, 5.0)), (SIDE, SIDE))
 
 
@@ -721,22 +722,24 @@ if len(first):  # hardly any in the profile smoke
 @torch.no_grad()
 def with_masks(model, image):
     """Detections and the probabilities of their masks for all classes ``(n, C, 28, 28)``."""
-    maps, padded = model.features([image])
-    size = [tuple(image.shape[1:])]
-    boxes, _, _ = model.rpn(maps, padded, size)
-    one = model.roi_heads.detect(maps, boxes, size)[0]
-    logits = model.roi_heads.mask_head(model.roi_heads.mask_features(maps, [one.boxes]))
-    return one, logits.sigmoid()
+    batch = preprocess([image], model.config.preprocessing)
+    features = model.backbone(batch.tensor)
+    proposals, _ = model.rpn(features, batch)
+    roi_heads = model.roi_heads
+    ((scores, boxes),) = roi_heads.score_proposals(features, proposals, batch.input_sizes)
+    detections = roi_heads.select(scores, boxes)
+    logits = roi_heads.mask_head(roi_heads.mask_features(features, [detections.boxes]))
+    return detections, logits.sigmoid()
 
 
 # The surest detection of each of three pictures, among those of middle size and more.
 rows = []
 for image, _ in val_items[:40]:
-    one, masks = with_masks(model, image)
-    wide = (one.boxes[:, 2:] - one.boxes[:, :2]).amin(dim=1) >= 24
+    detections, masks = with_masks(model, image)
+    wide = (detections.boxes[:, 2:] - detections.boxes[:, :2]).amin(dim=1) >= 24
     if wide.any():
-        k = int(wide.nonzero()[0])
-        rows.append((one.scores[k].item(), image, one.boxes[k], int(one.labels[k]), masks[k]))
+        score, box, label = detections.scores[wide], detections.boxes[wide], detections.labels[wide]
+        rows.append((score[0].item(), image, box[0], int(label[0]), masks[wide][0]))
 rows = sorted(rows, key=lambda row: -row[0])
 rows = [next((r for r in rows if r[3] == label), None) for label in categories.things]
 rows = [row for row in rows if row]
@@ -775,8 +778,8 @@ plt.show()
 back = []
 for _, target in val_items:
     order = torch.arange(len(target["boxes"]))
-    cut = cut_masks(target["masks"], order, target["boxes"], 28)  # (M, 28, 28)
-    pasted = paste_masks(cut.float(), target["boxes"], (SIDE, SIDE))
+    cropped = crop_masks(target["masks"], order, target["boxes"], 28)  # (M, 28, 28)
+    pasted = paste_masks(cropped.float(), target["boxes"], (SIDE, SIDE))
     both = (pasted & target["masks"]).sum(dim=(1, 2))
     back.append(both / (pasted | target["masks"]).sum(dim=(1, 2)))
 back = torch.cat(back)
@@ -942,12 +945,10 @@ rows = []
 for k in np.argsort(errors, kind="stable")[::-1][:4]:
     image, target = val_items[k]
     one = pairs[k][0]
-    sure = one.scores > 0.5
     truth = Detections(
         target["boxes"], torch.ones(len(target["boxes"])), target["labels"], target["masks"]
     )
-    said = Detections(one.boxes[sure], one.scores[sure], one.labels[sure], one.masks[sure])
-    rows += [("truth", image, truth), ("found", image, said)]
+    rows += [("truth", image, truth), ("found", image, one[one.scores > 0.5])]
 panels(rows, categories, columns=4)
 
 # %% [markdown]
@@ -980,14 +981,15 @@ trained, box_cost = {kind: load_model(name) for kind, name in KINDS.items()}, {}
 print(f"{'':6}stride {'weights':>9}   millions of multiplications a picture, a box")
 for kind, other in trained.items():
     with torch.no_grad(), counting(other) as count:
-        maps, padded = other.features([image])
-        other.rpn(maps, padded, [(SIDE, SIDE)])
+        batch = preprocess([image], other.config.preprocessing)
+        features = other.backbone(batch.tensor)
+        other.rpn(features, batch)
         once = count["multiplications"] / 1e6
-        other.roi_heads.box_features(maps, [some_boxes(1)])
+        other.roi_heads.box_features(features, [some_boxes(1)])
         box_cost[kind] = count["multiplications"] / 1e6 - once
     detector = {n: p for n, p in other.named_parameters() if not n.startswith("sem_seg_head")}
     weights = sum(p.numel() for p in detector.values()) / 1e6
-    used = [other.backbone.strides[name] for name in other.config.roi.pooler.levels]
+    used = [other.backbone.strides[name] for name in other.config.roi_heads.pooler.levels]
     text = f"{min(used)}–{max(used)}" if len(used) > 1 else str(used[0])
     print(f"{kind:6}{text:>6}{weights:8.2f} M{once:20.1f}{box_cost[kind]:10.2f}")
 labkit.record("box_cost_c4_over_fpn", box_cost["C4"] / box_cost["FPN"])
@@ -996,8 +998,8 @@ labkit.record("box_cost_c4_over_fpn", box_cost["C4"] / box_cost["FPN"])
 measured, own = {}, shipped()
 print(f"{'masks':28}" + "".join(f"{h:>8}" for h in ("AP", "AP50", "AP75", "APs", "APm", "APl")))
 for kind, other in trained.items():
-    start = time.perf_counter()
-    found = [p for p, _ in predict_dataset(other, val_items)]
+    predictor, start = Predictor(other), time.perf_counter()
+    found = [p for p, _ in predictor.predict_dataset(val_items)]
     ms = 1000 * (time.perf_counter() - start) / len(val_items)
     measured[kind] = measure(found, val_items)
     minutes = own[KINDS[kind]].seconds / 60
@@ -1086,21 +1088,24 @@ for layer, std in (
 ours = replace(
     CONFIG,
     backbone=replace(CONFIG.backbone, eps=1e-5),  # of the norms of a fresh model
-    rpn=replace(CONFIG.rpn, after_nms=(200, 200)),
-    roi=replace(CONFIG.roi, detections=10),
+    rpn=replace(CONFIG.rpn, post_nms_top_n=(200, 200)),
+    roi_heads=replace(CONFIG.roi_heads, detections_per_img=10),
 ).build(categories)
 with TemporaryDirectory() as folder:
     torch.save(theirs.state_dict(), Path(folder) / "theirs.pth")
     load(Path(folder) / "theirs.pth", ours)
+# The size of the pictures is no part of the weights: no enlarging here either.
+ours.config = replace(ours.config, preprocessing=replace(TORCHVISION, min_size=SIDE))
 image, target = val_items[1]
 with torch.no_grad():
     reference = theirs([image / 255])[0]
-one = predict(ours, [image])[0].detections
+    detections = ours.eval()([image])[0].detections
 print("torchvision:", {key: tuple(value.shape) for key, value in reference.items()})
-same = torch.equal(one.labels + 1, reference["labels"])  # the same number of them, too
+same = torch.equal(detections.labels + 1, reference["labels"])  # the same number of them, too
 labkit.record("torchvision_same_classes", same)
-labkit.record("torchvision_box_difference", (one.boxes - reference["boxes"]).abs().max())
-differ = one.masks != (reference["masks"][:, 0] > 0.5)
+difference = (detections.boxes - reference["boxes"]).abs().max()
+labkit.record("torchvision_box_difference", difference)
+differ = detections.masks != (reference["masks"][:, 0] > 0.5)
 labkit.record("torchvision_pixels_that_differ", int(differ.sum()))
 
 # %% [markdown]
@@ -1133,21 +1138,19 @@ else:
         rows.append(("truth", image, truth))
     if street_steps:
         sizes, ratios = ((20.0,), (40.0,), (80.0,), (128.0,)), (1.6, 2.2, 3.0)
-        tall = replace(rpn, sizes=sizes, ratios=ratios)
+        tall = replace(rpn, anchor_sizes=sizes, aspect_ratios=ratios)
         _ = torch.manual_seed(seed)
         walkers = replace(PRESETS["mask_rcnn_tiny"], rpn=tall).build(PennFudan.categories)
         config = TrainConfig(steps=street_steps, batch_size=BATCH, seed=seed)
         _ = train(walkers, street_train, config)
         coco = COCOAP(PennFudan.categories)
-        for k, (prediction, target) in enumerate(predict_dataset(walkers, photographs)):
+        predictions = Predictor(walkers).predict_dataset(photographs)
+        for k, (prediction, target) in enumerate(predictions):
             coco.update(prediction, target)
             if k < 3:
-                one = prediction.detections
-                sure = one.scores > 0.5
-                one = Detections(
-                    one.boxes[sure], one.scores[sure], one.labels[sure], one.masks[sure]
-                )
-                rows.append(("found", photographs[k][0], one))
+                detections = prediction.detections
+                sure = detections[detections.scores > 0.5]
+                rows.append(("found", photographs[k][0], sure))
         streets_result = coco.compute()
         labkit.record("streets_boxes_ap50", streets_result.bbox.ap50)
         labkit.record("streets_masks_ap50", streets_result.segm.ap50)
@@ -1174,9 +1177,9 @@ else:
 #    2000 boxes and 100 detections? At how many boxes does Fast R-CNN overtake R-CNN?
 # 2. **Anchors for pedestrians.** Which ratios and sizes would you choose for Penn-Fudan? Compute the
 #    table of 3.2 for its boxes with ours and with yours.
-# 3. **Without the best anchor.** Train with `keep_best=False` in `RPN.losses` (copy the class into a
-#    cell). Which objects lose recall?
-# 4. **The threshold of NMS.** Measure AP for 0.3, 0.5, 0.7 and 0.9 in the second stage
+# 3. **Without the best anchor.** Train with `allow_low_quality=False` in `RPN.losses` (copy the class
+#    into a cell). Which objects lose recall?
+# 4. **The threshold of NMS.** Measure AP for `nms_thresh` 0.3, 0.5, 0.7 and 0.9 in the second stage
 #    (`model.roi_heads.config`) on `Shapes("val", crowded=True)` and on the usual pictures. Why is there
 #    no value that is best for both?
 # 5. **One mask for all classes.** Let the mask branch have a single output that all classes share. Does

@@ -48,7 +48,6 @@ import labkit
 from labkit.checkpoints.run_folder import start_from
 from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict_dataset
 from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.coco_ap import COCOAP
@@ -57,12 +56,12 @@ from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
 from labkit.models.panoptic_fpn.merge import merge
+from labkit.models.preprocess import preprocess
 from labkit.models.presets import PRESETS
-from labkit.models.semantic.semantic_model import SemanticModel, upsample
+from labkit.models.semantic.losses import cross_entropy, label_maps, semantic_targets
 from labkit.structures import (
     IGNORE,
     VOID,
-    Detections,
     Panoptic,
     Prediction,
     Segment,
@@ -145,8 +144,8 @@ CONFIDENT = 0.5
 
 def contradictions(found, semantic):
     """For every pixel the number of what is wrong in ``KINDS``; ``found`` is the instance answer."""
-    sure = found.scores >= CONFIDENT
-    masks, labels = found.masks[sure], found.labels[sure]
+    sure = found[found.scores >= CONFIDENT]
+    masks, labels = sure.masks, sure.labels
     claims = masks.sum(dim=0)  # (H, W)
     top = torch.full(semantic.shape, -1)
     for mask, label in zip(masks.flip(0), labels.flip(0), strict=True):  # the best score last
@@ -212,10 +211,9 @@ figure, axes = plt.subplots(1, 4, figsize=(11.4, 3.6), layout="constrained")
 first, second = by_detector["crowded"][most].detections, said["crowded"][most].semantic
 
 
-def confident(found, threshold=CONFIDENT):
-    """The detections from a score on."""
-    sure = found.scores >= threshold
-    return Detections(found.boxes[sure], found.scores[sure], found.labels[sure], found.masks[sure])
+def confident(detections):
+    """Those that are counted in ``contradictions``."""
+    return detections[detections.scores >= CONFIDENT]
 
 
 for axis, title, shown in (
@@ -289,8 +287,8 @@ class SemanticBranch(nn.Module):
                 tell("doubled", x)
         return x
 
-    def forward(self, maps):
-        return self.predictor(sum(self.bring(level, maps[level]) for level in self.doublings))
+    def forward(self, features):
+        return self.predictor(sum(self.bring(level, features[level]) for level in self.doublings))
 
 
 DOUBLINGS = {"p2": 0, "p3": 1, "p4": 2, "p5": 3}
@@ -301,18 +299,19 @@ weights = zip(branch.state_dict(), theirs.state_dict().values(), strict=True)
 _ = branch.load_state_dict(dict(weights))
 
 with torch.no_grad():
-    maps, padded = panoptic_fpn.features([SETS["Shapes"][0][0]])
+    batch = preprocess([SETS["Shapes"][0][0]], panoptic_fpn.config.preprocessing)
+    features = panoptic_fpn.backbone(batch.tensor)
     for level in DOUBLINGS:
-        print(f"{level}: {'':8}{tuple(maps[level].shape)}")
-        branch.bring(level, maps[level], lambda what, x: print(f"    {what:9}{tuple(x.shape)}"))
-    logits = branch(maps)
-    print(
-        f"sum and classes {tuple(logits.shape)}, enlarged {tuple(upsample(logits, padded).shape)}"
-    )
-    worst = max(
-        (branch(maps) - theirs(maps)).abs().max().item()
-        for maps, _ in (panoptic_fpn.features([image]) for image, _ in SETS["Shapes"][:10])
-    )
+        print(f"{level}: {'':8}{tuple(features[level].shape)}")
+        branch.bring(level, features[level], lambda what, x: print(f"    {what:9}{tuple(x.shape)}"))
+    logits = branch(features)
+    enlarged = F.interpolate(logits, batch.padded_size, mode="bilinear")
+    print(f"sum and classes {tuple(logits.shape)}, enlarged {tuple(enlarged.shape)}")
+    worst = 0.0
+    for image, _ in SETS["Shapes"][:10]:
+        batch = preprocess([image], panoptic_fpn.config.preprocessing)
+        features = panoptic_fpn.backbone(batch.tensor)
+        worst = max(worst, (branch(features) - theirs(features)).abs().max().item())
 labkit.record("own_branch_vs_labkit", worst)
 size = {
     "detector": sum(p.numel() for p in detector.parameters()),
@@ -333,9 +332,10 @@ confusions = {level: ConfusionMatrix(categories) for level in ORDER}
 shown, gap = [], 0.0
 with torch.no_grad():
     for k, (image, target) in enumerate(progress_bar(SETS["Shapes"][:40], unit="image")):
-        maps, padded = panoptic_fpn.features([image])
+        batch = preprocess([image], panoptic_fpn.config.preprocessing)
+        features = panoptic_fpn.backbone(batch.tensor)
         of_level = {
-            level: F.conv2d(branch.bring(level, maps[level]), branch.predictor.weight)
+            level: F.conv2d(branch.bring(level, features[level]), branch.predictor.weight)
             for level in ORDER
         }  # (1, C, H/4, W/4) each
         for last in range(len(ORDER)):
@@ -343,11 +343,12 @@ with torch.no_grad():
             for level in ORDER:
                 used = ORDER.index(level) <= last
                 total = total + (of_level[level] if used else of_level[level].mean((2, 3), True))
-            answer = upsample(total, padded)[0].argmax(dim=0)
+            enlarged = F.interpolate(total, batch.padded_size, mode="bilinear")
+            answer = enlarged[0].argmax(dim=0)
             confusions[ORDER[last]].update(answer, target["semantic"])
             if k == full["Shapes"]:
                 shown.append((f"and {ORDER[last]}" if last else "p5 alone", image, answer))
-        gap = max(gap, (total - branch(maps)).abs().max().item())
+        gap = max(gap, (total - branch(features)).abs().max().item())
         if k == full["Shapes"]:
             shown.append(("truth", image, target["semantic"]))
 labkit.record("sum_of_levels_vs_branch", gap)
@@ -377,22 +378,23 @@ panels(shown, categories, columns=5, names=False, size=2.3)
 # are of different size. We compute the sum by hand from our own branch and compare:
 
 # %%
-batch = [SETS["Shapes"][k % num_val] for k in range(2)]
-images, targets = [image for image, _ in batch], [target for _, target in batch]
+images, targets = zip(*(SETS["Shapes"][k % num_val] for k in range(2)), strict=True)
 plain = panoptic_fpn.config
 truth = torch.stack([target["semantic"] for target in targets])
 with torch.no_grad():
     panoptic_fpn.train()  # losses, not predictions; nothing in this network behaves differently
     torch.manual_seed(seed)  # proposals are sampled: the same ones twice
-    panoptic_fpn.config = replace(plain, instance_weight=1.0, semantic_weight=1.0)
+    panoptic_fpn.config = replace(plain, instance_loss_weight=1.0, semantic_loss_weight=1.0)
     one = panoptic_fpn(images, targets)
     torch.manual_seed(seed)
-    panoptic_fpn.config = replace(plain, instance_weight=0.5, semantic_weight=2.0)
+    panoptic_fpn.config = replace(plain, instance_loss_weight=0.5, semantic_loss_weight=2.0)
     total = sum(panoptic_fpn(images, targets).values())
     _ = panoptic_fpn.eval()
     panoptic_fpn.config = plain
-    maps, padded = panoptic_fpn.features(images)
-    L_s = F.cross_entropy(upsample(branch(maps), padded), truth, ignore_index=IGNORE)
+    batch = preprocess(images, plain.preprocessing)
+    logits = branch(panoptic_fpn.backbone(batch.tensor))
+    enlarged = F.interpolate(logits, batch.padded_size, mode="bilinear")
+    L_s = F.cross_entropy(enlarged, truth, ignore_index=IGNORE)
 L_c, L_b, L_m = one["loss_cls"], one["loss_box_reg"], one["loss_mask"]
 by_hand = one["loss_rpn_cls"] + one["loss_rpn_loc"] + 0.5 * (L_c + L_b + L_m) + 2.0 * L_s
 print(", ".join(f"{k} {float(v):.3f}" for k, v in one.items()))
@@ -453,7 +455,7 @@ loss_curves(
 )
 
 # %%
-answers = [p for p, _ in predict_dataset(model, study_items)]
+answers = [p for p, _ in Predictor(model).predict_dataset(study_items)]
 result = measure(answers, study_items)
 pq = result["PQ"]
 print(
@@ -496,15 +498,22 @@ fresh = start_from(joined, detector)
 print(f"{len(fresh)} tensors stay fresh, all in", ", ".join({name.split(".")[0] for name in fresh}))
 
 
-class SemanticFPNAlone(SemanticModel):
+class SemanticFPNAlone(nn.Module):
     """The backbone and the semantic branch of a Panoptic FPN, without the objects."""
 
     def __init__(self, whole):
         super().__init__()
+        self.config = whole.config
         self.backbone, self.branch = whole.backbone, whole.sem_seg_head
 
-    def logits(self, x):
-        return upsample(self.branch(self.backbone(x)), x.shape)
+    def forward(self, images, targets=None):
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        logits = self.branch(self.backbone(batch.tensor)).float()  # (B, C, H/4, W/4)
+        logits = F.interpolate(logits, batch.padded_size, mode="bilinear")
+        if not self.training:
+            return label_maps(logits, batch)
+        gt_labels = semantic_targets(targets, len(categories), batch.padded_size)
+        return {"loss_sem_seg": cross_entropy(logits, gt_labels)}
 
 
 _ = joined.backbone.requires_grad_(False)
@@ -544,7 +553,7 @@ def weights_of(*networks):
 
 
 def one_network(value):
-    preset = replace(PRESETS["panoptic_fpn_tiny"], semantic_weight=value)
+    preset = replace(PRESETS["panoptic_fpn_tiny"], semantic_loss_weight=value)
     network = preset.build(categories)
     network.load_state_dict(beginning)
     return network
@@ -564,7 +573,7 @@ for run in range(2):
         Prediction(
             a.detections,
             b.semantic,
-            merge(a.detections, b.semantic, categories, stuff_area=plain.stuff_area),
+            merge(a.detections, b.semantic, categories, min_stuff_area=plain.min_stuff_area),
         )
         for a, b in zip(first, second, strict=True)
     ]
@@ -694,39 +703,42 @@ labkit.record("weights_two_r50_over_one_r101", two / weights_of(large[101]))
 #
 # The rule that makes one map of two answers is as simple as non-maximum suppression:
 #
-# 1. Take the objects with a score of at least `score`, the best first.
-# 2. Paint each where nothing is painted yet. If more than the part `overlap` of it is painted already,
-#    leave it out: it is probably an object that was seen twice.
+# 1. Take the objects with a score of at least `score_thresh`, the best first.
+# 2. Paint each where nothing is painted yet. If more than the part `overlap_thresh` of it is painted
+#    already, leave it out: it is probably an object that was seen twice.
 # 3. Where nothing is painted, paint the stuff of the semantic answer; a class of stuff on fewer than
-#    `stuff_area` pixels of the picture is left out.
+#    `min_stuff_area` pixels of the picture is left out.
 # 4. What is left is void: undecided. Things of the semantic answer paint nothing, for nobody knows which
 #    instance they would be.
 
 
 # %%
-def my_merge(found, semantic, score=0.5, overlap=0.5, stuff_area=218):
+def my_merge(detections, semantic, score_thresh=0.5, overlap_thresh=0.5, min_stuff_area=218):
     """The panoptic map, and the story of how it came about."""
     ids, segments, story = torch.zeros_like(semantic, dtype=torch.int32), [], []
-    for k in found.scores.argsort(descending=True, stable=True).tolist():
-        if found.scores[k] < score:
+    for k in detections.scores.argsort(descending=True, stable=True).tolist():
+        score, label = float(detections.scores[k]), int(detections.labels[k])
+        if score < score_thresh:
             break
-        name, sure = categories[int(found.labels[k])].name, float(found.scores[k])
-        free = found.masks[k] & (ids == VOID)
-        area, left = int(found.masks[k].sum()), int(free.sum())
+        mask = detections.masks[k]
+        free = mask & (ids == VOID)
+        area, left = int(mask.sum()), int(free.sum())
         taken = (area - left) / area if area else 1.0
-        if left and taken <= overlap:
-            segments.append(Segment(len(segments) + 1, int(found.labels[k]), score=sure))
+        what = "is left out"
+        if left and taken <= overlap_thresh:
+            segments.append(Segment(len(segments) + 1, label, score=score))
             ids[free] = segments[-1].id
-        what = f"is painted as {len(segments)}" if left and taken <= overlap else "is left out"
-        story.append((f"{name} {sure:.2f}, {area} pixels, {taken:.0%} taken: {what}", ids.clone()))
+            what = f"is painted as {len(segments)}"
+        name = categories[label].name
+        story.append((f"{name} {score:.2f}, {area} pixels, {taken:.0%} taken: {what}", ids.clone()))
     for label in categories.stuff:
         free = (semantic == label) & (ids == VOID)
         area = int(free.sum())
-        if area and area >= stuff_area:
+        if area and area >= min_stuff_area:
             segments.append(Segment(len(segments) + 1, label))
             ids[free] = segments[-1].id
         if area:
-            what = "is painted" if area >= stuff_area else "is left out"
+            what = "is painted" if area >= min_stuff_area else "is left out"
             story.append((f"{categories[label].name}, {area} pixels: {what}", ids.clone()))
     return Panoptic(ids, segments), story
 
@@ -735,7 +747,9 @@ differ, stories = 0, {}
 for name in SETS:
     stories[name] = []
     for answer in said[name]:
-        mine, story = my_merge(answer.detections, answer.semantic, stuff_area=plain.stuff_area)
+        mine, story = my_merge(
+            answer.detections, answer.semantic, min_stuff_area=plain.min_stuff_area
+        )
         differ += int((mine.ids != answer.panoptic.ids).sum())
         differ += mine.segments != answer.panoptic.segments
         stories[name].append([text for text, _ in story])
@@ -750,7 +764,7 @@ for answer, story in zip(said["crowded"], stories["crowded"], strict=True):
 example = int(np.argmax(suits))
 image, target = SETS["crowded"][example]
 answer = said["crowded"][example]
-whole, story = my_merge(answer.detections, answer.semantic, stuff_area=plain.stuff_area)
+whole, story = my_merge(answer.detections, answer.semantic, min_stuff_area=plain.min_stuff_area)
 print("\n".join(text for text, _ in story))
 
 
@@ -785,7 +799,7 @@ panels(shown, categories, columns=4, names=False)
 def panoptic_quality(answers, items, **thresholds):
     """PQ of what is merged from cached answers: no network runs again."""
     quality = PanopticQuality(categories)
-    thresholds = {"stuff_area": plain.stuff_area, **thresholds}
+    thresholds = {"min_stuff_area": plain.min_stuff_area, **thresholds}
     for answer, (_, target) in zip(answers, items, strict=True):
         merged = merge(answer.detections, answer.semantic, categories, **thresholds)
         quality.update(merged, target["panoptic"])
@@ -797,9 +811,7 @@ def without_classes(answer):
 
 
 def without_objects(answer):
-    found, none = answer.detections, slice(0, 0)
-    empty = Detections(found.boxes[none], found.scores[none], found.labels[none], found.masks[none])
-    return Prediction(empty, answer.semantic)
+    return Prediction(answer.detections[:0], answer.semantic)
 
 
 print(f"{'':22}{'PQ St':>8}{'PQ Th':>8}{'PQ':>8}")
@@ -828,14 +840,14 @@ for name, items in SETS.items():
 
 # %%
 GRID = {
-    "score": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    "overlap": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 0.99),
-    "stuff_area": (0, 50, 109, 218, 436, 872, 1744, 3488, 6976),
+    "score_thresh": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    "overlap_thresh": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 0.99),
+    "min_stuff_area": (0, 50, 109, 218, 436, 872, 1744, 3488, 6976),
 }
 LABELS = {
-    "score": "score: least score of an object",
-    "overlap": "overlap: largest part that may be hidden",
-    "stuff_area": "stuff_area: fewest pixels of stuff",
+    "score_thresh": "score_thresh: least score of an object",
+    "overlap_thresh": "overlap_thresh: largest part that may be hidden",
+    "min_stuff_area": "min_stuff_area: fewest pixels of stuff",
 }
 curves = {
     key: [panoptic_quality(said["crowded"], SETS["crowded"], **{key: v}) for v in values]
@@ -850,7 +862,7 @@ for column, (key, values) in zip(axes.T, GRID.items(), strict=True):
         axis.axvline(getattr(plain, key), color="0.6", linewidth=1)
         axis.grid(alpha=0.3)
         axis.set_title(f"{kind} over {key}", fontsize=9)
-        if key == "stuff_area":
+        if key == "min_stuff_area":
             axis.set_xscale("symlog", linthresh=50)
             axis.set_xlim(-8, 9000)
             axis.set_xticks([0, 50, 218, 872, 3488], ["0", "50", "218", "872", "3488"])
@@ -867,25 +879,30 @@ def at(key, value, kind, what="pq"):
 for key, values in GRID.items():
     best = values[int(np.argmax([r.all.pq for r in curves[key]]))]
     print(f"{key}: the best PQ, {100 * max(r.all.pq for r in curves[key]):.1f}, at {best}")
-    labkit.record(f"best_{key}", best)
+    short = key.removeprefix("min_").removesuffix("_thresh")
+    labkit.record(f"best_{short}", best)
     labkit.record(
-        f"gain_of_the_best_{key}",
+        f"gain_of_the_best_{short}",
         max(r.all.pq for r in curves[key]) - at(key, getattr(plain, key), "all"),
     )
-labkit.record("rq_things_score_0.05", at("score", 0.05, "things", "rq"))
-labkit.record("rq_things_score_0.5", at("score", 0.5, "things", "rq"))
-labkit.record("rq_things_score_0.95", at("score", 0.95, "things", "rq"))
+labkit.record("rq_things_score_0.05", at("score_thresh", 0.05, "things", "rq"))
+labkit.record("rq_things_score_0.5", at("score_thresh", 0.5, "things", "rq"))
+labkit.record("rq_things_score_0.95", at("score_thresh", 0.95, "things", "rq"))
 labkit.record(
-    "pq_things_overlap_0_minus_0.5", at("overlap", 0.0, "things") - at("overlap", 0.5, "things")
+    "pq_things_overlap_0_minus_0.5",
+    at("overlap_thresh", 0.0, "things") - at("overlap_thresh", 0.5, "things"),
 )
 labkit.record(
-    "pq_things_overlap_0.99_minus_0.5", at("overlap", 0.99, "things") - at("overlap", 0.5, "things")
+    "pq_things_overlap_0.99_minus_0.5",
+    at("overlap_thresh", 0.99, "things") - at("overlap_thresh", 0.5, "things"),
 )
 labkit.record(
-    "pq_stuff_area_0_minus_218", at("stuff_area", 0, "stuff") - at("stuff_area", 218, "stuff")
+    "pq_stuff_area_0_minus_218",
+    at("min_stuff_area", 0, "stuff") - at("min_stuff_area", 218, "stuff"),
 )
 labkit.record(
-    "pq_stuff_area_6976_minus_218", at("stuff_area", 6976, "stuff") - at("stuff_area", 218, "stuff")
+    "pq_stuff_area_6976_minus_218",
+    at("min_stuff_area", 6976, "stuff") - at("min_stuff_area", 218, "stuff"),
 )
 
 # %% [markdown]
@@ -894,11 +911,15 @@ labkit.record(
 
 # %%
 def tried(answer, **thresholds):
-    thresholds = {"stuff_area": plain.stuff_area, **thresholds}
+    thresholds = {"min_stuff_area": plain.min_stuff_area, **thresholds}
     return merge(answer.detections, answer.semantic, categories, **thresholds)
 
 
-EXTREMES = {"score": (0.05, 0.95), "overlap": (0.0, 0.99), "stuff_area": (0, 6976)}
+EXTREMES = {
+    "score_thresh": (0.05, 0.95),
+    "overlap_thresh": (0.0, 0.99),
+    "min_stuff_area": (0, 6976),
+}
 
 
 def change(answer, key, value):
@@ -910,7 +931,7 @@ shown = []
 for key, (low, high) in EXTREMES.items():
     # The picture on which the two ends differ most from the middle.
     changes = [min(change(a, key, low), change(a, key, high)) for a in said["crowded"]]
-    if key == "stuff_area":  # too high always removes a lot; we look for what too low lets in
+    if key == "min_stuff_area":  # too high always removes a lot; we look for what too low lets in
         changes = [float(change(a, key, low)) for a in said["crowded"]]
     k = int(np.argmax(changes))
     image, target = SETS["crowded"][k]
@@ -922,12 +943,12 @@ for key, (low, high) in EXTREMES.items():
 panels(shown, categories, columns=4, names=False, size=2.6)
 
 # %% [markdown]
-# - **score** trades objects that are missed for objects that are invented. RQ of things is nearly flat over
-#   a wide middle, below which objects are invented, and it falls steeply once the sure ones alone are left. SQ
-#   rises on the way, for it looks only at what matched, and what is sure fits better.
-# - **overlap** decides what happens to the object behind. At 0 an object that is touched by a better one
+# - **score_thresh** trades objects that are missed for objects that are invented. RQ of things is nearly flat
+#   over a wide middle, below which objects are invented, and it falls steeply once the sure ones alone are left.
+#   SQ rises on the way, for it looks only at what matched, and what is sure fits better.
+# - **overlap_thresh** decides what happens to the object behind. At 0 an object that is touched by a better one
 #   is dropped whole; near 1 what peeps out from under another becomes an object of its own.
-# - **stuff_area** removes crumbs of stuff. Each would be a false positive, as heavy for PQ as a sky over
+# - **min_stuff_area** removes crumbs of stuff. Each would be a false positive, as heavy for PQ as a sky over
 #   half the picture. Too high a value removes true regions.
 #
 # Thresholds are chosen on validation pictures, as here, and then used on others; a gain that is found by
@@ -1138,14 +1159,14 @@ Compare(NETWORKS, ("crowded", 9))
 # - $\lambda_s$ weighs who is heard in the backbone. A study of it needs runs that are repeated: when the
 #   rows differ by less than the runs of a row, there is no result.
 # - One network does what two do, with two thirds of their weights.
-# - The merge: best score first, `overlap`, `stuff_area`. PQ of things is decided by the first two, PQ of stuff
-#   by the third and by the objects that were missed.
+# - The merge: best score first, `overlap_thresh`, `min_stuff_area`. PQ of things is decided by the first two,
+#   PQ of stuff by the third and by the objects that were missed.
 #
 # ## Exercises
 #
 # 1. **Stuff first.** Write a merge that paints stuff first and gives objects only pixels that the classes
 #    call a thing. On which pictures of 4.2 is it better? What happens to the PQ of things?
-# 2. **One output for all things.** `SemanticFPNConfig.things_as_one` is what the paper uses: the branch says
+# 2. **One output for all things.** `SemanticFPNConfig.merge_things` is what the paper uses: the branch says
 #    "a thing", and the other branch which. Train both variants as in 4.5 (the common beginning needs a branch
 #    of its own). Which of the four contradictions of 4.2 disappears, and does PQ notice?
 # 3. **Concatenate.** In `SemanticBranch` replace the sum by a concatenation and a wider `predictor`. The
@@ -1153,10 +1174,10 @@ Compare(NETWORKS, ("crowded", 9))
 # 4. **Alternate.** Instead of adding the losses, take a step with $\lambda_s = 0$ and one with $\lambda_i =
 #    0$ in turn, twice as many in all. The paper lost 1.5 PQ on COCO that way. With two seeds, do you see it?
 # 5. **SGD.** Repeat 4.5 with `optimizer="sgd", lr=5e-3`. How does $\lambda_s$ matter now, and why?
-# 6. **A threshold of one's own.** Choose `score` for each class of things on the first half of the pictures
+# 6. **A threshold of one's own.** Choose `score_thresh` for each class of things on the first half of the pictures
 #    and measure on the second. How much of the gain is left?
 # 7. **The void.** Give the void pixels of the merged maps the class of stuff that the semantic answer ranks
-#    second (the scores are in `panoptic_fpn.sem_seg_head`). Does PQ of stuff rise?
+#    second (the scores are `sem_seg_logits` of `Predictor(panoptic_fpn).raw(image).output`). Does PQ of stuff rise?
 # 8. **Homework.** Add a fourth backbone to 4.9: a pyramid with 32 channels instead of 64
 #    (`replace(preset, backbone=replace(preset.backbone, pyramid=32))`), trained by `labkit train` or here.
 #    Report its row, show two pictures on which it differs from FPN, and say which of the differences are

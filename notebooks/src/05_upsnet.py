@@ -53,7 +53,6 @@ from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import FOLDER
 from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict
 from labkit.engine.predictor import load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.panoptic_matching import summarize
@@ -61,14 +60,19 @@ from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
 from labkit.models.panoptic_fpn.merge import merge
-from labkit.models.rcnn.mask_head import masks_of
-from labkit.models.rcnn.roi_heads import Found
-from labkit.models.semantic.semantic_model import upsample
-from labkit.models.upsnet.losses import panoptic_truth
+from labkit.models.preprocess import preprocess
+from labkit.models.rcnn.mask_head import paste_detections
+from labkit.models.upsnet.losses import panoptic_targets
 from labkit.models.upsnet.panoptic_head import panoptic_logits, prune, resized_masks, windows_of
-from labkit.models.upsnet.postprocess import UNDECIDED, Fused, fuse, settle
+from labkit.models.upsnet.postprocess import (
+    UNKNOWN,
+    PixelLabels,
+    assign_segments,
+    panoptic_argmax,
+    panoptic_maps,
+)
 from labkit.ops.deform_conv import deform_conv2d
-from labkit.structures import VOID, Panoptic, Segment
+from labkit.structures import VOID, Detections, Panoptic, Segment
 from labkit.system.cpu_cores import use_threads
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
@@ -219,14 +223,20 @@ STRIDES = upsnet.backbone.strides
 
 
 @torch.no_grad()
-def offsets_of(maps, level):
+def features_of(image):
+    """The feature maps of one picture, (1, D, h, w) by level."""
+    return upsnet.backbone(preprocess([image], config.preprocessing).tensor)
+
+
+@torch.no_grad()
+def offsets_of(features, level):
     """What the two layers add to their taps on a level: (1, 18, h, w) each."""
-    return first.offset(maps[level]), second.offset(first(maps[level]))
+    return first.offset(features[level]), second.offset(first(features[level]))
 
 
-def places_of(maps, level, cell, moved=True):
+def places_of(features, level, cell, moved=True):
     """The 81 places of a level, in its cells, that the output at a cell depends on, (81, 2)."""
-    near, far = [positions(o if moved else 0 * o)[0] for o in offsets_of(maps, level)]
+    near, far = [positions(o if moved else 0 * o)[0] for o in offsets_of(features, level)]
     limit = torch.tensor(near.shape[2:]) - 1
     found = []
     for place in far[:, :, cell[0], cell[1]]:  # of the second layer's taps
@@ -257,15 +267,14 @@ POINTS = {
     "a large object": target["masks"][by_area[-1]],
     "stuff": ground,
 }
-with torch.no_grad():
-    maps, _ = upsnet.features([image])
+features = features_of(image)
 figure, axes = plt.subplots(2, 3, figsize=(9.6, 6.6), layout="constrained")
 for row, level in zip(axes, ("p2", "p3"), strict=True):
     for axis, (name, mask) in zip(row, POINTS.items(), strict=True):
         show_pixels(axis, image)
         cell = [int(v) // STRIDES[level] for v in middle(mask)]
         for moved, color, size in ((False, "white", 9), (True, red, 14)):
-            y, x = (places_of(maps, level, cell, moved).T + 0.5) * STRIDES[level]
+            y, x = (places_of(features, level, cell, moved).T + 0.5) * STRIDES[level]
             axis.scatter(x, y, s=size, color=color, edgecolor="black", linewidth=0.3)
         y, x = [(v + 0.5) * STRIDES[level] for v in cell]
         axis.plot(x, y, "+", color="yellow", markersize=13, markeredgewidth=2.2)
@@ -291,14 +300,13 @@ def shift_and_spread(offset):
 some = SETS["Shapes"][:20]
 measured = {}  # level to rows (layer, is it a thing?, shift, spread)
 for image, target in progress_bar(some, unit="image"):
-    with torch.no_grad():
-        maps, _ = upsnet.features([image])
+    features = features_of(image)
     for level in upsnet.sem_seg_head.levels:
         stride = STRIDES[level]
         thing = (
             target["semantic"][stride // 2 :: stride, stride // 2 :: stride] < THINGS
         ).flatten()
-        for layer, offset in enumerate(offsets_of(maps, level), start=1):
+        for layer, offset in enumerate(offsets_of(features, level), start=1):
             shift, spread = [v.flatten() for v in shift_and_spread(offset)]
             rows = torch.stack([torch.full_like(shift, layer), thing.float(), shift, spread], dim=1)
             measured.setdefault(level, []).append(rows)
@@ -323,7 +331,13 @@ for level, rows in measured.items():
 # And does it matter? We put the offsets of the trained network to 0. What remains is a plain
 # convolution with the same weights.
 
+
 # %%
+def upsample(sem_seg_logits):
+    """Logits (C, h, w) at every fourth pixel, at every pixel: (C, H, W)."""
+    return F.interpolate(sem_seg_logits[None], size=SIZE, mode="bilinear", align_corners=False)[0]
+
+
 straight = copy.deepcopy(upsnet.sem_seg_head)
 for layer in straight.subnet:
     torch.nn.init.zeros_(layer.offset.weight)
@@ -332,9 +346,9 @@ HEADS = {"as trained": upsnet.sem_seg_head, "without offsets": straight}
 confusions = {name: ConfusionMatrix(categories) for name in HEADS}
 with torch.no_grad():
     for image, target in progress_bar(SETS["Shapes"][:50], unit="image"):
-        maps, padded = upsnet.features([image])
+        features = features_of(image)
         for name, branch in HEADS.items():
-            answer = upsample(branch(maps), padded)[0].argmax(dim=0)
+            answer = upsample(branch(features)[0]).argmax(dim=0)
             confusions[name].update(answer, target["semantic"])
 miou = {name: confusion.compute().miou for name, confusion in confusions.items()}
 for name, value in miou.items():
@@ -477,29 +491,24 @@ plt.show()
 class Said:
     """What both branches say about one picture, before any fusion."""
 
-    scores: Tensor  # (C, h, w) semantic logits
-    ordinary: Found  # the detections as Mask R-CNN gives them
-    ordinary_masks: Tensor  # (n, m, m) logits
-    found: Found  # the objects for the panoptic head, best first, with scores from LOWEST on
-    masks: Tensor  # (k, m, m) logits
-
-
-LOWEST = 0.05
+    sem_seg_logits: Tensor  # (C, h, w)
+    detections: Detections  # as Mask R-CNN gives them
+    mask_logits: Tensor  # (n, m, m)
+    panoptic_detections: Detections  # the objects for the panoptic head, best first
+    panoptic_mask_logits: Tensor  # (k, m, m)
 
 
 @torch.no_grad()
 def ask(network, image):
-    network.config = replace(config, fusion=replace(config.fusion, score=LOWEST))
-    maps, padded = network.features([image])
-    proposals, _, _ = network.rpn(maps, padded, [SIZE])
-    [scored] = network.roi_heads.scored(maps, proposals, [SIZE])
-    ordinary, found = network.roi_heads.choose(*scored), network.candidates(*scored)
-    network.config = config
-    masks = []
-    for objects in (ordinary, found):
-        inside = network.roi_heads.mask_features(maps, [objects.boxes])
-        masks.append(masks_of(network.roi_heads.mask_head(inside), objects.labels))
-    return Said(network.sem_seg_head(maps)[0], ordinary, masks[0], found, masks[1])
+    batch = preprocess([image], network.config.preprocessing)
+    output = network.predict(network.backbone(batch.tensor), batch)
+    return Said(
+        output.sem_seg_logits[0],
+        output.detections[0],
+        output.mask_logits[0],
+        output.panoptic_detections[0],
+        output.panoptic_mask_logits[0],
+    )
 
 
 start = time.perf_counter()
@@ -511,32 +520,39 @@ ms_network = 1000 * (time.perf_counter() - start) / (2 * num_val)
 print(f"the network: {ms_network:.0f} ms a picture")
 
 
-def sure(found, masks, score):
-    """The objects with a score above a threshold; they are in order."""
-    k = int((found.scores > score).sum())
-    return Found(found.boxes[:k], found.scores[:k], found.labels[:k]), masks[:k]
+def sure(detections, mask_logits, score):
+    """The objects with a score above a threshold, and their masks."""
+    keep = detections.scores > score
+    return detections[keep], mask_logits[keep]
+
+
+def for_head(one, score=config.panoptic.score_thresh):
+    """The objects that come to the panoptic head, and their masks."""
+    return sure(one.panoptic_detections, one.panoptic_mask_logits, score)
 
 
 gap, differ = 0.0, 0
 for one in said["crowded"][:10]:
-    objects, masks_ = sure(one.found, one.masks, config.fusion.score)
-    large = upsample(one.scores[None], SIZE)[0]
-    windows = windows_of(objects.boxes, SIZE)
-    theirs = panoptic_logits(large, THINGS, objects.labels, masks_, windows)
-    if len(objects.labels):
-        placed = resized_masks(masks_, windows.mask)
+    detections, mask_logits = for_head(one)
+    large = upsample(one.sem_seg_logits)
+    windows = windows_of(detections.boxes, SIZE)
+    theirs = panoptic_logits(large, THINGS, detections.labels, mask_logits, windows)
+    if len(detections):
+        placed = resized_masks(mask_logits, windows.mask)
         x_thing, y_mask = torch.zeros(2, len(placed), *SIZE)
-        for i in range(len(placed)):  # the windows say which whole pixels a box covers
-            top, bottom, left, right = windows.seg[i]
-            x_thing[i, top:bottom, left:right] = large[objects.labels[i], top:bottom, left:right]
+        for i, label in enumerate(detections.labels):
+            top, bottom, left, right = windows.seg[i]  # which whole pixels a box covers
+            x_thing[i, top:bottom, left:right] = large[label, top:bottom, left:right]
             top, bottom, left, right = windows.mask[i]
             y_mask[i, top:bottom, left:right] = placed[i]
         unknown = large[:THINGS].amax(dim=0) - x_thing.amax(dim=0)
         mine = torch.cat([large[THINGS:], x_thing + y_mask, unknown[None]])
         gap = max(gap, (mine - theirs).abs().max().item())
-        frugal = fuse(one.scores, THINGS, objects.labels, placed, windows, SIZE).winners
+        frugal = panoptic_argmax(
+            one.sem_seg_logits, THINGS, detections.labels, placed, windows, SIZE
+        ).winners
         plain = mine.argmax(dim=0) + THINGS
-        plain[plain == CLASSES + len(placed)] = UNDECIDED
+        plain[plain == CLASSES + len(placed)] = UNKNOWN
         differ += int((frugal != plain).sum())
 labkit.record("own_panoptic_logits_vs_labkit_on_pictures", gap)
 labkit.record("pixels_where_the_frugal_fusion_differs", differ)
@@ -645,7 +661,7 @@ def as_panoptic(truth, kept_labels):
     return Panoptic(ids, [s for s in segments if (ids == s.id).any()])
 
 
-truth = panoptic_truth(target["semantic"], target["masks"], kept, THINGS, CLASSES)
+truth = panoptic_targets(target["semantic"], target["masks"], kept, THINGS, CLASSES)
 panels(
     [
         ("image", image, None),
@@ -662,16 +678,24 @@ panels(
 
 
 # %%
-def by_head(one, score=config.fusion.score, **numbers):
-    """The panoptic map of the head; the numbers are those of the fusion."""
-    upsnet.config = replace(config, fusion=replace(config.fusion, **numbers))
-    panoptic = upsnet.fused(one.scores, *sure(one.found, one.masks, score), SIZE, SIZE)[1]
-    upsnet.config = config
+def by_head(one, score=config.panoptic.score_thresh, **changes):
+    """The panoptic map of the head; the changes are of its configuration."""
+    detections, mask_logits = for_head(one, score)
+    _, panoptic = panoptic_maps(
+        one.sem_seg_logits,
+        detections,
+        mask_logits,
+        THINGS,
+        input_size=SIZE,
+        image_size=SIZE,
+        scale=(1.0, 1.0),
+        config=replace(config.panoptic, **changes),
+    )
     return panoptic
 
 
-def fate(panoptic, found, away):
-    """Who has the pixels ``away`` in a map that was made of ``found``."""
+def fate(panoptic, detections, away):
+    """Who has the pixels ``away`` in a map that was made of ``detections``."""
     rows, columns = torch.nonzero(away, as_tuple=True)
     ids = panoptic.ids[away]
     tally = Counter({"unknown": int((ids == VOID).sum())})
@@ -680,7 +704,8 @@ def fate(panoptic, found, away):
         if segment.label >= THINGS:
             tally["stuff"] += int(its.sum())
             continue
-        x1, y1, x2, y2 = found.boxes[int((found.scores == segment.score).nonzero()[0])]
+        number = int((detections.scores == segment.score).nonzero()[0])
+        x1, y1, x2, y2 = detections.boxes[number]
         inside = (columns + 1 > x1) & (columns < x2) & (rows + 1 > y1) & (rows < y2)
         tally["an object with a box here"] += int((its & inside).sum())
         tally["an object elsewhere"] += int((its & ~inside).sum())
@@ -690,16 +715,16 @@ def fate(panoptic, found, away):
 FATES = ("unknown", "stuff", "an object with a box here", "an object elsewhere")
 became, example = {"with unknown": Counter(), "without unknown": Counter()}, None
 for k, one in enumerate(progress_bar(said["Shapes"], unit="image")):
-    complete = by_head(one, stuff_area=0)
+    complete = by_head(one, min_stuff_area=0)
     if not complete.segments or complete.segments[0].label >= THINGS:
         continue
     away = complete.ids == 1  # the best object of the map
-    rest = one.found.scores != complete.segments[0].score
-    found = Found(one.found.boxes[rest], one.found.scores[rest], one.found.labels[rest])
-    less = replace(one, found=found, masks=one.masks[rest])
-    now = [by_head(less, stuff_area=0, unknown=unknown) for unknown in (True, False)]
+    rest = one.panoptic_detections.scores != complete.segments[0].score
+    detections, mask_logits = one.panoptic_detections[rest], one.panoptic_mask_logits[rest]
+    less = replace(one, panoptic_detections=detections, panoptic_mask_logits=mask_logits)
+    now = [by_head(less, min_stuff_area=0, unknown=unknown) for unknown in (True, False)]
     for way, panoptic in zip(became, now, strict=True):
-        became[way] += fate(panoptic, found, away)
+        became[way] += fate(panoptic, detections, away)
     if example is None and int(away.sum()) > 600 and len(complete.segments) > 3:
         example = (SETS["Shapes"][k][0], complete, *now)
 for way, tally in became.items():
@@ -833,41 +858,46 @@ for beginning, losses in histories.items():
 def by_merge(one, score=0.5, heads_objects=False):
     """The heuristic merge of the same answers."""
     if heads_objects:
-        objects, masks_ = sure(one.found, one.masks, score)
+        detections, mask_logits = for_head(one, score)
     else:
-        objects, masks_ = sure(one.ordinary, one.ordinary_masks, score)
-    detections = upsnet.detections(objects, masks_.sigmoid(), SIZE, SIZE)
-    semantic = upsample(one.scores[None], SIZE)[0].argmax(dim=0)
-    stuff_area = config.fusion.stuff_area
-    return merge(detections, semantic, categories, score=score, stuff_area=stuff_area)
+        detections, mask_logits = sure(one.detections, one.mask_logits, score)
+    detections = paste_detections(detections, mask_logits, SIZE, SIZE)
+    semantic = upsample(one.sem_seg_logits).argmax(dim=0)
+    area = config.panoptic.min_stuff_area
+    return merge(detections, semantic, categories, score_thresh=score, min_stuff_area=area)
 
 
-def by_exact_head(one, score=config.fusion.score, pruned=True):
+def by_exact_head(one, score=config.panoptic.score_thresh, pruned=True):
     """The head with boxes that begin and end where they do, not at whole pixels."""
-    objects, masks_ = sure(one.found, one.masks, score)
-    windows = windows_of(objects.boxes, SIZE)
-    kept = list(range(len(masks_)))
+    detections, mask_logits = for_head(one, score)
+    windows = windows_of(detections.boxes, SIZE).mask
+    kept = list(range(len(detections)))
     if pruned:
-        kept = prune(resized_masks(masks_, windows.mask), windows.mask, objects.labels, SIZE)
+        kept = prune(resized_masks(mask_logits, windows), windows, detections.labels, SIZE)
     if not kept:
         return by_head(one, score)
-    objects = Found(objects.boxes[kept], objects.scores[kept], objects.labels[kept])
-    large = upsample(one.scores[None], SIZE)[0]
+    detections, mask_logits = detections[torch.tensor(kept)], mask_logits[kept]
+    large = upsample(one.sem_seg_logits)
     x_thing, y_mask = torch.zeros(2, len(kept), *SIZE)
     middles = torch.arange(SIDE) + 0.5  # of the pixels
-    for i, (x1, y1, x2, y2) in enumerate(objects.boxes):
+    for i, (x1, y1, x2, y2) in enumerate(detections.boxes):
         x, y = (middles - x1) / (x2 - x1) * 2 - 1, (middles - y1) / (y2 - y1) * 2 - 1  # -1 to 1
         inside = (y.abs() <= 1)[:, None] & (x.abs() <= 1)
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
-        mask = masks_[kept[i]][None, None]
+        mask = mask_logits[i][None, None]
         drawn = F.grid_sample(mask, grid, padding_mode="border", align_corners=False)[0, 0]
-        x_thing[i], y_mask[i] = large[objects.labels[i]] * inside, drawn * inside
+        x_thing[i], y_mask[i] = large[detections.labels[i]] * inside, drawn * inside
     unknown = large[:THINGS].amax(dim=0) - x_thing.amax(dim=0)
     winners = torch.cat([large[THINGS:], x_thing + y_mask, unknown[None]]).argmax(dim=0) + THINGS
-    winners[winners == CLASSES + len(kept)] = UNDECIDED
-    answer = Fused(winners, large.argmax(dim=0))
-    area = config.fusion.stuff_area
-    return settle(answer, objects.labels, objects.scores, CLASSES, THINGS, stuff_area=area)
+    winners[winners == CLASSES + len(kept)] = UNKNOWN
+    return assign_segments(
+        PixelLabels(winners, large.argmax(dim=0)),
+        detections.labels,
+        detections.scores,
+        CLASSES,
+        THINGS,
+        min_stuff_area=config.panoptic.min_stuff_area,
+    )
 
 
 WAYS = {
@@ -875,9 +905,11 @@ WAYS = {
     "without unknown": lambda one: by_head(one, unknown=False),
     "without pruning": lambda one: by_head(one, prune=False),
     "heuristic merge": by_merge,
-    "merge, head's objects": lambda one: by_merge(one, config.fusion.score, heads_objects=True),
-    "head, without vote": lambda one: by_head(one, majority=2.0),
-    "head, without area": lambda one: by_head(one, stuff_area=0),
+    "merge, head's objects": lambda one: by_merge(
+        one, config.panoptic.score_thresh, heads_objects=True
+    ),
+    "head, without vote": lambda one: by_head(one, stuff_majority=2.0),
+    "head, without area": lambda one: by_head(one, min_stuff_area=0),
     "head, exact boxes": by_exact_head,
     "exact, 0.5, unpruned": lambda one: by_exact_head(one, 0.5, pruned=False),
 }
@@ -917,11 +949,11 @@ fused = {
 ms_of = {key: ms for key, (_, ms) in fused.items()}
 fused = {key: maps_ for key, (maps_, _) in fused.items()}
 counts = {key: counts_of(maps_, SETS[key[0]]) for key, maps_ in fused.items()}
+with torch.no_grad():
+    whole = [upsnet([image])[0].panoptic for image, _ in SETS["crowded"][:10]]
 differ = sum(
-    int((predict(upsnet, [image])[0].panoptic.ids != panoptic.ids).sum())
-    for (image, _), panoptic in list(
-        zip(SETS["crowded"], fused["crowded", "panoptic head"], strict=True)
-    )[:10]
+    int((a.ids != b.ids).sum())
+    for a, b in zip(whole, fused["crowded", "panoptic head"], strict=False)
 )
 labkit.record("cut_into_parts_vs_whole_network", differ)
 
@@ -962,7 +994,7 @@ for of, items in SETS.items():
     for one, (_, target), instead in zip(
         said[of], items, fused[of, "without unknown"], strict=True
     ):
-        void = by_head(one, stuff_area=0).ids == VOID
+        void = by_head(one, min_stuff_area=0).ids == VOID
         true, otherwise = target["semantic"][void], instead.semantic()[void]
         tally["pixels"] += void.numel()
         tally["unknown"] += int(void.sum())
@@ -994,11 +1026,12 @@ print_table(["panoptic head", "without pruning"])
 for of in SETS:
     before = after = 0
     for one in said[of]:
-        objects, masks_ = sure(one.found, one.masks, config.fusion.score)
-        windows = windows_of(objects.boxes, SIZE).mask
-        before += len(masks_)
-        placed = resized_masks(masks_, windows)
-        after += len(prune(placed, windows, objects.labels, SIZE, config.fusion.overlap))
+        detections, mask_logits = for_head(one)
+        windows = windows_of(detections.boxes, SIZE).mask
+        before += len(detections)
+        placed = resized_masks(mask_logits, windows)
+        overlap = config.panoptic.overlap_thresh
+        after += len(prune(placed, windows, detections.labels, SIZE, overlap))
     print(f"{of}: {before} objects come to the pruning, {before - after} are dropped")
     labkit.record(f"objects_pruned_{of}", (before - after) / max(1, before))
 
@@ -1242,8 +1275,8 @@ labkit.record("study_head_minus_merge_largest", max(gaps))
 # 6. **Masks that count double.** Replace $Z_i$ by $X^{thing}_i + \alpha Y^{mask}_i$ and draw PQ of
 #    things over $\alpha$ from 0 to 4. Should the head have had a weight after all?
 # 7. **No one held back.** Train `upsnet_tiny` from `mask_rcnn_tiny` for a few hundred steps with
-#    `held_back=0` and with 0.3 (`replace(PRESETS["upsnet_tiny"], held_back=0.0)`), and repeat the
-#    experiment with the box that is taken away.
+#    `unknown_ratio=0` and with 0.3 (`replace(PRESETS["upsnet_tiny"], unknown_ratio=0.0)`), and repeat
+#    the experiment with the box that is taken away.
 # 8. **A head on other branches.** `panoptic_fpn_tiny` has the same two branches. Fuse its answers with
 #    the panoptic head. It was never trained for it: what is lost?
 #

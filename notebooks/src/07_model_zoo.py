@@ -65,7 +65,7 @@ from labkit.colors import PETROFF_10
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
-from labkit.engine.predictor import Predictor, as_picture, load_model
+from labkit.engine.predictor import Predictor, as_image, load_model
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
@@ -377,14 +377,14 @@ scenes = [
 ]
 test_image = home / article.folder / article.files[0].to
 if here and test_image.is_file():
-    image = as_picture(test_image)
+    image = as_image(test_image)
     scenes.append(Scene("the article's", here, coco_panoptic(), [image], test_image))
 if photograph and here:
-    image = as_picture(photograph)
+    image = as_image(photograph)
     scenes.append(Scene("yours", here, coco_panoptic(), [image], Path(photograph)))
 elif photograph:
     print("Your photograph is shown to networks that know squares, circles and triangles only.")
-    image = small_enough(as_picture(photograph))
+    image = small_enough(as_image(photograph))
     plt.imsave(folder / "yours.png", image.permute(1, 2, 0).numpy())
     scenes.append(Scene("yours", small, shapes, [image], folder / "yours.png"))
 for scene in scenes:
@@ -481,9 +481,8 @@ SCORE = 0.5  # the article's threshold
 
 def sure(prediction, least=SCORE):
     """The objects of a prediction from a score on."""
-    d = prediction.detections
-    keep = d.scores >= least
-    return Detections(d.boxes[keep], d.scores[keep], d.labels[keep], d.masks[keep])
+    detections = prediction.detections
+    return detections[detections.scores >= least]
 
 
 def count(prediction, categories):
@@ -741,7 +740,7 @@ for name in names:
 # something in any picture. What protects from it is a comparison of numbers with someone else's, on the same picture,
 # which is section 7.8.
 #
-# In labkit the order of the colours is part of a network's *conventions*, like the mean that is subtracted and
+# In labkit the order of the colours is part of a network's *preprocessing*, like the mean that is subtracted and
 # the size to which a picture is brought: `Predictor` takes red first, always, and hands on what the weights
 # were trained with.
 
@@ -750,10 +749,12 @@ for name in dict.fromkeys([*here, *small]):
     preset = model_zoo.find(name).preset if name in here else name
     with torch.device("meta"):
         classes = shapes if name in small else model_zoo.find(name).list_categories()
-        conventions = build(preset, classes).config.conventions
-    order = "blue, green, red" if conventions.bgr else "red, green, blue"
-    size = f"{conventions.short} to {conventions.long}" if conventions.resize else "as it is"
-    print(f"{name:26}{order}, mean {[round(v, 3) for v in conventions.mean]}, size {size}")
+        preprocessing = build(preset, classes).config.preprocessing
+    order = "blue, green, red" if preprocessing.bgr else "red, green, blue"
+    size = "as it is"
+    if preprocessing.resize is not None:
+        size = f"{preprocessing.min_size} to {preprocessing.max_size}"
+    print(f"{name:26}{order}, mean {[round(v, 3) for v in preprocessing.mean]}, size {size}")
 
 # %% [markdown]
 # ## 7.7 What it costs
@@ -885,7 +886,7 @@ Compare(last.networks, last.source)
 #   right count may be of wrong objects.
 # - Agreement of networks sorts true objects from false ones without a truth, as far as the networks are
 #   independent.
-# - Wrong conventions (here red and blue) do not crash; they cost quality where you may not look.
+# - Wrong preprocessing (here red and blue) does not crash; it costs quality where you may not look.
 # - The number of weights says little about time and memory: regions that each run convolutions cost most.
 #
 # ## Exercises
@@ -899,8 +900,9 @@ Compare(last.networks, last.source)
 #    six" still a proof?
 # 4. **A fair threshold.** For each small network find the threshold at which its mean count is the truth's.
 #    In how many pictures are the *objects* right then?
-# 5. **Other conventions.** Instead of exchanging red and blue, subtract no mean (change `pixel_mean` of the
-#    model), or shift the picture by ten grey levels. Which is worst, and does a count tell?
+# 5. **Other preprocessing.** Instead of exchanging red and blue, subtract no mean (give the model another
+#    `config.preprocessing`, with `dataclasses.replace`), or shift the picture by ten grey levels. Which is
+#    worst, and does a count tell?
 # 6. **Your photograph.** Set `photograph`. Without published networks: why do networks that know three
 #    classes find squares in it, and with which scores? With them: which of your objects belong to none of
 #    the 133 classes, and what are they called?

@@ -53,16 +53,22 @@ from labkit.checkpoints.shipped import shipped
 from labkit.colors import PETROFF_10
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import JointTransform, TransformedDataset
-from labkit.engine.batch_predict import predict
-from labkit.engine.predictor import load_model
+from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models import build
-from labkit.models.detr.criterion import LossConfig, Objects, corners, match, set_losses
-from labkit.models.detr.postprocess import Named, boxes_map, filled, panoptic_map
-from labkit.models.detr.targets import objects_of
+from labkit.models.detr.criterion import (
+    LossConfig,
+    SetTargets,
+    hungarian_match,
+    set_losses,
+    set_targets,
+    to_xyxy,
+)
+from labkit.models.detr.postprocess import Queries, boxes_map, fill_boxes, panoptic_map
 from labkit.models.detr.transformer import Transformer, sine_positions
+from labkit.models.preprocess import preprocess
 from labkit.structures import Detections, Prediction, target_to
 from labkit.system.cpu_cores import use_threads
 from labkit.system.progress_bars import progress_bar
@@ -110,15 +116,22 @@ SETS = {
 
 # %%
 detr = load_model("detr_tiny")
-QUERIES, LAYERS = detr.config.queries, detr.config.decoder_layers
+QUERIES, LAYERS = detr.config.num_queries, detr.config.decoder_layers
 NAMES = [c.name for c in categories] + ["∅"]
 
 
 @torch.no_grad()
+def decode(network, image):
+    """The output of a network for one picture, without masks."""
+    batch = preprocess([image], network.config.preprocessing)
+    return network.decode(network.backbone(batch.tensor), batch)
+
+
 def ask(network, image):
-    """What the queries say about one picture: everything, probabilities (Q, K), corners (Q, 4)."""
-    answers = network.answers([image])
-    return answers, answers.logits[-1, 0].softmax(dim=-1), corners(answers.boxes[-1, 0]) * SIDE
+    """What the queries say about one picture: everything, probabilities (Q, K), boxes (Q, 4)."""
+    output = decode(network, image)
+    boxes = to_xyxy(output.pred_boxes[-1, 0]) * SIDE
+    return output, output.pred_logits[-1, 0].softmax(dim=-1), boxes
 
 
 def show_pixels(axis, image, alpha=1.0):
@@ -152,9 +165,9 @@ def color_of(label):
 
 EXAMPLE = min(7, num_val - 1)
 image, target = SETS["Shapes"][EXAMPLE]
-answers, probability, boxes = ask(detr, image)
-for part in ("logits", "boxes", "queries", "memory"):
-    print(f"{part:8} {tuple(getattr(answers, part).shape)}")
+output, probability, boxes = ask(detr, image)
+for part in ("pred_logits", "pred_boxes", "query_features", "memory"):
+    print(f"{part:14} {tuple(getattr(output, part).shape)}")
 says = probability.argmax(dim=1)
 figure, axes = plt.subplots(
     1, 4, figsize=(12.4, 3.7), layout="constrained", width_ratios=[1, 1, 1, 1.15]
@@ -492,13 +505,13 @@ by_hand = {
 }
 logits = torch.tensor([p for p, _ in SAYS]).log()
 boxes = torch.tensor([box for _, box in SAYS])
-objects = Objects(
+objects = SetTargets(
     torch.tensor([label for label, _ in TRUE.values()]),
     torch.tensor([box for _, box in TRUE.values()]),
     torch.zeros(2, 1, 1, dtype=torch.bool),
 )
 weights = LossConfig()  # the paper's
-pair = match(logits, boxes, objects, weights)
+pair = hungarian_match(logits, boxes, objects, weights)
 theirs = set_losses(logits[None], boxes[None], [objects], [pair], weights)
 for name, value in by_hand.items():
     print(f"{name:10} by hand {value:.4f}, labkit {float(theirs[name]):.4f}")
@@ -513,7 +526,7 @@ labkit.record("match_by_hand_as_labkit", sorted(of_objects.tolist()) == sorted(p
 # the class loss is on $\varnothing$?
 
 # %%
-OURS = detr.config.loss.no_object
+OURS = detr.config.loss.eos_coef
 for name, queries, found, their_own in (
     ("detr_tiny on Shapes", QUERIES, true_share * QUERIES, OURS),
     ("DETR on COCO", 100, 11, 0.1),  # 11 things and stuff in a picture
@@ -542,8 +555,8 @@ for name, queries, found, their_own in (
 # %%
 def costs(logits, boxes, objects):
     """(Q, n), the formula of 8.3."""
-    p = logits.softmax(dim=-1)[:, objects.outputs]
-    overlap = generalized_box_iou(corners(boxes), corners(objects.boxes))
+    p = logits.softmax(dim=-1)[:, objects.classes]
+    overlap = generalized_box_iou(to_xyxy(boxes), to_xyxy(objects.boxes))
     return -p + 5 * torch.cdist(boxes, objects.boxes, p=1) - 2 * overlap
 
 
@@ -577,7 +590,7 @@ def settle(rule, objects):
 
 
 image, target = SETS["Shapes"][EXAMPLE]
-objects = objects_of(target, detr.label_of, panoptic=True)  # things and stuff, with their boxes
+objects = set_targets(target, detr.label_of, panoptic=True)  # things and stuff, with their boxes
 RULES = {
     "one query for each object": one_to_one,
     "each query its cheapest object": cheapest_for_each,
@@ -592,15 +605,15 @@ for axis, (name, rule) in zip(axes[1:], RULES.items(), strict=True):
         label = int(p[q].argmax())
         if label < CLASSES:
             named += 1
-            show_box(axis, corners(way[-1, q]) * SIDE, color_of(label), linewidth=1.8)
+            show_box(axis, to_xyxy(way[-1, q]) * SIDE, color_of(label), linewidth=1.8)
             axis.plot(*(way[:, q, :2].T * SIDE), color=color_of(label), linewidth=0.9, alpha=0.8)
     axis.set_title(f"{name}:\n{named} of {QUERIES} name something", fontsize=9)
-    labkit.record(f"answers_for_each_object_{name.split()[0]}", named / len(objects.outputs))
+    labkit.record(f"answers_for_each_object_{name.split()[0]}", named / len(objects.classes))
 show_pixels(axes[0], image, alpha=0.6)
 for box in settled["one query for each object"][1][0]:
-    show_box(axes[0], corners(box) * SIDE, "black", linewidth=0.8)
+    show_box(axes[0], to_xyxy(box) * SIDE, "black", linewidth=0.8)
 axes[0].set_title(
-    f"the beginning: {QUERIES} boxes at random,\n{len(objects.outputs)} objects", fontsize=9
+    f"the beginning: {QUERIES} boxes at random,\n{len(objects.classes)} objects", fontsize=9
 )
 plt.show()
 
@@ -620,19 +633,18 @@ said = {
 }
 
 
-def things_of(answers, layer):
+def things_of(output, layer):
     """The things among a layer's answers about one picture, whatever their score."""
-    score, label = answers.logits[layer, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
-    boxes = (corners(answers.boxes[layer, 0]) * SIDE).clamp(0, SIDE)
+    score, label = output.pred_logits[layer, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
+    boxes = (to_xyxy(output.pred_boxes[layer, 0]) * SIDE).clamp(0, SIDE)
     kept = (label < THINGS) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     order = score.argsort(descending=True)
     order = order[kept[order]]
     return Detections(boxes[order], score[order], label[order], None)
 
 
-def suppressed(found):
-    kept = batched_nms(found.boxes, found.scores, found.labels, 0.5)
-    return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], None)
+def suppressed(detections):
+    return detections[batched_nms(detections.boxes, detections.scores, detections.labels, 0.5)]
 
 
 def box_ap(detections, of="Shapes"):
@@ -643,12 +655,10 @@ def box_ap(detections, of="Shapes"):
 
 
 mask_rcnn = load_model("mask_rcnn_tiny")
-usual = mask_rcnn.roi_heads.config
-mask_rcnn.roi_heads.config = replace(usual, nms=1.0)
-everything = [
-    predict(mask_rcnn, [image])[0].detections for image, _ in progress_bar(SETS["Shapes"])
-]
-mask_rcnn.roi_heads.config = usual
+predictor = Predictor(mask_rcnn)
+heads = predictor.model.roi_heads  # a copy of the network's
+heads.config = replace(heads.config, nms_thresh=1.0)
+everything = [predictor(image).detections for image, _ in progress_bar(SETS["Shapes"])]
 FOUND = {
     f"DETR, layer {k + 1}": [things_of(one, k) for one in said["Shapes"]] for k in range(LAYERS)
 }
@@ -693,7 +703,7 @@ def my_positions(h, w, D):
     return torch.cat([rows, columns])
 
 
-WIDTH = detr.config.width
+WIDTH = detr.config.d_model
 h, w = said["Shapes"][0].memory.shape[-2:]
 positions = my_positions(h, w, WIDTH)
 theirs = sine_positions(torch.zeros(1, h, w, dtype=torch.bool), WIDTH)[0]
@@ -711,7 +721,7 @@ for axis in axes:
     axis.set(xticks=[], yticks=[])
 plt.show()
 layer = detr.transformer.encoder.layers[0]
-x = said["Shapes"][EXAMPLE].x.flatten(2).transpose(1, 2)  # (1, T, D)
+x = said["Shapes"][EXAMPLE].projected.flatten(2).transpose(1, 2)  # (1, T, D)
 places = positions.flatten(1).T[None]
 shuffle = torch.randperm(h * w)
 with torch.no_grad():
@@ -782,12 +792,14 @@ def my_transformer(transformer, x, places, queries):
 
 ASKED = detr.query_embed.weight.detach()
 after, memory, looked = my_transformer(detr.transformer, x, places, ASKED)
-answers = said["Shapes"][EXAMPLE]
-theirs = answers.memory.flatten(2).transpose(1, 2)
+output = said["Shapes"][EXAMPLE]
+theirs = output.memory.flatten(2).transpose(1, 2)
 labkit.record("own_encoder_vs_labkit", (memory - theirs).abs().max())
-labkit.record("own_decoder_vs_labkit", (after[-1] - answers.queries).abs().max())
+labkit.record("own_decoder_vs_labkit", (after[-1] - output.query_features).abs().max())
 with torch.no_grad():
-    labkit.record("own_logits_vs_labkit", (detr.class_embed(after) - answers.logits).abs().max())
+    labkit.record(
+        "own_logits_vs_labkit", (detr.class_embed(after) - output.pred_logits).abs().max()
+    )
 for name, maps in looked.items():
     print(f"{name:8} {len(maps)} layers, attention {tuple(maps[0].shape)}")
 
@@ -809,13 +821,13 @@ TRIALS = {
 }
 for name, (where, queries) in TRIALS.items():
     found = []
-    for answers in progress_bar(said["Shapes"][:50], unit="image"):
+    for output in progress_bar(said["Shapes"][:50], unit="image"):
         after, _, _ = my_transformer(
-            detr.transformer, answers.x.flatten(2).transpose(1, 2), where, queries
+            detr.transformer, output.projected.flatten(2).transpose(1, 2), where, queries
         )
         with torch.no_grad():
             logits, boxes = detr.class_embed(after), detr.bbox_embed(after).sigmoid()
-        found.append(things_of(replace(answers, logits=logits, boxes=boxes), -1))
+        found.append(things_of(replace(output, pred_logits=logits, pred_boxes=boxes), -1))
     ap = box_ap(found).ap
     print(f"{name:24} box AP {100 * ap:5.1f}")
     labkit.record(f"box_ap_{name.replace(' ', '_')}", ap)
@@ -853,9 +865,9 @@ def show_attention(axis, attention, panoptic, title):
     axis.set_title(title, fontsize=9)
 
 
-def looks(answers):
+def looks(output):
     """Where everything looked in a picture, by part; a list over layers."""
-    x = answers.x.flatten(2).transpose(1, 2)
+    x = output.projected.flatten(2).transpose(1, 2)
     return my_transformer(detr.transformer, x, places, ASKED)[2]
 
 
@@ -887,8 +899,8 @@ plt.show()
 # (above), and for the surest of all its eight heads one by one (below).
 
 # %%
-answers = said["Shapes"][EXAMPLE]
-p = answers.logits[-1, 0].softmax(dim=-1)
+output = said["Shapes"][EXAMPLE]
+p = output.pred_logits[-1, 0].softmax(dim=-1)
 score, label = p[:, :-1].max(dim=-1)
 surest = score.argsort(descending=True)[:6].tolist()
 figure, axes = plt.subplots(2, 8, figsize=(13, 3.9), layout="constrained")
@@ -901,7 +913,7 @@ for axis, q in zip(axes[0, 1:], surest, strict=False):
     show_attention(
         axis, cross[:, q].mean(dim=0).view(h, w), panoptic, f"{q}: {NAMES[label[q]]} {score[q]:.2f}"
     )
-    show_box(axis, corners(answers.boxes[-1, 0, q]) * SIDE, "cyan", linewidth=1.2)
+    show_box(axis, to_xyxy(output.pred_boxes[-1, 0, q]) * SIDE, "cyan", linewidth=1.2)
 for head, axis in enumerate(axes[1]):
     axis.set_axis_on()
     show_attention(axis, cross[head, surest[0]].view(h, w), panoptic, f"{surest[0]}, head {head}")
@@ -919,10 +931,10 @@ inside = {kind: np.zeros((LAYERS_OF["encoder"], 2)) for kind in ("things", "stuf
 zones = {kind: np.zeros((LAYERS, 3, 2)) for kind in ("things", "stuff")}  # attention, area
 focus = np.zeros(LAYERS)
 asked = 0
-for answers, (_, target) in progress_bar(
+for output, (_, target) in progress_bar(
     list(zip(said["Shapes"], SETS["Shapes"], strict=True))[:50], unit="image"
 ):
-    looked = looks(answers)
+    looked = looks(output)
     ids = target["panoptic"].ids[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].flatten()
     thing = target["semantic"][STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].flatten() < THINGS
     same = ids[:, None] == ids
@@ -933,13 +945,15 @@ for answers, (_, target) in progress_bar(
                 float(own[of_kind].sum()),
                 float(same[of_kind].float().mean(dim=1).sum()),
             ]
-    objects = objects_of(target, detr.label_of, panoptic=True)
-    queries, which = match(answers.logits[-1, 0], answers.boxes[-1, 0], objects, weights)
+    objects = set_targets(target, detr.label_of, panoptic=True)
+    queries, which = hungarian_match(
+        output.pred_logits[-1, 0], output.pred_boxes[-1, 0], objects, weights
+    )
     masks = objects.masks[which].float()[:, None]
     wide, narrow = F.max_pool2d(masks, 9, 1, 4), -F.max_pool2d(-masks, 9, 1, 4)
     parts = torch.cat([narrow, wide - narrow, 1 - wide], dim=1)  # (n, 3, S, S)
     parts = F.avg_pool2d(parts, STRIDE).flatten(2)  # (n, 3, T), shares of a cell
-    of_thing = objects.outputs[which] < THINGS
+    of_thing = objects.classes[which] < THINGS
     for k, a in enumerate(looked["decoder"]):
         a = a[0].mean(dim=0)[queries]  # (n, T)
         for kind, of_kind in (("things", of_thing), ("stuff", ~of_thing)):
@@ -963,10 +977,12 @@ for kind, values in zones.items():
         if k == LAYERS - 1:
             for zone, v in zip(("inside", "outline", "elsewhere"), ratio, strict=True):
                 labkit.record(f"decoder_{zone}_{kind}", v)
+config = detr.config
 fresh = Transformer(
-    detr.config.encoder_layers, LAYERS, WIDTH, detr.config.heads, detr.config.hidden, 0.0
+    config.encoder_layers, LAYERS, WIDTH, config.num_heads, config.dim_feedforward, dropout=0.0
 )
-a = my_transformer(fresh, said["Shapes"][EXAMPLE].x.flatten(2).transpose(1, 2), places, ASKED)[2]
+projected = said["Shapes"][EXAMPLE].projected.flatten(2).transpose(1, 2)
+a = my_transformer(fresh, projected, places, ASKED)[2]
 a = a["decoder"][-1][0].mean(dim=0)
 untrained = float((-(a * a.log()).sum(dim=1)).exp().mean())
 print(
@@ -992,10 +1008,10 @@ labkit.record("cells_that_an_untrained_query_looks_at", untrained)
 
 # %%
 rows = []  # query, label, centre x, centre y, width, height
-for answers in said["Shapes"]:
-    score, label = answers.logits[-1, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
+for output in said["Shapes"]:
+    score, label = output.pred_logits[-1, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
     for q in (score > 0.5).nonzero()[:, 0].tolist():
-        rows.append([q, int(label[q]), *answers.boxes[-1, 0, q].tolist()])
+        rows.append([q, int(label[q]), *output.pred_boxes[-1, 0, q].tolist()])
 rows = np.array(rows).reshape(-1, 6)
 figure, axes = plt.subplots(2, QUERIES // 2, figsize=(13, 3.1), layout="constrained")
 for q, axis in enumerate(axes.flat):
@@ -1048,21 +1064,21 @@ def quality_of(maps, of="Shapes"):
 
 def maps_of(network, of="Shapes"):
     """A network's panoptic maps of a set, and the milliseconds that one takes (the median)."""
-    maps, times = [], []
+    predictor, maps, times = Predictor(network), [], []
     for image, _ in progress_bar(SETS[of], unit="image"):
         start = time.perf_counter()
-        maps.append(predict(network, [image])[0].panoptic)
+        maps.append(predictor(image).panoptic)
         times.append(time.perf_counter() - start)
     return maps, 1000 * float(np.median(times))
 
 
 def from_true_boxes(target):
-    objects = objects_of(target, detr.label_of, panoptic=True)
-    n = len(objects.outputs)
-    named = Named(torch.arange(n), objects.outputs, torch.ones(n), corners(objects.boxes))
-    areas, thing = filled(named.boxes, SIZE), objects.outputs < THINGS
+    objects = set_targets(target, detr.label_of, panoptic=True)
+    n = len(objects.classes)
+    queries = Queries(torch.arange(n), objects.classes, torch.ones(n), to_xyxy(objects.boxes))
+    areas, thing = fill_boxes(queries.boxes, SIZE), objects.classes < THINGS
     return boxes_map(
-        named.detections(thing, SIZE, areas), named.detections(~thing, SIZE, areas), categories
+        queries.detections(thing, SIZE, areas), queries.detections(~thing, SIZE, areas), categories
     )
 
 
@@ -1139,12 +1155,11 @@ def my_mask_attention(part, queries, memory):
 
 shipped_two = load_model("detr_panoptic_tiny")
 with torch.no_grad():
-    answers = shipped_two.answers([image])
+    output = decode(shipped_two, image)
     everyone = torch.zeros(QUERIES, dtype=torch.int64)  # all of picture 0
-    mine = my_mask_attention(shipped_two.bbox_attention, answers.queries[0], answers.memory[0])
-    theirs = shipped_two.bbox_attention(
-        answers.queries[0], answers.memory, answers.padding, everyone
-    )
+    queries = output.query_features[0]
+    mine = my_mask_attention(shipped_two.bbox_attention, queries, output.memory[0])
+    theirs = shipped_two.bbox_attention(queries, output.memory, output.padding, everyone)
 labkit.record("own_mask_attention_vs_labkit", (mine - theirs).abs().max())
 trained = sum(p.numel() for p in shipped_two.parameters() if p.requires_grad)
 frozen = sum(p.numel() for p in shipped_two.parameters() if not p.requires_grad)
@@ -1209,7 +1224,7 @@ for beginning, last_step in (("fresh", plain_steps), ("head start", mask_steps))
     fresh = start_from(live, detr)
     if beginning == "head start":
         head_start(live)
-        maps["stage 2, before training"] = maps_of(live.eval())[0]
+        maps["stage 2, before training"] = maps_of(live)[0]
     settings = TrainConfig(
         steps=last_step,
         batch_size=BATCH,
@@ -1270,18 +1285,17 @@ for name in TITLES:
 @torch.no_grad()
 def mask_maps(network, image, queries):
     """Attention of the mask head (N, h, w), all heads together, and the masks' logits (N, ., .)."""
-    answers = network.answers([image])
-    which = torch.tensor(queries)
-    first = torch.zeros_like(which)
-    a = network.bbox_attention(answers.queries[0, which], answers.memory, answers.padding, first)
-    return a.sum(dim=1), network.masks(answers, first, which)
+    output, idxs = decode(network, image), torch.tensor(queries)
+    query_features, of_image = output.query_features[0, idxs], torch.zeros_like(idxs)
+    a = network.bbox_attention(query_features, output.memory, output.padding, of_image)
+    return a.sum(dim=1), network.masks(output, [idxs])
 
 
 image, target = SETS["Shapes"][EXAMPLE]
-answers = said["Shapes"][EXAMPLE]
-score, label = answers.logits[-1, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
+output = said["Shapes"][EXAMPLE]
+score, label = output.pred_logits[-1, 0].softmax(dim=-1)[:, :-1].max(dim=-1)
 surest = score.argsort(descending=True)[:6].tolist()
-cross = looks(answers)["decoder"][-1][0].mean(dim=0)  # (Q, T)
+cross = looks(output)["decoder"][-1][0].mean(dim=0)  # (Q, T)
 figure, axes = plt.subplots(4, 6, figsize=(11, 7.6), layout="constrained")
 attention, logits = mask_maps(live, image, surest)
 _, of_shipped = mask_maps(shipped_two, image, surest)
@@ -1379,20 +1393,20 @@ panels(shown, categories, columns=5, names=False, size=2.4)
 @torch.no_grad()
 def masks_of(network, image):
     """The queries that are surer of something than of ∅, and their masks' logits (N, S, S)."""
-    answers, p, boxes = ask(network, image)
+    output, p, boxes = ask(network, image)
     score, label = p[:, :-1].max(dim=1)
-    query = (score > p[:, -1]).nonzero()[:, 0]
-    logits = network.masks(answers, torch.zeros_like(query), query)
-    large = F.interpolate(logits[None], SIZE, mode="bilinear", align_corners=False)[0]
-    return Named(query, label[query], score[query], boxes[query]), large
+    idxs = (score > p[:, -1]).nonzero()[:, 0]
+    mask_logits = network.masks(output, [idxs])
+    large = F.interpolate(mask_logits[None], SIZE, mode="bilinear", align_corners=False)[0]
+    return Queries(idxs, label[idxs], score[idxs], boxes[idxs] / SIDE), large
 
 
-def by_argmax(named, masks, suppress=False):
-    kept = named.scores > shipped_two.config.score
+def by_argmax(queries, masks, suppress=False):
+    kept = queries.scores > shipped_two.config.score_thresh
     if suppress:
-        best = batched_nms(named.boxes, named.scores, named.labels, 0.5)
-        kept &= (named.labels >= THINGS).index_fill(0, best, True)
-    return panoptic_map(masks[kept], named.labels[kept], named.scores[kept], THINGS, SIZE)
+        best = batched_nms(queries.boxes, queries.scores, queries.labels, 0.5)
+        kept &= (queries.labels >= THINGS).index_fill(0, best, True)
+    return panoptic_map(masks[kept], queries.labels[kept], queries.scores[kept], THINGS, SIZE)
 
 
 for name, network in (("live", live), ("detr_panoptic_tiny", shipped_two)):
@@ -1572,13 +1586,14 @@ def watch(step, losses):
     if step % 10 and step != race_steps - 1:
         return
     now, device = {}, racing.label_of.device
-    with torch.no_grad():
-        for i in WATCHED:
-            image, target = SETS["Shapes"][i]
-            answers = racing.answers([image.to(device)])
-            objects = objects_of(target_to(target, device), racing.label_of, panoptic=True)
-            queries, which = match(answers.logits[-1, 0], answers.boxes[-1, 0], objects, weights)
-            now |= {(i, o): q for q, o in zip(queries.tolist(), which.tolist(), strict=True)}
+    for i in WATCHED:
+        image, target = SETS["Shapes"][i]
+        output = decode(racing, image.to(device))
+        objects = set_targets(target_to(target, device), racing.label_of, panoptic=True)
+        queries, which = hungarian_match(
+            output.pred_logits[-1, 0], output.pred_boxes[-1, 0], objects, weights
+        )
+        now |= {(i, o): q for q, o in zip(queries.tolist(), which.tolist(), strict=True)}
     if before:
         changed.append(np.mean([now[key] != before[key] for key in now]))
     before.update(now)
@@ -1599,8 +1614,8 @@ for (preset, lr), color, style in zip(RACE.items(), (orange, blue), ("--", "-"),
         on_step=watch if preset == "detr_tiny" else None,
     ).losses
     seconds = time.process_time() - start
-    racing.eval()
-    found = [predict(racing, [image])[0].detections for image, _ in SETS["Shapes"][:50]]
+    predictor = Predictor(racing)
+    found = [predictor(image).detections for image, _ in SETS["Shapes"][:50]]
     ap = box_ap(found).ap
     print(
         f"{preset:16} box AP {100 * ap:5.1f} after {race_steps * BATCH} pictures, {seconds:.0f} s"
@@ -1652,18 +1667,18 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 #    with pencil and zeros. How many rounds does it take? Check with `my_hungarian`.
 # 2. **Ties.** In 8.3 make queries 0 and 1 equal in everything. Which one is matched, and what does the
 #    loss tell the two? Can they ever become different in 8.4, where no network tells them apart?
-# 3. **No object.** Train the free queries of 8.4 with `LossConfig(no_object=1.0)` and with 0. What
+# 3. **No object.** Train the free queries of 8.4 with `LossConfig(eos_coef=1.0)` and with 0. What
 #    becomes of the queries that nobody needs?
 # 4. **A softmax for each head.** Change `my_mask_attention` to one softmax per head. What is the
 #    largest value of a map now, and why might the authors have wanted the heads to compete?
-# 5. **Thresholds.** Draw the PQ of `detr_panoptic_tiny` over `config.score` from 0.1 to 0.9. The
+# 5. **Thresholds.** Draw the PQ of `detr_panoptic_tiny` over `config.score_thresh` from 0.1 to 0.9. The
 #    original has 0.85. Why is it lower here?
 # 6. **The first layer's answers.** Evaluate the filled boxes of each decoder layer. How much PQ does a
 #    layer buy, and what does non-maximum suppression do to it?
 # 7. **All at once.** Train `replace(PRESETS["detr_panoptic_tiny"], frozen=False)` from `detr_tiny` for
 #    as many steps as the second stage had. Is it better, and what happens to the boxes?
 # 8. **Homework.** Give `detr_tiny` 50 queries and train both stages on crowded pictures (`labkit train
-#    detr_tiny --data crowded`; with a preset of your own in `labkit/models/presets.py`, `queries=50`).
+#    detr_tiny --data crowded`; with a preset of your own in `labkit/models/presets.py`, `num_queries=50`).
 #    Report the PQ table after each stage, and show two pictures where Panoptic FPN finds what DETR does
 #    not, and one the other way round.
 #

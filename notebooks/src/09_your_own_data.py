@@ -63,9 +63,8 @@ from labkit.datasets.masks.mask_to_polygons import mask_to_polygons
 from labkit.datasets.sanity_checks import check_annotations
 from labkit.datasets.targets import target_from_panoptic
 from labkit.datasets.transforms import JointTransform, TransformedDataset
-from labkit.engine.batch_predict import predict
 from labkit.engine.evaluate import evaluate
-from labkit.engine.predictor import load_model
+from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.errors import LabkitError
 from labkit.metrics.coco_ap import COCOAP
@@ -585,7 +584,7 @@ labkit.record("own_run_lengths_different", different)
 # height with the *edges* of the outermost pixels, so that a single pixel is 1 wide and not 0.
 #
 # Now everything side by side: the polygon of the usual recipe; the outer walks of our own outline;
-# labkit's (`polygons_of`, which comes from OpenCV too, but at twice the size, so that it runs a quarter of
+# labkit's (`mask_to_polygons`, which comes from OpenCV too, but at twice the size, so that it runs a quarter of
 # a pixel inside the edges: near enough for COCO's program to give the mask back); and run-length code. What COCO's program makes of each is compared with the mask.
 
 
@@ -1012,11 +1011,11 @@ for name, network in (("warm start", panoptic), ("from nothing", cold_one)):
 # losses hides both; look at what you want to know.
 
 # %%
-rows = []
+rows, by_class, by_segment = [], Predictor(semantic), Predictor(panoptic)
 for image, target in val_set.items[:3]:
-    answer, classes_ = predict(panoptic, [image])[0], predict(semantic, [image])[0].semantic
     rows += [("picture", image, None), ("truth", image, target["panoptic"])]
-    rows += [("semantic model", image, classes_), ("panoptic model", image, answer.panoptic)]
+    rows += [("semantic model", image, by_class(image).semantic)]
+    rows += [("panoptic model", image, by_segment(image).panoptic)]
 panels(rows, categories, columns=4)
 
 # %% [markdown]
@@ -1060,17 +1059,18 @@ def measure(network):
     """All metrics on the clean validation set; PQ also with other thresholds for the objects."""
     confusion, ap = ConfusionMatrix(categories), COCOAP(categories)
     qualities = {score: PanopticQuality(categories) for score in SCORES}
+    predictor = Predictor(network)
     for image, target in progress_bar(val_set, unit="image"):
-        one = predict(network, [image])[0]
-        confusion.update(one.semantic, target["semantic"])
-        ap.update(one, target)
+        prediction = predictor(image)
+        confusion.update(prediction.semantic, target["semantic"])
+        ap.update(prediction, target)
         for score, quality in qualities.items():
             made = merge(
-                one.detections,
-                one.semantic,
+                prediction.detections,
+                prediction.semantic,
                 categories,
-                score=score,
-                stuff_area=network.config.stuff_area,
+                score_thresh=score,
+                min_stuff_area=network.config.min_stuff_area,
             )
             quality.update(made, target["panoptic"])
     found = {score: quality.compute() for score, quality in qualities.items()}
@@ -1147,10 +1147,10 @@ for kind in LABELS:
     labkit.record(f"gain_of_the_best_score_{kind}", gain)
 
 # %%
-rows = []
+rows, predictors = [], {kind: Predictor(networks[kind, seed]) for kind in LABELS}
 for image, target in val_set.items[3:6]:
     rows += [("truth", image, target["panoptic"])]
-    rows += [(k, image, predict(networks[k, seed], [image])[0].panoptic) for k in LABELS]
+    rows += [(kind, image, predictors[kind](image).panoptic) for kind in LABELS]
 panels(rows, categories, columns=5, size=2.2)
 
 # %% [markdown]
@@ -1182,17 +1182,19 @@ panels(rows, categories, columns=5, size=2.2)
 # %%
 def doubts(network, dataset, hits):
     """(how much surer of another class, was it swapped?, picture, object, that class) by doubt."""
-    found = []
+    found, predictor = [], Predictor(network)
     for k, ((image, target), hit) in enumerate(
         zip(progress_bar(dataset.items, unit="image"), hits, strict=True)
     ):
-        one = predict(network, [image])[0].detections
-        masks, true = one.masks.flatten(1).float(), target["masks"].flatten(1).float()
+        detections = predictor(image).detections
+        masks, true = detections.masks.flatten(1).float(), target["masks"].flatten(1).float()
         shared = true @ masks.T
         either = true.sum(dim=1)[:, None] + masks.sum(dim=1) - shared
-        score = torch.where(shared > 0.5 * either, one.scores, 0.0)  # 0: not about this object
+        score = torch.where(
+            shared > 0.5 * either, detections.scores, 0.0
+        )  # 0: not about this object
         for n, (row, label) in enumerate(zip(score, target["labels"].tolist(), strict=True)):
-            best = [max([0.0, *row[one.labels == c].tolist()]) for c in range(len(THINGS))]
+            best = [max([0.0, *row[detections.labels == c].tolist()]) for c in range(len(THINGS))]
             other = int(np.argmax([-1 if c == label else v for c, v in enumerate(best)]))
             found.append((best[other] - best[label], bool(hit[n]), k, n, other))
     return sorted(found, key=lambda row: -row[0])

@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers.played import failed, lost, play
 
-from labkit.checkpoints.shipped import shipped
-from labkit.engine.batch_predict import predict
+from labkit.engine.predictor import Predictor
 
 NAME = "a2_instance"
 
@@ -16,12 +15,12 @@ NAME = "a2_instance"
 def found_in(content):
     """labkit's detections in a picture of 128 pixels, by its bytes: many tests ask for the same."""
     image = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(3, 128, 128)
-    return predict(model(), [image])[0].detections
+    return predictor()(image).detections
 
 
 @cache
-def model():
-    return shipped()["mask_rcnn_tiny"].load()
+def predictor():
+    return Predictor("mask_rcnn_tiny")
 
 
 def stand_in(namespace):

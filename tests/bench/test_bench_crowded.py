@@ -31,7 +31,7 @@ def test_both_fusions_of_one_network():
     assert scores["upsnet_tiny"]["PQ"] == pytest.approx(100 * whole.panoptic.all.pq)
     image, _ = Shapes("val", 1, crowded=True)[0]
     prediction = model([image])[0]
-    limits = {"stuff_area": 218}
+    limits = {"min_stuff_area": 218}
     expected = merge(prediction.detections, prediction.semantic, Shapes.categories, **limits)
     assert torch.equal(bench.merged(prediction).ids, expected.ids)
 

@@ -14,7 +14,7 @@ from labkit.bench.detectors_peers import InputSizes, ModelPair, detectron2_pair,
 from labkit.bench.detectors_profile import profile
 from labkit.cli import bench as command
 from labkit.errors import LabkitError
-from labkit.models.rcnn import paste_masks
+from labkit.models.rcnn import mask_head
 from labkit.structures import Detections
 from labkit.system import optional_packages
 
@@ -28,7 +28,7 @@ def _torchvision() -> ModelPair:
     assert isinstance(theirs, RoIHeads)
     theirs.fg_bg_sampler.batch_size_per_image, theirs.detections_per_img = 16, 10
     ours = pair.ours.roi_heads
-    ours.config = replace(ours.config, batch=16, detections=10)
+    ours.config = replace(ours.config, batch_size_per_image=16, detections_per_img=10)
     return pair
 
 
@@ -91,7 +91,7 @@ def test_both_train_alike(peer: ModelPair) -> None:
 
 def test_profile_takes_inner_parts_out_of_outer_ones() -> None:
     masks, boxes = torch.rand(3, 28, 28), torch.tensor([[0.0, 0, 20, 20]] * 3)
-    parts = profile(lambda: paste_masks.paste_masks(masks, boxes, (32, 32)))
+    parts = profile(lambda: mask_head.paste_masks(masks, boxes, (32, 32)))
     assert set(parts) == {"mask pasting", "the rest"}
     assert parts["mask pasting"] > 0
 

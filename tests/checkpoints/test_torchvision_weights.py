@@ -22,8 +22,9 @@ THINGS = len(CATEGORIES.things)
 # for speed.
 EPSILON = replace(
     CONFIG,
+    preprocessing=replace(CONFIG.preprocessing, min_size=160, max_size=224),
     backbone=replace(CONFIG.backbone, eps=1e-5),
-    roi=replace(CONFIG.roi, detections=30),
+    roi_heads=replace(CONFIG.roi_heads, detections_per_img=30),
 )
 
 
@@ -135,7 +136,7 @@ def test_the_same_losses(theirs, ours, anchors):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()  # frozen, as torchvision has it when weights are fine-tuned
     theirs.rpn.fg_bg_sampler.batch_size_per_image = anchors
-    ours.rpn.config = replace(ours.rpn.config, batch=anchors)
+    ours.rpn.config = replace(ours.rpn.config, batch_size_per_image=anchors)
     torch.manual_seed(0)
     wanted = theirs([image / 255 for image in images], [target for _, target in targets])
     torch.manual_seed(0)  # both draw the same anchors and proposals

@@ -30,7 +30,6 @@ from labkit.checkpoints.upsnet import upsnet_key_map as upsnet_names
 from labkit.cli import main, zoo
 from labkit.datasets.fetch import catalog
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict
 from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
@@ -134,14 +133,14 @@ def test_detectron2_s_files(published, name, image, tmp_path, capsys):
     assert f"Its hash must begin with {entry.hash}" in said
     assert f"{name} is in {entry.path(tmp_path / 'downloads')}" in said
     with torch.no_grad():
-        same(Predictor(name)(image), predict(published.models[name], [image])[0])
+        same(Predictor(name)(image), Predictor(published.models[name])(image))
 
 
 def test_upsnet_s_file(published, image, monkeypatch, capsys):
     """At its own size of network, but on a small picture."""
     config = PRESETS["upsnet_r50"]
-    conventions = replace(config.conventions, short=64, long=107)
-    monkeypatch.setitem(PRESETS, "upsnet_small", replace(config, conventions=conventions))
+    preprocessing = replace(config.preprocessing, min_size=64, max_size=107)
+    monkeypatch.setitem(PRESETS, "upsnet_small", replace(config, preprocessing=preprocessing))
     published.publish("upsnet_R_50", "upsnet_small", upsnet_file)
     zoo.get(["upsnet_R_50"])
     said = capsys.readouterr().out
@@ -167,7 +166,7 @@ def test_an_interrupted_download_goes_on_to_the_same_network(published, image):
     assert re.fullmatch(r"bytes=[1-9]\d*-", wanted)
     assert entry.path(download_folder()).is_file()
     with torch.no_grad():
-        same(Predictor(name)(image), predict(published.models[name], [image])[0])
+        same(Predictor(name)(image), Predictor(published.models[name])(image))
 
 
 def test_a_file_with_another_hash_never_becomes_a_network(published, tmp_path):

@@ -260,8 +260,8 @@ def test_images_are_resized_in_training_and_afterwards(tmp_path):
     train_command(
         "mask_rcnn_tiny", data="shapes", out=tmp_path, steps=1, batch_size=1, short_side=64
     )
-    conventions = load_run(tmp_path).config.conventions
-    assert (conventions.resize, conventions.short, conventions.long) == ("whole", 64, 107)
+    resized = load_run(tmp_path).config.preprocessing
+    assert (resized.resize, resized.min_size, resized.max_size) == ("pillow", 64, 107)
     with pytest.raises(LabkitError, match="takes images as they are"):
         Run("fcn8_tiny", Shapes.categories, "shapes", "train", 64, None, {}).build()
     with pytest.raises(LabkitError, match=r"short side 2: must be in 16\.\.4096"):

@@ -21,7 +21,7 @@ from labkit.engine.evaluate import evaluate
 from labkit.engine.train import TrainConfig, _optimizer, train
 from labkit.errors import LabkitError
 from labkit.models import build
-from labkit.models.detr.criterion import Objects, mean_count
+from labkit.models.detr.criterion import SetTargets, mean_count
 from labkit.models.presets import PRESETS
 from labkit.structures import Panoptic
 from labkit.system.distributed import sum_over_processes
@@ -293,7 +293,7 @@ def test_sums_go_over_the_gpu_where_its_backend_wants_it(monkeypatch):
             assert sum_over_processes(counts).tolist() == [3, 6]
             assert counts.tolist() == [1, 2]
         assert mean_count([]) == 1  # a process without images
-        two = Objects(torch.zeros(2), torch.zeros(2, 4), torch.zeros(2, 1, 1))
+        two = SetTargets(torch.zeros(2), torch.zeros(2, 4), torch.zeros(2, 1, 1))
         assert mean_count([two]) == 2
     assert given == ["cuda"] * 4
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")

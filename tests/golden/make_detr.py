@@ -18,8 +18,8 @@ from helpers import small_detr as small
 from PIL import Image
 from torch.nn import functional as F
 
-from labkit.models.detr.targets import objects_of
-from labkit.models.preprocessing import DETR
+from labkit.models.detr.criterion import set_targets
+from labkit.models.preprocess import DETR
 
 LEAD, SURE = 5e-6, 5e-3
 """How far from a tie every decision of the panoptic maps must be.
@@ -116,7 +116,7 @@ def main():
         arrays |= {f"{name}_{key}": out[f"pred_{key}"].numpy() for key in ("boxes", "masks")}
         arrays[f"{name}_logits"] = out["pred_logits"].numpy()[..., [*label_of.ge(0).tolist(), True]]
         if name == "both":
-            objects = [objects_of(small.target(case), label_of, True) for case in small.SIZES]
+            objects = [set_targets(small.target(case), label_of, True) for case in small.SIZES]
             targets = [{"labels": o.outputs, "boxes": o.boxes, "masks": o.masks} for o in objects]
             losses = criterion.train()(out, targets)
             for key, value in losses.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict_dataset
+from labkit.engine.predictor import Predictor
 from labkit.engine.train import TrainConfig, train
 from labkit.engine.validation import Validation
 from labkit.metrics.coco_ap import COCOAP
@@ -39,7 +39,7 @@ def run(out: Path) -> dict[str, object]:
         )
         detections = COCOAP(dataset.categories)
         images = torch.zeros(1)
-        for prediction, target in predict_dataset(model, Shapes("val", num=11, size=64)):
+        for prediction, target in Predictor(model).predict_dataset(Shapes("val", num=11, size=64)):
             confusion.update(prediction.semantic, target["semantic"])
             quality.update(_moved(target["panoptic"]), target["panoptic"])
             detections.update(Prediction(_shrunk(target)), target)

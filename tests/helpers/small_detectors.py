@@ -19,7 +19,7 @@ KINDS = {
     "panoptic": "panoptic_fpn_r50",
 }
 STUFF = 4
-MERGE = {"score": 0.7, "overlap": 0.3, "stuff_area": 600}
+MERGE = {"score_thresh": 0.7, "overlap_thresh": 0.3, "min_stuff_area": 600}
 CLASSES, HIDDEN, MASK_CHANNELS, DETECTIONS, PROPOSALS = 5, 64, 32, 20, 200
 SIZE, OUTPUT_SIZE = (128, 160), (100, 130)
 
@@ -34,16 +34,16 @@ CATEGORIES = Categories(
 def config(kind):
     """labkit's configuration."""
     preset = PRESETS[KINDS[kind]]
-    count = len(preset.roi.mask_widths)
-    roi = replace(
-        preset.roi,
-        hidden=HIDDEN,
-        mask_widths=(MASK_CHANNELS,) * count,
-        detections=DETECTIONS,
-        batch=64,
+    count = len(preset.roi_heads.mask_channels)
+    roi_heads = replace(
+        preset.roi_heads,
+        representation_size=HIDDEN,
+        mask_channels=(MASK_CHANNELS,) * count,
+        detections_per_img=DETECTIONS,
+        batch_size_per_image=64,
     )
-    rpn = replace(preset.rpn, before_nms=(PROPOSALS, PROPOSALS), after_nms=(100, 100))
-    return replace(preset, roi=roi, rpn=rpn, **(MERGE if kind == "panoptic" else {}))
+    rpn = replace(preset.rpn, pre_nms_top_n=(PROPOSALS, PROPOSALS), post_nms_top_n=(100, 100))
+    return replace(preset, roi_heads=roi_heads, rpn=rpn, **(MERGE if kind == "panoptic" else {}))
 
 
 def weight(name, shape):

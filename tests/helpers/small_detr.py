@@ -43,15 +43,15 @@ def config():
     """labkit's configuration."""
     return replace(
         PRESETS["detr_panoptic_r50"],
-        width=WIDTH,
-        heads=HEADS,
-        hidden=HIDDEN,
+        d_model=WIDTH,
+        num_heads=HEADS,
+        dim_feedforward=HIDDEN,
         encoder_layers=LAYERS,
         decoder_layers=LAYERS,
-        queries=QUERIES,
+        num_queries=QUERIES,
         dropout=0.0,
-        score=SCORE,
-        mask_widths=(64, 32, 16, 8),
+        score_thresh=SCORE,
+        mask_channels=(64, 32, 16, 8),
     )
 
 

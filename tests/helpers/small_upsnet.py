@@ -38,10 +38,9 @@ CATEGORIES = Categories(Category(i + 1, f"class {i}", i < THINGS) for i in range
 def config():
     """labkit's configuration."""
     preset = PRESETS["upsnet_r50"]
-    conventions = replace(preset.conventions, short=SHORT, long=LONG)
-    return replace(
-        preset, conventions=conventions, fusion=replace(preset.fusion, stuff_area=STUFF_AREA)
-    )
+    preprocessing = replace(preset.preprocessing, min_size=SHORT, max_size=LONG)
+    panoptic = replace(preset.panoptic, min_stuff_area=STUFF_AREA)
+    return replace(preset, preprocessing=preprocessing, panoptic=panoptic)
 
 
 def weight(name, shape):

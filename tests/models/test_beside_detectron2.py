@@ -6,6 +6,7 @@ labkit install detectron2 && pytest -m detectron2
 import pytest
 import torch
 from helpers import small_detectors as small
+from helpers.without_resizing import infer
 
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.models import build
@@ -61,7 +62,7 @@ def test_inference(pair):
     with torch.no_grad():
         inputs = [{"image": small.image(0).flip(0).float(), "height": 100, "width": 130}]
         outputs = theirs(inputs)[0]
-        prediction = ours.infer([small.image(0)], [(100, 130)])[0]
+        prediction = infer(ours, [small.image(0)], [(100, 130)])[0]
     expected, found = outputs["instances"], prediction.detections
     assert len(found) == len(expected)
     assert len(found) >= 20

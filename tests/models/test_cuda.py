@@ -9,9 +9,8 @@ from helpers.small_models import made
 from IPython.core.interactiveshell import InteractiveShell
 
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict
 from labkit.engine.evaluate import evaluate
-from labkit.engine.predictor import load_model
+from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.models.presets import PRESETS
 from labkit.workbook.notebook_sources import find_root, load_notebook, sources
@@ -31,7 +30,7 @@ STEPS = TrainConfig(steps=2, batch_size=2, warmup=0, precision="float32")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_predicts_and_learns(preset, precision):
     model = made(preset, DATA.categories).cuda()
-    found = predict(model, [DATA[0][0]], precision)[0]
+    found = Predictor(model, precision=precision)(DATA[0][0])
     if found.detections is not None:
         assert found.detections.scores.dtype == torch.float32
     before = copy.deepcopy(model)

@@ -11,7 +11,6 @@ from helpers.small_models import STRUCTURES, made
 
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.shapes import Shapes
-from labkit.engine.batch_predict import predict, predict_dataset
 from labkit.engine.evaluate import evaluate
 from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
@@ -90,10 +89,10 @@ def test_predicts_and_learns(preset):
     """With the numbers of the CPU, which computes both."""
     model = made(preset, DATA.categories)
     twin = copy.deepcopy(model)
-    expected = predict(twin, [IMAGE])[0]
+    expected = Predictor(twin)(IMAGE)
     losses = train(twin, DATA, ONE_STEP).losses
     with pretended_gpu():
-        found = predict(model.to(default_device()), [IMAGE])[0]
+        found = Predictor(model)(IMAGE)
         history = train(model, DATA, ONE_STEP)
         assert {x.device for x in model.state_dict().values()} == {GPU}
     assert losses == {name: pytest.approx(x, rel=1e-3) for name, x in history.losses.items()}
@@ -109,12 +108,11 @@ def test_predicts_and_learns(preset):
         assert (found.panoptic.ids == expected.panoptic.ids).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("resize", ["opencv", "float", "floor", "whole"])
+@pytest.mark.parametrize("resize", ["opencv", "float", "pillow_floor", "pillow"])
 def test_pictures_are_resized_before_they_travel(resize):
     model = made("mask_rcnn_tiny", DATA.categories)
-    model.config = replace(
-        model.config, conventions=replace(model.config.conventions, resize=resize, short=80)
-    )
+    preprocessing = replace(model.config.preprocessing, resize=resize, min_size=80)
+    model.config = replace(model.config, preprocessing=preprocessing)
     with pretended_gpu():
         assert Predictor(model)(IMAGE).detections.boxes.device.type == "cpu"
 
@@ -152,7 +150,7 @@ def test_evaluation_is_the_cpus(preset):
     with pretended_gpu():
         found = evaluate(load_model(preset), data, progress=False)
         assert len(
-            list(predict_dataset(made(preset, DATA.categories), DATA, 2, progress=False))
+            list(Predictor(made(preset, DATA.categories)).predict_dataset(DATA, 2, progress=False))
         ) == len(DATA)
     assert found.panoptic.all.pq == pytest.approx(expected.panoptic.all.pq)
     assert found.panoptic.all.pq > 0.2  # something was found

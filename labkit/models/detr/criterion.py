@@ -1,7 +1,7 @@
-"""DETR's losses: first which query answers for which object, then how well it does.
+"""DETR's losses: bipartite matching of queries and objects, then the losses of the pairs.
 
 N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, section 3.1 and
-appendix A.2. One query for one object: nothing has to be suppressed afterwards.
+appendix A.2. One query per object: nothing has to be suppressed afterwards.
 
 Letters in shapes: ``B`` images, ``Q`` queries, ``K`` outputs, the last of them "no object", ``n``
 objects of an image, ``N`` objects of all images, ``H × W`` the padded batch.
@@ -17,74 +17,112 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou
+from torchvision.ops import box_convert, generalized_box_iou, masks_to_boxes
 
+from labkit.errors import LabkitError
+from labkit.structures import Target
 from labkit.system.distributed import sum_over_processes, world_size
 
 Match = tuple[Tensor, Tensor]
-"""Queries ``(n,)`` of an image and the objects ``(n,)`` that they answer for."""
+"""Indices of an image's queries ``(n,)`` and of the objects ``(n,)`` that they are matched to."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the costs and of the losses, which the original has the same.
+    """Weights of the matching costs and of the losses; the original has the same for both.
 
     Attributes:
-        classes, box, giou: of the class's probability, of the L1 distance and of the generalised
-            IoU of boxes.
-        no_object: of a query without an object in ``loss_ce``: most queries have none.
-        focal, dice: of the masks.
+        class_cost, bbox_cost, giou_cost: of the class probability, of the L1 distance and of the
+            generalised IoU of boxes.
+        eos_coef: of a query without an object in ``loss_ce``: most queries have none.
+        focal, dice: of the mask losses.
     """
 
-    classes: float = 1.0
-    box: float = 5.0
-    giou: float = 2.0
-    no_object: float = 0.1
+    class_cost: float = 1.0
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    eos_coef: float = 0.1
     focal: float = 1.0
     dice: float = 1.0
 
 
 @dataclass(frozen=True)
-class Objects:
-    """What is to be found in an image.
+class SetTargets:
+    """The set of objects of an image that the queries are trained to predict.
 
     Attributes:
-        outputs: ``(n,)`` int64, which of the outputs is right.
-        boxes: ``(n, 4)`` centre x, centre y, width, height, as shares of the image's sides.
+        classes: ``(n,)`` int64, the index of each object's output.
+        boxes: ``(n, 4)`` centre x, centre y, width, height, as fractions of the image's sides.
         masks: ``(n, h, w)`` bool.
     """
 
-    outputs: Tensor
+    classes: Tensor
     boxes: Tensor
     masks: Tensor
 
 
-def corners(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` centre x, centre y, width, height to left, top, right, bottom."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
+    """The set of objects of one image (section 4.4: stuff regions are objects too).
+
+    Args:
+        target: with ``panoptic`` where stuff is wanted; crowds are left out.
+        label_of: ``(K - 1,)``, the label of each output, -1 for none.
+        panoptic: with stuff, whose box is the one around all of a class's pixels.
+
+    Raises:
+        LabkitError: stuff is wanted and the target has no panoptic map.
+    """
+    if panoptic:
+        if "panoptic" not in target:
+            raise LabkitError(
+                f"target of image {target['image_id']}: this DETR finds stuff too and needs"
+                " panoptic maps; take a data set that has them, such as coco_panoptic:DIR"
+            )
+        ids, segments = target["panoptic"].ids, target["panoptic"].segments
+        segments = [s for s in segments if not s.iscrowd]
+        segment_ids = torch.tensor([s.id for s in segments], dtype=ids.dtype, device=ids.device)
+        masks = ids == segment_ids[:, None, None]  # (n, h, w)
+        visible = masks.flatten(1).any(dim=1)
+        masks = masks[visible]
+        labels = torch.tensor([s.label for s in segments], device=ids.device)[visible]
+        boxes = masks_to_boxes(masks)
+        boxes[:, 2:] += 1  # to the far edge of the last pixel
+    else:
+        boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
+    height, width = masks.shape[1:]
+    classes = (label_of == labels.reshape(-1, 1)).int().argmax(dim=1)
+    centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    sides = boxes.new_tensor([width, height])
+    return SetTargets(classes, torch.cat([centre / sides, size / sides], dim=1), masks)
 
 
 @torch.no_grad()
-def match(logits: Tensor, boxes: Tensor, objects: Objects, config: LossConfig) -> Match:
-    """The cheapest assignment of one image's objects to different queries (equation 1).
+def hungarian_match(
+    logits: Tensor, boxes: Tensor, targets: SetTargets, config: LossConfig
+) -> Match:
+    """The assignment of one image's objects to different queries of lowest cost (equation 1).
 
     Args:
         logits: ``(Q, K)``.
-        boxes: ``(Q, 4)`` as in :class:`Objects`.
-        objects: n of them; beyond Q the dearest ones stay without a query.
+        boxes: ``(Q, 4)`` as in :class:`SetTargets`.
+        targets: n objects; if n > Q, the highest-cost objects stay unmatched.
         config: weights of the costs.
     """
-    if len(objects.outputs) > len(boxes):
-        _warn_once(len(objects.outputs), len(boxes))
-    probability = logits.softmax(dim=-1)[:, objects.outputs]  # (Q, n)
-    distance = torch.cdist(boxes, objects.boxes, p=1)
-    overlap = generalized_box_iou(corners(boxes), corners(objects.boxes))
-    cost = config.box * distance - config.classes * probability - config.giou * overlap
-    queries, which = linear_sum_assignment(cost.cpu().numpy())
+    if len(targets.classes) > len(boxes):
+        _warn_once(len(targets.classes), len(boxes))
+    probability = logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
+    distance = torch.cdist(boxes, targets.boxes, p=1)
+    giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(targets.boxes))
+    cost = config.bbox_cost * distance - config.class_cost * probability - config.giou_cost * giou
+    queries, objects = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(queries, device=boxes.device), torch.as_tensor(
-        which, device=boxes.device
+        objects, device=boxes.device
     )
+
+
+def to_xyxy(boxes: Tensor) -> Tensor:
+    """``(..., 4)`` centre x, centre y, width, height to left, top, right, bottom."""
+    return box_convert(boxes, "cxcywh", "xyxy")
 
 
 _warned = set[int]()
@@ -104,78 +142,82 @@ def _warn_once(segments: int, queries: int) -> None:
 def set_losses(
     logits: Tensor,
     boxes: Tensor,
-    objects: Sequence[Objects],
+    targets: Sequence[SetTargets],
     matches: Sequence[Match],
     config: LossConfig,
 ) -> dict[str, Tensor]:
-    """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of one layer's answers (equations 2 and 10).
+    """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of one layer (equations 2 and 10).
 
     Args:
         logits: ``(B, Q, K)``.
         boxes: ``(B, Q, 4)``.
-        objects, matches: B each.
+        targets, matches: B each.
         config: weights.
     """
-    truth = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)  # (B, Q)
-    found, right = [], []
-    for i, (of_image, (queries, which)) in enumerate(zip(objects, matches, strict=True)):
-        truth[i, queries] = of_image.outputs[which]
-        found.append(boxes[i, queries])
-        right.append(of_image.boxes[which])
+    no_object = logits.shape[2] - 1
+    class_targets = torch.full(logits.shape[:2], no_object, device=logits.device)  # (B, Q)
+    pred_boxes, gt_boxes = [], []
+    for i, (of_image, (queries, objects)) in enumerate(zip(targets, matches, strict=True)):
+        class_targets[i, queries] = of_image.classes[objects]
+        pred_boxes.append(boxes[i, queries])
+        gt_boxes.append(of_image.boxes[objects])
     weight = torch.ones(logits.shape[2], device=logits.device)
-    weight[-1] = config.no_object
-    count = mean_count(objects)
-    a, b = torch.cat(found), torch.cat(right)  # (N, 4)
-    overlap = generalized_box_iou(corners(a), corners(b)).diagonal()
+    weight[no_object] = config.eos_coef
+    count = mean_count(targets)
+    pred, gt = torch.cat(pred_boxes), torch.cat(gt_boxes)  # (N, 4)
+    giou = generalized_box_iou(to_xyxy(pred), to_xyxy(gt)).diagonal()
+    loss_ce = F.cross_entropy(logits.transpose(1, 2), class_targets, weight)
     return {
-        "loss_ce": config.classes * F.cross_entropy(logits.transpose(1, 2), truth, weight),
-        "loss_bbox": config.box * F.l1_loss(a, b, reduction="sum") / count,
-        "loss_giou": config.giou * (1 - overlap).sum() / count,
+        "loss_ce": config.class_cost * loss_ce,
+        "loss_bbox": config.bbox_cost * F.l1_loss(pred, gt, reduction="sum") / count,
+        "loss_giou": config.giou_cost * (1 - giou).sum() / count,
     }
 
 
 def mask_losses(
-    logits: Tensor, truth: Tensor, count: float, config: LossConfig
+    logits: Tensor, gt_masks: Tensor, count: float, config: LossConfig
 ) -> dict[str, Tensor]:
     """``loss_mask`` and ``loss_dice`` of the matched queries (section 4.4, appendix A.2).
 
     Args:
-        logits: ``(N, ., .)``; they are enlarged to the truth's size.
-        truth: ``(N, H, W)`` bool, in the queries' order.
+        logits: ``(N, ., .)``; they are upsampled to the ground truth's size.
+        gt_masks: ``(N, H, W)`` bool, in the queries' order.
         count: see :func:`mean_count`.
         config: weights.
     """
-    large = F.interpolate(logits[:, None], truth.shape[-2:], mode="bilinear", align_corners=False)
-    x, y = large[:, 0].flatten(1), truth.flatten(1).to(large)  # (N, H W)
+    large = F.interpolate(
+        logits[:, None], gt_masks.shape[-2:], mode="bilinear", align_corners=False
+    )
+    x, y = large[:, 0].flatten(1), gt_masks.flatten(1).to(large)  # (N, H W)
     return {
         "loss_mask": config.focal * focal_loss(x, y).mean(dim=1).sum() / count,
         "loss_dice": config.dice * dice_loss(x, y).sum() / count,
     }
 
 
-def focal_loss(logits: Tensor, truth: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Cross-entropy with less weight for what is right already, element by element.
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss: cross-entropy with less weight for easy pixels, element by element.
 
     T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
     """
     p = logits.sigmoid()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    wrong = p * (1 - truth) + (1 - p) * truth  # the probability of the other answer
-    share = alpha * truth + (1 - alpha) * (1 - truth)
-    return share * wrong**gamma * cross_entropy
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    error = p * (1 - targets) + (1 - p) * targets  # the probability of the wrong class
+    alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
+    return alpha_t * error**gamma * cross_entropy
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """One minus the overlap of each mask ``(N, pixels)`` with its truth, ``(N,)``.
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss ``(N,)``: one minus the overlap of each mask ``(N, pixels)`` with its target.
 
     F. Milletari et al., "V-Net", 3DV 2016, section 3, with sums instead of sums of squares and 1
     added above and below.
     """
     p = logits.sigmoid()
-    return 1 - (2 * (p * truth).sum(dim=1) + 1) / (p.sum(dim=1) + truth.sum(dim=1) + 1)
+    return 1 - (2 * (p * targets).sum(dim=1) + 1) / (p.sum(dim=1) + targets.sum(dim=1) + 1)
 
 
-def mean_count(objects: Sequence[Objects]) -> float:
-    """Objects of a process's batch, averaged over all processes; at least 1."""
-    count = torch.tensor(float(sum(len(o.outputs) for o in objects)))
+def mean_count(targets: Sequence[SetTargets]) -> float:
+    """Number of objects in a process's batch, averaged over all processes; at least 1."""
+    count = torch.tensor(float(sum(len(t.classes) for t in targets)))
     return max(float(sum_over_processes(count)) / world_size(), 1.0)

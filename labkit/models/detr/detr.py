@@ -1,153 +1,197 @@
 """DETR on one page: a set of objects from a set of queries, things and stuff alike.
 
 N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020. No anchors, no
-proposals, no suppression: each query answers for at most one object, and the losses see to it that
-no two answer for the same one.
+proposals, no suppression: each query predicts at most one object, and the losses ensure that no two
+queries predict the same one.
 
 In this order: this file, ``transformer.py``, ``mask_head.py``, ``criterion.py`` and
-``postprocess.py``. Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D``
-channels, ``h × w`` the transformer's map, ``Q`` queries, ``K`` outputs, the last of them "no
-object", ``L`` layers of the decoder.
+``postprocess.py``. Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels,
+``h × w`` the transformer's map, ``Q`` queries, ``K`` outputs, the last of them "no object", ``L``
+layers of the decoder, ``N`` queries of all images with a mask, ``n`` of one image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.errors import LabkitError
-from labkit.models.detector import Detector, size_of
-from labkit.models.detr.config import DETRConfig
+from labkit.models.backbones.backbones import BackboneConfig
 from labkit.models.detr.criterion import (
+    LossConfig,
     Match,
-    Objects,
-    corners,
+    SetTargets,
+    hungarian_match,
     mask_losses,
-    match,
     mean_count,
     set_losses,
+    set_targets,
 )
 from labkit.models.detr.mask_head import AttentionMaps, MaskHead
-from labkit.models.detr.postprocess import Named, boxes_map, filled, panoptic_map
-from labkit.models.detr.targets import objects_of
+from labkit.models.detr.postprocess import (
+    Queries,
+    boxes_map,
+    fill_boxes,
+    panoptic_map,
+    select_queries,
+)
 from labkit.models.detr.transformer import Transformer
-from labkit.models.preprocess import padding_of
-from labkit.models.semantic.semantic_model import upsample
+from labkit.models.preprocess import Batch, Preprocessing, padding_mask, preprocess
+from labkit.models.targets import check_targets
 from labkit.structures import Categories, Prediction, Target
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the queries say.
+class DETRConfig:
+    """DETR configuration.
 
     Attributes:
-        logits: ``(L, B, Q, K)``.
-        boxes: ``(L, B, Q, 4)`` centre x, centre y, width, height, as shares of the image's sides.
-        queries: ``(B, Q, D)`` after the last layer.
-        memory: ``(B, D, h, w)``, the encoder's map.
-        x: ``(B, D, h, w)``, what went into the transformer.
-        finer: the backbone's maps for the mask head.
-        padding: ``(B, h, w)`` bool.
-        size: (H, W).
+        preprocessing: of the images.
+        backbone: residual network.
+        levels: its feature maps: first the transformer's, then those of the mask head, coarse to
+            fine.
+        d_model, num_heads, dim_feedforward, dropout, encoder_layers, decoder_layers: of
+            :class:`~labkit.models.detr.transformer.Transformer`.
+        num_queries: Q.
+        num_ids: where positive, an output stands for the category id of its number, and there are
+            so many; 0: for the label of its number.
+        panoptic: whether stuff regions are objects too.
+        mask_channels: of :class:`~labkit.models.detr.mask_head.MaskHead`; None for boxes alone.
+        frozen: only the mask head is trained.
+        loss: weights of costs and losses.
+        score_thresh: queries at or below it do not enter the panoptic map.
+        min_segment_area: segments of the panoptic map with at most so many pixels are dropped.
     """
 
-    logits: Tensor
-    boxes: Tensor
-    queries: Tensor
+    preprocessing: Preprocessing
+    backbone: BackboneConfig
+    levels: tuple[str, ...] = ("res5", "res4", "res3", "res2")
+    d_model: int = 256
+    num_heads: int = 8
+    dim_feedforward: int = 2048
+    dropout: float = 0.1
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    num_queries: int = 100
+    num_ids: int = 0
+    panoptic: bool = True
+    mask_channels: tuple[int, ...] | None = None
+    frozen: bool = False
+    loss: LossConfig = field(default_factory=LossConfig)
+    score_thresh: float = 0.85
+    min_segment_area: int = 4
+
+    def build(self, categories: Categories) -> DETR:
+        """A model with fresh weights."""
+        return DETR(self, categories)
+
+
+@dataclass(frozen=True)
+class DETROutput:
+    """Raw output of a DETR.
+
+    Attributes:
+        pred_logits: ``(L, B, Q, K)``.
+        pred_boxes: ``(L, B, Q, 4)`` centre x, centre y, width, height, as fractions of the sides of
+            the network's input.
+        query_features: ``(B, Q, D)`` after the last layer.
+        memory: ``(B, D, h, w)``, the encoder's map.
+        projected: ``(B, D, h, w)``, the transformer's input.
+        finer: the backbone's maps for the mask head.
+        padding: ``(B, h, w)`` bool.
+        mask_logits: for each image ``(n, ., .)`` at the finest map's size, of the queries that
+            :func:`~labkit.models.detr.postprocess.select_queries` selects; None without mask head.
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+    query_features: Tensor
     memory: Tensor
-    x: Tensor
+    projected: Tensor
     finer: list[Tensor]
     padding: Tensor
-    size: tuple[int, int]
+    mask_logits: list[Tensor] | None = None
 
 
-class DETR(Detector):
-    """Objects and, with a mask head, the panoptic map that they make.
+class DETR(nn.Module):
+    """DETR: objects and, with a mask head, the panoptic map (N. Carion et al., ECCV 2020).
 
     Args:
-        config: every number, and the parts.
+        config: the configuration.
         categories: things and stuff.
 
     Raises:
         LabkitError: a category's id is beyond the outputs.
     """
 
-    config: DETRConfig
-
     def __init__(self, config: DETRConfig, categories: Categories) -> None:
-        super().__init__(config, categories)
-        classes = len(categories) if config.panoptic else len(categories.things)
+        super().__init__()
+        self.config = config
+        self.categories = categories
+        num_classes = len(categories) if config.panoptic else len(categories.things)
         # label_of[output]: -1 where an output stands for nothing that these categories have.
-        label_of = torch.full((config.ids or classes,), -1)
-        for label in range(classes):
-            output = categories[label].id if config.ids else label
+        label_of = torch.full((config.num_ids or num_classes,), -1)
+        for label in range(num_classes):
+            output = categories[label].id if config.num_ids else label
             if output >= len(label_of):
                 raise LabkitError(
-                    f"category id {output}: this model has outputs for ids below {config.ids};"
+                    f"category id {output}: this model has outputs for ids below {config.num_ids};"
                     " number the categories anew"
                 )
             label_of[output] = label
         self.label_of: Tensor
         self.register_buffer("label_of", label_of, persistent=False)
-        width, first = config.width, config.levels[0]
+        d_model, level = config.d_model, config.levels[0]
         self.backbone = config.backbone.build()
-        self.input_proj = nn.Conv2d(self.backbone.channels[first], width, 1)
+        self.input_proj = nn.Conv2d(self.backbone.channels[level], d_model, 1)
         self.transformer = Transformer(
             config.encoder_layers,
             config.decoder_layers,
-            width,
-            config.heads,
-            config.hidden,
+            d_model,
+            config.num_heads,
+            config.dim_feedforward,
             config.dropout,
         )
-        self.query_embed = nn.Embedding(config.queries, width)
-        self.class_embed = nn.Linear(width, len(label_of) + 1)
-        self.bbox_embed = BoxHead(width)
-        if config.mask_widths is not None:
+        self.query_embed = nn.Embedding(config.num_queries, d_model)
+        self.class_embed = nn.Linear(d_model, len(label_of) + 1)
+        self.bbox_embed = BoxMLP(d_model)
+        if config.mask_channels is not None:
             if config.frozen:
                 self.requires_grad_(False)
             skips = [self.backbone.channels[name] for name in config.levels[1:]]
-            self.bbox_attention = AttentionMaps(width, config.heads)
-            self.mask_head = MaskHead(width, config.heads, skips, config.mask_widths)
+            self.bbox_attention = AttentionMaps(d_model, config.num_heads)
+            self.mask_head = MaskHead(d_model, config.num_heads, skips, config.mask_channels)
 
-    def answers(self, images: Sequence[Tensor]) -> Answers:
-        """All that the queries say about ``(3, ., .)`` images, without masks."""
-        x = self.batch(images, self.config.divisor)  # (B, 3, H, W)
-        maps = self.backbone(x)
-        coarse, *finer = (maps[name] for name in self.config.levels)
-        padding = padding_of(images, x.shape[-2:], coarse.shape[-2:])
-        projected = self.input_proj(coarse)
-        queries, memory = self.transformer(projected, padding, self.query_embed.weight)
-        return Answers(
-            self.class_embed(queries).float(),
-            self.bbox_embed(queries).float().sigmoid(),
-            queries[-1],
-            memory,
-            projected,
-            finer,
-            padding,
-            (x.shape[2], x.shape[3]),
-        )
-
-    def masks(self, answers: Answers, image: Tensor, query: Tensor) -> Tensor:
-        """Mask logits ``(N, ., .)`` at the finest map's size of the queries that are asked for.
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
 
         Args:
-            answers: of a batch.
-            image, query: ``(N,)``: which image, and which of its queries.
-        """
-        asked = answers.queries[image, query]
-        attention = self.bbox_attention(asked, answers.memory, answers.padding, image)
-        masks: Tensor = self.mask_head(answers.x, attention, answers.finer, image)
-        return masks.float()
+            images: B tensors ``(3, height, width)`` uint8 RGB.
+            targets: B targets with ``boxes``, ``labels``, ``masks`` and, for stuff, ``panoptic``;
+                in training mode only.
 
-    def training_losses(
-        self, images: Sequence[Tensor], targets: Sequence[Target]
+        Returns:
+            Training: :meth:`losses`. Evaluation: :meth:`postprocess`.
+
+        Raises:
+            LabkitError: an image of another type, or targets that do not fit the categories.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        with torch.no_grad() if self.config.frozen else nullcontext():
+            features = self.backbone(batch.tensor)
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
+
+    def losses(
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
     ) -> dict[str, Tensor]:
         """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of the last layer and, with the layer's
         number at the end, of those before; ``loss_mask`` and ``loss_dice`` with a mask head.
@@ -155,108 +199,162 @@ class DETR(Detector):
         A frozen model has the losses of its masks alone.
         """
         config = self.config
+        targets = check_targets(targets, len(self.categories.things))
         with torch.no_grad() if config.frozen else nullcontext():
-            answers = self.answers(images)
-        objects = [objects_of(t, self.label_of, config.panoptic) for t in targets]
-        matches = self._matches(answers, objects, -1)
+            output = self.decode(features, batch)
+        gt = [set_targets(target, self.label_of, config.panoptic) for target in targets]
+        matches = self._match(output, gt, -1)
         losses: dict[str, Tensor] = {}
         if not config.frozen:
-            last = len(answers.logits) - 1
+            last = len(output.pred_logits) - 1
             for layer in range(last + 1):
-                layers = matches if layer == last else self._matches(answers, objects, layer)
                 of_layer = set_losses(
-                    answers.logits[layer], answers.boxes[layer], objects, layers, config.loss
+                    output.pred_logits[layer],
+                    output.pred_boxes[layer],
+                    gt,
+                    matches if layer == last else self._match(output, gt, layer),
+                    config.loss,
                 )
                 ending = "" if layer == last else f"_{layer}"
                 losses.update({name + ending: value for name, value in of_layer.items()})
-        if config.mask_widths is not None:
-            # Only queries with an object have a mask to learn; the others' are never computed.
-            image = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches)])
-            logits = self.masks(answers, image, torch.cat([q for q, _ in matches]))
-            height, width = answers.size
-            truth = [
-                F.pad(o.masks[which], (0, width - o.masks.shape[2], 0, height - o.masks.shape[1]))
-                for o, (_, which) in zip(objects, matches, strict=True)
+        if config.mask_channels is not None:
+            # Only matched queries have a mask to learn; the others' are never computed.
+            mask_logits = self.masks(output, [queries for queries, _ in matches])
+            height, width = batch.padded_size
+            gt_masks = [
+                F.pad(t.masks[idxs], (0, width - t.masks.shape[2], 0, height - t.masks.shape[1]))
+                for t, (_, idxs) in zip(gt, matches, strict=True)
             ]
-            losses.update(mask_losses(logits, torch.cat(truth), mean_count(objects), config.loss))
+            losses.update(
+                mask_losses(mask_logits, torch.cat(gt_masks), mean_count(gt), config.loss)
+            )
         return losses
 
-    def _matches(self, answers: Answers, objects: Sequence[Objects], layer: int) -> list[Match]:
+    def predict(self, features: dict[str, Tensor], batch: Batch) -> DETROutput:
+        """Classes, boxes and masks of the queries, from the backbone's feature maps."""
+        output = self.decode(features, batch)
+        if self.config.mask_channels is None:
+            return output
+        queries = [one.idxs for one in self._select(output)]
+        mask_logits = self.masks(output, queries)
+        return replace(output, mask_logits=list(mask_logits.split([len(q) for q in queries])))
+
+    def decode(self, features: dict[str, Tensor], batch: Batch) -> DETROutput:
+        """Classes and boxes of the queries, without masks."""
+        coarse, *finer = (features[name] for name in self.config.levels)
+        padding = padding_mask(batch, coarse.shape[-2:])
+        projected = self.input_proj(coarse)
+        queries, memory = self.transformer(projected, padding, self.query_embed.weight)
+        return DETROutput(
+            self.class_embed(queries).float(),
+            self.bbox_embed(queries).float().sigmoid(),
+            queries[-1],
+            memory,
+            projected,
+            finer,
+            padding,
+        )
+
+    def masks(self, output: DETROutput, queries: Sequence[Tensor]) -> Tensor:
+        """Mask logits ``(N, ., .)`` at the finest map's size.
+
+        Args:
+            output: of :meth:`decode`.
+            queries: ``(n,)`` indices for each image.
+        """
+        image = torch.cat([torch.full_like(idxs, i) for i, idxs in enumerate(queries)])
+        query_features = output.query_features[image, torch.cat(list(queries))]  # (N, D)
+        attention = self.bbox_attention(query_features, output.memory, output.padding, image)
+        masks: Tensor = self.mask_head(output.projected, attention, output.finer, image)
+        return masks.float()
+
+    def postprocess(
+        self, output: DETROutput, batch: Batch, score_thresh: float | None = None
+    ) -> list[Prediction]:
+        """Predictions in pixels of the original images.
+
+        ``detections`` are the things, highest score first: without a mask head whatever their
+        scores, with one those that are likelier than "no object", so that few masks have to be
+        computed. A network for stuff too has ``panoptic``, made of masks or else of filled boxes,
+        and ``semantic``, the classes of its segments.
+
+        Args:
+            output: of :meth:`predict`.
+            batch: for its sizes.
+            score_thresh: queries at or below it do not enter the panoptic map; None: the
+                configuration's.
+        """
+        if score_thresh is None:
+            score_thresh = self.config.score_thresh
+        predictions = []
+        for i, queries in enumerate(self._select(output)):
+            masks = None
+            if output.mask_logits is not None:
+                height, width = batch.input_sizes[i]
+                # One channel each: interpolation takes no images, but not no channels.
+                large = F.interpolate(
+                    output.mask_logits[i][:, None],
+                    size=batch.padded_size,
+                    mode="bilinear",
+                    align_corners=False,
+                )
+                masks = large[:, 0, :height, :width]
+            predictions.append(self._prediction(queries, masks, batch.image_sizes[i], score_thresh))
+        return predictions
+
+    def _select(self, output: DETROutput) -> list[Queries]:
+        with_masks = self.config.mask_channels is not None
         return [
-            match(logits, boxes, of_image, self.config.loss)
+            select_queries(logits, boxes, self.label_of, with_masks)
+            for logits, boxes in zip(output.pred_logits[-1], output.pred_boxes[-1], strict=True)
+        ]
+
+    def _match(self, output: DETROutput, gt: Sequence[SetTargets], layer: int) -> list[Match]:
+        return [
+            hungarian_match(logits, boxes, of_image, self.config.loss)
             for logits, boxes, of_image in zip(
-                answers.logits[layer], answers.boxes[layer], objects, strict=True
+                output.pred_logits[layer], output.pred_boxes[layer], gt, strict=True
             )
         ]
 
-    def infer(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """B predictions; see :meth:`labkit.models.detector.Detector.infer`.
-
-        ``detections`` are the things, best first: without a mask head whatever their scores, with
-        one those that are likelier than "no object", so that few masks have to be computed. A
-        network for stuff too has ``panoptic``, made of masks or else of filled boxes, and
-        ``semantic``, the classes of its segments.
-        """
-        answers = self.answers(images)
-        named = [self._named(answers, i) for i in range(len(images))]
-        masks: list[Tensor | None] = [None] * len(images)
-        if self.config.mask_widths is not None:
-            image = torch.cat([torch.full_like(one.query, i) for i, one in enumerate(named)])
-            logits = self.masks(answers, image, torch.cat([one.query for one in named]))
-            for i, of_image in enumerate(logits.split([len(one.query) for one in named])):
-                height, width = size_of(images[i])
-                # One channel each: interpolation takes no images, but not no channels.
-                large = upsample(of_image[:, None], answers.size)
-                masks[i] = large[:, 0, :height, :width]
-        return [self._prediction(*parts) for parts in zip(named, masks, sizes, strict=True)]
-
-    def _named(self, answers: Answers, i: int) -> Named:
-        """The queries of image ``i`` that name a category."""
-        probability = answers.logits[-1, i].softmax(dim=-1)  # (Q, K)
-        score, output = probability[:, :-1].max(dim=-1)
-        labels = self.label_of[output]
-        names = labels >= 0
-        if self.config.mask_widths is not None:
-            names &= score > probability[:, -1]
-        query = names.nonzero()[:, 0]
-        return Named(query, labels[query], score[query], corners(answers.boxes[-1, i, query]))
-
-    def _prediction(self, named: Named, masks: Tensor | None, size: tuple[int, int]) -> Prediction:
-        """Of one image, from mask logits ``(N, ., .)`` of its picture, if there are any."""
-        things = len(self.categories.things)
-        thing, sure = named.labels < things, named.scores > self.config.score
-        shown = None
-        if masks is not None:  # decided at the network's size, then the nearest pixel
-            shown = F.interpolate((masks > 0).byte()[:, None], size, mode="nearest")[:, 0].bool()
-        detections = named.detections(thing, size, shown)
+    def _prediction(
+        self, queries: Queries, masks: Tensor | None, size: tuple[int, int], score_thresh: float
+    ) -> Prediction:
+        """Of one image, from mask logits ``(n, ., .)`` of the network's input, if there are any."""
+        num_things = len(self.categories.things)
+        is_thing, certain = queries.labels < num_things, queries.scores > score_thresh
+        pasted = None
+        if masks is not None:  # thresholded at the network's size, then the nearest pixel
+            pasted = F.interpolate((masks > 0).byte()[:, None], size, mode="nearest")[:, 0].bool()
+        detections = queries.detections(is_thing, size, pasted)
         if not self.config.panoptic:
             return Prediction(detections)
         if masks is None:
-            areas = filled(named.boxes, size)
+            areas = fill_boxes(queries.boxes, size)
             panoptic = boxes_map(
-                named.detections(thing & sure, size, areas),
-                named.detections(~thing & sure, size, areas),
+                queries.detections(is_thing & certain, size, areas),
+                queries.detections(~is_thing & certain, size, areas),
                 self.categories,
             )
         else:
             panoptic = panoptic_map(
-                masks[sure],
-                named.labels[sure],
-                named.scores[sure],
-                things,
+                masks[certain],
+                queries.labels[certain],
+                queries.scores[certain],
+                num_things,
                 size,
-                self.config.smallest,
+                self.config.min_segment_area,
             )
         return Prediction(detections, panoptic.semantic(), panoptic)
 
 
-class BoxHead(nn.Module):
+class BoxMLP(nn.Module):
     """Three linear layers from a query's ``D`` channels to its box before the sigmoid."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, d_model: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            [nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, 4)]
+            [nn.Linear(d_model, d_model), nn.Linear(d_model, d_model), nn.Linear(d_model, 4)]
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""DETR's mask head: where a query looks, sharpened by the backbone's finer maps.
+"""DETR's mask head: attention maps of the queries, refined by the backbone's finer maps.
 
 N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, section 4.4, figure 8.
 
@@ -19,18 +19,18 @@ GROUPS = 8  # of the group norms
 
 
 class AttentionMaps(nn.Module):
-    """How much each query attends to each cell, for each head: attention without values.
+    """Attention maps of the queries over the cells, for each head (attention without values).
 
     Args:
-        width: D.
-        heads: M.
+        d_model: D.
+        num_heads: M.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.q_linear = nn.Linear(width, width)
-        self.k_linear = nn.Linear(width, width)
+        self.heads = num_heads
+        self.q_linear = nn.Linear(d_model, d_model)
+        self.k_linear = nn.Linear(d_model, d_model)
         for layer in (self.q_linear, self.k_linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -47,33 +47,35 @@ class AttentionMaps(nn.Module):
         weight = self.k_linear.weight[:, :, None, None]
         keys = F.conv2d(memory, weight, self.k_linear.bias)  # a linear layer for every cell
         keys = keys.unflatten(1, (self.heads, -1))  # (B, M, D / M, h, w)
-        asked = self.q_linear(queries).unflatten(1, (self.heads, -1))  # (N, M, D / M)
-        asked = asked * asked.shape[-1] ** -0.5
-        logits = torch.einsum("nmd,nmdhw->nmhw", asked, keys[image])
+        q = self.q_linear(queries).unflatten(1, (self.heads, -1))  # (N, M, D / M)
+        q = q * q.shape[-1] ** -0.5
+        logits = torch.einsum("nmd,nmdhw->nmhw", q, keys[image])
         logits = logits.masked_fill(padding[image][:, None], -torch.inf)
         return logits.flatten(1).softmax(dim=1).view_as(logits)
 
 
 class MaskHead(nn.Module):
-    """A small pyramid of convolutions that one query at a time goes through.
+    """A small feature pyramid for every query: convolutions, joined by the backbone's finer maps.
 
     Args:
-        width: D.
-        heads: M.
+        d_model: D.
+        num_heads: M.
         skips: channels of the backbone's maps that join, coarse to fine.
-        widths: channels after the second convolution and after each join.
+        channels: after the second convolution and after each join.
     """
 
-    def __init__(self, width: int, heads: int, skips: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(
+        self, d_model: int, num_heads: int, skips: Sequence[int], channels: Sequence[int]
+    ) -> None:
         super().__init__()
-        inputs = width + heads
-        channels = (inputs, inputs, *widths)
-        for i, (a, b) in enumerate(itertools.pairwise(channels), 1):
+        first = d_model + num_heads
+        layers = (first, first, *channels)
+        for i, (a, b) in enumerate(itertools.pairwise(layers), 1):
             self.add_module(f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
             self.add_module(f"gn{i}", nn.GroupNorm(GROUPS, b))
-        for i, (skip, joined) in enumerate(zip(skips, widths, strict=False), 1):
+        for i, (skip, joined) in enumerate(zip(skips, channels, strict=False), 1):
             self.add_module(f"adapter{i}", nn.Conv2d(skip, joined, 1))
-        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.out_lay = nn.Conv2d(channels[-1], 1, 3, padding=1)
         self.skips = len(skips)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -87,7 +89,7 @@ class MaskHead(nn.Module):
         """Mask logits ``(N, H, W)`` at the size of the finest map.
 
         Args:
-            x: ``(B, D, h, w)``, what went into the transformer.
+            x: ``(B, D, h, w)``, the transformer's input.
             attention: ``(N, M, h, w)``.
             finer: the backbone's maps ``(B, ., ., .)``, coarse to fine.
             image: ``(N,)``, which image each query belongs to.

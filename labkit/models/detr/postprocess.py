@@ -1,4 +1,4 @@
-"""From DETR's queries to a panoptic map: the largest mask wins each pixel.
+"""Panoptic maps from DETR's queries: the largest mask logit wins each pixel.
 
 N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, section 4.4.
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.ops.boxes import clip_boxes
@@ -21,22 +22,22 @@ from labkit.structures import IGNORE, VOID, Categories, Detections, Panoptic, Se
 
 
 @dataclass(frozen=True)
-class Named:
-    """The queries of an image that name a category, in their order.
+class Queries:
+    """The queries of an image that predict a category, in their order.
 
     Attributes:
-        query: ``(N,)``, which of the network's queries.
+        idxs: ``(N,)`` indices of the network's queries.
         labels, scores: ``(N,)``.
-        boxes: ``(N, 4)`` XYXY as shares of the image's sides.
+        boxes: ``(N, 4)`` XYXY as fractions of the image's sides.
     """
 
-    query: Tensor
+    idxs: Tensor
     labels: Tensor
     scores: Tensor
     boxes: Tensor
 
     def detections(self, which: Tensor, size: tuple[int, int], masks: Tensor | None) -> Detections:
-        """Some of them as objects, best first.
+        """Some of them as detections, highest score first.
 
         Args:
             which: ``(N,)`` bool.
@@ -51,15 +52,36 @@ class Named:
         return Detections(boxes, self.scores[order], self.labels[order], chosen)
 
 
+def select_queries(
+    logits: Tensor, boxes: Tensor, label_of: Tensor, above_no_object: bool
+) -> Queries:
+    """Select the queries of one image that predict a category.
+
+    Args:
+        logits: ``(Q, K)``, the last output is "no object".
+        boxes: ``(Q, 4)`` centre x, centre y, width, height.
+        label_of: ``(K - 1,)``, the label of each output, -1 for none.
+        above_no_object: only those whose category is likelier than "no object".
+    """
+    probability = logits.softmax(dim=-1)
+    scores, outputs = probability[:, :-1].max(dim=-1)
+    labels = label_of[outputs]
+    keep = labels >= 0
+    if above_no_object:
+        keep &= scores > probability[:, -1]
+    idxs = keep.nonzero()[:, 0]
+    return Queries(idxs, labels[idxs], scores[idxs], box_convert(boxes[idxs], "cxcywh", "xyxy"))
+
+
 def panoptic_map(
     masks: Tensor,
     labels: Tensor,
     scores: Tensor,
-    things: int,
+    num_things: int,
     size: tuple[int, int],
-    smallest: int = 4,
+    min_segment_area: int = 4,
 ) -> Panoptic:
-    """Every pixel to the query with the largest mask logit.
+    """Assign every pixel to the query with the largest mask logit.
 
     Masks of one stuff class are one region. Segments that come out too small are dropped and the
     pixels decided again, now without joining: a stuff mask that was joined to another one has no
@@ -69,27 +91,27 @@ def panoptic_map(
         masks: ``(N, H, W)`` logits.
         labels, scores: ``(N,)``, in the order of the queries: it decides which of two masks of a
             stuff class gives the region its place.
-        things: number of things; labels from there on are stuff.
+        num_things: labels from there on are stuff.
         size: (H', W').
-        smallest: pixels of the output that a segment must exceed.
+        min_segment_area: pixels of the output that a segment must exceed.
 
     Returns:
         A segment for every pixel, with ids from 1 on; void where there is no query.
     """
     first_of_class = torch.arange(len(labels), device=labels.device)
     for i, label in enumerate(labels.tolist()):
-        if label >= things:
+        if label >= num_things:
             first_of_class[i] = int((labels == label).nonzero()[0])
     winners = _winners(masks, size, first_of_class)
     while len(labels):
         areas = torch.bincount(winners.flatten(), minlength=len(labels))
-        keep = areas > smallest
+        keep = areas > min_segment_area
         if bool(keep.all()):
             break
         masks, labels, scores = masks[keep], labels[keep], scores[keep]
         winners = _winners(masks, size, None)
     segments = [
-        Segment(i, label, score if label < things else None)
+        Segment(i, label, score if label < num_things else None)
         for i, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True), 1)
     ]
     ids = winners + 1 if segments else torch.full_like(winners, VOID)
@@ -109,11 +131,11 @@ def _winners(masks: Tensor, size: tuple[int, int], instead: Tensor | None) -> Te
     return torch.from_numpy(resized).long().to(masks.device)
 
 
-def boxes_map(found: Detections, stuff: Detections, categories: Categories) -> Panoptic:
-    """The best map that boxes allow: filled, stuff below things, small stuff above large.
+def boxes_map(things: Detections, stuff: Detections, categories: Categories) -> Panoptic:
+    """The panoptic map of filled boxes: stuff below things, small stuff above large.
 
     Args:
-        found: things with their boxes filled as masks ``(n, H', W')``.
+        things: detections with their boxes filled as masks ``(n, H', W')``.
         stuff: the same of stuff.
         categories: of the labels.
     """
@@ -121,11 +143,16 @@ def boxes_map(found: Detections, stuff: Detections, categories: Categories) -> P
     semantic = torch.full(stuff.masks.shape[1:], IGNORE, device=stuff.labels.device)
     for i in stuff.masks.flatten(1).sum(dim=1).argsort(descending=True).tolist():
         semantic[stuff.masks[i]] = stuff.labels[i]
-    return merge(found, semantic, categories, score=0.0, stuff_area=1)
+    return merge(things, semantic, categories, score_thresh=0.0, min_stuff_area=1)
 
 
-def filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(N, H', W')`` bool: pixels whose middle is in each box ``(N, 4)``, shares of the sides."""
+def fill_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(N, H', W')`` bool: the pixels whose centres are in each box.
+
+    Args:
+        boxes: ``(N, 4)`` XYXY as fractions of the image's sides.
+        size: (H', W').
+    """
     y = (torch.arange(size[0], device=boxes.device) + 0.5) / size[0]
     x = (torch.arange(size[1], device=boxes.device) + 0.5) / size[1]
     left, top, right, bottom = boxes.T[:, :, None]  # (N, 1) each

@@ -1,8 +1,8 @@
-"""From objects and a semantic map, which overlap and disagree, to one panoptic map.
+"""The heuristic merge of detections and a semantic map, which overlap and disagree.
 
 A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4.1 and the appendix of "Panoptic
-Feature Pyramid Networks", CVPR 2019: a heuristic, like non-maximum suppression, with a threshold
-for each doubt. UPSNet's answer without thresholds is ``models/upsnet/panoptic_head.py``.
+Feature Pyramid Networks", CVPR 2019: like non-maximum suppression, with a threshold for each
+decision. UPSNet decides without thresholds: ``models/upsnet/panoptic_head.py``.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ def merge(
     semantic: Tensor,
     categories: Categories,
     *,
-    score: float = 0.5,
-    overlap: float = 0.5,
-    stuff_area: int = 4096,
+    score_thresh: float = 0.5,
+    overlap_thresh: float = 0.5,
+    min_stuff_area: int = 4096,
 ) -> Panoptic:
-    """Paint objects, the most certain first, then stuff where nothing was painted.
+    """Paint objects, highest score first, then stuff where nothing was painted.
 
     Args:
         detections: objects with ``masks (N, H, W)``, in any order. Of equal scores the one that
             comes first is painted first.
-        semantic: ``(H, W)`` int64 labels. What is labelled as a thing paints nothing: which of the
-            things it would belong to is not known.
+        semantic: ``(H, W)`` int64 labels. Pixels labelled as a thing paint nothing: it is not known
+            which object they belong to.
         categories: of the labels.
-        score: objects below it are left out.
-        overlap: an object is left out if more than this part of it is painted already; otherwise it
-            gets the rest.
-        stuff_area: stuff on fewer pixels, all regions of a class together, is left out.
+        score_thresh: objects below it are left out.
+        overlap_thresh: an object is left out if more than this part of it is painted already;
+            otherwise it gets the rest.
+        min_stuff_area: stuff on fewer pixels, all regions of a class together, is left out.
 
     Returns:
-        The map; segments have ids from 1 on, objects first, then stuff by label. What nothing
-        covers is VOID.
+        The map; segments have ids from 1 on, objects first, then stuff by label. Pixels that
+        nothing covers are VOID.
 
     Raises:
         LabkitError: the detections have no masks, or masks of another size than the semantic map.
@@ -52,6 +52,7 @@ def merge(
             f"merge: masks are {tuple(masks.shape[1:])} pixels large, the semantic map"
             f" {tuple(semantic.shape)}; both must be (H, W) of the same picture"
         )
+    num_classes, stuff = len(categories), categories.stuff
     ids = np.full(semantic.shape, VOID, np.int32)
     free = np.ones(semantic.shape, bool)
     segments: list[Segment] = []
@@ -59,24 +60,24 @@ def merge(
     # than painting by index.
     scores = detections.scores.float().numpy(force=True)  # NumPy has no bfloat16
     for i in np.argsort(-scores, kind="stable"):
-        if float(scores[i]) < score:
+        if float(scores[i]) < score_thresh:
             break
         mask = masks[int(i)].numpy(force=True)
         area = np.count_nonzero(mask)
         visible = mask & free
         left = np.count_nonzero(visible)
-        if area == 0 or (area - left) / area > overlap or left == 0:
+        if area == 0 or (area - left) / area > overlap_thresh or left == 0:
             continue
         segments.append(
             Segment(len(segments) + 1, int(detections.labels[i]), score=float(scores[i]))
         )
         np.copyto(ids, segments[-1].id, where=visible)
         free &= ~visible
-    labels = np.where(free, semantic.numpy(force=True), len(categories)).clip(0, len(categories))
-    areas = np.bincount(labels.ravel(), minlength=len(categories) + 1)
-    id_of = np.full(len(categories) + 1, VOID, np.int32)
-    for label in categories.stuff:
-        if areas[label] and areas[label] >= stuff_area:
+    labels = np.where(free, semantic.numpy(force=True), num_classes).clip(0, num_classes)
+    areas = np.bincount(labels.ravel(), minlength=num_classes + 1)
+    id_of = np.full(num_classes + 1, VOID, np.int32)
+    for label in stuff:
+        if areas[label] and areas[label] >= min_stuff_area:
             segments.append(Segment(len(segments) + 1, label))
             id_of[label] = segments[-1].id
     ids += id_of[labels]  # VOID is 0, so that what is painted stays

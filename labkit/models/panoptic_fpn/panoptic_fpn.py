@@ -1,9 +1,10 @@
-"""Panoptic FPN on one page: a Mask R-CNN with a semantic branch on the same pyramid.
+"""Panoptic FPN on one page: a Mask R-CNN and a semantic branch on one feature pyramid.
 
 A. Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019. One network instead of two; its
-two answers are merged by :func:`labkit.models.panoptic_fpn.merge.merge`.
+two outputs are merged by :func:`labkit.models.panoptic_fpn.merge.merge`.
 
-Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``C`` categories, ``T`` of them things.
+Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``C`` outputs of the semantic branch,
+``n`` detections of an image, ``m`` resolution of a mask, ``H' × W'`` an image.
 """
 
 from __future__ import annotations
@@ -12,61 +13,95 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from labkit.models.backbones.backbones import BackboneConfig
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPN, SemanticFPNConfig
-from labkit.models.rcnn.mask_rcnn import MaskRCNN
-from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
-from labkit.models.semantic.losses import cross_entropy, semantic_truth
-from labkit.models.semantic.semantic_model import upsample
-from labkit.structures import IGNORE, Categories, Prediction, Target
+from labkit.models.preprocess import Batch, Preprocessing, preprocess
+from labkit.models.rcnn.mask_head import paste_detections
+from labkit.models.rcnn.roi_heads import RoIHeadsConfig, build_roi_heads
+from labkit.models.rcnn.rpn import RPN, RPNConfig
+from labkit.models.semantic.losses import cross_entropy, semantic_targets
+from labkit.models.targets import check_targets
+from labkit.structures import IGNORE, Categories, Detections, Prediction, Target
 
 
-@dataclass(frozen=True, kw_only=True)
-class PanopticFPNConfig(MaskRCNNConfig):
-    """A Mask R-CNN's numbers and these.
+@dataclass(frozen=True)
+class PanopticFPNConfig:
+    """Panoptic FPN configuration.
 
     Attributes:
-        semantic: of the semantic branch.
-        instance_weight: λ_i, of the losses of class, box and mask.
-        semantic_weight: λ_s, of the loss of the semantic branch.
-        score, overlap, stuff_area: of :func:`labkit.models.panoptic_fpn.merge.merge`.
+        preprocessing: of the images.
+        backbone: residual network, with or without pyramid.
+        rpn: of the proposals.
+        roi_heads: of the detections.
+        semantic_head: of the semantic branch.
+        instance_loss_weight: λ_i, of the losses of class, box and mask.
+        semantic_loss_weight: λ_s, of the loss of the semantic branch.
+        score_thresh, overlap_thresh, min_stuff_area: of the merge.
     """
 
-    semantic: SemanticFPNConfig
-    instance_weight: float = 1.0
-    semantic_weight: float = 0.5
-    score: float = 0.5
-    overlap: float = 0.5
-    stuff_area: int = 4096
+    preprocessing: Preprocessing
+    backbone: BackboneConfig
+    rpn: RPNConfig
+    roi_heads: RoIHeadsConfig
+    semantic_head: SemanticFPNConfig
+    instance_loss_weight: float = 1.0
+    semantic_loss_weight: float = 0.5
+    score_thresh: float = 0.5
+    overlap_thresh: float = 0.5
+    min_stuff_area: int = 4096
 
     def build(self, categories: Categories) -> PanopticFPN:
         """A model with fresh weights."""
         return PanopticFPN(self, categories)
 
-    @property
-    def divisor(self) -> int:
-        """All maps must reach the common stride by doubling."""
-        return 32 if self.backbone.kind == "fpn" else 16
 
+@dataclass(frozen=True)
+class PanopticFPNOutput:
+    """Raw output of a Panoptic FPN.
 
-class PanopticFPN(MaskRCNN):
-    """Objects, a class for every pixel, and the panoptic map made of both.
-
-    Args:
-        config: every number, and the parts.
-        categories: things and stuff.
+    Attributes:
+        detections: for each image, boxes in pixels of the network's input, without masks.
+        mask_logits: ``(n, m, m)`` of the detections' classes for each image.
+        sem_seg_logits: ``(B, C, H/4, W/4)``.
     """
 
-    config: PanopticFPNConfig
+    detections: list[Detections]
+    mask_logits: list[Tensor]
+    sem_seg_logits: Tensor
+
+
+class PanopticFPN(nn.Module):
+    """Panoptic FPN: objects, a class for every pixel, and the panoptic map merged from both.
+
+    A. Kirillov et al., CVPR 2019.
+
+    Args:
+        config: the configuration.
+        categories: things and stuff.
+
+    Raises:
+        LabkitError: there are no things.
+    """
 
     def __init__(self, config: PanopticFPNConfig, categories: Categories) -> None:
-        super().__init__(config, categories)
-        # label_of[k]: what output k stands for, IGNORE for all things together; output_of[label].
+        super().__init__()
+        self.config = config
+        self.categories = categories
+        self.backbone = config.backbone.build()
+        strides = self.backbone.strides
+        channels = self.backbone.channels[config.rpn.levels[0]]
+        self.rpn = RPN(channels, strides, config.rpn)
+        self.roi_heads = build_roi_heads(
+            config.backbone, channels, strides, categories, config.roi_heads
+        )
+        # label_of[k]: the label of output k, IGNORE for all things together; output_of[label].
         label_of = torch.arange(len(categories))
         output_of = torch.full((IGNORE + 1,), IGNORE)
-        if config.semantic.things_as_one:
+        if config.semantic_head.merge_things:
             label_of = torch.tensor([IGNORE, *categories.stuff])
             output_of[: len(categories.things)] = 0
         output_of[label_of] = torch.arange(len(label_of))
@@ -75,61 +110,94 @@ class PanopticFPN(MaskRCNN):
         self.output_of: Tensor
         self.register_buffer("label_of", label_of, persistent=False)
         self.register_buffer("output_of", output_of, persistent=False)
+        level = config.semantic_head.levels[0]
         self.sem_seg_head = SemanticFPN(
-            self.backbone.channels[config.semantic.levels[0]],
-            self.backbone.strides,
-            len(label_of),
-            config.semantic,
+            self.backbone.channels[level], strides, len(label_of), config.semantic_head
         )
 
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
+
+        Args:
+            images: B tensors ``(3, height, width)`` uint8 RGB.
+            targets: B targets with ``boxes``, ``labels``, ``masks`` and ``semantic``; in training
+                mode only.
+
+        Returns:
+            Training: :meth:`losses`. Evaluation: B predictions with ``detections``, ``semantic``
+            and ``panoptic`` in pixels of the images.
+
+        Raises:
+            LabkitError: an image of another type, or targets that do not fit the categories.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        features = self.backbone(batch.tensor)
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
+
     def losses(
-        self,
-        features: dict[str, Tensor],
-        padded: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[Target],
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
     ) -> dict[str, Tensor]:
-        """Those of Mask R-CNN, and ``loss_sem_seg``; the sum of all is the joint loss (3.2).
+        """Those of Mask R-CNN and ``loss_sem_seg``; their sum is the joint loss (section 3.2).
 
         ``loss_sem_seg`` is the mean over the labelled pixels of all images, at full size.
         """
-        truth = self.output_of[semantic_truth(targets, len(self.categories), padded)]
-        losses = super().losses(features, padded, sizes, targets)
-        for name in ("loss_cls", "loss_box_reg", "loss_mask"):
-            losses[name] = losses[name] * self.config.instance_weight
-        logits = upsample(self.sem_seg_head(features).float(), padded)  # (B, outputs, H, W)
-        loss = cross_entropy(logits, truth) * self.config.semantic_weight
+        targets = check_targets(targets, len(self.categories.things))
+        gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)
+        proposals, losses = self.rpn(features, batch, targets)
+        for name, loss in self.roi_heads.losses(features, proposals, targets).items():
+            losses[name] = loss * self.config.instance_loss_weight
+        logits = self.sem_seg_head(features).float()  # (B, C, H/4, W/4)
+        logits = F.interpolate(logits, size=batch.padded_size, mode="bilinear", align_corners=False)
+        loss = cross_entropy(logits, self.output_of[gt_labels]) * self.config.semantic_loss_weight
         return {**losses, "loss_sem_seg": loss}
 
-    def predictions(
-        self,
-        features: dict[str, Tensor],
-        padded: tuple[int, int],
-        inner: Sequence[tuple[int, int]],
-        sizes: Sequence[tuple[int, int]],
+    def predict(self, features: dict[str, Tensor], batch: Batch) -> PanopticFPNOutput:
+        """Outputs of both branches from feature maps ``(B, D, h, w)`` by level name."""
+        proposals, _ = self.rpn(features, batch)
+        detections, mask_logits = self.roi_heads(features, proposals, batch.input_sizes)
+        return PanopticFPNOutput(detections, mask_logits, self.sem_seg_head(features).float())
+
+    def postprocess(
+        self, output: PanopticFPNOutput, batch: Batch, score_thresh: float | None = None
     ) -> list[Prediction]:
-        """Those of Mask R-CNN with ``semantic`` and ``panoptic``.
+        """Detections, semantic maps and merged panoptic maps, in pixels of the original images.
 
         Where all things are one output, ``semantic`` has an object's class where the panoptic map
         has one, and IGNORE on other pixels of things: the branch does not know which thing it is.
+
+        Args:
+            output: of :meth:`predict`.
+            batch: for its sizes.
+            score_thresh: objects below it do not enter the merge; None: the configuration's.
         """
-        found = super().predictions(features, padded, inner, sizes)
-        logits = upsample(self.sem_seg_head(features).float(), padded)  # (B, outputs, H, W)
-        for prediction, scores, (height, width), size in zip(
-            found, logits, inner, sizes, strict=True
-        ):
-            # Cropped before it is resized: padding has no place in the picture.
-            scores = upsample(scores[None, :, :height, :width], size)[0]
-            semantic = self.label_of[scores.argmax(dim=0)]  # (H', W') of the output
-            assert prediction.detections is not None
-            prediction.panoptic = merge(
-                prediction.detections,
+        config, predictions = self.config, []
+        for i, size in enumerate(batch.image_sizes):
+            height, width = batch.input_sizes[i]
+            detections = paste_detections(
+                output.detections[i], output.mask_logits[i], (height, width), size
+            )
+            logits = F.interpolate(
+                output.sem_seg_logits[i : i + 1],
+                size=batch.padded_size,
+                mode="bilinear",
+                align_corners=False,
+            )
+            # Cropped before it is resized: padding has no place in the image.
+            logits = logits[:, :, :height, :width]
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            semantic = self.label_of[logits[0].argmax(dim=0)]  # (H', W')
+            panoptic = merge(
+                detections,
                 semantic,
                 self.categories,
-                score=self.config.score,
-                overlap=self.config.overlap,
-                stuff_area=self.config.stuff_area,
+                score_thresh=config.score_thresh if score_thresh is None else score_thresh,
+                overlap_thresh=config.overlap_thresh,
+                min_stuff_area=config.min_stuff_area,
             )
-            known = prediction.panoptic.semantic()
-            prediction.semantic = torch.where(semantic == IGNORE, known, semantic)
-        return found
+            semantic = torch.where(semantic == IGNORE, panoptic.semantic(), semantic)
+            predictions.append(Prediction(detections, semantic, panoptic))
+        return predictions

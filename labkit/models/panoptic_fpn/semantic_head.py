@@ -1,4 +1,4 @@
-"""The semantic branch of Panoptic FPN: every level of the pyramid brought to one quarter and added.
+"""The semantic branch of Panoptic FPN: all pyramid levels at stride 4, added up.
 
 A. Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019, section 3.1 and figure 3.
 Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels of the maps, ``c``
@@ -19,44 +19,48 @@ COMMON_STRIDE = 4
 
 @dataclass(frozen=True)
 class SemanticFPNConfig:
-    """Numbers of the branch.
+    """Semantic branch configuration.
 
     Attributes:
         levels: feature maps, finest first.
         channels: c, a multiple of four.
-        things_as_one: one output for all things together, since the other branch tells them apart
-            (section 3.1); else one for each, and the branch is a semantic segmentation by itself.
+        merge_things: one output for all things together, since the other branch tells them apart
+            (section 3.1); else one for each, and the branch alone segments semantically.
     """
 
     levels: tuple[str, ...]
     channels: int = 128
-    things_as_one: bool = True
+    merge_things: bool = True
 
 
 class SemanticFPN(nn.Module):
-    """Convolutions and doublings up to stride 4 on each level, their sum, one linear classifier.
+    """Convolutions and upsampling to stride 4 on each level, their sum, one 1 × 1 classifier.
 
     Args:
-        inputs: D.
+        in_channels: D.
         strides: pixels per cell, by level name; powers of two from 4 on.
-        outputs: C.
-        config: the numbers.
+        num_outputs: C.
+        config: the configuration.
     """
 
     def __init__(
-        self, inputs: int, strides: Mapping[str, int], outputs: int, config: SemanticFPNConfig
+        self,
+        in_channels: int,
+        strides: Mapping[str, int],
+        num_outputs: int,
+        config: SemanticFPNConfig,
     ) -> None:
         super().__init__()
         self.levels = config.levels
         for name in config.levels:
             doublings = int(math.log2(strides[name] // COMMON_STRIDE))
-            tower: list[nn.Module] = [ConvGroupNorm(inputs, config.channels)]
+            tower: list[nn.Module] = [ConvGroupNorm(in_channels, config.channels)]
             for i in range(doublings):
                 if i > 0:
                     tower.append(ConvGroupNorm(config.channels, config.channels))
                 tower.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.add_module(name, nn.Sequential(*tower))
-        self.predictor = nn.Conv2d(config.channels, outputs, 1)
+        self.predictor = nn.Conv2d(config.channels, num_outputs, 1)
         nn.init.kaiming_normal_(self.predictor.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
@@ -73,10 +77,10 @@ class SemanticFPN(nn.Module):
 class ConvGroupNorm(nn.Conv2d):
     """A 3 × 3 convolution, a GroupNorm with four channels a group, and a ReLU."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = nn.GroupNorm(outputs // 4, outputs)
+        self.norm = nn.GroupNorm(out_channels // 4, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(super().forward(x)), inplace=True)

@@ -1,6 +1,6 @@
-"""Anchors: the boxes that a region proposal network scores, at every cell of every level.
+"""Anchors: reference boxes at every cell of every level.
 
-S. Ren et al., "Faster R-CNN", NIPS 2015, section 3.1. Letters in shapes: ``A`` anchors at a cell,
+S. Ren et al., "Faster R-CNN", NIPS 2015, section 3.1. Letters in shapes: ``A`` anchors per cell,
 ``h × w`` cells of a level.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
-    """Boxes around the origin, ``(A, 4)`` with A = sizes × ratios, size by size.
+    """Anchors of a cell: boxes around the origin, ``(A, 4)`` with A = sizes × ratios, size by size.
 
     Args:
         sizes: square roots of the areas, in pixels.
@@ -31,7 +31,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
 
 
 def legacy_cell_anchors(size: float, ratios: Sequence[float], stride: int) -> Tensor:
-    """Boxes as Detectron of 2018 makes them, ``(A, 4)``: around the middle of the first cell.
+    """Anchors of a cell as in Detectron (2018), ``(A, 4)``: around the centre of the first cell.
 
     The sides of a box the size of a *cell* are rounded to whole pixels, then enlarged.
 
@@ -51,7 +51,7 @@ def legacy_cell_anchors(size: float, ratios: Sequence[float], stride: int) -> Te
 
 
 def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int]) -> Tensor:
-    """The anchors of a level, ``(h · w · A, 4)``: row by row, at a cell all A.
+    """The anchors of a level, ``(h · w · A, 4)``: row by row, all A of a cell together.
 
     Args:
         cell: ``(A, 4)`` of :func:`cell_anchors`.
@@ -63,3 +63,21 @@ def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int])
     y, x = torch.meshgrid(y, x, indexing="ij")
     shifts = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)  # (h w, 1, 4)
     return (shifts + cell).reshape(-1, 4)
+
+
+def pyramid_anchors(
+    cells: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[tuple[int, int]],
+) -> list[Tensor]:
+    """The anchors ``(h · w · A, 4)`` of every level, see :func:`grid_anchors`.
+
+    Args:
+        cells: ``(A, 4)`` for each level.
+        shapes: (h, w) of each level.
+        strides: pixels per cell along y and x, for each level.
+    """
+    return [
+        grid_anchors(cell, height, width, stride)
+        for cell, (height, width), stride in zip(cells, shapes, strides, strict=True)
+    ]

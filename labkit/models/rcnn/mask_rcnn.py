@@ -1,117 +1,144 @@
-"""Mask R-CNN on one page: backbone, proposals, heads, masks (K. He et al., ICCV 2017).
+"""Mask R-CNN on one page: backbone, proposals, heads, masks.
 
-Without masks it is Faster R-CNN. One image's way from pixels to masks: this file,
-``backbones/resnet.py``, ``backbones/fpn.py``, ``rpn.py``, ``roi_heads.py`` and
-``paste_masks.py``.
+K. He et al., "Mask R-CNN", ICCV 2017. Without masks it is Faster R-CNN. One image's way from pixels
+to masks: ``preprocess.py``, ``backbones/resnet.py``, ``backbones/fpn.py``, ``rpn.py``,
+``roi_heads.py`` and ``mask_head.py``.
 
-Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels, ``n`` detections,
-``m`` side of a mask.
+Letters in shapes: ``B`` images, ``n`` detections of an image, ``m`` resolution of a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from labkit.errors import LabkitError
-from labkit.models.detector import Detector, size_of
-from labkit.models.rcnn.mask_rcnn_config import MaskRCNNConfig
-from labkit.models.rcnn.paste_masks import paste_masks, paste_masks_resized
-from labkit.models.rcnn.roi_heads import Found
-from labkit.models.rcnn.rpn import RPN
-from labkit.ops.boxes import clip_boxes, larger_than
+from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.preprocess import Batch, Preprocessing, preprocess
+from labkit.models.rcnn.mask_head import paste_detections
+from labkit.models.rcnn.roi_heads import RoIHeadsConfig, build_roi_heads
+from labkit.models.rcnn.rpn import RPN, RPNConfig
+from labkit.models.targets import check_targets
 from labkit.structures import Categories, Detections, Prediction, Target
 
 
-class MaskRCNN(Detector):
-    """Objects with boxes, scores, classes and masks.
+@dataclass(frozen=True)
+class MaskRCNNConfig:
+    """Mask R-CNN configuration.
+
+    Attributes:
+        preprocessing: of the images.
+        backbone: residual network, with or without pyramid.
+        rpn: of the proposals.
+        roi_heads: of the detections.
+        masks: False leaves the mask head out: Faster R-CNN.
+        paste_by_resizing: how masks get into the image: as torchvision does it.
+    """
+
+    preprocessing: Preprocessing
+    backbone: BackboneConfig
+    rpn: RPNConfig
+    roi_heads: RoIHeadsConfig
+    masks: bool = True
+    paste_by_resizing: bool = False
+
+    def build(self, categories: Categories) -> MaskRCNN:
+        """A model with fresh weights."""
+        return MaskRCNN(self, categories)
+
+
+@dataclass(frozen=True)
+class MaskRCNNOutput:
+    """Raw output of a Mask R-CNN.
+
+    Attributes:
+        detections: for each image, boxes in pixels of the network's input, without masks.
+        mask_logits: ``(n, m, m)`` of the detections' classes for each image, or None.
+    """
+
+    detections: list[Detections]
+    mask_logits: list[Tensor] | None
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN: boxes, scores, classes and masks of objects (K. He et al., ICCV 2017).
 
     Args:
-        config: every number, and the parts.
+        config: the configuration.
         categories: the things among them are the classes.
 
     Raises:
         LabkitError: there are no things.
     """
 
-    config: MaskRCNNConfig
-
     def __init__(self, config: MaskRCNNConfig, categories: Categories) -> None:
-        super().__init__(config, categories)
-        classes = len(categories.things)
-        if classes == 0:
-            raise LabkitError(
-                "categories: none of them is a thing, so there is nothing to detect; for stuff"
-                " alone choose a semantic model, such as deeplab_tiny"
-            )
+        super().__init__()
+        self.config = config
+        self.categories = categories
         self.backbone = config.backbone.build()
-        channels = self.backbone.channels[config.rpn.levels[0]]
-        strides = self.backbone.strides
+        channels, strides = self.backbone.channels[config.rpn.levels[0]], self.backbone.strides
         self.rpn = RPN(channels, strides, config.rpn)
-        self.roi_heads = config.heads(channels, strides, classes)
+        self.roi_heads = build_roi_heads(
+            config.backbone, channels, strides, categories, config.roi_heads, config.masks
+        )
 
-    def training_losses(
-        self, images: Sequence[Tensor], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls``, ``loss_box_reg`` and ``loss_mask``."""
-        features, padded = self.features(images)
-        return self.losses(features, padded, [size_of(image) for image in images], targets)
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
+
+        Args:
+            images: B tensors ``(3, height, width)`` uint8 RGB.
+            targets: B targets with ``boxes``, ``labels`` and ``masks``; in training mode only.
+
+        Returns:
+            Training: :meth:`losses`. Evaluation: B predictions with ``detections`` in pixels of the
+            images.
+
+        Raises:
+            LabkitError: an image of another type, or targets with boxes without area or labels
+                that are not the categories'.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        features = self.backbone(batch.tensor)
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
 
     def losses(
-        self,
-        features: dict[str, Tensor],
-        padded: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[Target],
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
     ) -> dict[str, Tensor]:
-        """All losses by name, from the maps of a batch of ``padded`` pixels."""
-        proposals, _, losses = self.rpn(features, padded, sizes, targets)
-        _, _, of_heads = self.roi_heads(features, proposals, sizes, targets)
-        return {**losses, **of_heads}
+        """``loss_rpn_cls``, ``loss_rpn_loc``, ``loss_cls``, ``loss_box_reg`` and ``loss_mask``."""
+        targets = check_targets(targets, len(self.categories.things))
+        proposals, losses = self.rpn(features, batch, targets)
+        return {**losses, **self.roi_heads.losses(features, proposals, targets)}
 
-    def infer(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """B predictions with ``detections``; see :meth:`labkit.models.detector.Detector.infer`."""
-        features, padded = self.features(images)
-        inner = [size_of(image) for image in images]
-        return self.predictions(features, padded, inner, sizes)
+    def predict(self, features: dict[str, Tensor], batch: Batch) -> MaskRCNNOutput:
+        """Detections and mask logits from feature maps ``(B, D, h, w)`` by level name."""
+        proposals, _ = self.rpn(features, batch)
+        return MaskRCNNOutput(*self.roi_heads(features, proposals, batch.input_sizes))
 
-    def predictions(
-        self,
-        features: dict[str, Tensor],
-        padded: tuple[int, int],
-        inner: Sequence[tuple[int, int]],
-        sizes: Sequence[tuple[int, int]],
+    def postprocess(
+        self, output: MaskRCNNOutput, batch: Batch, score_thresh: float = 0.0
     ) -> list[Prediction]:
-        """Predictions at ``sizes`` from the maps of images of ``inner`` (height, width)."""
-        proposals, _, _ = self.rpn(features, padded, inner)
-        found, masks, _ = self.roi_heads(features, proposals, inner)
-        return [
-            Prediction(detections=self.detections(one, None if masks is None else masks[i], a, b))
-            for i, (one, a, b) in enumerate(zip(found, inner, sizes, strict=True))
-        ]
+        """Detections with masks, in pixels of the original images.
 
-    def features(self, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], tuple[int, int]]:
-        """Feature maps ``(B, D, h, w)`` by level, and (H, W) of the padded batch."""
-        x = self.batch(images, self.config.divisor)
-        if self.training:
-            # All maps inherit this layout, and convolutions and RoIAlign are quickest in it. In
-            # evaluation it is the Predictor's choice: sums in another order round differently.
-            x = x.contiguous(memory_format=torch.channels_last)
-        maps: dict[str, Tensor] = self.backbone(x)
-        return maps, (x.shape[2], x.shape[3])
-
-    def detections(
-        self, found: Found, masks: Tensor | None, inner: tuple[int, int], size: tuple[int, int]
-    ) -> Detections:
-        """Boxes scaled from the network's image to the output, and masks ``(n, m, m)`` pasted."""
-        scale = torch.tensor([size[1] / inner[1], size[0] / inner[0]] * 2)
-        boxes = clip_boxes(found.boxes * scale.to(found.boxes), size)
-        keep = larger_than(boxes, 0.0)
-        boxes = boxes[keep]
-        pasted = None
-        if masks is not None:
-            paste = paste_masks_resized if self.config.conventions.paste_resized else paste_masks
-            pasted = paste(masks[keep], boxes, size)
-        return Detections(boxes, found.scores[keep], found.labels[keep], pasted)
+        Args:
+            output: of :meth:`predict`.
+            batch: for its sizes.
+            score_thresh: detections below it are dropped.
+        """
+        predictions = []
+        for i, detections in enumerate(output.detections):
+            keep = detections.scores >= score_thresh
+            mask_logits = None if output.mask_logits is None else output.mask_logits[i][keep]
+            detections = paste_detections(
+                detections[keep],
+                mask_logits,
+                batch.input_sizes[i],
+                batch.image_sizes[i],
+                self.config.paste_by_resizing,
+            )
+            predictions.append(Prediction(detections))
+        return predictions

@@ -1,8 +1,8 @@
-"""Region proposal network: where something is, whatever it is.
+"""Region proposal network: class-agnostic boxes that may hold an object.
 
 S. Ren et al., "Faster R-CNN", NIPS 2015, section 3.1; several levels as in T.-Y. Lin et al., FPN.
 
-Letters in shapes: ``B`` images, ``A`` anchors at a cell, ``h × w`` cells of a level, ``n = h w A``
+Letters in shapes: ``B`` images, ``A`` anchors per cell, ``h × w`` cells of a level, ``n = h w A``
 anchors of a level, ``N`` anchors of all levels, ``K`` proposals of an image, ``M`` objects.
 """
 
@@ -16,72 +16,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou
 
-from labkit.models.rcnn.anchors import cell_anchors, grid_anchors, legacy_cell_anchors
-from labkit.models.rcnn.matcher import POSITIVE, match, sample
+from labkit.models.preprocess import Batch
+from labkit.models.rcnn.anchors import cell_anchors, legacy_cell_anchors, pyramid_anchors
+from labkit.models.rcnn.matcher import POSITIVE, match_boxes, sample_boxes
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes, larger_than
 from labkit.structures import Target
 
-WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class RPNConfig:
-    """Numbers of the network.
+    """Region proposal network configuration.
 
     Attributes:
         levels: feature maps, finest first.
-        sizes: anchor sizes in pixels, for each level.
-        ratios: anchor heights / widths.
-        rounded: anchors in whole pixels.
-        legacy_anchors: :func:`labkit.models.rcnn.anchors.legacy_cell_anchors` instead; one size a
-        level. plus_one: boxes go from pixel to pixel (:mod:`labkit.ops.boxes`).
-        by_probability: candidates are ranked by probability, where rounding makes ties among those
-            that are all but certain, instead of by logit.
-        before_nms: candidates a level, in training and in evaluation.
-        after_nms: proposals an image, all levels together, in training and in evaluation.
-        nms: IoU above which of two proposals of a level the lower-scored one goes.
-        min_side: proposals must be longer than this on both sides.
-        batch: anchors drawn for the loss, an image.
-        beta: where the box loss turns from quadratic to linear; 0 is L1.
-        mean_of_drawn: losses are divided by the anchors that were there to draw (torchvision).
+        anchor_sizes: in pixels, for each level.
+        aspect_ratios: anchor heights / widths.
+        round_anchors: anchors in whole pixels.
+        legacy_anchors: :func:`labkit.models.rcnn.anchors.legacy_cell_anchors` instead; one size per
+            level.
+        plus_one: boxes go from pixel to pixel (:mod:`labkit.ops.boxes`).
+        rank_by_probability: candidates are ranked by probability, where rounding makes ties among
+            the most certain, instead of by logit.
+        pre_nms_top_n: candidates per level, in training and in evaluation.
+        post_nms_top_n: proposals per image, all levels together, in training and in evaluation.
+        nms_thresh: IoU above which of two proposals of a level the lower-scored one is removed.
+        min_size: proposals must be longer than this on both sides.
+        batch_size_per_image: anchors sampled for the loss.
+        smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is L1.
+        average_over_sampled: losses are divided by the anchors that were there to sample
+            (torchvision).
         strides_from_grid: anchors ``image size // cells`` apart (torchvision) instead of the
             level's stride; they differ where a level's cells overhang the image.
     """
 
     levels: tuple[str, ...]
-    sizes: tuple[tuple[float, ...], ...]
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rounded: bool = False
+    anchor_sizes: tuple[tuple[float, ...], ...]
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    round_anchors: bool = False
     legacy_anchors: bool = False
     plus_one: bool = False
-    by_probability: bool = False
-    before_nms: tuple[int, int] = (2000, 1000)
-    after_nms: tuple[int, int] = (1000, 1000)
-    nms: float = 0.7
-    min_side: float = 0.0
-    batch: int = 256
-    beta: float = 0.0
-    mean_of_drawn: bool = False
+    rank_by_probability: bool = False
+    pre_nms_top_n: tuple[int, int] = (2000, 1000)
+    post_nms_top_n: tuple[int, int] = (1000, 1000)
+    nms_thresh: float = 0.7
+    min_size: float = 0.0
+    batch_size_per_image: int = 256
+    smooth_l1_beta: float = 0.0
+    average_over_sampled: bool = False
     strides_from_grid: bool = False
 
 
 class RPN(nn.Module):
-    """One small network slid over every level.
+    """A 3 × 3 convolution and two 1 × 1 layers, slid over every level (section 3.1).
 
     Args:
         channels: of the feature maps.
         strides: pixels per cell, by level name.
-        config: the numbers.
+        config: the configuration.
     """
 
     def __init__(self, channels: int, strides: dict[str, int], config: RPNConfig) -> None:
         super().__init__()
         self.config = config
         self.strides = strides
-        anchors = len(config.sizes[0]) * len(config.ratios)
+        num_anchors = len(config.anchor_sizes[0]) * len(config.aspect_ratios)
+        for name, sizes in zip(config.levels, config.anchor_sizes, strict=True):
+            if config.legacy_anchors:
+                cell = legacy_cell_anchors(sizes[0], config.aspect_ratios, strides[name])
+            else:
+                cell = cell_anchors(sizes, config.aspect_ratios, config.round_anchors)
+            self.register_buffer(f"{name}_anchors", cell, persistent=False)  # (A, 4)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.objectness = nn.Conv2d(channels, anchors, 1)
-        self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
+        self.objectness = nn.Conv2d(channels, num_anchors, 1)
+        self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -89,117 +98,134 @@ class RPN(nn.Module):
                 nn.init.normal_(parameter, std=0.01)
 
     def forward(
-        self,
-        features: dict[str, Tensor],
-        padded: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        targets: Sequence[Target] | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Propose boxes.
 
         Args:
             features: ``(B, D, h, w)`` by level name.
-            padded: (height, width) of the batch.
-            sizes: (height, width) of each image without padding.
-            targets: in training.
+            batch: for its sizes.
+            targets: with them, losses are computed as well.
 
         Returns:
-            Proposals ``(K, 4)`` and their scores ``(K,)``, best first, for each image; losses.
+            Proposals ``(K, 4)`` for each image, best first, in pixels of the network's input; and
+            ``loss_rpn_cls`` and ``loss_rpn_loc``, or an empty dict.
         """
-        scores, deltas, anchors = [], [], []
-        for name, level_sizes in zip(self.config.levels, self.config.sizes, strict=True):
-            x = features[name]
-            hidden = F.relu(self.conv(x), inplace=True)
-            # (B, A, h, w) -> (B, n): the anchors of a cell stay together.
-            scores.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
-            offsets = self.deltas(hidden).float().permute(0, 2, 3, 1)  # (B, h, w, 4 A)
-            deltas.append(offsets.reshape(len(x), -1, 4))  # (B, n, 4)
-            cell = self._cell(name, level_sizes).to(x.device)
-            height, width = x.shape[2:]
-            step = (self.strides[name], self.strides[name])
-            if self.config.strides_from_grid:
-                step = (padded[0] // height, padded[1] // width)
-            anchors.append(grid_anchors(cell, height, width, step))
+        objectness, deltas = self.predict(features)  # (B, n) and (B, n, 4) by level
+        anchors = self.anchors(features, batch)  # (n, 4) by level
         losses = {}
-        if self.training:
-            assert targets is not None
+        if targets is not None:
             losses = self.losses(
-                torch.cat(anchors), torch.cat(scores, dim=1), torch.cat(deltas, dim=1), targets
+                torch.cat(anchors), torch.cat(objectness, dim=1), torch.cat(deltas, dim=1), targets
             )
-        boxes, best = self.propose(anchors, scores, deltas, sizes)
-        return boxes, best, losses
+        proposals, _ = self.propose(anchors, objectness, deltas, batch)
+        return proposals, losses
 
-    def _cell(self, level: str, sizes: tuple[float, ...]) -> Tensor:
-        """The anchors of a level's first cell, ``(A, 4)``."""
-        config = self.config
-        if config.legacy_anchors:
-            (size,) = sizes
-            return legacy_cell_anchors(size, config.ratios, self.strides[level])
-        return cell_anchors(sizes, config.ratios, config.rounded)
+    def predict(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness logits ``(B, n)`` and box deltas ``(B, n, 4)`` of each level's anchors."""
+        objectness, deltas = [], []
+        for name in self.config.levels:
+            x = F.relu(self.conv(features[name]), inplace=True)
+            # (B, A, h, w) -> (B, n): the anchors of a cell stay together.
+            objectness.append(self.objectness(x).float().permute(0, 2, 3, 1).flatten(1))
+            offsets = self.deltas(x).float().permute(0, 2, 3, 1)  # (B, h, w, 4 A)
+            deltas.append(offsets.reshape(len(x), -1, 4))  # (B, n, 4)
+        return objectness, deltas
+
+    def anchors(self, features: dict[str, Tensor], batch: Batch) -> list[Tensor]:
+        """The anchors ``(n, 4)`` of each level."""
+        levels = self.config.levels
+        shapes = [(features[name].shape[2], features[name].shape[3]) for name in levels]
+        strides = [(self.strides[name], self.strides[name]) for name in levels]
+        if self.config.strides_from_grid:
+            height, width = batch.padded_size
+            strides = [(height // rows, width // columns) for rows, columns in shapes]
+        return pyramid_anchors(
+            [self.get_buffer(f"{name}_anchors") for name in levels], shapes, strides
+        )
 
     @torch.no_grad()
     def propose(
         self,
         anchors: Sequence[Tensor],
-        scores: Sequence[Tensor],
+        objectness: Sequence[Tensor],
         deltas: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],
+        batch: Batch,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The best boxes of every image; by level anchors ``(n, 4)``, scores ``(B, n)``, deltas."""
-        moment = 0 if self.training else 1
-        candidates, values, levels = [], [], []
-        for level, (of_level, score, delta) in enumerate(zip(anchors, scores, deltas, strict=True)):
-            count = min(score.shape[1], self.config.before_nms[moment])
-            ranked = score.sigmoid() if self.config.by_probability else score
-            value, index = ranked.topk(count, dim=1)  # (B, count)
-            offsets = delta.gather(1, index[:, :, None].expand(-1, -1, 4))
-            boxes = decode_boxes(offsets.reshape(-1, 4), of_level[index.flatten()], WEIGHTS)
-            candidates.append(boxes.reshape(len(score), count, 4))
-            values.append(value)
-            levels.append(torch.full((count,), level, device=score.device))
-        group = torch.cat(levels)
-        proposals, kept_scores = [], []
-        for boxes, value, size in zip(
-            torch.cat(candidates, dim=1), torch.cat(values, dim=1), sizes, strict=True
+        """Decode, clip, and suppress: proposals ``(K, 4)`` and their scores for each image.
+
+        Args:
+            anchors: ``(n, 4)`` by level.
+            objectness: logits ``(B, n)`` by level.
+            deltas: ``(B, n, 4)`` by level.
+            batch: for its sizes.
+        """
+        config, mode = self.config, 0 if self.training else 1
+        top_anchors, top_deltas, top_scores, levels = [], [], [], []
+        for level, (of_level, logits, delta) in enumerate(
+            zip(anchors, objectness, deltas, strict=True)
         ):
-            boxes = clip_boxes(boxes, size, self.config.plus_one)
-            usable = boxes.isfinite().all(dim=1) & value.isfinite()
-            usable &= larger_than(boxes, self.config.min_side)
-            boxes, value, of_box = boxes[usable], value[usable], group[usable]
-            keep = batched_nms(boxes, value, of_box, self.config.nms)
-            keep = keep[: self.config.after_nms[moment]]
+            count = min(logits.shape[1], config.pre_nms_top_n[mode])
+            ranked = logits.sigmoid() if config.rank_by_probability else logits
+            scores, index = ranked.topk(count, dim=1)  # (B, count)
+            top_anchors.append(of_level[index])  # (B, count, 4)
+            top_deltas.append(delta.gather(1, index[:, :, None].expand(-1, -1, 4)))
+            top_scores.append(scores)
+            levels.append(torch.full((count,), level, device=logits.device))
+        references = torch.cat(top_anchors, dim=1)  # (B, candidates, 4)
+        offsets = torch.cat(top_deltas, dim=1)
+        candidates = decode_boxes(offsets.flatten(0, 1), references.flatten(0, 1), BOX_WEIGHTS)
+        level_of = torch.cat(levels)
+        proposals, proposal_scores = [], []
+        for boxes, scores, size in zip(
+            candidates.view_as(references),
+            torch.cat(top_scores, dim=1),
+            batch.input_sizes,
+            strict=True,
+        ):
+            boxes = clip_boxes(boxes, size, config.plus_one)
+            valid = boxes.isfinite().all(dim=1) & scores.isfinite()
+            valid &= larger_than(boxes, config.min_size)
+            boxes, scores, level_idxs = boxes[valid], scores[valid], level_of[valid]
+            keep = batched_nms(boxes, scores, level_idxs, config.nms_thresh)
+            keep = keep[: config.post_nms_top_n[mode]]
             proposals.append(boxes[keep])
-            kept_scores.append(value[keep])
-        return proposals, kept_scores
+            proposal_scores.append(scores[keep])
+        return proposals, proposal_scores
 
     def losses(
-        self, anchors: Tensor, scores: Tensor, deltas: Tensor, targets: Sequence[Target]
+        self, anchors: Tensor, objectness: Tensor, deltas: Tensor, targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Cross-entropy of object or not, and distance of the boxes, over the anchors drawn.
+        """Cross-entropy of the objectness and smooth L1 of the boxes, over the sampled anchors.
 
-        Both are divided by the anchors that *should* be drawn, so that an image with few positives
-        does not count its boxes more. (``mean_of_drawn``: by those that are drawn.)
+        Both are divided by the anchors that *should* be sampled, so that an image with few
+        positives does not weight its boxes more. (``average_over_sampled``: by those that are.)
 
         Args:
             anchors: ``(N, 4)``.
-            scores: ``(B, N)`` logits.
+            objectness: logits ``(B, N)``.
             deltas: ``(B, N, 4)``.
             targets: B targets with ``boxes`` ``(M, 4)``.
         """
-        classification = localisation = scores.new_zeros(())
+        config = self.config
+        loss_cls = loss_loc = objectness.new_zeros(())
         count = 0
-        for score, delta, target in zip(scores, deltas, targets, strict=True):
-            objects, kinds = match(box_iou(target["boxes"], anchors), 0.3, 0.7, keep_best=True)
-            positive, negative = sample(kinds, self.config.batch, 0.5)
-            drawn = torch.cat([positive, negative])
-            count += len(drawn) if self.config.mean_of_drawn else self.config.batch
-            truth = (kinds[drawn] == POSITIVE).to(score.dtype)
-            classification = classification + F.binary_cross_entropy_with_logits(
-                score[drawn], truth, reduction="sum"
+        for logits, delta, target in zip(objectness, deltas, targets, strict=True):
+            gt_boxes = target["boxes"]
+            iou = box_iou(gt_boxes, anchors)
+            matched_idxs, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
+            positive, negative = sample_boxes(match_labels, config.batch_size_per_image, 0.5)
+            sampled = torch.cat([positive, negative])
+            count += len(sampled) if config.average_over_sampled else config.batch_size_per_image
+            is_object = (match_labels[sampled] == POSITIVE).to(logits.dtype)
+            loss_cls = loss_cls + F.binary_cross_entropy_with_logits(
+                logits[sampled], is_object, reduction="sum"
             )
-            wanted = encode_boxes(target["boxes"][objects[positive]], anchors[positive], WEIGHTS)
-            localisation = localisation + F.smooth_l1_loss(
-                delta[positive], wanted, beta=self.config.beta, reduction="sum"
+            delta_targets = encode_boxes(
+                gt_boxes[matched_idxs[positive]], anchors[positive], BOX_WEIGHTS
+            )
+            loss_loc = loss_loc + F.smooth_l1_loss(
+                delta[positive], delta_targets, beta=config.smooth_l1_beta, reduction="sum"
             )
         count = max(count, 1)  # no anchors, no mean
-        return {"loss_rpn_cls": classification / count, "loss_rpn_loc": localisation / count}
+        return {"loss_rpn_cls": loss_cls / count, "loss_rpn_loc": loss_loc / count}

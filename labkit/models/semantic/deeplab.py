@@ -17,46 +17,58 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet, group_norm
-from labkit.models.semantic.semantic_model import SemanticModel, upsample
-from labkit.structures import Categories
+from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
+from labkit.models.semantic.losses import cross_entropy, label_maps, semantic_targets
+from labkit.structures import Categories, Prediction, Target
 
 
 @dataclass(frozen=True)
 class DeepLabConfig:
-    """Settings of a :class:`DeepLab`."""
+    """DeepLab configuration.
+
+    Attributes:
+        widths, blocks: of the backbone's stages.
+        output_stride: s.
+        rates: dilation of the 3 × 3 branches, in cells of the output stride.
+        channels: K.
+        skip_channels: of the stride-4 map; few, because the deep features shall lead.
+        preprocessing: of the images.
+    """
 
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
     output_stride: int
-    rates: tuple[int, ...]  # dilation of the 3 × 3 branches, in cells of the output stride
-    channels: int  # K
-    skip_channels: int  # of the stride-4 map, few: the deep features shall lead
+    rates: tuple[int, ...]
+    channels: int
+    skip_channels: int
+    preprocessing: Preprocessing = LABKIT
 
     def build(self, categories: Categories) -> DeepLab:
-        backbone = TinyResNet(self.widths, self.blocks, self.output_stride)
-        return DeepLab(backbone, len(categories), self.rates, self.channels, self.skip_channels)
+        """A model with fresh weights."""
+        return DeepLab(self, categories)
 
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: one view per rate, a 1 × 1 view and the image's mean.
 
     Args:
-        inputs: channels of the feature map.
+        in_channels: of the feature map.
         channels: K of each branch and of the result.
         rates: dilation of the 3 × 3 branches.
     """
 
-    def __init__(self, inputs: int, channels: int, rates: Sequence[int]) -> None:
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int]) -> None:
         super().__init__()
-        views = [StandardConv2d(inputs, channels, 1)]
-        views += [StandardConv2d(inputs, channels, 3, dilation=rate) for rate in rates]
-        self.views = nn.ModuleList(_normalised(view) for view in views)
+        views = [StandardConv2d(in_channels, channels, 1)]
+        views += [StandardConv2d(in_channels, channels, 3, dilation=rate) for rate in rates]
+        self.views = nn.ModuleList(_with_norm(view) for view in views)
         self.image = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, channels, 1), nn.ReLU(inplace=True)
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU(inplace=True)
         )
-        self.project = _normalised(StandardConv2d((len(views) + 1) * channels, channels, 1))
+        self.project = _with_norm(StandardConv2d((len(views) + 1) * channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, h, w)`` to ``(B, K, h, w)``."""
@@ -65,40 +77,72 @@ class ASPP(nn.Module):
         return self.project(torch.cat(branches, dim=1))
 
 
-class DeepLab(SemanticModel):
-    """A dilated backbone, ASPP, the decoder, a 1 × 1 score layer and bilinear enlarging.
+class DeepLab(nn.Module):
+    """DeepLabv3+: a dilated backbone, ASPP, a decoder, a 1 × 1 score layer.
+
+    L.-C. Chen et al., ECCV 2018.
 
     Args:
-        backbone: its ``res5`` has the output stride s, its ``res2`` stride 4.
-        num_classes: C.
-        rates, channels: of :class:`ASPP`.
-        skip_channels: to which ``res2`` is reduced before it joins.
+        config: the configuration.
+        categories: the classes.
     """
 
-    def __init__(
-        self,
-        backbone: TinyResNet,
-        num_classes: int,
-        rates: Sequence[int],
-        channels: int,
-        skip_channels: int,
-    ) -> None:
+    def __init__(self, config: DeepLabConfig, categories: Categories) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.aspp = ASPP(backbone.channels["res5"], channels, rates)
-        self.skip = _normalised(StandardConv2d(backbone.channels["res2"], skip_channels, 1))
-        self.decoder = _normalised(StandardConv2d(channels + skip_channels, channels, 3))
-        self.score = nn.Conv2d(channels, num_classes, 1)
+        self.config = config
+        self.categories = categories
+        channels, skip_channels = config.channels, config.skip_channels
+        self.backbone = TinyResNet(config.widths, config.blocks, config.output_stride)
+        in_channels = self.backbone.channels
+        self.aspp = ASPP(in_channels["res5"], channels, config.rates)
+        self.skip = _with_norm(StandardConv2d(in_channels["res2"], skip_channels, 1))
+        self.decoder = _with_norm(StandardConv2d(channels + skip_channels, channels, 3))
+        self.score = nn.Conv2d(channels, len(categories), 1)
 
-    def logits(self, x: Tensor) -> Tensor:
-        features = self.backbone(x)
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
+
+        Args:
+            images: B tensors ``(3, h, w)`` uint8 RGB.
+            targets: B targets with ``semantic``; in training mode only.
+
+        Returns:
+            Training: :meth:`losses`. Evaluation: B predictions with ``semantic`` ``(h, w)``.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        features = self.backbone(batch.tensor)
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
+
+    def losses(
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
+    ) -> dict[str, Tensor]:
+        """``loss_sem_seg``, the mean cross-entropy over the labelled pixels."""
+        if targets is None:
+            raise ValueError("targets are needed in training mode; call model.eval() first?")
+        gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)
+        return {"loss_sem_seg": cross_entropy(self.predict(features, batch), gt_labels)}
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
+        return label_maps(logits, batch)
+
+    def predict(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Logits ``(B, C, H, W)`` from the backbone's feature maps."""
         context = self.aspp(features["res5"])  # (B, K, H/s, W/s)
         detail = self.skip(features["res2"])  # (B, skip, H/4, W/4)
-        both = torch.cat(
-            [upsample(context, detail.shape), detail], dim=1
-        )  # (B, K + skip, H/4, W/4)
-        return upsample(self.score(self.decoder(both)).float(), x.shape)  # (B, C, H, W)
+        context = _upsample(context, detail.shape[2:])  # (B, K, H/4, W/4)
+        both = torch.cat([context, detail], dim=1)  # (B, K + skip, H/4, W/4)
+        return _upsample(self.score(self.decoder(both)).float(), batch.padded_size)
 
 
-def _normalised(conv: nn.Conv2d) -> nn.Sequential:
+def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation ``(B, ., ., .)`` to ``(B, ., *size)``."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _with_norm(conv: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(conv, group_norm(conv.out_channels), nn.ReLU(inplace=True))

@@ -12,13 +12,16 @@ Letters in shapes: ``B`` images, ``C`` classes, ``H × W`` the padded batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.semantic.semantic_model import SemanticModel, upsample
-from labkit.structures import Categories
+from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
+from labkit.models.semantic.losses import cross_entropy, label_maps, semantic_targets
+from labkit.structures import Categories, Prediction, Target
 
 SKIPS = {32: (), 16: ("res4",), 8: ("res4", "res3")}
 """Stages whose scores FCN-32s, FCN-16s and FCN-8s add, coarse to fine."""
@@ -26,41 +29,87 @@ SKIPS = {32: (), 16: ("res4",), 8: ("res4", "res3")}
 
 @dataclass(frozen=True)
 class FCNConfig:
-    """Settings of an :class:`FCN`."""
+    """FCN configuration.
+
+    Attributes:
+        widths, blocks: of the backbone's stages.
+        stride: of the finest scores: 32 (no skips), 16 or 8, the paper's FCN-32s, FCN-16s, FCN-8s.
+        preprocessing: of the images.
+    """
 
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
-    stride: int  # of the finest scores: 32 (no skips), 16 or 8
+    stride: int
+    preprocessing: Preprocessing = LABKIT
 
     def build(self, categories: Categories) -> FCN:
-        return FCN(TinyResNet(self.widths, self.blocks), len(categories), self.stride)
+        """A model with fresh weights."""
+        return FCN(self, categories)
 
 
-class FCN(SemanticModel):
-    """A backbone, one 1 × 1 score layer per used stage, and the sum of the enlarged scores.
+class FCN(nn.Module):
+    """Fully convolutional network: a backbone, one 1 × 1 score layer per stage, their sum.
+
+    J. Long et al., CVPR 2015.
 
     Args:
-        backbone: returns ``res3``, ``res4`` and ``res5`` of stride 8, 16 and 32.
-        num_classes: C.
-        stride: 32, 16 or 8, the paper's FCN-32s, FCN-16s, FCN-8s.
+        config: the configuration.
+        categories: the classes.
     """
 
-    def __init__(self, backbone: TinyResNet, num_classes: int, stride: int) -> None:
+    def __init__(self, config: FCNConfig, categories: Categories) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.score = nn.Conv2d(backbone.channels["res5"], num_classes, 1)
+        self.config = config
+        self.categories = categories
+        self.backbone = TinyResNet(config.widths, config.blocks)
+        self.score = nn.Conv2d(self.backbone.channels["res5"], len(categories), 1)
         self.skips = nn.ModuleDict()
-        for name in SKIPS[stride]:
-            skip = nn.Conv2d(backbone.channels[name], num_classes, 1)
+        for name in SKIPS[config.stride]:
+            skip = nn.Conv2d(self.backbone.channels[name], len(categories), 1)
             # The paper starts its skips at zero: the coarse prediction first, details on top.
             nn.init.zeros_(skip.weight)
             nn.init.zeros_(skip.bias)  # type: ignore[arg-type]
             self.skips[name] = skip
 
-    def logits(self, x: Tensor) -> Tensor:
-        features = self.backbone(x)
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
+
+        Args:
+            images: B tensors ``(3, h, w)`` uint8 RGB.
+            targets: B targets with ``semantic``; in training mode only.
+
+        Returns:
+            Training: :meth:`losses`. Evaluation: B predictions with ``semantic`` ``(h, w)``.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        features = self.backbone(batch.tensor)
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
+
+    def losses(
+        self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
+    ) -> dict[str, Tensor]:
+        """``loss_sem_seg``, the mean cross-entropy over the labelled pixels."""
+        if targets is None:
+            raise ValueError("targets are needed in training mode; call model.eval() first?")
+        gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)
+        return {"loss_sem_seg": cross_entropy(self.predict(features, batch), gt_labels)}
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
+        return label_maps(logits, batch)
+
+    def predict(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Logits ``(B, C, H, W)`` from the backbone's feature maps."""
         scores = self.score(features["res5"])  # (B, C, H/32, W/32)
         for name, skip in self.skips.items():
             finer = skip(features[name])  # (B, C, H/16, W/16), then (B, C, H/8, W/8)
-            scores = upsample(scores, finer.shape) + finer
-        return upsample(scores.float(), x.shape)  # (B, C, H, W)
+            scores = _upsample(scores, finer.shape[2:]) + finer
+        return _upsample(scores.float(), batch.padded_size)  # (B, C, H, W)
+
+
+def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

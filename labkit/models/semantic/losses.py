@@ -1,4 +1,4 @@
-"""The loss of the semantic branch of panoptic networks.
+"""Semantic segmentation: targets, loss, and label maps.
 
 Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``C`` categories.
 """
@@ -11,43 +11,57 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.errors import LabkitError
-from labkit.models.preprocess import batch_semantic
-from labkit.structures import IGNORE, Target
+from labkit.models.preprocess import Batch, pad_semantic
+from labkit.structures import IGNORE, Prediction, Target
 
 
-def semantic_truth(targets: Sequence[Target], classes: int, size: tuple[int, int]) -> Tensor:
-    """The labels of every pixel, ``(B, H, W)``, IGNORE where there is none.
+def semantic_targets(targets: Sequence[Target], num_classes: int, size: tuple[int, int]) -> Tensor:
+    """The ground-truth label of every pixel, ``(B, H, W)``, IGNORE where there is none.
 
     Args:
         targets: B targets with ``semantic``.
-        classes: C.
+        num_classes: C.
         size: (H, W).
 
     Raises:
         LabkitError: a target has no ``semantic``, or a label that is no category.
     """
     for target in targets:
-        where = f"target of image {target['image_id']}"
         if "semantic" not in target:
             raise LabkitError(
-                f"{where}: has objects only; a panoptic model needs a class for every pixel"
+                f"target of image {target['image_id']}: has objects only; this model needs a class"
+                " for every pixel"
             )
         labels = target["semantic"]
-        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORE)]
+        wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != IGNORE)]
         if len(wrong):
             raise LabkitError(
-                f"{where}: semantic label {int(wrong[0])} is neither one of the {classes}"
-                f" categories nor {IGNORE}"
+                f"target of image {target['image_id']}: semantic label {int(wrong[0])} is neither"
+                f" one of the {num_classes} categories nor {IGNORE}"
             )
-    return batch_semantic([target["semantic"] for target in targets], size)
+    return pad_semantic([target["semantic"] for target in targets], size)
 
 
-def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """The mean over the labelled places; 0 where there are none, of which there is no mean.
+def cross_entropy(logits: Tensor, gt_labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the labelled pixels; 0 where there are none.
 
     Args:
         logits: ``(B, K, ...)``.
-        truth: ``(B, ...)``.
+        gt_labels: ``(B, ...)``, IGNORE where there is no label.
     """
-    total = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="sum")
-    return total / (truth != IGNORE).sum().clamp(min=1)
+    total = F.cross_entropy(logits, gt_labels, ignore_index=IGNORE, reduction="sum")
+    return total / (gt_labels != IGNORE).sum().clamp(min=1)
+
+
+def label_maps(logits: Tensor, batch: Batch) -> list[Prediction]:
+    """Predictions with ``semantic`` ``(h, w)``, the label of the largest logit, without padding.
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        batch: for its sizes.
+    """
+    labels = logits.argmax(dim=1)  # (B, H, W)
+    return [
+        Prediction(semantic=of_image[:height, :width])
+        for of_image, (height, width) in zip(labels, batch.input_sizes, strict=True)
+    ]

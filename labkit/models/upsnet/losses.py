@@ -20,91 +20,98 @@ from labkit.models.upsnet.postprocess import STRIDE
 from labkit.structures import IGNORE, Target
 
 
-def labels_in_boxes(truth: Tensor, boxes: Sequence[Tensor], side: int) -> Tensor:
-    """The label at the middle of every bin of every box.
+def crop_labels(gt_labels: Tensor, boxes: Sequence[Tensor], resolution: int) -> Tensor:
+    """Label targets of boxes: the label at the centre of every bin.
 
     Args:
-        truth: ``(B, H, W)``.
+        gt_labels: ``(B, H, W)``.
         boxes: ``(n, 4)`` for each image.
-        side: bins along a side of a box.
+        resolution: bins along a side of a box.
 
     Returns:
-        ``(objects of all images, side, side)``.
+        ``(objects of all images, resolution, resolution)``.
     """
-    middle = (torch.arange(side, device=truth.device) + 0.5) / side
+    centres = (torch.arange(resolution, device=gt_labels.device) + 0.5) / resolution
     parts = []
-    for labels, of_image in zip(truth, boxes, strict=True):
+    for labels, of_image in zip(gt_labels, boxes, strict=True):
         low, size = of_image[:, :2], of_image[:, 2:] - of_image[:, :2]
-        at = (low[:, :, None] + size[:, :, None] * middle).long()  # (n, 2, side) x before y
+        at = (low[:, :, None] + size[:, :, None] * centres).long()  # (n, 2, resolution) x before y
         x, y = at[:, 0].clamp(0, labels.shape[1] - 1), at[:, 1].clamp(0, labels.shape[0] - 1)
         parts.append(labels[y[:, :, None], x[:, None, :]])
     return torch.cat(parts)
 
 
-def panoptic_truth(
-    semantic: Tensor, masks: Tensor, kept: Tensor, things: int, classes: int
+def panoptic_targets(
+    gt_labels: Tensor, masks: Tensor, known: Tensor, num_things: int, num_classes: int
 ) -> Tensor:
-    """Which of the logits of ``panoptic_logits`` should win each pixel.
+    """Panoptic targets: the index of the logit of ``panoptic_logits`` that should win each pixel.
 
-    Objects that are not among ``kept`` are unknown, and so is every other thing without an object
+    Objects that are not among ``known`` are unknown, and so is every other thing without an object
     (crowds).
 
     Args:
-        semantic: ``(H, W)`` labels.
+        gt_labels: ``(H, W)``.
         masks: ``(n, H, W)`` bool.
-        kept: indices of the objects that have a logit.
-        things, classes: T and C.
+        known: indices of the objects that have a logit.
+        num_things, num_classes: T and C.
 
     Returns:
         ``(H, W)``: stuff 0 to S - 1, objects from S on, then unknown; IGNORE as it was.
     """
-    stuff = classes - things
-    unknown = stuff + max(len(kept), 1)
-    truth = torch.where(semantic < things, unknown, semantic - things)
-    truth = truth.masked_fill(semantic == IGNORE, IGNORE)
-    for i, mask in enumerate(masks[kept]):
-        truth = truth.masked_fill(mask & (semantic < things), stuff + i)
-    return truth
+    num_stuff = num_classes - num_things
+    unknown = num_stuff + max(len(known), 1)
+    targets = torch.where(gt_labels < num_things, unknown, gt_labels - num_things)
+    targets = targets.masked_fill(gt_labels == IGNORE, IGNORE)
+    for i, mask in enumerate(masks[known]):
+        targets = targets.masked_fill(mask & (gt_labels < num_things), num_stuff + i)
+    return targets
 
 
-def with_box(count: int, held_back: float) -> Tensor:
-    """Which objects of an image keep their box in the panoptic loss.
+def sample_known(count: int, unknown_ratio: float) -> Tensor:
+    """Sample the objects of an image that have a box in the panoptic loss.
 
-    A share of them is held back, so that the network sees objects without a box, as it will when
-    the detector misses some, and learns to call them unknown.
+    The others have none, as when the detector misses some, so that the network learns to call such
+    pixels unknown.
 
     Args:
         count: objects of the image.
-        held_back: share of them; at least one is kept.
+        unknown_ratio: share of them without a box; at least one has one.
 
     Returns:
-        ``(kept,)`` indices in rising order, drawn from torch's generator.
+        ``(known,)`` indices in rising order, drawn from torch's generator.
     """
-    number = max(int((1 - held_back) * count), min(count, 1))
+    number = max(int((1 - unknown_ratio) * count), min(count, 1))
     return torch.randperm(count)[:number].sort().values
 
 
 def panoptic_loss(
-    scores: Tensor, semantic: Tensor, target: Target, kept: Tensor, mask_logits: Tensor, things: int
+    sem_seg_logits: Tensor,
+    gt_labels: Tensor,
+    target: Target,
+    known: Tensor,
+    mask_logits: Tensor,
+    num_things: int,
 ) -> Tensor:
-    """Cross-entropy of the panoptic logits of one image, made from true boxes.
+    """Cross-entropy of the panoptic logits of one image, made from ground-truth boxes.
 
     Args:
-        scores: ``(C, h, w)`` semantic logits.
-        semantic: ``(H, W)`` labels.
+        sem_seg_logits: ``(C, h, w)``.
+        gt_labels: ``(H, W)``.
         target: with ``boxes`` ``(n, 4)``, ``labels`` and ``masks`` ``(n, ., .)`` of the image.
-        kept: ``(n',)`` indices of the objects that have a logit.
-        mask_logits: ``(n', m, m)`` of their true class in their true boxes.
-        things: T.
+        known: ``(n',)`` indices of the objects that have a logit.
+        mask_logits: ``(n', m, m)`` of their ground-truth class in their ground-truth boxes.
+        num_things: T.
     """
-    windows = windows_of(target["boxes"][kept], (scores.shape[1], scores.shape[2]), 1 / STRIDE)
+    windows = windows_of(
+        target["boxes"][known], (sem_seg_logits.shape[1], sem_seg_logits.shape[2]), 1 / STRIDE
+    )
     logits = panoptic_logits(
-        scores, things, target["labels"][kept], mask_logits, windows
+        sem_seg_logits, num_things, target["labels"][known], mask_logits, windows
     )  # (S + n' + 1, h, w)
     # Every fourth pixel: the nearest one.
-    small = semantic[::STRIDE, ::STRIDE]
-    of_objects = target["masks"][:, ::STRIDE, ::STRIDE]
-    masks = torch.zeros((len(of_objects), *small.shape), dtype=torch.bool, device=scores.device)
-    masks[:, : of_objects.shape[1], : of_objects.shape[2]] = of_objects
-    truth = panoptic_truth(small, masks, kept, things, len(scores))
-    return cross_entropy(logits[None], truth[None])
+    small = gt_labels[::STRIDE, ::STRIDE]
+    small_masks = target["masks"][:, ::STRIDE, ::STRIDE]
+    masks = torch.zeros((len(small_masks), *small.shape), dtype=torch.bool, device=logits.device)
+    masks[:, : small_masks.shape[1], : small_masks.shape[2]] = small_masks
+    targets = panoptic_targets(small, masks, known, num_things, len(sem_seg_logits))
+    return cross_entropy(logits[None], targets[None])

@@ -1,12 +1,12 @@
-"""From UPSNet's two branches to a panoptic map, at full resolution and with little memory.
+"""Panoptic maps from UPSNet's two branches, at full resolution and with little memory.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.
-The logits are those of :mod:`labkit.models.upsnet.panoptic_head`, and so is their argmax. But 153
-of them for each of a million pixels would be 600 MB, so they are never all there: stuff is reduced
-strip by strip, and an object is looked at only inside its box, since outside it its logit is 0.
+The result is the argmax of the logits of :mod:`labkit.models.upsnet.panoptic_head`. But 153 logits
+for each of a million pixels take 600 MB, so they are never all in memory: stuff is reduced strip by
+strip, and an object is considered only inside its box, since its logit is 0 outside.
 
 Letters in shapes: ``C`` categories (things first), ``T`` of them things, ``n`` objects, ``h × w``
-the semantic logits, ``H × W`` the image.
+the semantic logits, ``H × W`` the network's input, ``H' × W'`` the image.
 """
 
 from __future__ import annotations
@@ -15,53 +15,138 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from labkit.models.semantic.semantic_model import upsample
-from labkit.models.upsnet.panoptic_head import Windows
-from labkit.structures import VOID, Panoptic, Segment
+from labkit.models.preprocess import Preprocessing, Size
+from labkit.models.rcnn.mask_head import paste_detections, paste_masks_by_resizing
+from labkit.models.upsnet.panoptic_head import Windows, prune, resized_masks, windows_of
+from labkit.ops.boxes import clip_boxes
+from labkit.structures import VOID, Detections, Panoptic, Segment
 
 STRIDE = 4
 """Pixels per cell of the semantic logits."""
 
 STRIP = 32
-"""Rows that are looked at together: few enough for the logits of a strip to stay in the cache."""
+"""Rows of a strip: few enough for its logits to stay in the cache."""
 
-UNDECIDED = -1
+UNKNOWN = -1
 """Pixels of the unknown class."""
 
 
 @dataclass(frozen=True)
-class FusionConfig:
-    """Numbers of the fusion.
+class PanopticConfig:
+    """Panoptic map configuration.
 
     Attributes:
-        score: objects at or below it take no part.
-        nms: IoU above which the lower-scored one of two objects goes, whatever their classes.
-        detections: at most so many; more where scores are equal.
-        prune: whether objects that repeat others are dropped, see ``upsnet_head.prune``.
-        overlap: of ``prune``.
+        score_thresh: objects at or below it do not enter the map.
+        nms_thresh: IoU above which the lower-scored one of two objects is removed, whatever their
+            classes.
+        max_detections: at most so many objects; more where scores are equal.
+        prune: whether objects that repeat others are dropped, see ``panoptic_head.prune``.
+        overlap_thresh: of ``prune``.
         unknown: whether the unknown class competes.
-        majority: a region that the semantic branch takes for one stuff class on at least this share
-            of its pixels becomes that stuff.
-        stuff_area: stuff classes with fewer pixels are left out.
+        stuff_majority: a region that the semantic branch labels as one stuff class on at least this
+            share of its pixels becomes that stuff.
+        min_stuff_area: stuff classes with fewer pixels are left out.
     """
 
-    score: float = 0.6
-    nms: float = 0.5
-    detections: int = 100
+    score_thresh: float = 0.6
+    nms_thresh: float = 0.5
+    max_detections: int = 100
     prune: bool = True
-    overlap: float = 0.3
+    overlap_thresh: float = 0.3
     unknown: bool = True
-    majority: float = 0.5
-    stuff_area: int = 4096
+    stuff_majority: float = 0.5
+    min_stuff_area: int = 4096
+
+
+def panoptic_maps(
+    sem_seg_logits: Tensor,
+    detections: Detections,
+    mask_logits: Tensor,
+    num_things: int,
+    input_size: Size,
+    image_size: Size,
+    scale: tuple[float, float],
+    config: PanopticConfig,
+) -> tuple[Tensor, Panoptic]:
+    """The semantic map ``(H', W')`` and the panoptic map of one image.
+
+    Args:
+        sem_seg_logits: ``(C, h, w)``.
+        detections: n objects, highest score first, boxes in pixels of the network's input.
+        mask_logits: ``(n, m, m)`` of their classes.
+        num_things: T.
+        input_size: (H, W) of the network's input.
+        image_size: (H', W').
+        scale: of :func:`input_scale`.
+        config: thresholds.
+    """
+    windows = windows_of(detections.boxes, input_size)
+    masks = resized_masks(mask_logits, windows.mask)
+    if config.prune and masks:
+        kept = prune(masks, windows.mask, detections.labels, input_size, config.overlap_thresh)
+        if not kept:  # no mask has a pixel: the best object stays, without one
+            kept, masks = [0], [torch.zeros_like(masks[0])]
+        else:
+            masks = [masks[i] for i in kept]
+        detections = detections[torch.tensor(kept, device=detections.labels.device)]
+        windows = windows_of(detections.boxes, input_size)
+    pixels = panoptic_argmax(
+        sem_seg_logits, num_things, detections.labels, masks, windows, input_size, config.unknown
+    )
+    pixels = resize_nearest(pixels, image_size, scale)
+    panoptic = assign_segments(
+        pixels,
+        detections.labels,
+        detections.scores,
+        len(sem_seg_logits),
+        num_things,
+        config.stuff_majority,
+        config.min_stuff_area,
+    )
+    return pixels.semantic, panoptic
+
+
+def input_scale(
+    input_size: Size, image_size: Size, preprocessing: Preprocessing
+) -> tuple[float, float]:
+    """Pixels of the network's input per pixel of the image, along y and x."""
+    if preprocessing.resize == "opencv":
+        scale = preprocessing.scale(image_size)
+        if input_size == (round(image_size[0] * scale), round(image_size[1] * scale)):
+            return scale, scale
+    return input_size[0] / image_size[0], input_size[1] / image_size[1]
+
+
+def paste_upsnet_detections(
+    detections: Detections,
+    mask_logits: Tensor,
+    input_size: Size,
+    image_size: Size,
+    scale: tuple[float, float],
+    plus_one: bool,
+) -> Detections:
+    """:func:`~labkit.models.rcnn.mask_head.paste_detections`, also for boxes from pixel to pixel.
+
+    Of these the coordinates of pixels are scaled, not of edges.
+    """
+    if not plus_one:
+        return paste_detections(detections, mask_logits, input_size, image_size)
+    y, x = scale
+    last_pixel = detections.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    scaled = (detections.boxes - last_pixel) / detections.boxes.new_tensor([x, y, x, y])
+    boxes = clip_boxes(scaled + last_pixel, image_size, plus_one=True)
+    masks = paste_masks_by_resizing(mask_logits.sigmoid(), boxes - last_pixel, image_size)
+    return Detections(boxes, detections.scores, detections.labels, masks)
 
 
 @dataclass
-class Fused:
-    """Both answers for an image's pixels.
+class PixelLabels:
+    """The panoptic and the semantic argmax of an image's pixels.
 
     Attributes:
-        winners: ``(H, W)`` int64: a stuff label, ``C + i`` for object i, or UNDECIDED.
+        winners: ``(H, W)`` int64: a stuff label, ``C + i`` for object i, or UNKNOWN.
         semantic: ``(H, W)`` int64, the label of the largest semantic logit.
     """
 
@@ -80,41 +165,44 @@ def enlarged(scores: Tensor, top: int, bottom: int, left: int, right: int) -> Te
     last_row = min(-(-bottom // STRIDE) + 1, height)
     last_column = min(-(-right // STRIDE) + 1, width)
     part = scores[None, :, first_row:last_row, first_column:last_column]
-    large = upsample(part, (part.shape[2] * STRIDE, part.shape[3] * STRIDE))[0]
+    large_size = (part.shape[2] * STRIDE, part.shape[3] * STRIDE)
+    large = F.interpolate(part, size=large_size, mode="bilinear", align_corners=False)[0]
     top, bottom = top - first_row * STRIDE, bottom - first_row * STRIDE
     left, right = left - first_column * STRIDE, right - first_column * STRIDE
     return large[:, top:bottom, left:right]
 
 
 @torch.no_grad()  # an argmax has no gradient
-def fuse(
-    scores: Tensor,
-    things: int,
+def panoptic_argmax(
+    sem_seg_logits: Tensor,
+    num_things: int,
     labels: Tensor,
     masks: list[Tensor],
     windows: Windows,
     size: tuple[int, int],
     unknown: bool = True,
-) -> Fused:
-    """Who wins each pixel.
+) -> PixelLabels:
+    """The argmax of ``panoptic_logits`` of the upsampled logits.
 
-    The winners are the argmax of ``panoptic_logits`` of the enlarged logits; of equal ones the
-    first wins: stuff before objects before unknown. Without objects, ``C`` is the one that is
-    nowhere.
+    Of equal logits the first wins: stuff before objects before unknown. Without objects, ``C`` is
+    the logit of 0.
 
     Args:
-        scores: ``(C, h, w)`` semantic logits at one quarter; padding may reach beyond ``size``.
-        things: T.
+        sem_seg_logits: ``(C, h, w)`` at stride 4; padding may reach beyond ``size``.
+        num_things: T.
         labels: ``(n,)`` of the objects.
         masks: their logits in ``windows.mask``, of
-        :func:`labkit.models.upsnet.panoptic_head.resized_masks`. windows: at full resolution.
+            :func:`labkit.models.upsnet.panoptic_head.resized_masks`.
+        windows: at full resolution.
         size: (H, W).
         unknown: with the unknown class.
     """
     wanted, which = labels.unique(return_inverse=True)
-    stuff, stuff_label, thing, thing_label, of_class = _reduced(scores, things, wanted, size)
+    stuff, stuff_label, thing, thing_label, of_class = _reduced(
+        sem_seg_logits, num_things, wanted, size
+    )
     semantic = torch.where(thing > stuff, thing_label, stuff_label)
-    classes, count = len(scores), max(len(labels), 1)  # without objects: one that is nowhere
+    classes, count = len(sem_seg_logits), max(len(labels), 1)  # without objects: the logit of 0
     best, winners = stuff, stuff_label
     # The semantic part alone, for the unknown class.
     in_boxes = torch.full_like(stuff, -torch.inf)
@@ -138,8 +226,8 @@ def fuse(
     winners = torch.where(wins, first_zero, winners)
     if unknown:
         in_boxes = torch.where(zero, in_boxes.clamp(min=0), in_boxes)
-        winners = winners.masked_fill(thing - in_boxes > best, UNDECIDED)
-    return Fused(winners, semantic)
+        winners = winners.masked_fill(thing - in_boxes > best, UNKNOWN)
+    return PixelLabels(winners, semantic)
 
 
 def _replace(best: Tensor, winners: Tensor, logit: Tensor, number: int) -> None:
@@ -176,87 +264,93 @@ def _max(scores: Tensor, first: int) -> tuple[Tensor, Tensor]:
     return value, index + first
 
 
-def settle(
-    fused: Fused,
+def assign_segments(
+    pixels: PixelLabels,
     labels: Tensor,
     object_scores: Tensor,
-    categories: int,
-    things: int,
-    majority: float = 0.5,
-    stuff_area: int = 4096,
+    num_classes: int,
+    num_things: int,
+    stuff_majority: float = 0.5,
+    min_stuff_area: int = 4096,
 ) -> Panoptic:
-    """The panoptic map: what the semantic branch takes for stuff is stuff, and not if it is small.
+    """The panoptic map: regions mostly labelled as stuff become stuff; small stuff is left out.
 
-    Where the object that stands for none wins, its region becomes void unless it becomes stuff.
+    Where the logit of 0 wins without objects, the region becomes void unless it becomes stuff.
 
     Args:
-        fused: at the output's size.
+        pixels: at the image's size.
         labels: ``(n,)`` of the objects.
         object_scores: ``(n,)``.
-        categories, things: C and T.
-        majority, stuff_area: of :class:`FusionConfig`.
+        num_classes, num_things: C and T.
+        stuff_majority, min_stuff_area: of :class:`PanopticConfig`.
 
     Returns:
         Objects have the ids 1 to n as far as they have pixels, best score first; then stuff.
     """
     if len(labels) == 0:
         labels, object_scores = labels.new_full((1,), -1), object_scores.new_zeros(1)
-    winners, count = fused.winners, len(labels)
-    owned = winners >= categories
-    number = winners[owned] - categories
+    winners, count = pixels.winners, len(labels)
+    owned = winners >= num_classes
+    number = winners[owned] - num_classes
     # votes[i, k]: pixels of object i whose largest semantic logit is that of label k.
     votes = torch.bincount(
-        number * categories + fused.semantic[owned], minlength=count * categories
-    ).reshape(count, categories)
-    final = torch.arange(categories + count + 1, device=winners.device)
-    final[-1] = UNDECIDED  # stays what it is
+        number * num_classes + pixels.semantic[owned], minlength=count * num_classes
+    ).reshape(count, num_classes)
+    final = torch.arange(num_classes + count + 1, device=winners.device)
+    final[-1] = UNKNOWN  # stays what it is
     for i, (row, label) in enumerate(zip(votes, labels.tolist(), strict=True)):
         # Of equal numbers stuff comes first.
-        preferred = (int(torch.cat([row[things:], row[:things]]).argmax()) + things) % categories
+        preferred = (
+            int(torch.cat([row[num_things:], row[:num_things]]).argmax()) + num_things
+        ) % num_classes
         area = int(row.sum())
-        if area and preferred >= things and int(row[preferred]) / area >= majority:
-            final[categories + i] = preferred
+        if area and preferred >= num_things and int(row[preferred]) / area >= stuff_majority:
+            final[num_classes + i] = preferred
         elif label < 0:
-            final[categories + i] = UNDECIDED
-    return _numbered(final[winners], labels, object_scores, categories, things, stuff_area)
+            final[num_classes + i] = UNKNOWN
+    return _numbered(final[winners], labels, object_scores, num_classes, num_things, min_stuff_area)
 
 
 def _numbered(
     winners: Tensor,
     labels: Tensor,
     object_scores: Tensor,
-    categories: int,
-    things: int,
-    stuff_area: int,
+    num_classes: int,
+    num_things: int,
+    min_stuff_area: int,
 ) -> Panoptic:
     count = len(labels)
-    areas = torch.bincount(winners[winners >= 0], minlength=categories + count + 1).tolist()
-    ids = torch.full((categories + count + 1,), VOID, dtype=torch.int32, device=winners.device)
+    areas = torch.bincount(winners[winners >= 0], minlength=num_classes + count + 1).tolist()
+    ids = torch.full((num_classes + count + 1,), VOID, dtype=torch.int32, device=winners.device)
     segments: list[Segment] = []
     for i, (label, score) in enumerate(zip(labels.tolist(), object_scores.tolist(), strict=True)):
-        if areas[categories + i]:
+        if areas[num_classes + i]:
             segments.append(Segment(len(segments) + 1, label, score))
-            ids[categories + i] = len(segments)
-    for label in range(things, categories):
-        if areas[label] and areas[label] >= stuff_area:
+            ids[num_classes + i] = len(segments)
+    for label in range(num_things, num_classes):
+        if areas[label] and areas[label] >= min_stuff_area:
             segments.append(Segment(len(segments) + 1, label))
             ids[label] = len(segments)
     return Panoptic(ids[winners], segments)
 
 
-def at_size(fused: Fused, size: tuple[int, int], scale: tuple[float, float]) -> Fused:
-    """The nearest pixel for each pixel of another size.
+def resize_nearest(
+    pixels: PixelLabels, size: tuple[int, int], scale: tuple[float, float]
+) -> PixelLabels:
+    """Resize by taking the nearest pixel.
 
     Args:
-        fused: ``(H, W)``.
-        size: (height, width) of the output.
-        scale: pixels of ``fused`` per pixel of the output, along y and x.
+        pixels: ``(H, W)``.
+        size: (H', W').
+        scale: pixels of the network's input per pixel of the image, along y and x.
     """
-    if size == tuple(fused.winners.shape) and scale == (1.0, 1.0):
-        return fused
-    device = fused.winners.device
+    if size == tuple(pixels.winners.shape) and scale == (1.0, 1.0):
+        return pixels
+    device = pixels.winners.device
     rows, columns = (
         (torch.arange(n, dtype=torch.float64, device=device) * s).long().clamp(max=limit - 1)
-        for n, s, limit in zip(size, scale, fused.winners.shape, strict=True)
+        for n, s, limit in zip(size, scale, pixels.winners.shape, strict=True)
     )
-    return Fused(fused.winners[rows[:, None], columns], fused.semantic[rows[:, None], columns])
+    return PixelLabels(
+        pixels.winners[rows[:, None], columns], pixels.semantic[rows[:, None], columns]
+    )

@@ -1,4 +1,4 @@
-"""UPSNet's semantic head: the same deformable subnet on every level of the pyramid.
+"""UPSNet's semantic head: one deformable subnet, shared by all pyramid levels.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
 "Semantic Segmentation Head". Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D``
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.semantic.semantic_model import upsample
 from labkit.ops.deform_conv import deform_conv2d
 
 
 @dataclass(frozen=True)
-class DeformableConfig:
-    """Numbers of the head.
+class DeformableHeadConfig:
+    """Semantic head configuration.
 
     Attributes:
         levels: feature maps, finest first.
@@ -36,22 +35,22 @@ class DeformableConfig:
 
 
 class DeformableHead(nn.Module):
-    """One subnet for all levels, their maps brought to the finest and stacked, one linear layer.
+    """One subnet for all levels; their maps are upsampled, stacked and classified.
 
     Args:
-        inputs: D.
-        outputs: C.
-        config: the numbers.
+        in_channels: D.
+        num_classes: C.
+        config: the configuration.
     """
 
-    def __init__(self, inputs: int, outputs: int, config: DeformableConfig) -> None:
+    def __init__(self, in_channels: int, num_classes: int, config: DeformableHeadConfig) -> None:
         super().__init__()
         self.levels = config.levels
-        widths = (inputs, *config.widths)
+        widths = (in_channels, *config.widths)
         self.subnet = nn.Sequential(
             *(DeformConv(a, b, config.group_norm) for a, b in itertools.pairwise(widths))
         )
-        self.score = nn.Conv2d(len(config.levels) * widths[-1], outputs, 1)
+        self.score = nn.Conv2d(len(config.levels) * widths[-1], num_classes, 1)
         nn.init.normal_(self.score.weight, std=0.01)
         assert self.score.bias is not None
         nn.init.zeros_(self.score.bias)
@@ -59,9 +58,12 @@ class DeformableHead(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Maps ``(B, D, h, w)`` by level name to logits ``(B, C, H/4, W/4)``."""
         maps = [self.subnet(features[name]) for name in self.levels]  # (B, c, h, w) each
-        size = maps[0].shape
-        stack = torch.cat([maps[0], *(upsample(x, size) for x in maps[1:])], dim=1)
-        logits: Tensor = self.score(stack)  # of (B, E, H/4, W/4)
+        size = maps[0].shape[2:]
+        maps = [
+            maps[0],
+            *(F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]),
+        ]
+        logits: Tensor = self.score(torch.cat(maps, dim=1))  # of (B, E, H/4, W/4)
         return logits
 
 
@@ -71,11 +73,11 @@ class DeformConv(nn.Module):
     The offsets come from a plain convolution of the same input, and start at 0.
     """
 
-    def __init__(self, inputs: int, outputs: int, group_norm: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, group_norm: bool) -> None:
         super().__init__()
-        self.offset = nn.Conv2d(inputs, 2 * 9, 3, padding=1)
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not group_norm)
-        self.norm = nn.GroupNorm(outputs // 16, outputs) if group_norm else nn.Identity()
+        self.offset = nn.Conv2d(in_channels, 2 * 9, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not group_norm)
+        self.norm = nn.GroupNorm(out_channels // 16, out_channels) if group_norm else nn.Identity()
         nn.init.zeros_(self.offset.weight)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         for bias in (self.offset.bias, self.conv.bias):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.errors import LabkitError
-from labkit.models.preprocess import check_images
-from labkit.models.rcnn.anchors import cell_anchors, grid_anchors, legacy_cell_anchors
-from labkit.models.rcnn.rpn import RPN, WEIGHTS
+from labkit.models.preprocess import Batch, preprocess
+from labkit.models.rcnn.rpn import BOX_WEIGHTS, RPN
 from labkit.ops.boxes import clip_boxes, decode_boxes, larger_than
 
 
@@ -91,52 +91,51 @@ def rpn_levels(model: nn.Module, image: Tensor) -> tuple[PyramidLevel, ...]:
     rpn = getattr(model, "rpn", None)
     if not isinstance(rpn, RPN):
         raise LabkitError(f"anchors_nms: {type(model).__name__} has no region proposal network")
-    check_images([image])
     training = model.training
     model.eval()
     try:
         device = next(model.parameters()).device
-        maps, padded = model.features([image.to(device)])  # type: ignore[operator]
-        size = (image.shape[1], image.shape[2])
-        names = zip(rpn.config.levels, rpn.config.sizes, strict=True)
-        return tuple(_level(rpn, maps[name], name, sizes, padded, size) for name, sizes in names)
+        config: Any = model.config
+        preprocessing = replace(config.preprocessing, resize=None)
+        batch = preprocess([image.to(device)], preprocessing)
+        features = model.backbone(batch.tensor)  # type: ignore[operator]
+        objectness, deltas = rpn.predict(features)
+        parts = zip(
+            rpn.config.levels, rpn.anchors(features, batch), objectness, deltas, strict=True
+        )
+        return tuple(
+            _level(rpn, i, features[name].shape[2:], batch, anchors, logits[0], offsets[0])
+            for i, (name, anchors, logits, offsets) in enumerate(parts)
+        )
     finally:
         model.train(training)
 
 
 def _level(
     rpn: RPN,
-    x: Tensor,
-    name: str,
-    sizes: tuple[float, ...],
-    padded: tuple[int, int],
-    size: tuple[int, int],
+    i: int,
+    shape: Sequence[int],
+    batch: Batch,
+    anchors: Tensor,
+    logits: Tensor,
+    offsets: Tensor,
 ) -> PyramidLevel:
-    config, (height, width) = rpn.config, x.shape[2:]
-    stride = rpn.strides[name]
-    step = (stride, stride)
-    if config.strides_from_grid:
-        step = (padded[0] // height, padded[1] // width)
-    if config.legacy_anchors:
-        cell = legacy_cell_anchors(sizes[0], config.ratios, stride)
-    else:
-        cell = cell_anchors(sizes, config.ratios, config.rounded)
-    anchors = grid_anchors(cell, height, width, step)
-    hidden = F.relu(rpn.conv(x))
-    logits = rpn.objectness(hidden)[0].permute(1, 2, 0).flatten().float().cpu()  # (h w A,)
-    offsets = rpn.deltas(hidden)[0].permute(1, 2, 0).reshape(-1, 4).float()  # (h w A, 4)
-    boxes = clip_boxes(decode_boxes(offsets.cpu(), anchors, WEIGHTS), size, config.plus_one)
-    usable = boxes.isfinite().all(dim=1) & logits.isfinite() & larger_than(boxes, config.min_side)
+    config = rpn.config
+    name = config.levels[i]
+    anchors, logits = anchors.cpu(), logits.cpu()  # (h w A, 4) and (h w A,)
+    boxes = decode_boxes(offsets.cpu(), anchors, BOX_WEIGHTS)  # (h w A, 4)
+    boxes = clip_boxes(boxes, batch.input_sizes[0], config.plus_one)
+    usable = boxes.isfinite().all(dim=1) & logits.isfinite() & larger_than(boxes, config.min_size)
     return PyramidLevel(
         name,
-        stride,
-        (height, width),
-        sizes,
-        config.ratios,
+        rpn.strides[name],
+        (shape[0], shape[1]),
+        config.anchor_sizes[i],
+        config.aspect_ratios,
         anchors,
         boxes,
         logits.sigmoid(),
-        logits.sigmoid() if config.by_probability else logits,
+        logits.sigmoid() if config.rank_by_probability else logits,
         usable,
-        config.nms,
+        config.nms_thresh,
     )

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from labkit.engine.panoptic_files import fingerprint
-from labkit.engine.predictor import Predictor, load_model
+from labkit.engine.predictor import Predictor, RawPrediction, load_model
 from labkit.structures import Categories, Prediction
 from labkit.widgets.compare.image_source import SourceImage
-from labkit.widgets.compare.thresholds import Result, Threshold, candidates_kept, threshold_of
+from labkit.widgets.compare.thresholds import Result, Threshold, threshold_of
 
 QUICK = 3.0
 """Seconds: a model that took less is asked once more, and the second time counts. The first run
@@ -67,6 +67,7 @@ class Answer:
         parameters: how many numbers were learnt.
         seconds: that the picture took, preprocessing included.
         threshold: of the method.
+        raw: the network's output, from which the threshold makes other results.
     """
 
     prediction: Prediction
@@ -74,6 +75,7 @@ class Answer:
     parameters: int
     seconds: float
     threshold: Threshold
+    raw: RawPrediction | None = None
 
     def at(self, score: float | None = None) -> Result:
         """What is shown at a threshold; None is the method's own."""
@@ -145,20 +147,25 @@ def _load(model: nn.Module) -> tuple[Predictor, int]:
 
 
 def _ask(predictor: Predictor, parameters: int, image: Tensor, watch: Watch) -> Answer:
-    model: Any = predictor.model
-    with _watched(model, watch), candidates_kept(model) as kept:
-        prediction, seconds = _timed(predictor, image)
+    model = predictor.model
+    with _watched(model, watch):
+        raw, prediction, seconds = _timed(predictor, image)
         if seconds < QUICK:
-            prediction, seconds = _timed(predictor, image)
+            raw, prediction, seconds = _timed(predictor, image)
     watch.check()
-    threshold = threshold_of(model, prediction, kept)
+    threshold = threshold_of(predictor, raw, prediction)
     categories = getattr(model, "categories", None)
-    return Answer(prediction, categories, parameters, seconds, threshold)
+    return Answer(prediction, categories, parameters, seconds, threshold, raw)
 
 
-def _timed(predictor: Predictor, image: Tensor) -> tuple[Prediction, float]:
+def _timed(predictor: Predictor, image: Tensor) -> tuple[RawPrediction | None, Prediction, float]:
     start = time.perf_counter()
-    return predictor(image), time.perf_counter() - start
+    if not hasattr(predictor.model, "postprocess"):  # not one of labkit's models
+        prediction = predictor(image)
+        return None, prediction, time.perf_counter() - start
+    raw = predictor.raw(image)
+    prediction = predictor.postprocess(raw)
+    return raw, prediction, time.perf_counter() - start
 
 
 @contextmanager
@@ -181,6 +188,12 @@ def _watched(model: nn.Module, watch: Watch) -> Iterator[None]:
 
 
 def _bytes(answer: Answer) -> int:
-    found, semantic = answer.prediction.detections, answer.prediction.semantic
-    masks = 0 if found is None or found.masks is None else found.masks.nbytes
-    return masks + (0 if semantic is None else semantic.nbytes)
+    prediction, raw = answer.prediction, answer.raw
+    held = [
+        prediction.semantic,
+        None if prediction.detections is None else prediction.detections.masks,
+    ]
+    if raw is not None:
+        values = vars(raw.output).values() if hasattr(raw.output, "__dict__") else [raw.output]
+        held += [t for value in values for t in (value if isinstance(value, list) else [value])]
+    return sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))

@@ -1,28 +1,23 @@
-"""The score threshold of each method, moved where the method has it, without its network.
+"""The score threshold of each method, moved without running its network again.
 
-- Panoptic FPN: the heuristic merge, done again from the objects and the semantic map.
-- UPSNet: which objects take part in the fusion, done again from the logits.
-- Mask R-CNN: which objects are shown.
-- Any other method with a map: which objects are left in it.
+- A panoptic model: which objects enter its map; the map is made again from the raw output.
+- A detector: which objects are shown.
 
 A semantic model has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from labkit.models.panoptic_fpn.merge import merge
-from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPN
-from labkit.models.rcnn.roi_heads import Found
+from labkit.engine.predictor import Predictor, RawPrediction
 from labkit.models.upsnet.upsnet import UPSNet
-from labkit.structures import IGNORE, VOID, Detections, Panoptic, Prediction, Segment
+from labkit.structures import IGNORE, Detections, Panoptic, Prediction, Segment
 
 DRAWN_SCORE = 0.5
 """What ``labkit predict`` draws of a model that only lists objects."""
@@ -31,7 +26,7 @@ LOWEST = 0.05
 """No method lists objects below it."""
 
 Result = Panoptic | Detections
-"""What is shown of a model: its map, or for one that only lists objects these."""
+"""What is shown of a model: its map, or the objects of one that makes no map."""
 
 
 @dataclass(frozen=True)
@@ -49,92 +44,37 @@ class Threshold:
     at: Callable[[float], Result]
 
 
-@contextmanager
-def candidates_kept(model: nn.Module) -> Iterator[list[Any]]:
-    """Keep what UPSNet's fusion is given, with objects down to the lowest score.
+def threshold_of(
+    predictor: Predictor, raw: RawPrediction | None, prediction: Prediction
+) -> Threshold:
+    """The threshold of a model for one picture.
 
-    The fusion itself still sees those above the model's own threshold, so that result and time stay
-    the model's. Of other models nothing is kept.
+    Args:
+        predictor: of the model.
+        raw: the network's output, of a model that makes panoptic maps.
+        prediction: at the model's own threshold.
     """
-    kept: list[Any] = []
-    if not isinstance(model, UPSNet):
-        yield kept
-        return
-    config = model.config
+    detections = prediction.detections
+    if raw is not None and prediction.panoptic is not None:
+        model: Any = predictor.model
+        config = model.config.panoptic if isinstance(model, UPSNet) else model.config
 
-    def fused(scores: Tensor, found: Found, masks: Tensor, *sizes: Any) -> tuple[Tensor, Panoptic]:
-        kept[:] = scores, found, masks, *sizes
-        return UPSNet.fused(model, scores, *_above(found, masks, config.fusion.score), *sizes)
+        def panoptic(score: float) -> Panoptic:
+            made = predictor.postprocess(raw, score).panoptic
+            assert made is not None
+            return made
 
-    model.fused = fused  # type: ignore[method-assign, assignment]
-    model.config = replace(config, fusion=replace(config.fusion, score=config.roi.score))
-    try:
-        yield kept
-    finally:
-        model.config = config
-        del model.fused  # the class's method is seen again
-
-
-def threshold_of(model: nn.Module, prediction: Prediction, kept: list[Any]) -> Threshold:
-    """The threshold of a model that predicted, with what :func:`candidates_kept` kept."""
-    found, semantic = prediction.detections, prediction.semantic
-    if isinstance(model, UPSNet):
-        scores, candidates, masks, *sizes = kept
-        upsnet = model
-
-        @torch.no_grad()
-        def refuse(score: float) -> Panoptic:
-            # The class's method: another thread may be keeping candidates at the moment.
-            objects = _above(candidates, masks, score)
-            _, panoptic = UPSNet.fused(upsnet, scores, *objects, *sizes)
-            return Panoptic(panoptic.ids.cpu(), panoptic.segments)
-
-        meaning = "objects above it take part in the fusion, which is done again when it changes"
-        return Threshold(model.config.fusion.score, meaning, refuse)
-    if found is None:
-        assert semantic is not None
-        classes = _as_panoptic(semantic)
+        meaning = "objects above it enter the panoptic map, which is made again when it changes"
+        return Threshold(config.score_thresh, meaning, panoptic)
+    if detections is None:
+        assert prediction.semantic is not None
+        classes = _as_panoptic(prediction.semantic)
         return Threshold(None, "none: it finds no objects", lambda score: classes)
-    if isinstance(model, PanopticFPN):
-        assert semantic is not None
-        config, categories, labels = model.config, model.categories, semantic
-
-        def remerge(score: float) -> Panoptic:
-            limits = {"overlap": config.overlap, "stuff_area": config.stuff_area}
-            return merge(found, labels, categories, score=score, **limits)  # type: ignore[arg-type]
-
-        meaning = "objects that reach it enter the merge, which is done again when it changes"
-        return Threshold(config.score, meaning, remerge)
-    finished = prediction.panoptic
-    if finished is not None:
-        meaning = "objects below it are left out of the finished map"
-        return Threshold(0.0, meaning, lambda score: _without(finished, score))
     return Threshold(
-        DRAWN_SCORE, "objects that reach it are shown", lambda score: _best(found, score)
+        DRAWN_SCORE,
+        "objects that reach it are shown",
+        lambda score: detections[detections.scores >= score],
     )
-
-
-def _above(found: Found, masks: Tensor, score: float) -> tuple[Found, Tensor]:
-    """UPSNet's objects at a higher threshold.
-
-    Only better objects suppress an object, so that what suppression left above a threshold is what
-    it would have left had the others not been there.
-    """
-    keep = found.scores > score
-    return Found(found.boxes[keep], found.scores[keep], found.labels[keep]), masks[keep]
-
-
-def _best(found: Detections, score: float) -> Detections:
-    keep = found.scores >= score
-    masks = None if found.masks is None else found.masks[keep]
-    return Detections(found.boxes[keep], found.scores[keep], found.labels[keep], masks)
-
-
-def _without(panoptic: Panoptic, score: float) -> Panoptic:
-    """A map of a method that has no such threshold: what goes leaves a hole."""
-    stay = [s for s in panoptic.segments if s.score is None or s.score >= score]
-    gone = torch.tensor([s.id for s in panoptic.segments if s not in stay], dtype=torch.int32)
-    return Panoptic(panoptic.ids.masked_fill(torch.isin(panoptic.ids, gone), VOID), stay)
 
 
 def _as_panoptic(semantic: Tensor) -> Panoptic:

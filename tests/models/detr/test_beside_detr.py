@@ -11,6 +11,7 @@ import pytest
 import torch
 from golden import make_detr
 from helpers import small_detr as small
+from helpers.without_resizing import network_batch
 
 from labkit.checkpoints.detr import load
 from labkit.models import build
@@ -65,12 +66,12 @@ def test_answers(preset, tmp_path, monkeypatch):
     mean, std = (torch.tensor(v)[:, None, None] for v in (make_detr.DETR.mean, make_detr.DETR.std))
     pictures = [small.image(case) for case in small.SIZES]
     expected = theirs.eval()([(picture - mean) / std for picture in pictures])
-    answers = ours.answers(pictures)
-    found = {"logits": answers.logits[-1], "boxes": answers.boxes[-1]}
+    batch = network_batch(ours, pictures)
+    output = ours.decode(ours.backbone(batch.tensor), batch)
+    found = {"logits": output.pred_logits[-1], "boxes": output.pred_boxes[-1]}
     if options["masks"]:
-        image = torch.arange(len(pictures)).repeat_interleave(100)
-        query = torch.arange(100).repeat(len(pictures))
-        found["masks"] = ours.masks(answers, image, query).unflatten(0, (len(pictures), -1))
+        masks = ours.masks(output, [torch.arange(100)] * len(pictures))
+        found["masks"] = masks.unflatten(0, (len(pictures), -1))
     for part, value in found.items():
         wanted = expected[f"pred_{part}"]
         assert wanted.std() > 0.01  # the queries disagree, so that equality says something

@@ -18,14 +18,14 @@ from labkit.errors import LabkitError
 from labkit.models.detr import criterion
 from labkit.models.detr.criterion import (
     LossConfig,
-    Objects,
+    SetTargets,
     dice_loss,
     focal_loss,
-    match,
+    hungarian_match,
     set_losses,
+    set_targets,
 )
-from labkit.models.detr.postprocess import Named, boxes_map, filled, panoptic_map
-from labkit.models.detr.targets import objects_of
+from labkit.models.detr.postprocess import Queries, boxes_map, fill_boxes, panoptic_map
 from labkit.models.detr.transformer import sine_positions
 from labkit.models.presets import PRESETS, build
 from labkit.structures import IGNORE, Categories, Category, Detections, Panoptic, Segment
@@ -56,19 +56,21 @@ def test_the_second_pair_of_channels_has_the_longer_wave():
 
 
 def _objects(outputs, boxes):
-    return Objects(torch.tensor(outputs), torch.tensor(boxes), torch.zeros(len(outputs), 4, 4) > 0)
+    return SetTargets(
+        torch.tensor(outputs), torch.tensor(boxes), torch.zeros(len(outputs), 4, 4) > 0
+    )
 
 
 def test_the_assignment_is_the_cheapest_of_all():
     """Alone the first object would take query 0; together they are cheaper crosswise."""
     boxes = torch.tensor([[0.50, 0.5, 0.2, 0.2], [0.60, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
     objects = _objects([0, 0], [[0.52, 0.5, 0.2, 0.2], [0.46, 0.5, 0.2, 0.2]])
-    queries, which = match(torch.zeros(3, 3), boxes, objects, LossConfig())
+    queries, which = hungarian_match(torch.zeros(3, 3), boxes, objects, LossConfig())
     assert dict(zip(which.tolist(), queries.tolist(), strict=True)) == {0: 1, 1: 0}
     # Where the class speaks clearly enough, it decides.
     logits = torch.tensor([[0.0, 9, 0], [0, 9, 0], [9, 0, 0]])
-    queries, _ = match(
-        logits, boxes, _objects([0], [[0.52, 0.5, 0.2, 0.2]]), LossConfig(classes=99)
+    queries, _ = hungarian_match(
+        logits, boxes, _objects([0], [[0.52, 0.5, 0.2, 0.2]]), LossConfig(class_cost=99)
     )
     assert queries.tolist() == [2]
 
@@ -80,11 +82,11 @@ def test_more_objects_than_queries_are_told_of_once(monkeypatch):
     boxes = torch.tensor(box * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        match(torch.zeros(2, 3), boxes, many[0], LossConfig())
+        hungarian_match(torch.zeros(2, 3), boxes, many[0], LossConfig())
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for objects in many:
-            match(torch.zeros(2, 3), boxes, objects, LossConfig())
+            hungarian_match(torch.zeros(2, 3), boxes, objects, LossConfig())
     assert ["3 segments, the model 2 queries" in str(each.message) for each in told] == [True]
 
 
@@ -107,10 +109,10 @@ def test_losses_by_hand():
 
 
 def test_without_objects_the_losses_are_finite():
-    nothing = Objects(
+    nothing = SetTargets(
         torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, 4, 4) > 0
     )
-    pair = match(torch.zeros(2, 3), torch.rand(2, 4), nothing, LossConfig())
+    pair = hungarian_match(torch.zeros(2, 3), torch.rand(2, 4), nothing, LossConfig())
     assert [len(side) for side in pair] == [0, 0]
     found = set_losses(torch.zeros(1, 2, 3), torch.rand(1, 2, 4), [nothing], [pair], LossConfig())
     assert float(found["loss_bbox"]) == float(found["loss_giou"]) == 0
@@ -130,14 +132,14 @@ def test_objects_of_a_target():
     segments = [Segment(1, 0), Segment(3, 2), Segment(9, 1, iscrowd=True)]
     target = {"image_id": 5, "panoptic": Panoptic(ids, segments)}
     label_of = torch.tensor([-1, 0, 1, 2, 3])  # outputs are ids, and 0 is none
-    found = objects_of(target, label_of, panoptic=True)
-    assert found.outputs.tolist() == [1, 3]
+    found = set_targets(target, label_of, panoptic=True)
+    assert found.classes.tolist() == [1, 3]
     torch.testing.assert_close(
         found.boxes, torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
     )
     assert found.masks.sum(dim=(1, 2)).tolist() == [4, 3]
     with pytest.raises(LabkitError, match="image 5: this DETR finds stuff too"):
-        objects_of({"image_id": 5}, label_of, panoptic=True)
+        set_targets({"image_id": 5}, label_of, panoptic=True)
 
 
 def _map(rows, labels, smallest=0, size=None):
@@ -185,15 +187,15 @@ def test_the_map_is_resized_as_pillow_does(size):
 
 def test_a_map_of_boxes():
     """The large stuff below the small one, things above both."""
-    named = Named(
+    queries = Queries(
         torch.arange(3),
         torch.tensor([2, 3, 0]),
         torch.tensor([0.9, 0.9, 0.9]),
         torch.tensor([[0, 0, 1, 1], [0, 0.5, 1, 1], [0.25, 0.25, 0.75, 0.75]]),
     )
-    areas = filled(named.boxes, (4, 4))
+    areas = fill_boxes(queries.boxes, (4, 4))
     found, stuff = (
-        named.detections(which, (4, 4), areas)
+        queries.detections(which, (4, 4), areas)
         for which in (
             torch.tensor([False, False, True]),
             torch.tensor([True, True, False]),
@@ -202,7 +204,7 @@ def test_a_map_of_boxes():
     assert isinstance(found, Detections)
     semantic = boxes_map(found, stuff, CATEGORIES).semantic()
     assert semantic.tolist() == [[2, 2, 2, 2], [2, 0, 0, 2], [3, 0, 0, 3], [3, 3, 3, 3]]
-    nothing = named.detections(torch.zeros(3) > 0, (4, 4), areas)
+    nothing = queries.detections(torch.zeros(3) > 0, (4, 4), areas)
     assert boxes_map(nothing, nothing, CATEGORIES).semantic().eq(IGNORE).all()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import small_detr as small
 from helpers.paths import GOLDEN
+from helpers.without_resizing import infer, network_batch
 
 from labkit.checkpoints.detr import detr_key_map, load
 from labkit.engine.predictor import Predictor
@@ -34,19 +35,23 @@ def model(tmp_path_factory, golden):
     return model
 
 
+def decoded(model, images):
+    batch = network_batch(model, images)
+    return model.decode(model.backbone(batch.tensor), batch)
+
+
 @pytest.mark.parametrize("name", ["both", "one", "small"])
 @torch.no_grad()
 def test_answers(model, golden, name):
     """Logits, boxes and masks of every query; in a batch the smaller picture is padded."""
     cases = list(small.SIZES) if name == "both" else [name]
-    answers = model.answers([small.image(case) for case in cases])
+    output = decoded(model, [small.image(case) for case in cases])
     known = torch.cat([model.label_of >= 0, torch.tensor([True])])
     queries = torch.arange(small.QUERIES)
-    image = torch.arange(len(cases)).repeat_interleave(small.QUERIES)
-    masks = model.masks(answers, image, queries.repeat(len(cases)))
+    masks = model.masks(output, [queries] * len(cases))
     made = {
-        "logits": answers.logits[-1][..., known],
-        "boxes": answers.boxes[-1],
+        "logits": output.pred_logits[-1][..., known],
+        "boxes": output.pred_boxes[-1],
         "masks": masks.unflatten(0, (len(cases), -1)),
     }
     for part, value in made.items():
@@ -78,7 +83,7 @@ def double_model(model):
 def test_panoptic_map(double_model, golden, name):
     """Every segment and every pixel; make_detr.py holds the case away from ties."""
     with torch.no_grad():
-        (prediction,) = double_model.infer([small.image(name)], [small.OUTPUTS[name]])
+        (prediction,) = infer(double_model, [small.image(name)], [small.OUTPUTS[name]])
     segments = prediction.panoptic.segments
     ids = [small.CATEGORIES[s.label].id for s in segments]
     assert len(set(ids)) > 4
@@ -91,9 +96,9 @@ def test_panoptic_map(double_model, golden, name):
 
 def test_the_predictor_sees_the_same(model):
     """Folded norms and another memory layout change roundings only."""
-    (prediction,) = model.infer([small.image("small")], [small.OUTPUTS["small"]])
-    answers = Predictor(model).model.answers([small.image("small")])
+    (prediction,) = infer(model, [small.image("small")], [small.OUTPUTS["small"]])
+    folded = decoded(Predictor(model).model, [small.image("small")])
     torch.testing.assert_close(
-        answers.boxes, model.answers([small.image("small")]).boxes, atol=1e-4, rtol=1e-3
+        folded.pred_boxes, decoded(model, [small.image("small")]).pred_boxes, atol=1e-4, rtol=1e-3
     )
     assert prediction.semantic.shape == small.OUTPUTS["small"]

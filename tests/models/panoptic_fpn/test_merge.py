@@ -37,7 +37,7 @@ def test_by_hand():
     semantic = torch.tensor([[SKY] * 4, [DOG] * 4, [GRASS] * 4, [GRASS] * 4])
     # The cat is the most certain; the dog keeps its second row; the third is half covered at most.
     objects = found([0.6, 0.9, 0.4], [DOG, CAT, CAT], [rows(0, 1), rows(1), rows(2)])
-    panoptic = merge(objects, semantic, CATEGORIES, stuff_area=5)
+    panoptic = merge(objects, semantic, CATEGORIES, min_stuff_area=5)
     assert panoptic.ids.tolist() == [[2] * 4, [1] * 4, [3] * 4, [3] * 4]
     told = [(s.id, s.label, s.score) for s in panoptic.segments]
     assert told == [(1, CAT, pytest.approx(0.9)), (2, DOG, pytest.approx(0.6)), (3, GRASS, None)]
@@ -47,9 +47,9 @@ def test_an_object_that_is_mostly_covered_goes():
     semantic = torch.full((4, 4), SKY)
     objects = found([0.9, 0.8], [CAT, DOG], [rows(0, 1), rows(0, 1, 2)])
     # Two of the dog's three rows are covered.
-    panoptic = merge(objects, semantic, CATEGORIES, stuff_area=1, overlap=0.5)
+    panoptic = merge(objects, semantic, CATEGORIES, min_stuff_area=1, overlap_thresh=0.5)
     assert [s.label for s in panoptic.segments] == [CAT, SKY]
-    panoptic = merge(objects, semantic, CATEGORIES, stuff_area=1, overlap=2 / 3)
+    panoptic = merge(objects, semantic, CATEGORIES, min_stuff_area=1, overlap_thresh=2 / 3)
     assert [s.label for s in panoptic.segments] == [CAT, DOG, SKY]
     assert panoptic.ids[:, 0].tolist() == [1, 1, 2, 3]
 
@@ -57,22 +57,22 @@ def test_an_object_that_is_mostly_covered_goes():
 def test_thresholds_are_inclusive():
     semantic = torch.full((4, 4), SKY)
     objects = found([0.5], [CAT], [rows(0)])
-    assert len(merge(objects, semantic, CATEGORIES, stuff_area=12).segments) == 2
-    panoptic = merge(objects, semantic, CATEGORIES, score=0.5000001, stuff_area=17)
+    assert len(merge(objects, semantic, CATEGORIES, min_stuff_area=12).segments) == 2
+    panoptic = merge(objects, semantic, CATEGORIES, score_thresh=0.5000001, min_stuff_area=17)
     assert panoptic.segments == []
     assert not panoptic.ids.any()
 
 
 def test_things_of_the_semantic_map_paint_nothing():
     semantic = torch.tensor([[CAT] * 4, [IGNORE] * 4, [SKY] * 4, [DOG] * 4])
-    panoptic = merge(nothing(), semantic, CATEGORIES, stuff_area=1)
+    panoptic = merge(nothing(), semantic, CATEGORIES, min_stuff_area=1)
     assert panoptic.ids.tolist() == [[0] * 4, [0] * 4, [1] * 4, [0] * 4]
     assert [s.label for s in panoptic.segments] == [SKY]
 
 
 def test_only_things_only_stuff_and_no_stuff_categories():
     everything = found([0.9], [DOG], [rows(0, 1, 2, 3)])
-    panoptic = merge(everything, torch.full((4, 4), SKY), CATEGORIES, stuff_area=0)
+    panoptic = merge(everything, torch.full((4, 4), SKY), CATEGORIES, min_stuff_area=0)
     assert [s.label for s in panoptic.segments] == [DOG]
     things = Categories([Category(1, "a", True), Category(2, "b", True)])
     panoptic = merge(found([0.9], [1], [rows(0)]), torch.zeros(4, 4).long(), things)
@@ -85,7 +85,9 @@ def test_of_equal_scores_the_first_is_painted_first():
     semantic = torch.full((4, 4), SKY)
     masks = [rows(0, 1), rows(1, 2)]
     for _ in range(5):
-        panoptic = merge(found([0.7, 0.7], [CAT, DOG], masks), semantic, CATEGORIES, stuff_area=1)
+        panoptic = merge(
+            found([0.7, 0.7], [CAT, DOG], masks), semantic, CATEGORIES, min_stuff_area=1
+        )
         assert panoptic.ids[:, 0].tolist() == [1, 1, 2, 3]
         assert [s.label for s in panoptic.segments] == [CAT, DOG, SKY]
 
@@ -106,7 +108,7 @@ def test_more_objects_than_sixteen_bits_number():
     objects = Detections(
         torch.zeros(count, 4), torch.ones(count), torch.zeros(count).long(), Pixels()
     )
-    panoptic = merge(objects, torch.full((side, side), SKY), CATEGORIES, stuff_area=1)
+    panoptic = merge(objects, torch.full((side, side), SKY), CATEGORIES, min_stuff_area=1)
     assert len(panoptic.segments) == count + 1
     assert panoptic.ids.flatten()[:count].tolist() == list(range(1, count + 1))
 
@@ -164,9 +166,9 @@ def test_equals_the_rules_written_slowly(seed, count, score, overlap, area):
         objects,
         torch.from_numpy(semantic),
         CATEGORIES,
-        score=score,
-        overlap=overlap,
-        stuff_area=area,
+        score_thresh=score,
+        overlap_thresh=overlap,
+        min_stuff_area=area,
     )
     ids, expected = slowly(scores, labels, masks, semantic, score, overlap, area)
     assert panoptic.ids.tolist() == ids

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPN, SemanticFPNConfig
+from labkit.models.preprocess import preprocess
 from labkit.structures import IGNORE, Categories, Category
 
 TINY = ["panoptic_fpn_tiny", "panoptic_fpn_tiny_c4", "panoptic_fpn_tiny_dc5"]
@@ -40,12 +41,14 @@ def _target(height, width, boxes=(), labels=(), semantic=3):
 
 
 @pytest.mark.parametrize("preset", TINY)
-@pytest.mark.parametrize("things_as_one", [False, True])
-def test_contract(preset, things_as_one):
+@pytest.mark.parametrize("merge_things", [False, True])
+def test_contract(preset, merge_things):
     torch.manual_seed(0)
     config = PRESETS[preset]
-    semantic = replace(config.semantic, things_as_one=things_as_one)
-    model = replace(config, semantic=semantic, score=0.0, stuff_area=1).build(CATEGORIES)
+    semantic_head = replace(config.semantic_head, merge_things=merge_things)
+    model = replace(config, semantic_head=semantic_head, score_thresh=0.0, min_stuff_area=1).build(
+        CATEGORIES
+    )
     images = [_image(64, 96), _image(50, 70)]
     targets = [_target(64, 96, [[8, 8, 30, 40], [40, 10, 60, 20]], [0, 2]), _target(50, 70)]
     losses = model(images, targets)
@@ -61,7 +64,7 @@ def test_contract(preset, things_as_one):
         stuff = {s.id: s.label for s in prediction.panoptic.segments if s.label >= 3}
         for segment, label in stuff.items():
             assert (prediction.semantic[prediction.panoptic.ids == segment] == label).all()
-        if things_as_one:
+        if merge_things:
             things = prediction.semantic < 3
             painted = prediction.panoptic.semantic()
             assert (prediction.semantic[things] == painted[things]).all()
@@ -75,10 +78,10 @@ def test_the_semantic_loss_is_the_mean_over_labelled_pixels():
     targets[0]["semantic"][:, 20:] = IGNORE
     targets[1]["semantic"][:16] = 4
     loss = model(images, targets)["loss_sem_seg"]
-    features, padded = model.features(images)
-    logits = model.sem_seg_head(features)
+    batch = preprocess(images, model.config.preprocessing)
+    logits = model.sem_seg_head(model.backbone(batch.tensor))
     assert logits.shape == (2, 5, 16, 16)
-    full = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
+    full = F.interpolate(logits, size=batch.padded_size, mode="bilinear", align_corners=False)
     each = full.log_softmax(dim=1)
     picked = torch.cat(
         [
@@ -93,7 +96,7 @@ def test_the_semantic_loss_is_the_mean_over_labelled_pixels():
 def test_the_weights_of_the_joint_loss():
     torch.manual_seed(0)
     base = build("panoptic_fpn_tiny", CATEGORIES)
-    config = replace(base.config, instance_weight=0.25, semantic_weight=3.0)
+    config = replace(base.config, instance_loss_weight=0.25, semantic_loss_weight=3.0)
     other = config.build(CATEGORIES)
     other.load_state_dict(base.state_dict())
     images, targets = [_image(64, 64)], [_target(64, 64, [[8, 8, 30, 40]], [1])]
@@ -130,11 +133,11 @@ def test_nothing_labelled():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("things_as_one", [False, True])
-def test_only_things(things_as_one):
+@pytest.mark.parametrize("merge_things", [False, True])
+def test_only_things(merge_things):
     tiny = PRESETS["panoptic_fpn_tiny"]
-    semantic = replace(tiny.semantic, things_as_one=things_as_one)
-    model = replace(tiny, semantic=semantic).build(THINGS_ONLY)
+    semantic_head = replace(tiny.semantic_head, merge_things=merge_things)
+    model = replace(tiny, semantic_head=semantic_head).build(THINGS_ONLY)
     sum(model([_image(64, 64)], [_target(64, 64, semantic=1)]).values()).backward()
     prediction = model.eval()([_image(64, 64)])[0]
     assert all(s.label in range(2) for s in prediction.panoptic.segments)

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.models.rcnn.anchors import cell_anchors, grid_anchors
-from labkit.models.rcnn.mask_head import cut_masks
-from labkit.models.rcnn.matcher import BETWEEN, NEGATIVE, POSITIVE, match, sample
-from labkit.models.rcnn.paste_masks import paste_masks, paste_masks_resized
-from labkit.models.rcnn.roi_pooler import PoolerConfig, level_of, pool
+from labkit.models.rcnn.mask_head import crop_masks, paste_masks, paste_masks_by_resizing
+from labkit.models.rcnn.matcher import IGNORED, NEGATIVE, POSITIVE, match_boxes, sample_boxes
+from labkit.models.rcnn.roi_pooler import PoolerConfig, assign_level, pool
 from labkit.ops import roi_align
 from labkit.ops.boxes import MAX_LOG_SCALE, clip_boxes, decode_boxes, encode_boxes, larger_than
 
@@ -36,32 +35,32 @@ def test_anchors_go_row_by_row_and_stay_together_at_a_cell():
 def test_matching_by_hand():
     #                    anchors:  a     b     c     d
     iou = torch.tensor([[0.80, 0.50, 0.20, 0.10], [0.10, 0.60, 0.25, 0.25]])
-    objects, kinds = match(iou, 0.3, 0.7, keep_best=False)
-    assert objects.tolist() == [0, 1, 1, 1]
-    assert kinds.tolist() == [POSITIVE, BETWEEN, NEGATIVE, NEGATIVE]
+    matched_idxs, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=False)
+    assert matched_idxs.tolist() == [0, 1, 1, 1]
+    assert match_labels.tolist() == [POSITIVE, IGNORED, NEGATIVE, NEGATIVE]
     # The second object's best is b, which then counts although it overlaps too little.
-    _, kinds = match(iou, 0.3, 0.7, keep_best=True)
-    assert kinds.tolist() == [POSITIVE, POSITIVE, NEGATIVE, NEGATIVE]
+    _, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
+    assert match_labels.tolist() == [POSITIVE, POSITIVE, NEGATIVE, NEGATIVE]
 
 
 def test_all_equally_best_boxes_are_kept_and_keep_their_own_object():
     iou = torch.tensor([[0.2, 0.2], [0.1, 0.6]])
-    objects, kinds = match(iou, 0.3, 0.7, keep_best=True)
-    assert kinds.tolist() == [POSITIVE, POSITIVE]
-    assert objects.tolist() == [0, 1]
+    matched_idxs, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
+    assert match_labels.tolist() == [POSITIVE, POSITIVE]
+    assert matched_idxs.tolist() == [0, 1]
 
 
 def test_without_objects_everything_is_background():
-    objects, kinds = match(torch.zeros(0, 3), 0.3, 0.7, keep_best=True)
-    assert objects.tolist() == [0, 0, 0]
-    assert kinds.tolist() == [NEGATIVE] * 3
+    matched_idxs, match_labels = match_boxes(torch.zeros(0, 3), 0.3, 0.7, allow_low_quality=True)
+    assert matched_idxs.tolist() == [0, 0, 0]
+    assert match_labels.tolist() == [NEGATIVE] * 3
 
 
-@given(st.lists(st.sampled_from([POSITIVE, NEGATIVE, BETWEEN]), max_size=60), st.integers(1, 40))
+@given(st.lists(st.sampled_from([POSITIVE, NEGATIVE, IGNORED]), max_size=60), st.integers(1, 40))
 @settings(deadline=None, max_examples=80)
 def test_sampling(kinds, number):
     kinds = torch.tensor(kinds, dtype=torch.int8)
-    positive, negative = sample(kinds, number, 0.25)
+    positive, negative = sample_boxes(kinds, number, 0.25)
     assert (kinds[positive] == POSITIVE).all()
     assert (kinds[negative] == NEGATIVE).all()
     assert len(positive.unique()) == len(positive) == min((kinds == 1).sum(), int(number * 0.25))
@@ -108,13 +107,13 @@ def test_levels():
     config = PoolerConfig(("p2", "p3", "p4", "p5"))
     sides = torch.tensor([1.0, 111.9, 112.0, 223.0, 224.0, 447.0, 448.0, 5000.0])
     boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
-    assert level_of(boxes, config).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert assign_level(boxes, config).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_pooling_takes_each_box_from_its_level_in_order():
     features = {"p2": torch.randn(2, 3, 40, 40), "p3": torch.randn(2, 3, 20, 20)}
     strides = {"p2": 4, "p3": 8}
-    config = PoolerConfig(("p2", "p3"), canonical=64, canonical_level=1)
+    config = PoolerConfig(("p2", "p3"), canonical_box_size=64, canonical_level=1)
     boxes = [torch.tensor([[0.0, 0, 100, 100], [0, 0, 20, 20]]), torch.tensor([[5.0, 5, 90, 90]])]
     found = pool(features, boxes, strides, 7, config)
     large = roi_align(features["p3"], [boxes[0][:1], boxes[1]], 7, 1 / 8, 0, True)
@@ -138,7 +137,7 @@ def test_pasting_by_hand():
 
 def test_pasting_over_the_edge():
     boxes = torch.tensor([[-4.0, -4, 4, 4], [6, 4, 20, 20]])
-    for paste in (paste_masks, paste_masks_resized):
+    for paste in (paste_masks, paste_masks_by_resizing):
         found = paste(torch.ones(2, 28, 28), boxes, (6, 8))
         assert found[0, :4, :4].all()
         assert found[0].sum() in (16, 25)  # torchvision's boxes are a pixel larger
@@ -154,12 +153,12 @@ def test_resized_pasting_is_torchvisions():
     boxes = torch.cat([low, low + torch.rand(20, 2) * 40 + 1], dim=1)
     masks = torch.rand(20, 28, 28)
     expected = paste_masks_in_image(masks[:, None], boxes, (40, 50))[:, 0] > 0.5
-    assert torch.equal(paste_masks_resized(masks, boxes, (40, 50)), expected)
+    assert torch.equal(paste_masks_by_resizing(masks, boxes, (40, 50)), expected)
 
 
 def test_true_masks_are_cut_out_by_the_proposal():
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[1, 2:6, 2:4] = True
-    found = cut_masks(masks, torch.tensor([1]), torch.tensor([[2.0, 2, 6, 6]]), 2)
+    found = crop_masks(masks, torch.tensor([1]), torch.tensor([[2.0, 2, 6, 6]]), 2)
     assert found.tolist() == [[[True, False], [True, False]]]
-    assert cut_masks(masks, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 2).shape[0] == 0
+    assert crop_masks(masks, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), 2).shape[0] == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import small_detectors as small
 from helpers.paths import GOLDEN
+from helpers.without_resizing import infer, network_batch
 
 from labkit.checkpoints.detectron2 import to_detectron2
 from labkit.engine.predictor import Predictor
@@ -37,7 +38,7 @@ def test_inference_is_detectron2s(kind_and_model, golden):
     kind, model = kind_and_model
     model.eval()
     with torch.no_grad():
-        found = model.infer([small.image(0)], [small.OUTPUT_SIZE])[0].detections
+        found = infer(model, [small.image(0)], [small.OUTPUT_SIZE])[0].detections
     assert len(found) == len(golden[f"{kind}_scores"])
     assert found.labels.tolist() == golden[f"{kind}_labels"].tolist()
     assert np.abs(found.scores.numpy() - golden[f"{kind}_scores"]).max() <= 1e-4
@@ -46,11 +47,11 @@ def test_inference_is_detectron2s(kind_and_model, golden):
     # A pixel whose probability is one half to the last bit may fall on either side.
     assert (found.masks.numpy() != masks.astype(bool)).mean() <= 1e-5
     with torch.no_grad():
-        features, padded = model.features([small.image(0)])
-        proposals, _, _ = model.rpn(features, padded, [small.SIZE])
-        _, probabilities, _ = model.roi_heads(features, proposals, [small.SIZE])
+        batch = network_batch(model, [small.image(0)])
+        mask_logits = model.predict(model.backbone(batch.tensor), batch).mask_logits[0]
     expected = golden[f"{kind}_probabilities"]
-    assert np.abs(probabilities[0][: len(expected)].numpy() - expected).max() <= 1e-4
+    probabilities = mask_logits[: len(expected)].sigmoid().numpy()
+    assert np.abs(probabilities - expected).max() <= 1e-4
 
 
 @pytest.mark.parametrize("kind_and_model", ["panoptic"], indirect=True)
@@ -58,7 +59,7 @@ def test_panoptic_map_is_detectron2s(kind_and_model, golden):
     _, model = kind_and_model
     model.eval()
     with torch.no_grad():
-        found = model.infer([small.image(0)], [small.OUTPUT_SIZE])[0]
+        found = infer(model, [small.image(0)], [small.OUTPUT_SIZE])[0]
     ids = golden["panoptic_ids"]
     assert np.array_equal(found.panoptic.ids.numpy(), ids)
     segments = found.panoptic.segments
@@ -85,10 +86,10 @@ def test_training_losses_are_detectron2s(kind_and_model, golden):
 def test_predictor_folds_without_changing_results(kind_and_model):
     _, model = kind_and_model
     model.eval()
-    conventions = replace(model.config.conventions, resize=None)
-    model.config = replace(model.config, conventions=conventions)
+    preprocessing = replace(model.config.preprocessing, resize=None)
+    model.config = replace(model.config, preprocessing=preprocessing)
     with torch.no_grad():
-        expected = model.infer([small.image(0)], [small.SIZE])[0].detections
+        expected = infer(model, [small.image(0)])[0].detections
     found = Predictor(model)(small.image(0)).detections
     assert torch.equal(found.labels, expected.labels)
     assert torch.allclose(found.boxes, expected.boxes, atol=1e-3)

@@ -9,11 +9,15 @@ from torch.nn import functional as F
 from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet
-from labkit.models.preprocess import batch_images, batch_semantic
+from labkit.models.preprocess import LABKIT, Batch, Preprocessing, pad_semantic, preprocess
 from labkit.structures import IGNORE, Categories, Category
 
 SEMANTIC = sorted(name for name in PRESETS if name.startswith(("fcn", "deeplab")))
 CATEGORIES = Categories(Category(i, f"c{i}", isthing=i < 2) for i in range(5))
+
+
+def logits_of(model, batch):
+    return model.predict(model.backbone(batch.tensor), batch)
 
 
 def _images(*sizes):
@@ -42,8 +46,8 @@ def test_padding_and_ignored_pixels_do_not_count(preset):
     images = _images((64, 64))
     truth = torch.randint(0, 5, (64, 64))
     truth[:10] = IGNORE
-    x = batch_images(images, 32)
-    by_hand = F.cross_entropy(model.logits(x)[0, :, 10:].flatten(1).T, truth[10:].flatten())
+    logits = logits_of(model, preprocess(images, LABKIT))
+    by_hand = F.cross_entropy(logits[0, :, 10:].flatten(1).T, truth[10:].flatten())
     loss = model(images, [{"semantic": truth}])["loss_sem_seg"]
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
@@ -101,25 +105,27 @@ def test_fcn_adds_skips_coarse_to_fine():
     torch.manual_seed(0)
     model = build("fcn8_tiny", CATEGORIES).eval()
     x = torch.randn(1, 3, 64, 64)
+    batch = Batch(x, [(64, 64)], [(64, 64)])
     coarse = F.interpolate(model.score(model.backbone(x)["res5"]), scale_factor=2, mode="bilinear")
     # The skips start at zero, so a fresh FCN-8s answers as FCN-32s would, only enlarged in steps.
     by_steps = F.interpolate(coarse, scale_factor=2, mode="bilinear")
     by_steps = F.interpolate(by_steps, scale_factor=8, mode="bilinear")
-    torch.testing.assert_close(model.logits(x), by_steps)
+    torch.testing.assert_close(logits_of(model, batch), by_steps)
     model.skips["res3"].bias.data[1] = 7.0
-    torch.testing.assert_close(model.logits(x)[:, 1], by_steps[:, 1] + 7.0)
+    torch.testing.assert_close(logits_of(model, batch)[:, 1], by_steps[:, 1] + 7.0)
 
 
-def test_batch_images_normalises_then_pads():
+def test_preprocessing_normalises_then_pads():
     images = [
         torch.full((3, 3, 5), 255, dtype=torch.uint8),
         torch.zeros(3, 8, 2, dtype=torch.uint8),
     ]
-    batch = batch_images(images, 4, mean=(0, 0, 0), std=(255, 255, 255))
+    plain = Preprocessing(False, mean=(0, 0, 0), std=(255, 255, 255), size_divisor=4)
+    batch = preprocess(images, plain).tensor
     assert batch.shape == (2, 3, 8, 8)
     assert batch[0, :, :3, :5].unique().tolist() == [1.0]
     assert math.isclose(batch.sum().item(), 3 * 15)
-    maps = batch_semantic([torch.zeros(3, 5, dtype=torch.int64)], (8, 8))
+    maps = pad_semantic([torch.zeros(3, 5, dtype=torch.int64)], (8, 8))
     assert (maps == IGNORE).sum() == 64 - 15
 
 
@@ -133,7 +139,7 @@ def test_batch_images_normalises_then_pads():
 )
 def test_wrong_images_are_refused(images, message):
     with pytest.raises(LabkitError, match=message):
-        batch_images(images, 32)
+        preprocess(images, LABKIT)
 
 
 def test_unknown_preset_names_the_known_ones():

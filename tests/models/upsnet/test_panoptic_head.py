@@ -14,7 +14,14 @@ from labkit.models.upsnet.panoptic_head import (
     unknown_term,
     windows_of,
 )
-from labkit.models.upsnet.postprocess import UNDECIDED, Fused, at_size, enlarged, fuse, settle
+from labkit.models.upsnet.postprocess import (
+    UNKNOWN,
+    PixelLabels,
+    assign_segments,
+    enlarged,
+    panoptic_argmax,
+    resize_nearest,
+)
 
 # Two things (labels 0 and 1) and two kinds of stuff (2 and 3) on 8 × 8 pixels.
 SCORES = torch.full((4, 8, 8), -1.0)
@@ -160,25 +167,29 @@ def test_winners_are_the_argmax_of_all_logits(seed, objects, things, size, unkno
     windows = windows_of(boxes, size)
     whole = enlarged(scores, 0, size[0], 0, size[1])
     logits = panoptic_logits(whole, things, labels, masks, windows, unknown)
-    fused = fuse(scores, things, labels, resized_masks(masks, windows.mask), windows, size, unknown)
+    pixels = panoptic_argmax(
+        scores, things, labels, resized_masks(masks, windows.mask), windows, size, unknown
+    )
     # Channels are stuff, objects, unknown; winners are stuff labels, objects after all classes.
     first = (logits == logits.amax(dim=0)).int().argmax(dim=0)
     wanted = first + things
     if unknown:
-        wanted[first == len(logits) - 1] = UNDECIDED
-    assert torch.equal(fused.winners, wanted)
+        wanted[first == len(logits) - 1] = UNKNOWN
+    assert torch.equal(pixels.winners, wanted)
     stuff_first = torch.cat([whole[things:], whole[:things]])
     best = (stuff_first == stuff_first.amax(dim=0)).int().argmax(dim=0)
-    assert torch.equal(fused.semantic, (best + things) % len(scores))
+    assert torch.equal(pixels.semantic, (best + things) % len(scores))
 
 
 # From winners to segments. Labels 0 and 1 are things, 2 and 3 stuff; objects are 4, 5, …
 
 
-def _settled(winners, semantic, labels, **limits):
-    fused = Fused(torch.tensor(winners), torch.tensor(semantic))
+def _assigned(winners, semantic, labels, **limits):
+    pixels = PixelLabels(torch.tensor(winners), torch.tensor(semantic))
     scores = torch.linspace(0.9, 0.7, len(labels))
-    result = settle(fused, torch.tensor(labels, dtype=torch.int64), scores, 4, 2, **limits)
+    result = assign_segments(
+        pixels, torch.tensor(labels, dtype=torch.int64), scores, 4, 2, **limits
+    )
     return result.ids.tolist(), [(s.id, s.label) for s in result.segments]
 
 
@@ -187,13 +198,13 @@ def test_an_objects_region_votes():
     winners = [[4, 4, 4, 4, 0], [5] * 5, [6] * 5]
     semantic = [[2, 2, 0, 1, 0], [2, 2, 3, 0, 1], [0, 0, 0, 2, 2]]
     winners[0][4] = 2
-    ids, segments = _settled(winners, semantic, [0, 0, 1], stuff_area=1)
+    ids, segments = _assigned(winners, semantic, [0, 0, 1], min_stuff_area=1)
     assert segments == [(1, 0), (2, 1), (3, 2)]
     assert ids == [[3] * 5, [1] * 5, [2] * 5]
 
 
 def test_of_equal_votes_stuff_comes_first():
-    ids, segments = _settled([[4, 4, 4, 4]], [[0, 0, 3, 3]], [0], stuff_area=1)
+    ids, segments = _assigned([[4, 4, 4, 4]], [[0, 0, 3, 3]], [0], min_stuff_area=1)
     assert segments == [(1, 3)]
     assert ids == [[1] * 4]
 
@@ -201,29 +212,29 @@ def test_of_equal_votes_stuff_comes_first():
 def test_small_stuff_is_void_and_counts_with_what_became_stuff():
     winners = [[2, 2, 3, 3, 4]]
     semantic = [[2, 2, 3, 3, 3]]
-    assert _settled(winners, semantic, [0], stuff_area=3) == ([[0, 0, 1, 1, 1]], [(1, 3)])
-    assert _settled(winners, semantic, [0], stuff_area=4) == ([[0] * 5], [])
+    assert _assigned(winners, semantic, [0], min_stuff_area=3) == ([[0, 0, 1, 1, 1]], [(1, 3)])
+    assert _assigned(winners, semantic, [0], min_stuff_area=4) == ([[0] * 5], [])
 
 
 def test_unknown_is_void():
-    assert _settled([[UNDECIDED, 2]], [[0, 2]], [], stuff_area=1) == ([[0, 1]], [(1, 2)])
+    assert _assigned([[UNKNOWN, 2]], [[0, 2]], [], min_stuff_area=1) == ([[0, 1]], [(1, 2)])
 
 
 def test_what_no_object_wins_becomes_stuff_or_void():
-    assert _settled([[4, 4]], [[0, 0]], [], stuff_area=1) == ([[0, 0]], [])
-    assert _settled([[4, 4]], [[0, 3]], [], stuff_area=1) == ([[1, 1]], [(1, 3)])
+    assert _assigned([[4, 4]], [[0, 0]], [], min_stuff_area=1) == ([[0, 0]], [])
+    assert _assigned([[4, 4]], [[0, 3]], [], min_stuff_area=1) == ([[1, 1]], [(1, 3)])
 
 
 def test_an_object_without_pixels_has_no_segment():
-    ids, segments = _settled([[5, 5]], [[1, 1]], [0, 1], stuff_area=1)
+    ids, segments = _assigned([[5, 5]], [[1, 1]], [0, 1], min_stuff_area=1)
     assert segments == [(1, 1)]
     assert ids == [[1, 1]]
 
 
 def test_the_nearest_pixel_at_another_size():
-    fused = Fused(torch.arange(12).reshape(3, 4), torch.arange(12).reshape(3, 4))
-    small = at_size(fused, (2, 2), (1.5, 2.0))
+    pixels = PixelLabels(torch.arange(12).reshape(3, 4), torch.arange(12).reshape(3, 4))
+    small = resize_nearest(pixels, (2, 2), (1.5, 2.0))
     assert small.winners.tolist() == [[0, 2], [4, 6]]
-    large = at_size(fused, (6, 4), (0.5, 1.0))
+    large = resize_nearest(pixels, (6, 4), (0.5, 1.0))
     assert large.semantic[:, 0].tolist() == [0, 0, 4, 4, 8, 8]
-    assert at_size(fused, (3, 4), (1.0, 1.0)) is fused
+    assert resize_nearest(pixels, (3, 4), (1.0, 1.0)) is pixels

@@ -7,17 +7,23 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from labkit.engine.predictor import Predictor, resize
+from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.backbones.resnet import ConvNorm, DeformConvNorm
+from labkit.models.preprocess import preprocess
 from labkit.models.rcnn.anchors import legacy_cell_anchors
-from labkit.models.rcnn.roi_heads import Found
-from labkit.models.rcnn.roi_pooler import PoolerConfig, level_of
-from labkit.models.semantic.losses import cross_entropy, semantic_truth
-from labkit.models.upsnet.losses import labels_in_boxes, panoptic_loss, panoptic_truth, with_box
+from labkit.models.rcnn.roi_pooler import PoolerConfig, assign_level
+from labkit.models.semantic.losses import cross_entropy, semantic_targets
+from labkit.models.upsnet.losses import (
+    crop_labels,
+    panoptic_loss,
+    panoptic_targets,
+    sample_known,
+)
+from labkit.models.upsnet.postprocess import panoptic_maps
 from labkit.ops.boxes import clip_boxes, decode_boxes
-from labkit.structures import IGNORE, Categories, Category
+from labkit.structures import IGNORE, Categories, Category, Detections
 
 LOSSES = [
     "loss_rpn_cls",
@@ -150,15 +156,16 @@ def test_an_images_result_does_not_depend_on_its_batch(model):
 
 
 def test_the_candidates_of_the_panoptic_map(model):
-    """Above 0.6, without overlap whatever the class, and with equal scores at the cut."""
-    model.config = replace(model.config, fusion=replace(model.config.fusion, detections=2))
+    """Without overlap whatever the class, with equal scores at the cut; those above 0.6 enter."""
+    model.config = replace(model.config, panoptic=replace(model.config.panoptic, max_detections=2))
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
     boxes = boxes[:, None].expand(-1, 3, -1)
     scores = torch.tensor([[0.9, 0.05, 0], [0, 0.95, 0], [0.7, 0.2, 0], [0, 0, 0.7]])
-    found = model.candidates(scores, boxes)
+    found = model.select_for_panoptic(scores, boxes)
     assert found.labels.tolist() == [1, 0, 2]
     assert found.scores.tolist() == pytest.approx([0.95, 0.7, 0.7])
-    assert len(model.candidates(scores * 0.6, boxes).boxes) == 0
+    surely_nothing = model.select_for_panoptic(scores * 0.05, boxes)
+    assert len(surely_nothing) == 0
 
 
 def test_an_object_whose_mask_is_empty_goes_on_without_when_it_is_alone(model):
@@ -166,9 +173,12 @@ def test_an_object_whose_mask_is_empty_goes_on_without_when_it_is_alone(model):
     scores = torch.full((5, 8, 8), -1.0)
     scores[3], scores[1, 2:6, 2:6] = 1.0, 8.0
     box = torch.tensor([[8.0, 8.0, 24.0, 24.0]])
-    found = Found(box, torch.tensor([0.9]), torch.tensor([1]))
-    model.config = replace(model.config, fusion=replace(model.config.fusion, stuff_area=1))
-    semantic, panoptic = model.fused(scores, found, torch.full((1, 4, 4), -5.0), (32, 32), (32, 32))
+    found = Detections(box, torch.tensor([0.9]), torch.tensor([1]))
+    config = replace(model.config.panoptic, min_stuff_area=1)
+    empty = torch.full((1, 4, 4), -5.0)
+    semantic, panoptic = panoptic_maps(
+        scores, found, empty, 3, (32, 32), (32, 32), (1.0, 1.0), config
+    )
     assert [segment.label for segment in panoptic.segments] == [1, 3]
     assert panoptic.ids[16, 16] == 1
     assert panoptic.ids[0, 0] == 2
@@ -191,7 +201,7 @@ def test_missing_and_wrong_semantic_labels_are_named(model):
 def test_labels_in_boxes():
     truth = torch.arange(16).reshape(1, 4, 4)
     # Middles of 2 × 2 bins of a box from (0, 0) to (4, 2): x = 1, 3; y = 0.5, 1.5.
-    found = labels_in_boxes(truth, [torch.tensor([[0.0, 0.0, 4.0, 2.0]])], 2)
+    found = crop_labels(truth, [torch.tensor([[0.0, 0.0, 4.0, 2.0]])], 2)
     assert found.tolist() == [[[1, 3], [5, 7]]]
 
 
@@ -200,17 +210,17 @@ def test_panoptic_truth():
     semantic = torch.tensor([[2, 3, 0, 0, 1, 1, IGNORE]])
     masks = torch.zeros(2, 1, 7, dtype=torch.bool)
     masks[0, 0, 2], masks[1, 0, 4] = True, True  # a crowd of class 0 and of class 1 beside them
-    both = panoptic_truth(semantic, masks, torch.tensor([0, 1]), 2, 4)
+    both = panoptic_targets(semantic, masks, torch.tensor([0, 1]), 2, 4)
     assert both.tolist() == [[0, 1, 2, 4, 3, 4, IGNORE]]
-    second = panoptic_truth(semantic, masks, torch.tensor([1]), 2, 4)
+    second = panoptic_targets(semantic, masks, torch.tensor([1]), 2, 4)
     assert second.tolist() == [[0, 1, 3, 3, 2, 3, IGNORE]]
     none = torch.zeros(0, dtype=torch.int64)
-    assert panoptic_truth(semantic, masks, none, 2, 4).tolist() == [[0, 1, 3, 3, 3, 3, IGNORE]]
+    assert panoptic_targets(semantic, masks, none, 2, 4).tolist() == [[0, 1, 3, 3, 3, 3, IGNORE]]
 
 
 @pytest.mark.parametrize(("objects", "kept"), [(0, 0), (1, 1), (3, 2), (10, 7)])
-def test_three_of_ten_objects_are_held_back(objects, kept):
-    chosen = with_box(objects, 0.3).tolist()
+def test_three_of_ten_objects_are_unknown(objects, kept):
+    chosen = sample_known(objects, 0.3).tolist()
     assert len(chosen) == kept
     assert set(chosen) <= set(range(objects))
     assert chosen == sorted(set(chosen))
@@ -248,7 +258,7 @@ def test_the_mean_over_nothing_is_zero():
 
 def test_padding_has_no_label():
     target = _target(3, 3, [], [])
-    assert semantic_truth([target], 5, (4, 5))[0, 3:].eq(IGNORE).all()
+    assert semantic_targets([target], 5, (4, 5))[0, 3:].eq(IGNORE).all()
 
 
 # Conventions
@@ -282,20 +292,22 @@ def test_boxes_from_pixel_to_pixel():
 def test_the_guard_decides_at_the_border_of_a_level():
     box = torch.tensor([[0.0, 0.0, 112.0, 112.0 - 1e-4]])
     near = PoolerConfig(("p2", "p3", "p4", "p5"))
-    assert level_of(box, near).item() == 0
-    assert level_of(box, replace(near, epsilon=1e-6)).item() == 1
+    assert assign_level(box, near).item() == 0
+    assert assign_level(box, replace(near, epsilon=1e-6)).item() == 1
 
 
 def test_preprocessing_rounds_sizes_and_keeps_fractions():
-    conventions = PRESETS["upsnet_r50"].conventions
-    assert conventions.scale((480, 640)) == 800 / 480
-    assert conventions.scale((400, 1000)) == 1333 / 1000
+    preprocessing = PRESETS["upsnet_r50"].preprocessing
+    assert preprocessing.scale((480, 640)) == 800 / 480
+    assert preprocessing.scale((400, 1000)) == 1333 / 1000
     torch.manual_seed(0)
-    small = replace(conventions, short=40, long=70)
-    found = resize(_image(30, 50), small)
-    assert found.shape == (3, 40, 67)  # 66.67
-    assert found.dtype == torch.float32
-    assert found.frac().abs().max() > 0
+    small = replace(preprocessing, min_size=40, max_size=70)
+    batch = preprocess([_image(30, 50)], small)
+    assert batch.input_sizes == [(40, 67)]  # 66.67
+    assert batch.image_sizes == [(30, 50)]
+    assert batch.tensor.shape == (1, 3, 64, 96)
+    mean = torch.tensor(small.mean).flip(0)[:, None, None]
+    assert ((batch.tensor[0, :, :40, :67] + mean) % 1 > 0.01).any()
 
 
 @pytest.mark.parametrize(
@@ -332,7 +344,7 @@ def test_deformable_backbone_starts_as_the_plain_one():
 
 
 def test_predictor_gives_the_panoptic_map_at_the_pictures_size(model):
-    resized = replace(model.config.conventions, resize="whole", short=64, long=96)
-    model.config = replace(model.config, conventions=resized)
+    resized = replace(model.config.preprocessing, resize="pillow", min_size=64, max_size=96)
+    model.config = replace(model.config, preprocessing=resized)
     prediction = Predictor(model)(_image(50, 60))
     assert prediction.panoptic.ids.shape == prediction.semantic.shape == (50, 60)

@@ -9,6 +9,7 @@ from torchvision.ops import nms
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.models import build
+from labkit.models.preprocess import preprocess
 from labkit.models.presets import PRESETS
 from labkit.ops.nms import nms_steps
 from labkit.widgets import AnchorsNMS
@@ -33,13 +34,13 @@ def fresh(config):
 
 
 TINY = PRESETS["mask_rcnn_tiny"]
-OLD = {"legacy_anchors": True, "plus_one": True, "by_probability": True}
+OLD = {"legacy_anchors": True, "plus_one": True, "rank_by_probability": True}
 CONFIGS = {
     "pyramid": TINY,
     "one level": PRESETS["mask_rcnn_tiny_c4"],
     "conventions of 2018": replace(TINY, rpn=replace(TINY.rpn, **OLD)),
     "torchvision's": replace(
-        TINY, rpn=replace(TINY.rpn, rounded=True, strides_from_grid=True, min_side=4.0)
+        TINY, rpn=replace(TINY.rpn, round_anchors=True, strides_from_grid=True, min_size=4.0)
     ),
 }
 
@@ -51,17 +52,17 @@ def test_levels_and_steps_lead_to_the_networks_own_proposals(name):
     kept, ranks = [], []
     for level in rpn_levels(model, IMAGE):
         # The network counts its candidates before it drops those that are too small.
-        order = level.ranks.argsort(descending=True, stable=True)[: config.before_nms[1]]
+        order = level.ranks.argsort(descending=True, stable=True)[: config.pre_nms_top_n[1]]
         best = order[level.usable[order]]
         steps = nms_steps(level.boxes[best], level.ranks[best], level.nms)
         stay = best[[step.kept for step in steps]]
         assert torch.equal(level.best(7), best[:7])
         kept.append(level.boxes[stay])
         ranks.append(level.ranks[stay])
-    order = torch.cat(ranks).argsort(descending=True, stable=True)[: config.after_nms[1]]
+    order = torch.cat(ranks).argsort(descending=True, stable=True)[: config.post_nms_top_n[1]]
     with torch.no_grad():
-        maps, padded = model.features([IMAGE])
-        boxes, _, _ = model.rpn(maps, padded, [tuple(IMAGE.shape[1:])])
+        batch = preprocess([IMAGE], model.config.preprocessing)
+        boxes, _ = model.rpn(model.backbone(batch.tensor), batch)
     assert len(boxes[0]) > 20
     torch.testing.assert_close(torch.cat(kept)[order], boxes[0])
 

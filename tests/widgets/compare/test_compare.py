@@ -134,7 +134,7 @@ def test_an_entry_of_cocos_panoptic_data(tmp_path: Path) -> None:
 def test_panoptic_fpn_merges_again(score: float) -> None:
     seen, model = source_image(("crowded", 2)), load_model(FPN)
     answer = Memory().ask(FPN, seen)
-    model.config = replace(model.config, score=score)
+    model.config = replace(model.config, score_thresh=score)
     expected = Predictor(model)(seen.image).panoptic
     assert expected is not None
     shown = answer.at(score)
@@ -146,7 +146,9 @@ def test_panoptic_fpn_merges_again(score: float) -> None:
 def test_upsnet_fuses_again(score: float) -> None:
     seen, model = source_image(("crowded", 2)), load_model(UPSNET)
     answer = Memory().ask(UPSNET, seen)
-    model.config = replace(model.config, fusion=replace(model.config.fusion, score=score))
+    model.config = replace(
+        model.config, panoptic=replace(model.config.panoptic, score_thresh=score)
+    )
     expected = Predictor(model)(seen.image).panoptic
     assert expected is not None
     shown = answer.at(score)
@@ -179,8 +181,8 @@ def test_objects_from_the_threshold_on() -> None:
 
 def test_a_model_runs_once_whatever_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    infer = Predictor.__call__
-    monkeypatch.setattr(Predictor, "__call__", lambda s, i: (runs.append(1), infer(s, i))[1])
+    raw = Predictor.raw
+    monkeypatch.setattr(Predictor, "raw", lambda s, i: (runs.append(1), raw(s, i))[1])
     memory = Memory()
     comparison = run_models([FPN, UPSNET, DETECTOR], PLACE, memory)
     first = len(runs)
