@@ -20,7 +20,7 @@ from labkit.checkpoints.shipped import shipped
 from labkit.grading.authoring.assignment import LoadedAssignment, load_assignment
 from labkit.grading.authoring.release import write_notebook
 from labkit.grading.authoring.source import Role, solution_lines
-from labkit.grading.authoring.validate import IMPORT, TELLING
+from labkit.grading.authoring.validate import IMPORT, MIN_TELLING
 
 PARTS = ("labkit", "notebooks", "assignments", "data", "pyproject.toml", "README.md", "LICENSE")
 HIDDEN = (".gitignore",)
@@ -115,7 +115,7 @@ def test_no_solution_is_in_the_wheel(wheel: zipfile.ZipFile, assignments) -> Non
         given = set(lines[f"{CARRIED}assignments/{loaded.name}/{loaded.name}.ipynb"])
         for _, line in solution_lines(list(loaded.cells)):
             text = _normal(line)
-            if len(text) >= TELLING and not IMPORT.match(text):
+            if len(text) >= MIN_TELLING and not IMPORT.match(text):
                 assert text not in given
                 looked_for += 1
         probes = [cell.source for cell in loaded.cells if cell.role is Role.PROBES]

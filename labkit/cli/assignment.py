@@ -67,7 +67,7 @@ def release(
 ) -> None:
     """Write the notebook that students get."""
     from labkit.grading.authoring.assignment import find_assignment, load_assignment
-    from labkit.grading.authoring.release import require_not_worked_in, write_notebook
+    from labkit.grading.authoring.release import require_not_edited, write_notebook
 
     loaded = load_assignment(find_assignment(name))
     notebook = loaded.solution if solution else loaded.notebook
@@ -75,7 +75,7 @@ def release(
     # A solution beside the students' notebook would go out with it one day.
     target = out or (Path() if solution else loaded.folder)
     path = target / file_name if target.is_dir() or target.suffix != ".ipynb" else target
-    require_not_worked_in(path, notebook)
+    require_not_edited(path, notebook)
     write_notebook(notebook, path)
     typer.echo(f"wrote {path}")
 
@@ -92,7 +92,7 @@ def check(name: Name) -> None:
     from rich.markup import escape
 
     from labkit.grading.authoring.assignment import find_assignment, load_assignment
-    from labkit.grading.authoring.validate import prove
+    from labkit.grading.authoring.validate import validate_assignment
 
     console = Console(highlight=False)
     loaded = load_assignment(find_assignment(name))
@@ -100,11 +100,11 @@ def check(name: Name) -> None:
     console.print(f"{title}, {loaded.assignment.minutes:g} minutes")
     failed = False
     with console.status("checking and running the notebooks"):
-        for finding in prove(loaded):
-            failed |= not finding.holds
-            mark = "[green]✓[/]" if finding.holds else "[bold red]✗[/]"
-            console.print(f"{mark} {escape(finding.text)}", soft_wrap=True)
-            for detail in finding.details:
+        for result in validate_assignment(loaded):
+            failed |= not result.passed
+            mark = "[green]✓[/]" if result.passed else "[bold red]✗[/]"
+            console.print(f"{mark} {escape(result.text)}", soft_wrap=True)
+            for detail in result.details:
                 console.print(f"    {escape(detail)}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ from labkit.errors import INTERRUPTED
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from labkit.grading.scoring.finalize import Conclusion
+    from labkit.grading.scoring.finalize import GradingResult
 
 ANONYMOUS = typer.Option(
     "--anonymous/--named",
@@ -83,11 +83,11 @@ def grade(
     """
     from rich.console import Console
 
-    from labkit.grading.execution.batch import Request
+    from labkit.grading.execution.batch import GradingRequest
     from labkit.grading.execution.batch import grade as grade_all
 
     console = Console()
-    request = Request(
+    request = GradingRequest(
         submissions=submissions,
         assignment=assignment,
         out=out,
@@ -131,7 +131,7 @@ def regrade(
     _print(regrade_all(out, assignment, late_policy, anonymous), Console())
 
 
-def _print(conclusion: Conclusion, console: Console) -> None:
+def _print(conclusion: GradingResult, console: Console) -> None:
     import statistics
     from collections import Counter
 
@@ -140,7 +140,7 @@ def _print(conclusion: Conclusion, console: Console) -> None:
 
     from labkit.grading.execution.progress import coloured
     from labkit.grading.reports.gradebook import number
-    from labkit.grading.reports.instructor_report import look_at
+    from labkit.grading.reports.instructor_report import review_notes
 
     entries = conclusion.entries
     states = Counter(entry.score.state if entry.score else "not graded" for entry in entries)
@@ -159,7 +159,7 @@ def _print(conclusion: Conclusion, console: Console) -> None:
     unread = sum(entry.score.unread for entry in entries if entry.score)
     if unread:
         console.print(f"{unread} answers wait to be read: questions.html", highlight=False)
-    look = sum(bool(look_at(entry)) for entry in entries)
+    look = sum(bool(review_notes(entry)) for entry in entries)
     if look:
         console.print(f"{look} submissions to look at: report.html", highlight=False)
     for problem in conclusion.problems:

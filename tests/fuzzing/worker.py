@@ -25,7 +25,7 @@ import psutil
 from fuzzing.mutations import Files, damaged_folder
 
 from labkit.errors import LabkitError
-from labkit.grading.sandbox.limits import peak
+from labkit.grading.sandbox.limits import peak_memory
 
 MEGABYTE = 2**20
 
@@ -76,8 +76,8 @@ def _example(
     began = time.process_time()
     ended = _read(reader, root, {Path(path).name for path in files})
     seconds = time.process_time() - began
-    # The peak only grows: a process that has reached the limit is replaced.
-    tell(**ended, seconds=seconds, megabytes=peak() // MEGABYTE - before)
+    # The peak_memory only grows: a process that has reached the limit is replaced.
+    tell(**ended, seconds=seconds, megabytes=peak_memory() // MEGABYTE - before)
 
 
 def _read(reader: Any, root: Path, names: set[str]) -> dict[str, str]:

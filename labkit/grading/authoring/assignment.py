@@ -1,4 +1,4 @@
-"""Finding an assignment and loading it: its notebooks, its exercises, what is graded."""
+"""Find and load an assignment: its notebooks, exercises and probes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Exercise:
     """One answer cell for code.
 
     Attributes:
-        name: the exercise.
-        names: what an answer defines: the functions that probes call, first, and everything else
-            that the students' version of the cell defines.
-        stub: the cell as students get it.
+        name: the name of the exercise.
+        names: the names that an answer defines: first the functions that probes call, then
+            everything else that the stub defines.
+        stub: the content of the cell in the students' notebook.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Exercise:
 
 @dataclass(frozen=True)
 class LoadedAssignment:
-    """An assignment's folder, read and checked.
+    """An assignment that was read and checked.
 
     Attributes:
-        name: the folder's name.
-        folder: where ``source.py`` lies.
-        assignment: what its probes cell defines.
-        hash: of everything that harvest depends on: code of setup and exercises, the probes
-            cells and the folder's other files; not of prose. Another hash is another grading.
+        name: the name of the folder.
+        folder: the folder of ``source.py``.
+        assignment: the definition in its probes cell.
+        hash: of everything that a harvest depends on: code of setup and exercises, the probes
+            cells and the other files of the folder, but not prose.
         cells: the cells of the source.
         exercises: by name, in the order of the source.
     """
@@ -63,7 +63,7 @@ class LoadedAssignment:
 
     @cached_property
     def notebook(self) -> Any:
-        """The notebook that students get."""
+        """The students' notebook."""
         return release.student_notebook(self.cells, self.name)
 
     @cached_property
@@ -73,15 +73,15 @@ class LoadedAssignment:
 
     @cached_property
     def clean(self) -> Any:
-        """Setup cells and one empty cell an exercise, in the order of the source."""
+        """Setup cells and one empty cell per exercise, in the order of the source."""
         return release.clean_notebook(self.cells, self.name)
 
 
 def find_assignment(selector: str) -> Path:
-    """Return the folder that a name or a path stands for.
+    """Return the folder of an assignment, given its name or path.
 
-    A name is looked for in ``assignments/`` of the working directory and of the folders above
-    it, then of the checkout that labkit runs from; a wheel carries no sources.
+    A name is searched in ``assignments/`` of the working directory and of its parents, then of the
+    checkout that labkit runs from; a wheel has no sources.
 
     Raises:
         LabkitError: there is no such assignment.
@@ -106,20 +106,20 @@ def find_assignment(selector: str) -> Path:
 
 
 def load_assignment(folder: Path | str) -> LoadedAssignment:
-    """Read an assignment's folder and run its probes cells (trusted code: the instructor's).
+    """Read the folder of an assignment and run its probes cells, which are trusted code.
 
     Raises:
-        LabkitError: something in ``source.py`` is wrong; the message says where and what to do.
+        LabkitError: ``source.py`` has an error; the message says where and what to do.
     """
     folder = Path(folder).resolve()
     source = folder / SOURCE
     if not probes.NAME.fullmatch(folder.name):
         raise LabkitError(
-            f"{folder}: an assignment's folder is named with a letter first and at most 48 "
-            "letters, digits, _ and -"
+            f"{folder}: the name of an assignment's folder must start with a letter and have at "
+            "most 48 letters, digits, _ and -"
         )
     if not source.is_file():
-        raise LabkitError(f"{folder}: no {SOURCE}; `labkit assignment new NAME` makes an example")
+        raise LabkitError(f"{folder}: no {SOURCE}; `labkit assignment new NAME` creates an example")
     cells = read_source(source)
     assignment = _run_probes(cells, source)
     return LoadedAssignment(
@@ -139,7 +139,7 @@ def _run_probes(cells: list[Cell], source: Path) -> Assignment:
     namespace: dict[str, Any] = {"__name__": "assignment", "__file__": str(source)}
     namespace.update({name: getattr(probes, name) for name in probes.__all__})
     for cell in ours:
-        # Lines as in the file, so that a traceback points into it.
+        # With the line numbers of the file, for tracebacks.
         content = "\n" * (cell.line - 1) + cell.source
         where = f"{source}, cell {cell.number} (line {cell.line})"
         try:
@@ -166,7 +166,7 @@ def _run_probes(cells: list[Cell], source: Path) -> Assignment:
 
 
 def _line(error: BaseException, source: Path) -> int | str:
-    """Return the line of the source that an exception came through last."""
+    """Return the last line of the source in the traceback of an exception."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(source) and frame.lineno]
     return lines[-1] if lines else "?"

@@ -1,4 +1,4 @@
-"""The small working assignment that ``labkit assignment new`` makes."""
+"""The example assignment that ``labkit assignment new`` creates."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def write_example(folder: Path) -> Path:
     """Write ``source.py`` into a new folder and return its path.
 
     Raises:
-        LabkitError: the folder exists, or its name cannot be an assignment's.
+        LabkitError: the folder exists, or its name is not a valid name of an assignment.
     """
     if not NAME.fullmatch(folder.name):
         raise LabkitError(
-            f"{folder.name!r} cannot be an assignment's name: it starts with a letter and holds at "
-            "most 48 letters, digits, _ and -"
+            f"{folder.name!r} is not a valid name of an assignment: it must start with a letter "
+            "and have at most 48 letters, digits, _ and -"
         )
     if folder.exists():
-        raise LabkitError(f"{folder} exists already; choose another name")
+        raise LabkitError(f"{folder} already exists; choose another name")
     source = folder / SOURCE
     with atomic_write(source) as temporary:
         temporary.write_bytes(EXAMPLE.read_bytes())

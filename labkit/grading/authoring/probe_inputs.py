@@ -1,4 +1,4 @@
-"""The cases of a probe: made from a seed of each submission's own, and told apart by a digest."""
+"""Seed and digest of the cases of a probe, different for every submission."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from labkit.grading.authoring.probes import Value
 
 
 def case_generator(assignment_hash: str, content_hash: str, probe: str) -> np.random.Generator:
-    """Return the random generator of a probe's cases: other ones for every submission.
+    """Return the random generator for the cases of a probe, different for every submission.
 
-    Harvest makes the inputs with it to send them, score makes them again to compare.
+    The cases are generated with it for the sandbox, and again for scoring.
     """
     digest = hashlib.sha256(f"{assignment_hash}\n{content_hash}\n{probe}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest))
@@ -24,10 +24,9 @@ def case_generator(assignment_hash: str, content_hash: str, probe: str) -> np.ra
 def cases_digest(cases: Iterable[Mapping[str, Value]]) -> str:
     """Return a digest of cases, hidden entries included.
 
-    Harvest writes it beside the answers (``"inputs"`` of a probe in harvest.json), and score
-    compares: answers to other inputs than those made now are worth nothing to it. A changed
-    tolerance, reference or number of points leaves the digest as it is, so that an assignment can
-    be corrected and scored again without running anything.
+    It is stored with the answers (``"inputs"`` of a probe in harvest.json), and scoring refuses
+    answers to other inputs than those generated now. The digest does not depend on tolerances,
+    references and points, so that these can be corrected without running anything again.
     """
     digest = hashlib.sha256()
     _digest(list(cases), digest)

@@ -1,8 +1,8 @@
-"""What an instructor writes: probes, questions, limits.
+"""Definition of an assignment by the instructor: probes, questions, limits.
 
-A probe calls one function of the student on inputs that no student has seen, in the sandbox, and
-takes its answers out. What is right is decided outside, by :mod:`labkit.grading.scoring.score`.
-Nothing in this module runs a student's code.
+A probe calls one function of the student in the sandbox, with inputs that no student has seen. Its
+answers are compared outside, by :mod:`labkit.grading.scoring.score`. This module runs no code of a
+student.
 
 The cell tagged ``probes`` of an assignment's ``source.py`` is executed after
 ``from labkit.grading.authoring.probes import *`` and defines one name, ``ASSIGNMENT``.
@@ -25,7 +25,7 @@ from labkit.errors import LabkitError
 __all__ = ["Assignment", "Limits", "Probe", "Question", "Tolerance", "Value"]
 
 Value = Any
-"""What goes in and comes out: Tensor, ndarray, int, float, bool, str, None, and lists, tuples and
+"""Inputs and answers: Tensor, ndarray, int, float, bool, str, None, and lists, tuples and
 dictionaries (with numbers or strings for keys) of these."""
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,47}")
@@ -34,45 +34,45 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a number may be from the reference: ``|a - b| <= atol + rtol * |b|``."""
+    """Tolerance of an answer a to the reference b: ``|a - b| <= atol + rtol * |b|``."""
 
     rtol: float = 1e-5
     atol: float = 1e-6
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) and x >= 0 for x in (self.rtol, self.atol)):
-            raise LabkitError(f"Tolerance: rtol and atol are finite and at least 0, not {self}")
+            raise LabkitError(f"Tolerance: rtol and atol must be finite and at least 0, not {self}")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One thing that is asked of one function, and what it is worth.
+    """A test of one function with hidden inputs.
 
     Attributes:
         name: unique in the assignment; letters, digits, ``_`` and ``-``.
         exercise: the exercise whose answer cell defines the function.
         function: the name that the student defines.
-        points: what it is worth.
-        inputs: makes the cases from a random generator: a list of keyword arguments. It is
-            called again for scoring, so that it may use no other source of randomness.
-        reference: the right answer for a case, called with all its entries.
-        tolerance: how near an answer must be.
-        score: instead of `reference`: the share, 0 to 1, that all answers together earn, from
-            the cases (hidden entries included) and the answers. An answer that never came is
-            None; arrays come as NumPy's.
-        partial: points by the share of right cases; otherwise all or nothing.
+        points: the points for right answers.
+        inputs: generates the cases with a random generator: a list of keyword arguments. It is
+            called again for scoring, so that it must use no other source of randomness.
+        reference: returns the right answer to a case; called with all its entries.
+        tolerance: the tolerance of answers.
+        score: instead of `reference`: returns the fraction of the points, 0 to 1, for all
+            answers, given the cases (with hidden entries) and the answers. A missing answer is
+            None; arrays are NumPy arrays.
+        partial: points in proportion to right cases; otherwise all or nothing.
         driver: source that defines ``drive(function, **case)``, run in the sandbox instead of
             ``function(**case)``, for example to return gradients.
-        hidden: entries of a case that never enter the sandbox.
-        seconds: time for all cases together.
-        hint: a sentence for students who do not get all points, on their feedback page.
-        given: earlier exercises whose mistakes shall not cost this probe: it is asked once more,
-            in a second run, with the instructor's solution of these in place of the student's
-            answer, and the better of the two counts. The solution is then in the sandbox, after
+        hidden: entries of a case that do not enter the sandbox.
+        seconds: time limit of all cases together.
+        hint: a sentence on the feedback page of students who do not get all points.
+        given: earlier exercises whose mistakes must not affect this probe: it is run once more,
+            in a second run, with the instructor's solutions of these instead of the student's
+            answers, and the better result counts. The solutions are then in the sandbox, after
             all other answers have left it.
 
     Raises:
-        LabkitError: an attribute makes no sense; the message says which.
+        LabkitError: an attribute is invalid; the message says which.
     """
 
     name: str
@@ -102,9 +102,9 @@ class Probe:
         if not callable(self.inputs):
             raise LabkitError(f"{where}: inputs must be a function of a random generator")
         if (self.reference is None) == (self.score is None):
-            raise LabkitError(f"{where}: give either reference or score, and not both")
+            raise LabkitError(f"{where}: give either reference or score, not both")
         if not callable(self.reference or self.score):
-            raise LabkitError(f"{where}: reference and score are functions")
+            raise LabkitError(f"{where}: reference and score must be functions")
         if not isinstance(self.tolerance, Tolerance):
             raise LabkitError(f"{where}: tolerance must be Tolerance(...), not {self.tolerance!r}")
         if isinstance(self.hidden, str) or not all(isinstance(n, str) for n in self.hidden):
@@ -123,10 +123,10 @@ class Probe:
             _check_driver(where, self.driver)
 
     def cases(self, generator: np.random.Generator) -> list[dict[str, Value]]:
-        """Make the cases, hidden entries included.
+        """Generate the cases, with hidden entries.
 
         Raises:
-            LabkitError: `inputs` fails, or gives something else than cases.
+            LabkitError: `inputs` fails, or does not return cases.
         """
         try:
             cases = list(self.inputs(generator))
@@ -135,7 +135,7 @@ class Probe:
                 f"probe {self.name!r}: inputs raised {type(error).__name__}: {error}"
             ) from error
         if not cases:
-            raise LabkitError(f"probe {self.name!r}: inputs gave no case")
+            raise LabkitError(f"probe {self.name!r}: inputs returned no case")
         for number, case in enumerate(cases, 1):
             if not isinstance(case, dict) or not all(
                 isinstance(name, str) and name.isidentifier() for name in case
@@ -151,18 +151,18 @@ class Probe:
         return cases
 
     def sent(self, case: Mapping[str, Value]) -> dict[str, Value]:
-        """Return what of a case goes into the sandbox."""
+        """Return the entries of a case that enter the sandbox."""
         return {name: value for name, value in case.items() if name not in self.hidden}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A free-text question, read and marked by a person.
+    """A free-text question that a person marks.
 
     Attributes:
         name: the name of its answer cell.
-        points: what the best answer is worth.
-        rubric: what earns the points, for the person who marks it. Students never see it.
+        points: the points for the best answer.
+        rubric: how points are given, for the marker; students never see it.
     """
 
     name: str
@@ -173,21 +173,21 @@ class Question:
         _check_name("Question", self.name)
         _check_positive(f"question {self.name!r}", "points", self.points)
         if not isinstance(self.rubric, str) or not self.rubric.strip():
-            raise LabkitError(f"question {self.name!r}: say in rubric what earns the points")
+            raise LabkitError(f"question {self.name!r}: rubric must say how points are given")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use.
+    """Limits of one submission.
 
     Attributes:
         cell_seconds: time of one cell.
-        total_seconds: time of the whole submission, probes included.
-        memory_mb: memory of the whole family of processes.
-        output_mb: what one cell prints and shows.
-        answer_mb: the answers of one probe.
-        cells: how many cells a notebook may have.
-        notebook_mb: how much may stand in them; outputs and pasted pictures do not count.
+        total_seconds: time of the whole submission, with probes.
+        memory_mb: memory of all its processes together.
+        output_mb: output of one cell.
+        answer_mb: the answers to one probe.
+        cells: the number of cells of a notebook.
+        notebook_mb: the size of all cells, without outputs and pasted images.
     """
 
     cell_seconds: float = 60
@@ -205,20 +205,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Everything that grading an assignment needs beside its cells.
+    """Everything that grading needs in addition to the cells of an assignment.
 
     Attributes:
-        title: as students know it.
-        minutes: how long a student is expected to need.
-        probes: what is computed.
-        questions: what a person reads.
-        forbidden: dotted names (``torchvision.ops.roi_align``) that an answer may not use: in the
-            sandbox they raise, and the source is searched for them.
-        limits: what one submission may use.
+        title: the title for students.
+        minutes: the time that a student is expected to need.
+        probes: tests of functions.
+        questions: free-text questions.
+        forbidden: dotted names (``torchvision.ops.roi_align``) that an answer must not use: in the
+            sandbox they raise an exception, and the source is searched for them.
+        limits: the limits of one submission.
         data: files and folders that a student's code may read, relative to the project folder.
 
     Raises:
-        LabkitError: an attribute makes no sense, a name occurs twice, or nothing earns a point.
+        LabkitError: an attribute is invalid, a name occurs twice, or there are no points.
     """
 
     title: str
@@ -231,7 +231,7 @@ class Assignment:
 
     def __post_init__(self) -> None:
         if not isinstance(self.title, str) or not self.title.strip():
-            raise LabkitError("Assignment: it needs a title")
+            raise LabkitError("Assignment: title must be a non-empty text")
         _check_positive("Assignment", "minutes", self.minutes)
         for name, kind in (("probes", Probe), ("questions", Question)):
             if not isinstance(getattr(self, name), list | tuple) or not all(
@@ -248,22 +248,22 @@ class Assignment:
             if not DOTTED.fullmatch(dotted):
                 raise LabkitError(f"Assignment: forbidden: {dotted!r} is not a dotted name")
         if not self.probes and not self.questions:
-            raise LabkitError("Assignment: without probes and questions nothing earns a point")
+            raise LabkitError("Assignment: give at least one probe or question")
         names = Counter([p.name for p in self.probes] + [q.name for q in self.questions])
         for name, count in names.items():
             if count > 1:
-                raise LabkitError(f"Assignment: {count} probes or questions are called {name!r}")
+                raise LabkitError(f"Assignment: {count} probes or questions have the name {name!r}")
 
     @property
     def points(self) -> float:
-        """What everything together is worth."""
+        """The points of all probes and questions."""
         return sum(p.points for p in self.probes) + sum(q.points for q in self.questions)
 
 
 def _check_name(kind: str, name: Any) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise LabkitError(
-            f"{kind}: the name {name!r} must start with a letter and hold at most 48 letters, "
+            f"{kind}: the name {name!r} must start with a letter and have at most 48 letters, "
             "digits, _ and -"
         )
 

@@ -1,4 +1,4 @@
-"""The notebooks that an assignment's source gives: the students', the solution, the clean one."""
+"""Notebooks generated from the source of an assignment: students', solution, clean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWERS = {Role.EXERCISE, Role.QUESTION}
 
 
 def student_notebook(cells: Sequence[Cell], name: str) -> Any:
-    """Return the notebook that students get: stubs in place of solutions, no probes."""
+    """Return the students' notebook: stubs instead of solutions, no probes."""
     return _notebook(
         ((cell, cell.stub) for cell in cells if cell.role not in {Role.SOLUTION, Role.PROBES}),
         name,
@@ -25,12 +25,12 @@ def student_notebook(cells: Sequence[Cell], name: str) -> Any:
 
 
 def solution_notebook(cells: Sequence[Cell], name: str) -> Any:
-    """Return the notebook with the solutions, still without the probes."""
+    """Return the notebook with the solutions, without the probes."""
     return _notebook(((cell, cell.solved) for cell in cells if cell.role is not Role.PROBES), name)
 
 
 def clean_notebook(cells: Sequence[Cell], name: str) -> Any:
-    """Return what a student's answers are put into: setup cells and one empty slot an exercise."""
+    """Return the notebook for a student's answers: setup cells and one empty cell per exercise."""
     return _notebook(
         (
             (cell, cell.source if cell.role is Role.SETUP else "")
@@ -42,14 +42,14 @@ def clean_notebook(cells: Sequence[Cell], name: str) -> Any:
 
 
 def notebook_bytes(notebook: Any) -> bytes:
-    """Return the file of a notebook, the same for the same cells, to the byte."""
+    """Return the file of a notebook; equal cells give equal bytes."""
     import nbformat
 
     return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
 
 
 def write_notebook(notebook: Any, path: Path) -> None:
-    """Write a notebook, whole or not at all.
+    """Write a notebook, completely or not at all.
 
     Raises:
         LabkitError: the file cannot be written.
@@ -59,26 +59,26 @@ def write_notebook(notebook: Any, path: Path) -> None:
 
 
 def assignment_of(notebook: Any) -> str | None:
-    """Return the name of the assignment that a notebook says it is of."""
+    """Return the name of the assignment in the metadata of a notebook."""
     mark = notebook.metadata.get("labkit")
     name = mark.get("assignment") if isinstance(mark, dict) else None
     return name if isinstance(name, str) else None
 
 
-def require_not_worked_in(path: Path, notebook: Any) -> None:
+def require_not_edited(path: Path, notebook: Any) -> None:
     """Refuse to overwrite anything but a notebook of the same assignment without outputs.
 
     Raises:
-        LabkitError: something else lies at `path`.
+        LabkitError: `path` exists and is something else.
     """
     from labkit.workbook.notebook_sources import load_notebook
 
     if not path.exists():
         return
     if path.is_dir() or assignment_of(load_notebook(path)) != assignment_of(notebook):
-        raise LabkitError(f"{path} is something else; move it, or choose another --out")
+        raise LabkitError(f"{path} is not this notebook; move it, or choose another --out")
     if any(cell.get("outputs") for cell in load_notebook(path).cells):
-        raise LabkitError(f"{path} has been worked in; move it, or choose another --out")
+        raise LabkitError(f"{path} has outputs; move it, or choose another --out")
 
 
 def _notebook(contents: Any, name: str) -> Any:
@@ -94,7 +94,7 @@ def _notebook(contents: Any, name: str) -> Any:
         }[cell.kind]
         metadata: dict[str, Any] = {}
         if cell.role in ANSWERS:
-            # JupyterLab then asks twice before an answer cell disappears.
+            # JupyterLab then asks twice before it deletes an answer cell.
             metadata = {"labkit": {cell.role.value: cell.name}, "deletable": False}
             identity = f"{cell.role.value}-{cell.name}"
         else:

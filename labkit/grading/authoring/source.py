@@ -1,15 +1,15 @@
-"""Reading an assignment's one source: its cells, their roles, and what is taken out of them.
+"""Reading the source of an assignment: its cells, their roles and solutions.
 
-``source.py`` is in jupytext's py:percent format. What a cell is for stands in its first line:
+``source.py`` is in jupytext's py:percent format. The first line of a cell says its role:
 
 ================================================  ===============================================
-``# %% tags=["setup"]``                           in every notebook; runs in grading
+``# %% tags=["setup"]``                           in every notebook; executed in grading
 ``# %% exercise="NAME"``                          an answer in code
 ``# %% [markdown] question="NAME"``               an answer in words
-``# %% tags=["check"]``                           public checks; do not run in grading
+``# %% tags=["check"]``                           public checks; not executed in grading
 ``# %% tags=["solution"]``                        only in the solution notebook
 ``# %% tags=["probes"]``                          in no notebook
-anything else                                     in both notebooks; does not run in grading
+anything else                                     in both notebooks; not executed in grading
 ================================================  ===============================================
 """
 
@@ -33,11 +33,11 @@ MARKERS = {
     "code": ("# BEGIN SOLUTION", "# END SOLUTION"),
     "markdown": ("<!-- BEGIN SOLUTION -->", "<!-- END SOLUTION -->"),
 }
-LOOKS_LIKE_A_MARKER = re.compile(r"(#|<!--)\s*(begin|end)[\s_-]*solution", re.IGNORECASE)
+MARKER_LIKE = re.compile(r"(#|<!--)\s*(begin|end)[\s_-]*solution", re.IGNORECASE)
 
 
 class Role(StrEnum):
-    """What a cell is for."""
+    """The role of a cell."""
 
     SETUP = "setup"
     EXERCISE = "exercise"
@@ -56,14 +56,14 @@ class Cell:
     """One cell of ``source.py``.
 
     Attributes:
-        number: its place, from 1.
-        line: the line of the file that its content starts in, from 1.
+        number: its number, from 1.
+        line: the first line of its content in the file, from 1.
         kind: ``code``, ``markdown`` or ``raw``.
-        role: what it is for.
+        role: its role.
         name: the exercise's or question's name; empty for other roles.
         source: its content, solution included.
         stub: its content without the solution.
-        taken: the lines that were taken out of the stub.
+        taken: the lines of the solution, which the stub does not have.
     """
 
     number: int
@@ -77,14 +77,14 @@ class Cell:
 
     @property
     def solved(self) -> str:
-        """Its content with the solution, without the markers."""
+        """The content with the solution, without the markers."""
         markers = MARKERS.get(self.kind, ()) if self.taken else ()
         lines = self.source.splitlines()
         return "\n".join(line for line in lines if line.strip() not in markers)
 
 
 def read_source(path: Path) -> list[Cell]:
-    """Read and check an assignment's source.
+    """Read and check the source of an assignment.
 
     Raises:
         LabkitError: the file cannot be read or a cell is malformed; the message names the cell.
@@ -107,7 +107,7 @@ def read_source(path: Path) -> list[Cell]:
         for read in (cell for cell in cells if cell.role is role):
             if read.name in first:
                 raise LabkitError(
-                    f"{path}, cell {read.number} (line {read.line}): {role} {read.name!r} stands "
+                    f"{path}, cell {read.number} (line {read.line}): {role} {read.name!r} is "
                     f"already in cell {first[read.name]}; give this one another name"
                 )
             first[read.name] = read.number
@@ -115,10 +115,10 @@ def read_source(path: Path) -> list[Cell]:
 
 
 def defined_names(source: str) -> list[str]:
-    """Return the functions, classes and variables that Python source defines at its top level.
+    """Return the functions, classes and variables that Python code defines at its top level.
 
     Raises:
-        SyntaxError: it is not Python.
+        SyntaxError: the code is not Python.
     """
     names = list[str]()
     for node in ast.parse(source).body:
@@ -136,7 +136,7 @@ def defined_names(source: str) -> list[str]:
 
 
 class _Finder:
-    """Finds the lines of a file that the cells come from; jupytext does not tell."""
+    """Finds the lines of cells in the file, which jupytext does not provide."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.splitlines()
@@ -156,7 +156,7 @@ class _Finder:
 def _read_cell(cell: Any, number: int, line: int, where: str) -> Cell:
     metadata = dict(cell.metadata)
     role, name = _role(metadata, cell.cell_type, where)
-    # A probes cell may speak of markers in its strings: it is in no notebook.
+    # The strings of a probes cell may contain markers: it is in no notebook.
     taken = tuple[str, ...]()
     stub = cell.source
     if role is not Role.PROBES:
@@ -195,7 +195,7 @@ def _role(metadata: dict[str, Any], kind: str, where: str) -> tuple[Role, str]:
         )
     if metadata:
         raise LabkitError(
-            f"{where}: {next(iter(metadata))!r} means nothing here; a cell has tags=[...], "
+            f"{where}: unknown metadata {next(iter(metadata))!r}; a cell has tags=[...], "
             'exercise="NAME" or question="NAME"'
         )
     if not isinstance(tags, list) or not all(tag in TAGS for tag in tags):
@@ -203,11 +203,11 @@ def _role(metadata: dict[str, Any], kind: str, where: str) -> tuple[Role, str]:
         raise LabkitError(f"{where}: unknown tag {wrong!r}; the tags are: {', '.join(TAGS)}")
     if len(tags) + len(names) > 1:
         given = ", ".join([*tags, *names])
-        raise LabkitError(f"{where}: {given} at once; a cell has one role: split it in two")
+        raise LabkitError(f"{where}: {given} in one cell; a cell has one role: split it")
     for key, name in names.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise LabkitError(
-                f"{where}: the name {name!r} must start with a letter and hold at most 48 "
+                f"{where}: the name {name!r} must start with a letter and have at most 48 "
                 f'letters, digits, _ and -: {key}="NAME"'
             )
         if (kind == "code") != (key == "exercise"):
@@ -222,7 +222,7 @@ def _role(metadata: dict[str, Any], kind: str, where: str) -> tuple[Role, str]:
 
 
 def _take_solution(source: str, kind: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """Return the source with every solution replaced by a stub, and the lines taken out."""
+    """Return the source with stubs instead of solutions, and the lines of the solutions."""
     begin, end = MARKERS.get(kind, MARKERS["code"])
     stub = CODE_STUB if kind == "code" else TEXT_STUB
     kept, taken = list[str](), list[str]()
@@ -241,8 +241,8 @@ def _take_solution(source: str, kind: str, where: str) -> tuple[str, tuple[str, 
                 raise LabkitError(f"{where}: the solution is empty; write it, or drop the markers")
             taken += inside
             inside = None
-        elif LOOKS_LIKE_A_MARKER.search(line):
-            # A misspelt marker would hand the solution to the students.
+        elif MARKER_LIKE.search(line):
+            # A misspelt marker would leave the solution in the students' notebook.
             raise LabkitError(f"{where}: {marker!r}: the markers are {begin} and {end}, alone")
         elif inside is not None:
             inside.append(line)
@@ -254,7 +254,7 @@ def _take_solution(source: str, kind: str, where: str) -> tuple[str, tuple[str, 
 
 
 def solution_lines(cells: list[Cell]) -> Iterator[tuple[int, str]]:
-    """Yield every line that no student may see, with the number of its cell."""
+    """Yield every line that students must not see, with the number of its cell."""
     for cell in cells:
         hidden = cell.role in {Role.SOLUTION, Role.PROBES}
         for line in cell.source.splitlines() if hidden else cell.taken:

@@ -1,4 +1,4 @@
-"""The proof of an assignment: everything for the solution, nothing for the untouched notebook."""
+"""Validation of an assignment: full points for the solution, none for the released notebook."""
 
 from __future__ import annotations
 
@@ -19,58 +19,64 @@ from labkit.grading.sandbox.isolation import choose
 from labkit.grading.scoring.score import score
 from labkit.grading.states import State
 
-TELLING = 20
-"""Characters from which on a line says something about a solution: `else:` and `)` do not."""
+MIN_TELLING = 20
+"""Characters of a line that could reveal a solution; shorter ones are `else:` or `)`."""
 
 IMPORT = re.compile(r"(from [\w.]+ )?import ")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was checked."""
+class ValidationResult:
+    """The result of one check."""
 
     text: str
-    holds: bool
+    passed: bool
     details: tuple[str, ...] = ()
 
 
-def prove(loaded: LoadedAssignment) -> Iterator[Finding]:
-    """Check an assignment, one finding after the other; the last two run the notebooks.
+def validate_assignment(loaded: LoadedAssignment) -> Iterator[ValidationResult]:
+    """Check an assignment and yield the results; the last two checks run the notebooks.
 
     Raises:
-        LabkitError: a notebook cannot be run at all.
+        LabkitError: a notebook cannot be run.
     """
-    yield nothing_given_away(loaded)
-    yield released(loaded)
-    yield inputs_from_seed(loaded)
-    yield solution_graded(loaded)
-    yield untouched_graded(loaded)
+    yield check_no_leaks(loaded)
+    yield check_release(loaded)
+    yield check_inputs(loaded)
+    yield check_solution(loaded)
+    yield check_untouched(loaded)
 
 
-def nothing_given_away(loaded: LoadedAssignment) -> Finding:
-    """Look for lines of solutions and probes in the students' notebook."""
+def check_no_leaks(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that no line of a solution or a probe is in the students' notebook."""
     given = {_normal(line) for cell in loaded.notebook.cells for line in cell.source.splitlines()}
     leaks = dict[str, None]()
     for number, line in solution_lines(list(loaded.cells)):
         text = _normal(line)
-        if len(text) >= TELLING and not IMPORT.match(text) and text in given:
+        if len(text) >= MIN_TELLING and not IMPORT.match(text) and text in given:
             leaks[f"cell {number}: {text}"] = None
     if leaks:
-        return Finding("lines of the solution stand in the students' notebook", False, tuple(leaks))
-    return Finding("no line of a solution or a probe stands in the students' notebook", True)
+        return ValidationResult(
+            "the students' notebook contains lines of the solution", False, tuple(leaks)
+        )
+    return ValidationResult(
+        "the students' notebook contains no line of a solution or a probe", True
+    )
 
 
-def released(loaded: LoadedAssignment) -> Finding:
-    """Compare the notebook in the folder with the one that the source gives."""
+def check_release(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that the notebook in the folder equals the one generated from the source."""
     path = loaded.folder / f"{loaded.name}.ipynb"
     if path.is_file() and path.read_bytes() == notebook_bytes(loaded.notebook):
-        return Finding(f"{path.name} is what the source gives", True)
-    what = "is not what the source gives" if path.is_file() else "does not exist"
-    return Finding(f"{path.name} {what}", False, (f"run: labkit assignment release {loaded.name}",))
+        return ValidationResult(f"{path.name} is up to date with the source", True)
+    what = "is not up to date with the source" if path.is_file() else "does not exist"
+    return ValidationResult(
+        f"{path.name} {what}", False, (f"run: labkit assignment release {loaded.name}",)
+    )
 
 
-def inputs_from_seed(loaded: LoadedAssignment) -> Finding:
-    """Make every probe's cases twice from one seed, and once from another."""
+def check_inputs(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that the cases of every probe depend on the seed, and on nothing else."""
     wrong = []
     for probe in loaded.assignment.probes:
         one, again, other = (
@@ -78,30 +84,30 @@ def inputs_from_seed(loaded: LoadedAssignment) -> Finding:
             for submission in ("one", "one", "other")
         )
         if one != again:
-            wrong.append(
-                f"probe {probe.name}: other inputs from the same seed; draw from `rng` alone"
-            )
+            wrong.append(f"probe {probe.name}: different inputs for the same seed; use only `rng`")
         elif one == other:
-            wrong.append(
-                f"probe {probe.name}: the same inputs for every submission; draw from `rng`"
-            )
+            wrong.append(f"probe {probe.name}: the same inputs for every submission; use `rng`")
     if wrong:
-        return Finding("hidden inputs do not follow from the seed", False, tuple(wrong))
-    return Finding("hidden inputs follow from the seed and differ between submissions", True)
+        return ValidationResult("hidden inputs are not determined by the seed", False, tuple(wrong))
+    return ValidationResult(
+        "hidden inputs are determined by the seed and differ between submissions", True
+    )
 
 
-def solution_graded(loaded: LoadedAssignment) -> Finding:
-    """Grade the solution: it must earn everything."""
+def check_solution(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that the solution earns full points."""
     return _graded(loaded, loaded.solution, "solution", everything=True)
 
 
-def untouched_graded(loaded: LoadedAssignment) -> Finding:
-    """Grade the students' notebook as it is: it must earn nothing."""
-    return _graded(loaded, loaded.notebook, "untouched notebook", everything=False)
+def check_untouched(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that the unchanged students' notebook earns no points."""
+    return _graded(loaded, loaded.notebook, "unchanged notebook", everything=False)
 
 
-def _graded(loaded: LoadedAssignment, notebook: Any, what: str, *, everything: bool) -> Finding:
-    # Both notebooks are the instructor's own, so that weaker isolation will do here.
+def _graded(
+    loaded: LoadedAssignment, notebook: Any, what: str, *, everything: bool
+) -> ValidationResult:
+    # Both notebooks are the instructor's, so that weaker isolation is sufficient.
     level = choose(allow_unsandboxed=True)
     with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
         submission = Path(folder) / f"{loaded.name}.ipynb"
@@ -119,13 +125,15 @@ def _graded(loaded: LoadedAssignment, notebook: Any, what: str, *, everything: b
     ]
     if everything:
         details += result.flags
-    # An untouched cell raises; anything else that went wrong would prove nothing.
+    # An untouched cell raises; anything else that went wrong would validate_assignment nothing.
     if result.state not in ({State.OK} if everything else {State.OK, State.CELL_ERROR}):
         details.append(f"{result.state}: {result.message}")
     earned = sum(probe.points for probe in result.probes)
     out_of = sum(probe.out_of for probe in result.probes)
-    text = f"the {what} earns {earned:g} of {out_of:g} points that need no reading"
-    return Finding(f"{text} ({result.seconds:.1f} s, {level})", not details, tuple(details))
+    text = f"the {what} earns {earned:g} of {out_of:g} points of the probes"
+    return ValidationResult(
+        f"{text} ({result.seconds:.1f} s, {level})", not details, tuple(details)
+    )
 
 
 def _normal(line: str) -> str:

@@ -1,4 +1,4 @@
-"""Grading a whole course: what ``labkit grade`` and ``labkit regrade`` do."""
+"""Grading of all submissions to an assignment: ``labkit grade`` and ``labkit regrade``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labkit.grading.execution.executors import (
     dask_workers,
     execute_locally,
     execute_on_cluster,
-    finished,
+    finished_state,
     local_workers,
 )
 from labkit.grading.execution.extract_answers import is_untouched
@@ -37,23 +37,26 @@ from labkit.grading.intake.submissions import Submission, collect
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.sandbox.scratch import scratch_folder
-from labkit.grading.scoring.finalize import Conclusion, conclude, counting
+from labkit.grading.scoring.finalize import GradingResult, counted_submissions, finalize
 from labkit.grading.states import State
 from labkit.system.cpu_cores import available_cores
 from labkit.system.folder_lock import locked
 
-TRIES = 3
+MAX_TRIES = 3
 
 Submit = Callable[[dict[str, Any]], "Future[dict[str, Any]]"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `labkit grade` was asked for.
+class GradingRequest:
+    """The arguments of `labkit grade`.
 
-    ``out`` None is a folder named after the assignment in ``runs/grading``; ``workers`` None is
-    one for every core; ``scheduler`` None is this machine; ``isolation`` None is the strongest;
-    ``anonymous`` None is as it was, at first with names.
+    Attributes:
+        out: by default a folder named after the assignment in ``runs/grading``.
+        workers: by default one for every core.
+        scheduler: the address of a Dask scheduler; by default submissions run on this machine.
+        isolation: by default the strongest level.
+        anonymous: by default as in the last grading, at first with names.
     """
 
     submissions: Path
@@ -68,19 +71,19 @@ class Request:
     command: str = "labkit grade"
 
 
-def grade(request: Request, console: Console) -> Conclusion:
-    """Harvest what has not been harvested yet, score everything, and write the gradebook.
+def grade(request: GradingRequest, console: Console) -> GradingResult:
+    """Execute the submissions that have no harvest yet, score all, and write the gradebook.
 
     Raises:
         LabkitError: before anything runs: no submissions, no such assignment, an unreadable late
-            policy, an output folder that holds something else, no isolation, no scheduler.
+            policy, another output in the folder, no isolation, no scheduler.
     """
     loaded = load_assignment(find_assignment(request.assignment))
     policy = read_policy(request.late_policy) if request.late_policy else LatePolicy()
     out = (request.out or Path("runs", "grading", loaded.name)).resolve()
     require_usable(out, loaded.name)
     level = request.isolation
-    if request.scheduler is None:  # else every machine chooses for itself
+    if request.scheduler is None:  # on a cluster every machine chooses its own level
         level = str(choose(level, allow_unsandboxed=request.allow_unsandboxed))
         if request.isolation is None and level != Level.NAMESPACES:
             console.print(f"isolation: {level}", style="yellow", highlight=False)
@@ -106,24 +109,24 @@ def grade(request: Request, console: Console) -> Conclusion:
         )
         write_grading(out, grading)
         wanted = dict[str, Submission]()
-        for handed_in in found.students:
-            for one in counting(handed_in, policy.counts):
+        for submitted in found.students:
+            for one in counted_submissions(submitted, policy.counts):
                 wanted.setdefault(one.content_hash, one)
         missing = [
             one
             for one in wanted.values()
-            if finished(harvest_folder(out, one), loaded.hash) is None
+            if finished_state(harvest_folder(out, one), loaded.hash) is None
         ]
         if missing and len(missing) < len(wanted):
             done = len(wanted) - len(missing)
-            console.print(f"{done} of {len(wanted)} submissions have been run already")
+            console.print(f"{done} of {len(wanted)} submissions have already been run")
         with (
             scratch_folder(out) as scratch,
             _workers(request, loaded, level, lock, scratch) as submit,
             GradingProgress(console, len(missing)) as progress,
         ):
             errors = execute_all(missing, out, loaded, submit, progress)
-        return conclude(out, grading, loaded, policy, errors)
+        return finalize(out, grading, loaded, policy, errors)
 
 
 def regrade(
@@ -131,17 +134,17 @@ def regrade(
     assignment: str | None = None,
     late_policy: Path | None = None,
     anonymous: bool | None = None,
-) -> Conclusion:
-    """Score a grading's harvests again, without running anything.
+) -> GradingResult:
+    """Score the harvests of a grading again, without running anything.
 
     Args:
-        out: its folder.
-        assignment: by default the one it was graded with, as it is now.
-        late_policy: by default the file it was graded with, as it is now.
+        out: the folder of the grading.
+        assignment: by default the one of the grading, in its present version.
+        late_policy: by default the file of the grading, in its present version.
         anonymous: show pseudonyms instead of names to the marker; None keeps the earlier choice.
 
     Raises:
-        LabkitError: it is no grading's folder, or its assignment or late policy is gone.
+        LabkitError: the folder has no grading, or its assignment or late policy is missing.
     """
     out = out.resolve()
     grading = read_grading(out)
@@ -151,11 +154,13 @@ def regrade(
         grading = replace(grading, anonymous=anonymous)
     loaded = load_assignment(find_assignment(assignment or str(grading.folder)))
     if loaded.name != grading.assignment:
-        raise LabkitError(f"{out} holds the grading of {grading.assignment}, not of {loaded.name}")
+        raise LabkitError(
+            f"{out} contains the grading of {grading.assignment}, not of {loaded.name}"
+        )
     policy = read_policy(grading.late_policy) if grading.late_policy else LatePolicy()
     with locked(out, "labkit regrade"):
         write_grading(out, replace(grading, folder=loaded.folder))
-        return conclude(out, grading, loaded, policy)
+        return finalize(out, grading, loaded, policy)
 
 
 def execute_all(
@@ -165,10 +170,10 @@ def execute_all(
     submit: Submit,
     progress: GradingProgress,
 ) -> dict[str, str]:
-    """Harvest submissions; those that fail through no fault of their own, a few times.
+    """Execute submissions; repeat an execution that failed through no fault of the submission.
 
     Returns:
-        By content hash, why there is no harvest after all.
+        By content hash, why there is still no harvest.
     """
     tries, errors = Counter[str](), dict[str, str]()
     running = dict[Future[dict[str, Any]], Submission]()
@@ -193,7 +198,7 @@ def execute_all(
             reply = _reply(future)
             state = str(reply.get("state", State.INFRASTRUCTURE_ERROR))
             failed = state == State.INFRASTRUCTURE_ERROR
-            if failed and tries[submission.content_hash] < TRIES:
+            if failed and tries[submission.content_hash] < MAX_TRIES:
                 start(submission)
                 continue
             if "error" in reply:
@@ -204,7 +209,11 @@ def execute_all(
 
 @contextlib.contextmanager
 def _workers(
-    request: Request, loaded: LoadedAssignment, level: str | None, lock: int | None, scratch: Path
+    request: GradingRequest,
+    loaded: LoadedAssignment,
+    level: str | None,
+    lock: int | None,
+    scratch: Path,
 ) -> Iterator[Submit]:
     seconds = loaded.assignment.limits.total_seconds
     if request.scheduler is not None:

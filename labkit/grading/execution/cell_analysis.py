@@ -1,4 +1,4 @@
-"""What a cell's code defines and uses, from its syntax alone: nothing is run."""
+"""Names that the code of a cell defines and uses, from its syntax; nothing is run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import symtable
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-LONGEST = 100_000  # characters of a cell that is looked into
-SHOWN = 80  # characters of a line that are shown
-MOST = 2000  # statements of one
-MOST_STEPS = 300  # parts of a cell that are run one by one
-LONGEST_BROKEN = 20_000  # characters of a cell with a mistake in it that is looked into
-MOST_BLOCKS, JOINED = 100, 4  # of such a cell; and of how many a part of it may consist
+MAX_CODE = 100_000  # characters of a cell that is analysed
+MAX_SHOWN = 80  # characters of a line that are shown
+MAX_STATEMENTS = 2000  # statements of one
+MAX_STEPS = 300  # parts of a cell that are executed one by one
+MAX_BROKEN_CODE = 20_000  # characters of a cell with a syntax error that is analysed
+MAX_BLOCKS, MAX_JOINED = 100, 4  # blocks of such a cell, and blocks that one part may consist of
 SHELL = re.compile(r"!|\?|%(pip|conda)\b|.*\?\s*$")
 LINE_END = re.compile(r"\r\n?|\n")  # as Python counts lines, unlike str.splitlines
 CONTINUES = re.compile(r"[)\]}]|(else|elif|except|finally)\b")
@@ -24,15 +24,15 @@ TIMING = re.compile(r"^%%(time|timeit|capture)\b.*$")
 
 @dataclass(frozen=True)
 class Unit:
-    """Neighbouring statements on lines of their own: the smallest part that is taken or left.
+    """Statements that share lines: the smallest part of a cell that can be extracted.
 
     Attributes:
         source: the lines.
-        binds: names that it gives a value at the notebook's top level, or changes there.
-        uses: names that it needs from there, by what stands in its functions too.
-        star: whether it imports everything that a module has.
-        unwritten: names of functions whose whole body raises NotImplementedError.
-        line: the first of the lines in its cell, from 1.
+        binds: global names that it assigns or whose objects it changes.
+        uses: global names that it reads, also in the bodies of its functions.
+        star: whether it has an ``import *``.
+        unwritten: names of functions that only raise NotImplementedError.
+        line: its first line in the cell, from 1.
     """
 
     source: str
@@ -44,8 +44,8 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """Where and why a cell is no Python: the line, from 1, what stands there, Python's words."""
+class SyntaxProblem:
+    """A syntax error: the line, from 1, its text, and Python's message."""
 
     line: int
     text: str
@@ -53,14 +53,14 @@ class Mistake:
 
 
 def parse(source: str) -> ast.Module | None:
-    """Parse a cell's code, IPython's commands left out; None when it is not Python."""
-    return _parse(plain(source))
+    """Parse the code of a cell without IPython commands; None if it is not Python."""
+    return _parse(without_commands(source))
 
 
 @functools.lru_cache(maxsize=1000)
-def plain(source: str) -> str:
-    """Return code without IPython's commands, line for line."""
-    if len(source) > LONGEST or _parse(source) is not None:
+def without_commands(source: str) -> str:
+    """Return code with IPython commands replaced, so that line numbers stay the same."""
+    if len(source) > MAX_CODE or _parse(source) is not None:
         return source
     lines = LINE_END.split(source)
     if lines[0].startswith("%%"):
@@ -72,26 +72,26 @@ def plain(source: str) -> str:
 
 @functools.lru_cache(maxsize=1000)
 def units(source: str) -> tuple[Unit, ...]:
-    """Split a cell's code into its units.
+    """Split the code of a cell into units.
 
-    Of a cell that is no Python as a whole these are the units of its parts that are; of one that
-    is endless, nothing.
+    If a cell is not Python as a whole, its parts that are Python are split. A cell that is too long
+    has no units.
     """
-    source = plain(source)
+    source = without_commands(source)
     tree = _parse(source)
     if tree is None:
         return tuple(_of_broken(source))
     return tuple(_of_tree(tree, LINE_END.split(source)))
 
 
-def steps(source: str) -> list[tuple[int, str]]:
-    """Split a cell's code into what is run one after the other, each with its first line.
+def split_steps(source: str) -> list[tuple[int, str]]:
+    """Split the code of a cell into parts to be executed one by one, each with its first line.
 
-    Shell commands between the statements are left out: no answer needs them, and a `!pip install`
-    waits long for a network that is not there. A cell whose parts cannot be told apart is one step.
+    Shell commands are removed: no answer needs them, and `!pip install` would wait for the missing
+    network. A cell that cannot be split is one step.
     """
     found, lines = units(source), LINE_END.split(source)
-    if not found or len(found) > MOST_STEPS:
+    if not found or len(found) > MAX_STEPS:
         return [(1, source)]
     parts = [
         (unit.line, "\n".join(lines[unit.line - 1 :][: len(LINE_END.split(unit.source))]))
@@ -100,10 +100,10 @@ def steps(source: str) -> list[tuple[int, str]]:
     return [part for part in parts if not SHELL.match(part[1])] or [(1, source)]
 
 
-def mistake(source: str) -> Mistake | None:
-    """Return the first mistake of a cell that is no Python."""
-    source = plain(source)
-    if len(source) > LONGEST:
+def syntax_problem(source: str) -> SyntaxProblem | None:
+    """Return the first syntax error of a cell."""
+    source = without_commands(source)
+    if len(source) > MAX_CODE:
         return None
     try:
         ast.parse(source)
@@ -111,14 +111,14 @@ def mistake(source: str) -> Mistake | None:
         line = error.lineno or 1
         lines = LINE_END.split(source)
         text = lines[line - 1] if line <= len(lines) else ""
-        return Mistake(line, text.strip()[:SHOWN], str(error.msg)[:SHOWN])
+        return SyntaxProblem(line, text.strip()[:MAX_SHOWN], str(error.msg)[:MAX_SHOWN])
     except (ValueError, RecursionError, MemoryError) as error:
-        return Mistake(1, "", type(error).__name__)
+        return SyntaxProblem(1, "", type(error).__name__)
     return None
 
 
 def same_code(one: str, other: str) -> bool:
-    """Tell whether two cells hold the same code, comments and layout aside."""
+    """Tell whether two cells have the same code apart from comments and layout."""
     trees = [parse(one), parse(other)]
     if None in trees:
         return one.strip() == other.strip()
@@ -129,11 +129,11 @@ def same_code(one: str, other: str) -> bool:
 
 
 def dotted_uses(sources: Iterable[str], before: Iterable[str] = ()) -> Iterator[str]:
-    """Yield the dotted names of what code imports, or reaches through imports.
+    """Yield the dotted names that code imports, or uses through imported modules.
 
     Args:
         sources: the code of cells.
-        before: the code of others, whose imports it may use.
+        before: the code of earlier cells, whose imports it may use.
     """
     trees = [tree for source in sources if (tree := parse(source)) is not None]
     known = dict[str, str]()
@@ -153,7 +153,7 @@ def dotted_uses(sources: Iterable[str], before: Iterable[str] = ()) -> Iterator[
 
 
 def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the names that an import gives, each with what it stands for."""
+    """Yield the names that an import binds, each with its dotted name."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             first = alias.name.partition(".")[0]
@@ -164,7 +164,7 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _parse(source: str) -> ast.Module | None:
-    if len(source) > LONGEST:
+    if len(source) > MAX_CODE:
         return None
     try:
         return ast.parse(source)
@@ -173,8 +173,8 @@ def _parse(source: str) -> ast.Module | None:
 
 
 def _of_tree(tree: ast.Module, lines: list[str], before: int = 0) -> Iterator[Unit]:
-    """Yield the units of a tree, whose code begins after some lines of its cell."""
-    if len(tree.body) > MOST:
+    """Yield the units of a tree; its code begins `before` lines after the start of the cell."""
+    if len(tree.body) > MAX_STATEMENTS:
         return
     spans = list[tuple[int, int, list[ast.stmt]]]()
     for node in tree.body:
@@ -193,18 +193,18 @@ def _of_tree(tree: ast.Module, lines: list[str], before: int = 0) -> Iterator[Un
 def _of_broken(source: str) -> Iterator[Unit]:
     """Yield the units of those parts of a cell that are Python by themselves.
 
-    A part begins at a line without indentation; strings and brackets can make it more lines.
+    A part begins at a line without indentation; with strings and brackets it can continue.
     """
-    if len(source) > LONGEST_BROKEN:
+    if len(source) > MAX_BROKEN_CODE:
         return
     lines = LINE_END.split(source)
     starts = [n for n, line in enumerate(lines) if line[:1].strip() and not CONTINUES.match(line)]
-    if len(starts) > MOST_BLOCKS:
+    if len(starts) > MAX_BLOCKS:
         return
     ends = [*starts[1:], len(lines)]
     number = 0
     while number < len(starts):
-        for last in range(number, min(number + JOINED, len(starts))):
+        for last in range(number, min(number + MAX_JOINED, len(starts))):
             part = lines[starts[number] : ends[last]]
             tree = _parse("\n".join(part))
             if tree is not None:

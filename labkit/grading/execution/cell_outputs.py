@@ -1,4 +1,4 @@
-"""What a cell shows, taken from untrusted messages: little of it, plain, and checked."""
+"""Outputs of cells from untrusted messages: checked, and reduced to text and images."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 
 TEXT = "text/plain"
 PICTURES = ("image/png", "image/jpeg")
-LONGEST_NAME = 200
+MAX_NAME = 200
 
 
-class Violation(Exception):
-    """A message that no honest kernel sends."""
+class ProtocolError(Exception):
+    """A message that an unmodified kernel does not send."""
 
 
 def output_from(kind: str, content: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the notebook's output for a message, or None for what is not kept.
+    """Return the output for a message, or None if it is dropped.
 
-    Text and pictures are kept. HTML, JavaScript, widgets and updates of earlier displays are not:
-    nobody who grades needs what could act in the reader's browser.
+    Text and images are kept. HTML, JavaScript, widgets and updates of earlier displays are dropped,
+    because they could run code in the browser of the instructor.
 
     Raises:
-        Violation: the content is not what the kind of message promises.
+        ProtocolError: the content is not what the kind of message promises.
     """
     if kind == "stream":
         name = content.get("name")
         if name not in ("stdout", "stderr"):
-            raise Violation("a stream of another name")
-        return {"output_type": "stream", "name": name, "text": text(content.get("text"))}
+            raise ProtocolError("a stream with an unknown name")
+        return {"output_type": "stream", "name": name, "text": checked_text(content.get("text"))}
     if kind in {"display_data", "execute_result"}:
         data = content.get("data")
         if type(data) is not dict:
-            raise Violation("a display without data")
+            raise ProtocolError("a display without data")
         kept = _kept(data)
         if not kept:
             return None
@@ -43,42 +43,42 @@ def output_from(kind: str, content: dict[str, Any]) -> dict[str, Any] | None:
     if kind == "error":
         lines = content.get("traceback")
         if type(lines) is not list:
-            raise Violation("an error without a traceback")
+            raise ProtocolError("an error without a traceback")
         return {
             "output_type": "error",
-            "ename": name_of(content.get("ename")),
-            "evalue": text(content.get("evalue")),
-            "traceback": [text(line) for line in lines],
+            "ename": class_name(content.get("ename")),
+            "evalue": checked_text(content.get("evalue")),
+            "traceback": [checked_text(line) for line in lines],
         }
     return None
 
 
-def text(value: Any) -> str:
-    """Return text that every file can hold.
+def checked_text(value: Any) -> str:
+    """Return text that can be written to a file.
 
     Raises:
-        Violation: it is not text.
+        ProtocolError: the value is not text.
     """
     if type(value) is not str:
-        raise Violation("something else where text belongs")
-    return value.encode("utf-8", "replace").decode("utf-8")  # half characters are possible
+        raise ProtocolError("a value that must be text")
+    return value.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair is possible
 
 
-def name_of(value: Any) -> str:
-    """Return the name of an exception's class, shortened."""
-    return text(value)[:LONGEST_NAME]
+def class_name(value: Any) -> str:
+    """Return the name of an exception class, shortened."""
+    return checked_text(value)[:MAX_NAME]
 
 
 def _kept(data: dict[str, Any]) -> dict[str, str]:
     kept = {}
     if TEXT in data:
-        kept[TEXT] = text(data[TEXT])
+        kept[TEXT] = checked_text(data[TEXT])
     for mime in PICTURES:
         if mime in data:
-            picture = text(data[mime])
+            picture = checked_text(data[mime])
             try:
                 base64.b64decode(picture.replace("\n", ""), validate=True)
             except (binascii.Error, ValueError):
-                raise Violation("a picture that is none") from None
+                raise ProtocolError("an image that is not base64") from None
             kept[mime] = picture
     return kept

@@ -1,10 +1,10 @@
-"""How values cross the sandbox's wall: strict JSON, with the arrays in it as base64 safetensors.
+"""Encoding of values that enter or leave the sandbox: strict JSON with base64 safetensors.
 
-Neither side ever unpickles anything, and what comes out is NumPy arrays and plain Python. The
-module stands alone (it imports nothing of labkit) because its source is also executed inside the
-sandbox, where this package is hidden.
+Nothing is unpickled, and decoded values are NumPy arrays and plain Python. The module imports
+nothing of labkit, because its source is also executed inside the sandbox, where `labkit/grading` is
+hidden.
 
-A wire value is ``{"value": tree, "arrays": text}``. In a tree, null, booleans, integers, finite
+An encoded value is ``{"value": tree, "arrays": text}``. In a tree, null, booleans, integers, finite
 floats, strings and lists stand for themselves; an object with one key stands for the rest:
 ``{"float": "nan"}``, ``{"tuple": [...]}``, ``{"dict": [[key, tree], ...]}`` and
 ``{"tensor": [number, dtype]}`` or ``{"ndarray": [number, dtype]}`` for an entry of the arrays.
@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
-DEEPEST = 32  # levels of lists within lists
-MOST = 300_000  # values that are not in an array
-LONGEST = 10_000_000  # characters of a string
-LARGEST = 10**300  # integers beyond it are nobody's answer
+MAX_DEPTH = 32  # levels of lists within lists
+MAX_VALUES = 300_000  # values that are not in an array
+MAX_STRING = 10_000_000  # characters of a string
+MAX_INTEGER = 10**300  # no answer needs larger integers
 BUDGET = 64_000_000  # bytes of all arrays and strings
 
-SPELLED = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-EXACT_IN = {"bfloat16": "float32"}  # NumPy has no bfloat16
+SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+STORED_AS = {"bfloat16": "float32"}  # NumPy has no bfloat16
 
 
 class CodecError(ValueError):
-    """A value that does not cross; the message names its type or what is malformed."""
+    """A value that cannot be encoded or decoded; the message says why."""
 
 
 def encode(value: Any, budget: int = BUDGET) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def encode(value: Any, budget: int = BUDGET) -> dict[str, Any]:
         budget: bytes that its arrays and strings may have.
 
     Raises:
-        CodecError: it is something else, too large, or nested too deeply.
+        CodecError: the value has another type, is too large, or is nested too deeply.
     """
     encoder = _Encoder(budget)
     tree = encoder.tree(value, 0)
@@ -56,28 +56,28 @@ def encode(value: Any, budget: int = BUDGET) -> dict[str, Any]:
 def decode(
     payload: Any, budget: int = BUDGET, tensor: Callable[[np.ndarray, str], Any] | None = None
 ) -> Any:
-    """Decode what :func:`encode` gave, or refuse what claims to be that.
+    """Decode an encoded value; the payload is untrusted.
 
     Args:
-        payload: anything that came out of JSON.
+        payload: any parsed JSON.
         budget: bytes that its arrays and strings may have.
-        tensor: makes a tensor of an array and the name of its dtype; by default tensors come as
-            arrays, bfloat16 as float32.
+        tensor: converts an array and the name of its dtype to a tensor; by default tensors are
+            returned as arrays, bfloat16 as float32.
 
     Raises:
         CodecError: the payload is malformed, too large, or nested too deeply.
     """
     if type(payload) is not dict or set(payload) != {"value", "arrays"}:
-        raise CodecError("not a wire value")
+        raise CodecError("not an encoded value")
     decoder = _Decoder(_unpack(payload["arrays"], budget), budget, tensor)
     return decoder.value(payload["value"], 0)
 
 
 def loads(text: Any, longest: int) -> Any:
-    """Parse JSON from the sandbox: no NaN, no repeated keys, no unlimited depth or length.
+    """Parse JSON from the sandbox, without NaN and repeated keys, of limited depth and length.
 
     Raises:
-        CodecError: it is not such a text.
+        CodecError: the text is not such JSON.
     """
     if type(text) is not str or len(text) > longest:
         raise CodecError("not a text, or too long")
@@ -88,7 +88,7 @@ def loads(text: Any, longest: int) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Write JSON that :func:`loads` reads."""
+    """Serialize JSON for :func:`loads`."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
@@ -100,14 +100,14 @@ class _Encoder:
 
     def tree(self, value: Any, depth: int) -> Any:
         self.count += 1
-        if depth > DEEPEST or self.count > MOST:
-            raise CodecError("nested too deeply" if depth > DEEPEST else "too many values")
+        if depth > MAX_DEPTH or self.count > MAX_VALUES:
+            raise CodecError("nested too deeply" if depth > MAX_DEPTH else "too many values")
         if value is None or isinstance(value, (bool, np.bool_)):
             return None if value is None else bool(value)
         if isinstance(value, (np.ndarray, np.generic)) or is_tensor(value):
             return self.array(value)
         if isinstance(value, int):
-            if abs(value) > LARGEST:
+            if abs(value) > MAX_INTEGER:
                 raise CodecError("an integer that is too large")
             return int(value)
         if isinstance(value, float):
@@ -134,7 +134,7 @@ class _Encoder:
             raise CodecError(f"an array of {array.dtype.name}")
         name = str(value.dtype).removeprefix("torch.") if tensor else array.dtype.name
         number = str(len(self.arrays))
-        # In order, contiguous and in this machine's byte order, as the format wants it.
+        # safetensors needs C order and the byte order of this machine.
         native = array.dtype.newbyteorder("=")
         self.arrays[number] = np.array(array, dtype=native, order="C", copy=True)
         return {"tensor" if tensor else "ndarray": [int(number), name]}
@@ -165,18 +165,18 @@ class _Decoder:
 
     def value(self, tree: Any, depth: int) -> Any:
         self.count += 1
-        if depth > DEEPEST or self.count > MOST:
-            raise CodecError("nested too deeply" if depth > DEEPEST else "too many values")
+        if depth > MAX_DEPTH or self.count > MAX_VALUES:
+            raise CodecError("nested too deeply" if depth > MAX_DEPTH else "too many values")
         kind = type(tree)
         if tree is None or kind is bool:
             return tree
-        if kind is int and abs(tree) <= LARGEST:
+        if kind is int and abs(tree) <= MAX_INTEGER:
             return tree
         if kind is float and math.isfinite(tree):
             return tree
         if kind is str:
             self.left -= len(tree)
-            if len(tree) > LONGEST or self.left < 0:
+            if len(tree) > MAX_STRING or self.left < 0:
                 raise CodecError("too long a string")
             return tree
         if kind is list:
@@ -184,11 +184,11 @@ class _Decoder:
         if kind is dict and len(tree) == 1:
             ((tag, content),) = tree.items()
             return self.tagged(tag, content, depth)
-        raise CodecError("not a wire value")
+        raise CodecError("not an encoded value")
 
     def tagged(self, tag: str, content: Any, depth: int) -> Any:
-        if tag == "float" and type(content) is str and content in SPELLED:
-            return SPELLED[content]
+        if tag == "float" and type(content) is str and content in SPECIAL_FLOATS:
+            return SPECIAL_FLOATS[content]
         if type(content) is list:
             if tag == "tuple":
                 return tuple(self.value(entry, depth + 1) for entry in content)
@@ -196,14 +196,14 @@ class _Decoder:
                 return self.dictionary(content, depth)
             if tag in {"tensor", "ndarray"}:
                 return self.array(tag, content)
-        raise CodecError("not a wire value")
+        raise CodecError("not an encoded value")
 
     def dictionary(self, pairs: list[Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for pair in pairs:
             if type(pair) is not list or len(pair) != 2:
-                raise CodecError("not a wire value")
-            key = self.value(pair[0], DEEPEST)
+                raise CodecError("not an encoded value")
+            key = self.value(pair[0], MAX_DEPTH)
             if isinstance(key, list) or key in found:
                 raise CodecError("a dictionary with such keys")
             found[key] = self.value(pair[1], depth + 1)
@@ -211,17 +211,17 @@ class _Decoder:
 
     def array(self, tag: str, content: list[Any]) -> Any:
         if len(content) != 2 or type(content[0]) is not int or type(content[1]) is not str:
-            raise CodecError("not a wire value")
+            raise CodecError("not an encoded value")
         array = self.arrays.pop(str(content[0]), None)
-        if array is None or array.dtype.name != EXACT_IN.get(content[1], content[1]):
-            raise CodecError("an array that is not there")
+        if array is None or array.dtype.name != STORED_AS.get(content[1], content[1]):
+            raise CodecError("a missing array")
         if tag == "tensor" and self.tensor is not None:
             return self.tensor(array, content[1])
         return array
 
 
 def is_tensor(value: Any) -> bool:
-    """Tell whether a value is a torch tensor, without importing torch for that."""
+    """Tell whether a value is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -229,14 +229,16 @@ def is_tensor(value: Any) -> bool:
 def _bytes_of(value: Any, tensor: bool) -> int:
     if not tensor:
         return int(value.nbytes) if isinstance(value, np.generic) else value.size * value.itemsize
-    size = value.element_size() * (2 if str(value.dtype) in map("torch.{}".format, EXACT_IN) else 1)
+    size = value.element_size() * (
+        2 if str(value.dtype) in map("torch.{}".format, STORED_AS) else 1
+    )
     return int(math.prod(value.shape)) * size
 
 
 def _numpy(value: Any) -> np.ndarray:
     value = value.detach().cpu()
     value = (value if "strided" in str(value.layout) else value.to_dense()).resolve_conj()
-    if str(value.dtype).removeprefix("torch.") in EXACT_IN:
+    if str(value.dtype).removeprefix("torch.") in STORED_AS:
         value = value.float()
     return value.resolve_neg().numpy()
 
@@ -256,7 +258,7 @@ def _unpack(text: Any, budget: int) -> dict[str, np.ndarray]:
         return load(base64.b64decode(text, validate=True)) if text else {}
     except (binascii.Error, ValueError) as error:
         raise CodecError(f"malformed arrays ({type(error).__name__})") from None
-    except Exception as error:  # safetensors has an error class of its own
+    except Exception as error:  # safetensors has its own exception class
         raise CodecError(f"malformed arrays ({error})") from None
 
 

@@ -27,18 +27,20 @@ from labkit.system.folder_lock import locked
 from labkit.system.processes import kill_tree
 
 Task = dict[str, Any]
-STARTING = 300.0  # seconds beyond a submission's own limit after which its harvest is given up
-LAST_WORDS = 300  # characters of what a process wrote before it died
+START_SECONDS = (
+    300.0  # seconds beyond the time limit of a submission after which the process is killed
+)
+MAX_LOG_TAIL = 300  # characters of the output of a process that died
 _local = threading.local()
 
 
-class Server:
-    """A process that harvests submissions in turn, ``python -m labkit.grading.execution.execute``.
+class ExecutionServer:
+    """A process that executes submissions in turn.
 
     Args:
-        lock: a file descriptor that the process holds as long as it lives; see
+        lock: a file descriptor that the process holds until it ends; see
             :func:`labkit.system.folder_lock.locked`.
-        scratch: where it keeps the folders of its sandboxes; by default where programs do.
+        scratch: the folder for its sandboxes; by default the system's temporary folder.
     """
 
     def __init__(self, lock: int | None = None, scratch: Path | None = None) -> None:
@@ -58,14 +60,14 @@ class Server:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
-    def ask(self, task: Task, seconds: float) -> dict[str, Any]:
-        """Have one submission harvested.
+    def execute(self, task: Task, seconds: float) -> dict[str, Any]:
+        """Execute one submission.
 
         Returns:
-            ``{"state": ...}``, or ``{"error": ...}`` where there is no harvest.
+            ``{"state": ...}``, or ``{"error": ...}`` when there is no harvest.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -82,7 +84,7 @@ class Server:
             self._process.stdin.write(json.dumps(task) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except OSError:  # it is gone
+        except OSError:  # the process has ended
             line = ""
         finally:
             timer.cancel()
@@ -92,69 +94,69 @@ class Server:
         status = self._process.wait()
         if late.is_set():
             return {"error": f"no answer within {seconds:.0f} s"}
-        return {"error": f"the process that harvests died (status {status}): {self._said()}"}
+        return {"error": f"the executing process died (status {status}): {self._log_tail()}"}
 
     def close(self) -> None:
-        """End the process, and with it whatever it is doing."""
+        """Kill the process and all its descendants."""
         kill_tree(self._process)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
 
-    def _said(self) -> str:
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LAST_WORDS))
-        said: bytes = self._log.read()
-        return " ".join(said.decode(errors="replace").split()) or "it said nothing"
+    def _log_tail(self) -> str:
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - MAX_LOG_TAIL))
+        tail: bytes = self._log.read()
+        return " ".join(tail.decode(errors="replace").split()) or "no output"
 
 
-_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+_servers: weakref.WeakSet[ExecutionServer] = weakref.WeakSet()
 
 
 def execute_locally(
     task: Task, seconds: float, lock: int | None = None, scratch: Path | None = None
 ) -> dict[str, Any]:
-    """Harvest in the process that belongs to this thread; start it where there is none."""
-    server: Server | None = getattr(_local, "server", None)
+    """Execute a submission in the process of this thread, which is started if necessary."""
+    server: ExecutionServer | None = getattr(_local, "server", None)
     if server is not None and not server.alive:
         server.close()
     if server is None or not server.alive:
-        server = _local.server = Server(lock, scratch)
-    return server.ask(task, seconds + STARTING)
+        server = _local.server = ExecutionServer(lock, scratch)
+    return server.execute(task, seconds + START_SECONDS)
 
 
 def execute_on_cluster(
     task: Task, seconds: float, wanted: str | None, allow_unsandboxed: bool
 ) -> dict[str, Any]:
-    """Harvest on a machine of a cluster, whose isolation is chosen here.
+    """Execute a submission on a machine of a cluster, which chooses its level of isolation.
 
-    A process that still harvests the same submission, for a grader that has died, goes first.
+    If another process is executing the same submission, for a grader that has died, wait for it.
     """
     from labkit.grading.sandbox.isolation import choose
 
     try:
         level = choose(wanted, allow_unsandboxed=allow_unsandboxed)
-        with locked(Path(task["out"]), "labkit grade", seconds + STARTING) as lock:
-            done = finished(Path(task["out"]), task["assignment_hash"])
+        with locked(Path(task["out"]), "labkit grade", seconds + START_SECONDS) as lock:
+            done = finished_state(Path(task["out"]), task["assignment_hash"])
             if done is not None:
                 return {"state": done}
-            server = Server(lock)
+            server = ExecutionServer(lock)
             try:
-                return server.ask({**task, "isolation": str(level)}, seconds + STARTING)
+                return server.execute({**task, "isolation": str(level)}, seconds + START_SECONDS)
             finally:
                 server.close()
     except LabkitError as error:
         return {"error": str(error)}
 
 
-def stop() -> None:
-    """End every harvest of this process."""
+def close_servers() -> None:
+    """Kill all execution servers of this process."""
     for server in list(_servers):
         server.close()
 
 
-def finished(folder: Path, assignment_hash: str) -> State | None:
-    """Return the state of a harvest that need not be done again; else None."""
+def finished_state(folder: Path, assignment_hash: str) -> State | None:
+    """Return the state of a harvest that need not be repeated; otherwise None."""
     try:
         harvest = read_harvest(folder)
     except LabkitError:
@@ -166,19 +168,19 @@ def finished(folder: Path, assignment_hash: str) -> State | None:
 
 @contextlib.contextmanager
 def local_workers(workers: int) -> Iterator[Executor]:
-    """Give an executor for :func:`execute_locally`; at its end no process is left."""
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="harvest")
+    """Yield an executor for :func:`execute_locally`; all its processes are killed at the end."""
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="execute")
     try:
         yield executor
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        stop()
+        close_servers()
         executor.shutdown(wait=True)
 
 
 @contextlib.contextmanager
 def dask_workers(address: str) -> Iterator[Executor]:
-    """Give an executor for :func:`execute_on_cluster` on a Dask cluster.
+    """Yield an executor for :func:`execute_on_cluster` on a Dask cluster.
 
     Raises:
         LabkitError: Dask is missing, or no scheduler answers.
@@ -192,7 +194,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise LabkitError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
-        # With pure=True, a submission graded once more would get its old answer.
+        # With pure=True, a repeated submission would get the cached reply.
         executor = client.get_executor(pure=False)
         try:
             yield executor
@@ -201,7 +203,7 @@ def dask_workers(address: str) -> Iterator[Executor]:
 
 
 def _environment(scratch: Path | None) -> dict[str, str]:
-    # One core a worker: that many workers there are, and threads would only get in their way.
+    # One thread for each process, because there is a process for each core.
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     folder = {} if scratch is None else {"TMPDIR": str(scratch)}
     return {**dict.fromkeys(threads, "1"), **os.environ, **folder}

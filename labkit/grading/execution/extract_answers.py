@@ -22,8 +22,15 @@ from typing import Any
 
 from labkit.grading.authoring.assignment import Exercise, LoadedAssignment
 from labkit.grading.authoring.source import Role
-from labkit.grading.execution.cell_analysis import Unit, dotted_uses, parse, plain, same_code, units
-from labkit.grading.execution.free_text import FreeText, find_answers
+from labkit.grading.execution.cell_analysis import (
+    Unit,
+    dotted_uses,
+    parse,
+    same_code,
+    units,
+    without_commands,
+)
+from labkit.grading.execution.free_text import FreeTextAnswers, find_free_text
 from labkit.grading.execution.remarks import Remarks, remarks_on
 from labkit.grading.intake.notebook_reader import BadNotebook, StudentCell, cells_of
 from labkit.grading.intake.notebook_reader import parse as parse_notebook
@@ -46,7 +53,7 @@ class ExtractedAnswers:
     """
 
     notebook: Any
-    free_text: FreeText
+    free_text: FreeTextAnswers
     forbidden: tuple[str, ...]
     remarks: dict[str, Remarks]
 
@@ -86,7 +93,7 @@ def extract_answers(cells: list[StudentCell], loaded: LoadedAssignment) -> Extra
         for name, pieces in answers.items()
     }
     return ExtractedAnswers(
-        notebook, find_answers(cells, loaded), _forbidden(used, loaded), remarks
+        notebook, find_free_text(cells, loaded), _forbidden(used, loaded), remarks
     )
 
 
@@ -141,7 +148,7 @@ def _answer(
         # One wrong key turns a code cell into markdown.
         if cell.exercise == exercise.name and (cell.kind == "code" or parse(cell.source))
     ]
-    own = [(n, source) for n, source in marked if plain(source).strip()]
+    own = [(n, source) for n, source in marked if without_commands(source).strip()]
     own = [(n, source) for n, source in own if not same_code(source, exercise.stub)]
     if any(parse(source) is None for _, source in own):
         together = "\n".join(source for _, source in own)
@@ -160,7 +167,7 @@ def _answer(
                 if n == places[-1] and name in unit.binds
             }
     pieces = sorted([*own, *((rest[index][0], rest[index][1].source) for index in found)])
-    return pieces or [(n, source) for n, source in marked if plain(source).strip()][-1:]
+    return pieces or [(n, source) for n, source in marked if without_commands(source).strip()][-1:]
 
 
 def _without_unwritten_copies(own: list[tuple[int, str]]) -> list[tuple[int, str]]:

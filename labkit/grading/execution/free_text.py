@@ -1,12 +1,12 @@
-"""Finding the free-text answers of a notebook, as a person who reads it would.
+"""Extraction of free-text answers from a notebook, as a person would find them.
 
-- An answer is what stands in the question's cell beside the question; where a cell lost its mark,
-  the question's own text tells which one it was.
-- What stands right below belongs to it: a cell of text, a cell of comments, prose in a code cell.
-- Without any of these it is what stands right above, or the only text that belongs nowhere.
+- The answer is the text in the cell of the question, without the question. A cell without its
+  metadata is recognized by the text of the question.
+- Text directly below belongs to the answer: markdown cells, comments or prose in code cells.
+- Otherwise the answer is text directly above, or the only other text in the notebook.
 
-Where none of this finds an answer and yet something may be lost, :class:`FreeText` says so: then a
-person looks, and nobody gets 0 points unseen.
+If no answer is found although there may be one, :class:`FreeTextAnswers` records the doubt, and a
+person checks it: nobody gets 0 points unseen.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dataclasses import dataclass, field
 
 from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.source import TEXT_STUB, Cell, Role
-from labkit.grading.execution.cell_analysis import parse, plain, units
+from labkit.grading.execution.cell_analysis import parse, units, without_commands
 from labkit.grading.intake.notebook_reader import StudentCell
 
-LONGEST_ANSWER = 100_000  # characters
-TELLING = 15  # characters from which on a text tells which cell it is
+MAX_ANSWER = 100_000  # characters
+MIN_TELLING = 15  # characters of a text that identifies a cell
 COMMENT = re.compile(r"^\s*#+ *", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class FreeText:
+class FreeTextAnswers:
     """The free-text answers.
 
     Attributes:
         answers: by question; empty where none was found.
-        doubts: by question: why there may be an answer that was not found.
+        doubts: by question, why there may be an answer that was not found.
     """
 
     answers: dict[str, str]
@@ -40,17 +40,17 @@ class FreeText:
 
 
 def without_task(text: str, stub: str) -> str:
-    """Return what a question's cell says beside the question and its place for the answer."""
+    """Return the text of a cell without the question and the placeholder for the answer."""
     for given in _task(stub):
         text = _pattern(given).sub("", text, count=1)
     return text.replace(TEXT_STUB, "").strip()
 
 
-def find_answers(cells: Sequence[StudentCell], loaded: LoadedAssignment) -> FreeText:
+def find_free_text(cells: Sequence[StudentCell], loaded: LoadedAssignment) -> FreeTextAnswers:
     """Find the answers to all questions of an assignment."""
     questions = {cell.name: cell for cell in loaded.cells if cell.role is Role.QUESTION}
     if not questions:
-        return FreeText({})
+        return FreeTextAnswers({})
     owners = [_owner(cell, questions, loaded) for cell in cells]
     texts = [
         _prose(cell, loaded) if owner is None else ""
@@ -73,21 +73,21 @@ def find_answers(cells: Sequence[StudentCell], loaded: LoadedAssignment) -> Free
     if len(unanswered) == 1:
         found[unanswered[0]] = [texts[n] for n in left]
     answers = {
-        name: "\n\n".join(dict.fromkeys(filter(None, pieces)))[:LONGEST_ANSWER]
+        name: "\n\n".join(dict.fromkeys(filter(None, pieces)))[:MAX_ANSWER]
         for name, pieces in found.items()
     }
     doubts = dict[str, str]()
     for name in questions:
         if not answers[name] and cells:
             if left:
-                doubts[name] = "text stands in cells that belong to no question"
+                doubts[name] = "there is text in cells that belong to no question"
             elif name not in owners:
-                doubts[name] = "its cell is gone"
-    return FreeText(answers, doubts)
+                doubts[name] = "its cell is missing"
+    return FreeTextAnswers(answers, doubts)
 
 
 def _take(places: range, owners: list[str | None], texts: list[str], taken: set[int]) -> list[str]:
-    """Take the texts of neighbouring cells that are nobody's."""
+    """Take the texts of neighbouring cells that belong to no question."""
     pieces = list[str]()
     for place in places:
         if owners[place] is not None or place in taken:
@@ -99,7 +99,7 @@ def _take(places: range, owners: list[str | None], texts: list[str], taken: set[
 
 
 def _owner(cell: StudentCell, questions: dict[str, Cell], loaded: LoadedAssignment) -> str | None:
-    """Return the question that a cell is of, "" for any other cell that was handed out."""
+    """Return the question of a cell; "" for another cell of the released notebook."""
     if cell.question in questions:
         return cell.question
     if (cell.exercise in loaded.exercises or cell.role) and _is_code(cell):
@@ -107,36 +107,38 @@ def _owner(cell: StudentCell, questions: dict[str, Cell], loaded: LoadedAssignme
     text = _normal(cell.source)
     for name, question in questions.items():
         tasks = [_normal(given) for given in _task(question.stub)]
-        if any(text.startswith(task) or (len(task) >= TELLING and task in text) for task in tasks):
+        if any(
+            text.startswith(task) or (len(task) >= MIN_TELLING and task in text) for task in tasks
+        ):
             return name
     given = {_normal(ours.stub) for ours in loaded.cells if ours.role is not Role.PROBES}
     return "" if text and text in given else None
 
 
 def _prose(cell: StudentCell, loaded: LoadedAssignment) -> str:
-    """Return what a cell that belongs nowhere says in words."""
+    """Return the prose of a cell that belongs to no question."""
     source = cell.source.strip()
-    for ours in loaded.cells:  # an answer written into the cell of a task
-        if ours.role is Role.TEXT and len(ours.source.strip()) >= TELLING:
+    for ours in loaded.cells:  # an answer in the cell of a task
+        if ours.role is Role.TEXT and len(ours.source.strip()) >= MIN_TELLING:
             source = source.replace(ours.source.strip(), "").strip()
     if cell.kind == "code":
-        return _said(source)
+        return _prose_of_code(source)
     return "" if _is_code(cell) else source
 
 
 def _is_code(cell: StudentCell) -> bool:
-    # A slip of the keyboard makes markdown of a code cell.
+    # One wrong key turns a code cell into markdown.
     return cell.kind == "code" or any(unit.binds for unit in units(cell.source))
 
 
-def _said(source: str) -> str:
-    """Return the words of a code cell without code: comments, texts, or no Python at all."""
+def _prose_of_code(source: str) -> str:
+    """Return the prose of a code cell without code: comments, strings, or text."""
     tree = parse(source)
     if tree is None:
         code = any(unit.binds for unit in units(source)) or source.startswith(("%", "!"))
         return "" if code else source
     if not tree.body:
-        words = COMMENT.sub("", plain(source)).strip()
+        words = COMMENT.sub("", without_commands(source)).strip()
         code = any(unit.binds or unit.uses for unit in units(words)) and " " in words
         return "" if code else words
     pieces = [_words(node) for node in tree.body]
@@ -144,7 +146,7 @@ def _said(source: str) -> str:
 
 
 def _words(node: ast.stmt) -> str:
-    """Return the text of a statement that is nothing but text, or prints it."""
+    """Return the string of a statement that consists of it or prints it."""
     value = node.value if isinstance(node, ast.Expr) else None
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         printed = value.func.id == "print" and len(value.args) == 1 and not value.keywords
@@ -158,7 +160,7 @@ def _task(stub: str) -> list[str]:
 
 
 def _pattern(given: str) -> re.Pattern[str]:
-    # An editor may have broken the lines elsewhere.
+    # An editor may have wrapped the lines differently.
     return re.compile(r"\s+".join(map(re.escape, given.split())))
 
 

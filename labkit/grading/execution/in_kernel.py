@@ -1,9 +1,9 @@
-"""What is executed inside the sandbox: forbidden functions made to raise, and probes asked.
+"""Code that runs inside the sandbox: it disables forbidden functions and calls probed functions.
 
 The source of this module is sent into the kernel, together with that of
-:mod:`labkit.grading.execution.codec`, and executed in a namespace of its own, anew for every probe:
-what a notebook has called ``list`` or ``sum`` does not matter to it. A hostile notebook can change
-whatever it likes in here. It gains nothing, because answers are compared elsewhere.
+:mod:`labkit.grading.execution.codec`, and executed in a new namespace for every probe: names that a
+notebook redefines, such as ``list`` or ``sum``, do not affect it. A hostile notebook can change
+everything in here, but gains nothing, because answers are compared outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ANSWER_MIME = "application/vnd.labkit.answer+json"
 
 
 def forbid(names: list[str]) -> None:
-    """Make the functions, classes and modules with these dotted names raise when they are used."""
+    """Make functions, classes and modules raise an exception when they are used."""
     for dotted in names:
         found = _find(dotted)
         if found is None:
@@ -31,31 +31,31 @@ def forbid(names: list[str]) -> None:
             _forbid_class(target, owner, name, forbidden)
         else:
             setattr(owner, name, forbidden)
-            # Under every other name too, by which a library hands it on.
+            # Also under every other name by which a library exports it.
             for module in list(sys.modules.values()):
                 for other, value in list(getattr(module, "__dict__", {}).items()):
                     if value is target:
                         module.__dict__[other] = forbidden
 
 
-def ask(wire: Any, request: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:
-    """Call the student's function on every case and return the answers.
+def call_function(codec: Any, request: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:
+    """Call the student's function with every case and return the answers.
 
-    An interrupt ends the series: what has been answered until then counts.
+    An interrupt ends the loop; the answers until then count.
     """
     name, budget = request["function"], request["budget"]
     if name not in namespace:
         return {"missing": True, "answers": []}
     drive, answers = _driver(request["driver"]), list[Any]()
     for case in request["cases"]:
-        arguments = wire.decode(case, sys.maxsize, _tensor)
+        arguments = codec.decode(case, sys.maxsize, _tensor)
         try:
             value = drive(namespace[name], **arguments)
-            answer = wire.encode(value, budget)
+            answer = codec.encode(value, budget)
             budget -= len(answer["arrays"]) * 3 // 4
         except KeyboardInterrupt:
             break
-        except wire.CodecError as error:
+        except codec.CodecError as error:
             answer = {"refused": str(error)[:200]}
         except BaseException as error:
             answer = {"raised": type(error).__name__[:200]}
@@ -63,18 +63,18 @@ def ask(wire: Any, request: dict[str, Any], namespace: dict[str, Any]) -> dict[s
     return {"missing": False, "answers": answers}
 
 
-def main(wire_source: str, request: dict[str, Any]) -> None:
-    """Do what a request says: ``forbid`` names, or ask a function and publish its answers."""
+def main(codec_source: str, request: dict[str, Any]) -> None:
+    """Handle a request: ``forbid`` names, or call a function and publish its answers."""
     from IPython import get_ipython
 
     shell = get_ipython()
     if "forbid" in request:
         forbid(request["forbid"])
         return
-    wire: Any = types.ModuleType("wire")
-    exec(wire_source, wire.__dict__)
-    result = ask(wire, request, shell.user_ns)
-    shell.display_pub.publish({ANSWER_MIME: wire.dumps(result)}, {})
+    codec: Any = types.ModuleType("codec")
+    exec(codec_source, codec.__dict__)
+    result = call_function(codec, request, shell.user_ns)
+    shell.display_pub.publish({ANSWER_MIME: codec.dumps(result)}, {})
 
 
 def _driver(source: str | None) -> Any:
@@ -106,7 +106,7 @@ def _find(dotted: str) -> tuple[Any, str, Any] | None:
 
 def _raiser(dotted: str) -> Any:
     class ForbiddenFunction(Exception):
-        """An answer used what the assignment forbids."""
+        """An answer used a function that the assignment forbids."""
 
     def forbidden(*_: Any, **__: Any) -> Any:
         raise ForbiddenFunction(f"{dotted} may not be used in this assignment")

@@ -1,7 +1,7 @@
-"""Talking to an untrusted kernel: every message is refused, counted and checked before use.
+"""Client of an untrusted kernel: every message is counted and checked before it is used.
 
-The kernel's code knows the key that signs messages, so that a signature proves nothing: what
-arrives may be malformed, forged, endless or a lie. A lie about a probe's answer is just an answer.
+Code in the kernel knows the key that signs messages, so that a signature proves nothing: messages
+may be malformed, forged or endless. A forged answer to a probe is still only an answer.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import zmq
 
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution import codec, in_kernel
-from labkit.grading.execution.cell_outputs import Violation, name_of, output_from
+from labkit.grading.execution.cell_outputs import ProtocolError, class_name, output_from
 from labkit.grading.execution.in_kernel import ANSWER_MIME
 from labkit.grading.sandbox.levels import Level
-from labkit.grading.sandbox.limits import Watch
+from labkit.grading.sandbox.limits import SandboxWatch
 from labkit.grading.sandbox.provisioner import SandboxManager
 from labkit.grading.states import CellStatus, State
 
-START_SECONDS = 120.0  # also for importing what is forbidden, which may be torchvision
+START_SECONDS = 120.0  # includes the import of forbidden modules, perhaps torchvision
 GRACE = 3.0  # seconds between an interrupt and the end of the sandbox
-IDLE_SECONDS = 3.0  # that "idle" may come after the reply
+IDLE_SECONDS = 3.0  # between the reply and the status "idle"
 POLL = 50  # milliseconds
 STALL = 2000  # milliseconds
-MOST_MESSAGES = 20_000
+MAX_MESSAGES = 20_000
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 
-# Looks up nothing in the notebook's own names, where `open` may be anything.
+# Does not use names of the notebook, which may have redefined `open`.
 BOOT = """(lambda b, j, p: (lambda ns, t: (b.exec(t[0], ns), ns["main"](*t[1:]))[1])(
     {{"__name__": "probe"}}, j.load(b.open(p, encoding="utf-8"))
 ))(__import__("builtins"), __import__("json"), {path!r})"""
@@ -48,7 +48,7 @@ class SandboxEnded(Exception):
 
 
 class StartFailed(Exception):
-    """The kernel did not start, before it saw anything of a submission."""
+    """The kernel did not start; no code of a submission has run."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Execution:
     """The execution of a piece of code.
 
     Attributes:
-        failed: the first lines of the parts that raised, each with the exception's class.
+        failed: the first lines of the parts that raised, each with the class of the exception.
     """
 
     status: CellStatus = CellStatus.OK
@@ -71,8 +71,8 @@ class Kernel:
     """A kernel in a sandbox, as a context manager.
 
     Args:
-        level: how to shut it in; None takes the strongest that there is.
-        data: what it may read.
+        level: the level of isolation; by default the strongest.
+        data: files and folders that it may read.
 
     Raises:
         StartFailed: on entering.
@@ -89,17 +89,17 @@ class Kernel:
             }
         )
         self.context = zmq.Context()
-        # One message holds at most one answer or all output there may be, in base64.
+        # A message has at most one answer or all allowed output, in base64.
         largest = max(limits.answer_mb, limits.output_mb) * 1e6
         self.context.setsockopt(zmq.MAXMSGSIZE, int(largest * 1.4) + 1_000_000)
         self.context.setsockopt(zmq.RCVHWM, 8)
-        # A submission may put a link to a socket of ours in the place of its own.
+        # A submission may replace its socket by a link to a socket of the grader.
         self.context.setsockopt(zmq.RECONNECT_IVL, -1)
         self.context.setsockopt(zmq.LINGER, 0)
-        # Without a connection sending waits for ever, and so does receiving half a message.
+        # Without timeouts, sending without a connection and receiving half a message would block.
         self.context.setsockopt(zmq.SNDTIMEO, STALL)
         self.context.setsockopt(zmq.RCVTIMEO, STALL)
-        self.watch: Watch | None = None
+        self.watch: SandboxWatch | None = None
         self.budget = self.messages = 0.0
 
     def __enter__(self) -> Kernel:
@@ -122,7 +122,7 @@ class Kernel:
         self.manager.start_kernel()
         provisioner = self.manager.provisioner
         limits = self.limits
-        self.watch = Watch(
+        self.watch = SandboxWatch(
             provisioner.process,
             provisioner.folder / "run",
             memory_mb=limits.memory_mb,
@@ -140,53 +140,54 @@ class Kernel:
         self.client.start_channels(hb=False)
         self.shell = self.client.shell_channel.socket
         self.iopub = self.client.iopub_channel.socket
-        self._wait_until_heard(deadline)
+        self._wait_until_connected(deadline)
         self.watch.deadline = time.monotonic() + limits.total_seconds
         self.watch.seconds = limits.total_seconds
 
     def _check_start(self, deadline: float) -> None:
         provisioner = self.manager.provisioner
         if time.monotonic() > deadline or provisioner.process.poll() is not None:
-            time.sleep(0.05)  # for the rest of what it says
-            lines = provisioner.complaint.strip().splitlines() or ["no reason given"]
+            time.sleep(0.05)  # for the rest of its error message
+            lines = provisioner.stderr_tail.strip().splitlines() or ["no reason given"]
             raise StartFailed(f"the sandboxed kernel did not start: {lines[-1][:300]}")
 
-    def _wait_until_heard(self, deadline: float) -> None:
-        """Wait until both channels work: a subscription counts from when the kernel has it."""
-        reply = heard = False
+    def _wait_until_connected(self, deadline: float) -> None:
+        """Wait until both channels work; a subscription becomes effective with some delay."""
+        reply = subscribed = False
         request = ""
         asked = 0.0
-        while not (reply and heard):
+        while not (reply and subscribed):
             self._check_start(deadline)
             if time.monotonic() - asked > 1:
                 request, asked = self.client.kernel_info(), time.monotonic()
             for socket in self._ready():
                 message = self._receive(socket)
                 if message["parent_header"].get("msg_id") == request:
-                    reply, heard = reply or socket is self.shell, heard or socket is self.iopub
+                    reply = reply or socket is self.shell
+                    subscribed = subscribed or socket is self.iopub
 
     def execute(self, code: str, seconds: float, *, probe: bool = False) -> Execution:
-        """Run code, interrupt it when its time is over, and return what came of it.
+        """Execute code and interrupt it after its time limit.
 
         Args:
-            probe: whether an answer is expected; anywhere else one is a forgery.
+            probe: whether an answer is expected; otherwise an answer violates the protocol.
 
         Raises:
-            SandboxEnded: the kernel died, was ended, or broke the protocol.
+            SandboxEnded: the kernel died, was killed, or violated the protocol.
         """
         self._allow(probe)
         return self._execute(code, seconds, probe)
 
     def execute_steps(self, steps: Sequence[tuple[int, str]], seconds: float) -> Execution:
-        """Run the parts of a cell one by one, going on after those that raise.
+        """Execute the parts of a cell one after the other, also after one that raised.
 
-        Time and output are limited for all of them together.
+        The limits of time and output apply to all of them together.
 
         Args:
-            steps: each with the line of the cell that it begins in.
+            steps: each with its first line in the cell.
 
         Raises:
-            SandboxEnded: the kernel died, was ended, or broke the protocol.
+            SandboxEnded: the kernel died, was killed, or violated the protocol.
         """
         self._allow(probe=False)
         found = Execution()
@@ -203,7 +204,7 @@ class Kernel:
         return found
 
     def _allow(self, probe: bool) -> None:
-        self.budget, self.messages = self.limits.output_mb * 1e6, MOST_MESSAGES
+        self.budget, self.messages = self.limits.output_mb * 1e6, MAX_MESSAGES
         if probe:
             self.budget += self.limits.answer_mb * 1.4e6
 
@@ -218,12 +219,12 @@ class Kernel:
             now = time.monotonic()
             if now > last:
                 if replied:
-                    raise SandboxEnded(State.FLOOD, "the kernel's output broke off")
-                self._give_up(found.status)
+                    raise SandboxEnded(State.FLOOD, "the output of the kernel is incomplete")
+                self._raise_interrupted(found.status)
             if not interrupted and (now > deadline or self.budget < 0 or self.messages < 0):
                 interrupted, last = True, now + GRACE
                 found.status = CellStatus.TIMEOUT if now > deadline else CellStatus.FLOOD
-                with contextlib.suppress(zmq.Again):  # it has hung up: the end comes by itself
+                with contextlib.suppress(zmq.Again):  # it has disconnected and will end
                     message = self.client.session.msg("interrupt_request")
                     self.client.control_channel.send(message)
             for socket in self._ready():
@@ -232,38 +233,39 @@ class Kernel:
                 if socket is self.shell:
                     if ours and message["header"].get("msg_type") == "execute_reply":
                         replied, last = True, min(last, time.monotonic() + IDLE_SECONDS)
-                        self._take_reply(message["content"], found)
+                        self._handle_reply(message["content"], found)
                 else:
-                    idle = self._take(message, ours, probe, found) or idle
+                    idle = self._handle_output(message, ours, probe, found) or idle
         found.seconds = time.monotonic() - started
         return found
 
     def forbid(self, names: tuple[str, ...]) -> None:
-        """Make functions, classes and modules raise when they are used.
+        """Make functions, classes and modules raise an exception when they are used.
 
         Raises:
-            StartFailed: they could not be; nothing of a submission has run then.
+            StartFailed: this failed; no code of a submission has run.
         """
         if not names:
             return
         try:
             done = self._run_inside({"forbid": list(names)}, START_SECONDS)
         except SandboxEnded as error:
-            raise StartFailed(f"while taking away what is forbidden: {error}") from None
+            raise StartFailed(f"the forbidden names could not be disabled: {error}") from None
         if done.status is not CellStatus.OK:
-            raise StartFailed(f"while taking away what is forbidden: {done.ename or done.status}")
+            reason = done.ename or done.status
+            raise StartFailed(f"the forbidden names could not be disabled: {reason}")
 
-    def ask(
+    def call_probe(
         self, function: str, cases: list[dict[str, Any]], driver: str | None, seconds: float
     ) -> Execution:
-        """Ask a function of the notebook for its answers to cases in wire format."""
+        """Call a function of the notebook with encoded cases and return its encoded answers."""
         budget = int(self.limits.answer_mb * 1e6)
         request = {"function": function, "cases": cases, "driver": driver, "budget": budget}
         return self._run_inside(request, seconds)
 
     def _run_inside(self, request: dict[str, Any], seconds: float) -> Execution:
         sources = [Path(str(m.__file__)).read_text(encoding="utf-8") for m in (in_kernel, codec)]
-        # Through a file that the sandbox can only read: IPython is slow with much source.
+        # In a file that the sandbox can only read, because IPython is slow with long source.
         place = self.manager.provisioner.folder / "ask" / "request.json"
         place.write_text(json.dumps([*sources, request]), encoding="utf-8")
         try:
@@ -271,7 +273,7 @@ class Kernel:
         finally:
             place.unlink()
 
-    def _give_up(self, status: CellStatus) -> NoReturn:
+    def _raise_interrupted(self, status: CellStatus) -> NoReturn:
         if status is CellStatus.FLOOD:
             raise SandboxEnded(State.FLOOD, f"more than {self.limits.output_mb:g} MB of output")
         raise SandboxEnded(State.CELL_TIMEOUT, "a cell took too long and ignored the interrupt")
@@ -290,7 +292,7 @@ class Kernel:
         try:
             self.client.shell_channel.send(message)
         except zmq.Again:
-            raise SandboxEnded(State.DEAD_KERNEL, "the kernel has hung up") from None
+            raise SandboxEnded(State.DEAD_KERNEL, "the kernel has disconnected") from None
         return str(message["header"]["msg_id"])
 
     def _ready(self) -> list[zmq.Socket[bytes]]:
@@ -303,7 +305,7 @@ class Kernel:
         try:
             frames = socket.recv_multipart()
         except zmq.Again:
-            raise SandboxEnded(State.PROTOCOL_VIOLATION, "half a message") from None
+            raise SandboxEnded(State.PROTOCOL_VIOLATION, "an incomplete message") from None
         self.messages -= 1
         self.budget -= sum(map(len, frames))
         try:
@@ -325,22 +327,24 @@ class Kernel:
             raise SandboxEnded(*verdict)
         raise SandboxEnded(State.DEAD_KERNEL, "the kernel ended")
 
-    def _take_reply(self, content: dict[str, Any], found: Execution) -> None:
+    def _handle_reply(self, content: dict[str, Any], found: Execution) -> None:
         payload = content.get("payload")
         if type(payload) is list and any(
             type(entry) is dict and entry.get("source") == "ask_exit" for entry in payload
         ):
-            # It would end a moment later, while something else runs.
+            # It would end a moment later, during the next cell.
             raise SandboxEnded(State.DEAD_KERNEL, "the code asked the kernel to exit")
         if content.get("status") != "ok" and found.status is CellStatus.OK:
             found.status = CellStatus.ERROR
             try:
-                found.ename = name_of(content.get("ename"))
-            except Violation as error:
+                found.ename = class_name(content.get("ename"))
+            except ProtocolError as error:
                 raise SandboxEnded(State.PROTOCOL_VIOLATION, str(error)) from None
 
-    def _take(self, message: dict[str, Any], ours: bool, probe: bool, found: Execution) -> bool:
-        """Take in a published message; tell whether it says that the kernel is idle."""
+    def _handle_output(
+        self, message: dict[str, Any], ours: bool, probe: bool, found: Execution
+    ) -> bool:
+        """Handle a published message; tell whether it is the status "idle"."""
         kind, content = message["header"].get("msg_type"), message["content"]
         data = content.get("data")
         if type(data) is dict and ANSWER_MIME in data:
@@ -352,7 +356,7 @@ class Kernel:
         elif ours and not probe and self.budget > 0:
             try:
                 output = output_from(str(kind), content)
-            except Violation as error:
+            except ProtocolError as error:
                 raise SandboxEnded(State.PROTOCOL_VIOLATION, str(error)) from None
             if output is not None:
                 found.outputs.append(output)

@@ -1,8 +1,8 @@
-"""The manifest of a grading's folder: what is needed to resume it and to score it again.
+"""The manifest of a grading, with which it can be resumed and scored again.
 
-``grading.json`` holds the request and who handed in what; ``harvest/CONTENTHASH`` holds one
-submission's answers. A harvest that is there, whole, and of the same assignment is never repeated:
-no other state is kept, and so none can be wrong.
+``grading.json`` contains the arguments and the submissions of all students; ``harvest/CONTENTHASH``
+contains the answers of one submission. A complete harvest of the same assignment is never repeated;
+no other state is stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.grading.intake.submissions import HandedIn, Submission
+from labkit.grading.intake.submissions import StudentSubmissions, Submission
 from labkit.grading.sandbox.scratch import NOTE
 from labkit.system.atomic_write import atomic_write
 from labkit.system.folder_lock import LOCK
@@ -28,54 +28,54 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Grading:
-    """What was asked for, and who handed in what.
+    """The content of ``grading.json``.
 
     Attributes:
-        assignment: its name.
-        folder: where it lies.
+        assignment: the name of the assignment.
+        folder: the folder of the assignment.
         late_policy: the file; None without one.
-        command: what was typed.
-        students: who handed in what.
-        problems: what is nobody's.
-        anonymous: the marker sees pseudonyms instead of names.
+        command: the command line.
+        students: the submissions of all students.
+        problems: problems that concern no single student.
+        anonymous: whether the marker sees pseudonyms instead of names.
     """
 
     assignment: str
     folder: Path
     late_policy: Path | None
     command: str
-    students: tuple[HandedIn, ...] = ()
+    students: tuple[StudentSubmissions, ...] = ()
     problems: tuple[str, ...] = field(default=())
     anonymous: bool = False
     version: int = VERSION
 
 
 def harvest_folder(out: Path, submission: Submission) -> Path:
-    """Return where a submission's answers are kept."""
+    """Return the folder for the harvest of a submission."""
     return out / HARVESTS / submission.content_hash
 
 
 def require_usable(out: Path, assignment: str) -> None:
-    """Refuse a folder that holds something else than this assignment's grading.
+    """Refuse a folder with other content than a grading of this assignment.
 
     Raises:
-        LabkitError: it does.
+        LabkitError: the folder has other content.
     """
     if out.exists() and not out.is_dir():
         raise LabkitError(f"{out} is not a folder; choose another --out")
     if (out / FILE).is_file():
         found = read_grading(out).assignment
         if found != assignment:
-            raise LabkitError(f"{out} holds the grading of {found}; choose another --out")
+            raise LabkitError(f"{out} contains the grading of {found}; choose another --out")
     elif out.is_dir() and any(path.name not in {LOCK, NOTE, UNPACKED} for path in out.iterdir()):
-        raise LabkitError(f"{out} holds something else than a grading; choose another --out")
+        raise LabkitError(f"{out} contains other files than a grading; choose another --out")
 
 
 def write_grading(out: Path, grading: Grading) -> None:
     """Write ``grading.json``.
 
     Raises:
-        LabkitError: it cannot be written.
+        LabkitError: the file cannot be written.
     """
     with atomic_write(out / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(asdict(grading), file, indent=1, default=_text)
@@ -87,7 +87,7 @@ def read_grading(out: Path) -> Grading:
     """Read ``grading.json``.
 
     Raises:
-        LabkitError: there is none, or it is damaged.
+        LabkitError: the file is missing or damaged.
     """
     path = out / FILE
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 
 from labkit.grading.authoring.probes import Limits
-from labkit.grading.execution.cell_analysis import SHOWN, mistake, steps
+from labkit.grading.execution.cell_analysis import MAX_SHOWN, split_steps, syntax_problem
 from labkit.grading.execution.harvest import CellRun, FailedLine
 from labkit.grading.execution.kernel_client import Execution, Kernel, SandboxEnded
 from labkit.grading.sandbox.levels import Level
@@ -147,7 +147,7 @@ class SandboxEngine:
         run.cells.append(entry)
         began = time.monotonic()
         try:
-            parts = steps(cell.source)
+            parts = split_steps(cell.source)
             found = kernel.execute_steps(parts, kernel.limits.cell_seconds)
         except SandboxEnded:
             run.culprit = entry.exercise
@@ -172,10 +172,10 @@ def failed_lines(source: str, parts: list[tuple[int, str]], found: Execution) ->
     """Return the lines of a cell that raised an exception or are not Python."""
     code = dict(parts)
     failed = [
-        FailedLine(line, code[line].strip().partition("\n")[0][:SHOWN], ename)
+        FailedLine(line, code[line].strip().partition("\n")[0][:MAX_SHOWN], ename)
         for line, ename in found.failed[:MAX_FAILED_LINES]
     ]
-    wrong = mistake(source)
+    wrong = syntax_problem(source)
     if wrong is None:
         return failed
     # A cell of one part failed because of the syntax error; otherwise its other parts ran.

@@ -1,4 +1,4 @@
-"""Live progress of a grading: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a grading: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def coloured(state: str) -> str:
 
 
 class GradingProgress(LiveBars):
-    """Shows how many submissions have been run, how they ended, and how long the rest will take."""
+    """Shows the number of executed submissions, their states and the remaining time."""
 
     def __init__(self, console: Console, total: int) -> None:
         self.console, self.total = console, total
@@ -45,7 +45,7 @@ class GradingProgress(LiveBars):
         self.task = self.bars.add_task("", total=total, states="")
 
     def end(self, name: str, state: str) -> None:
-        """A submission has been run."""
+        """Record that a submission has been run."""
         self.states[state] += 1
         if self.console.is_terminal:
             states = " · ".join(f"{coloured(s)} {n}" for s, n in self.states.most_common())

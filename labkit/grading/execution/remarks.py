@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labkit.grading.authoring.assignment import Exercise
-from labkit.grading.execution.cell_analysis import Mistake, mistake, parse, units
+from labkit.grading.execution.cell_analysis import SyntaxProblem, parse, syntax_problem, units
 
-MOST = 8  # names that are noted
-LONGEST_NAME = 60
+MAX_NAMES = 8  # names that are noted
+MAX_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Remarks:
         takes: the arguments of each function that the exercise asks for.
     """
 
-    syntax: Mistake | None = None
+    syntax: SyntaxProblem | None = None
     defines: list[str] = field(default_factory=list)
     takes: dict[str, Arguments] = field(default_factory=dict)
 
@@ -43,10 +43,10 @@ class Remarks:
 def remarks_on(pieces: Sequence[str], exercise: Exercise) -> Remarks:
     """Return the remarks on an answer, which may consist of several cells."""
     nodes = [node for source in pieces for node in _definitions(source)]
-    others = [name for name, _ in nodes if name not in exercise.names and len(name) <= LONGEST_NAME]
+    others = [name for name, _ in nodes if name not in exercise.names and len(name) <= MAX_NAME]
     return Remarks(
-        syntax=next(filter(None, map(mistake, pieces)), None),
-        defines=list(dict.fromkeys(others))[:MOST],
+        syntax=next(filter(None, map(syntax_problem, pieces)), None),
+        defines=list(dict.fromkeys(others))[:MAX_NAMES],
         takes={
             name: _arguments(arguments)
             for name, arguments in nodes
@@ -71,7 +71,7 @@ def _definitions(source: str) -> list[tuple[str, ast.arguments | None]]:
 
 
 def _arguments(arguments: ast.arguments) -> Arguments:
-    # By position only is as good as absent: probes call by name.
+    # Positional-only arguments count as missing: probes pass arguments by name.
     named = [*arguments.args, *arguments.kwonlyargs]
     optional = len(arguments.defaults)
     required = [
@@ -86,4 +86,4 @@ def _arguments(arguments: ast.arguments) -> Arguments:
 
 
 def _short(arguments: Sequence[ast.arg]) -> list[str]:
-    return [one.arg[:LONGEST_NAME] for one in arguments[: 2 * MOST]]
+    return [one.arg[:MAX_NAME] for one in arguments[: 2 * MAX_NAMES]]

@@ -55,7 +55,7 @@ class ProbeRunner:
             result.inputs = cases_digest(cases)
             sent = [codec.encode(probe.sent(case), 1 << 40) for case in cases]
             try:
-                found = kernel.ask(probe.function, sent, probe.driver, probe.seconds)
+                found = kernel.call_probe(probe.function, sent, probe.driver, probe.seconds)
                 result.seconds = round(found.seconds, 3)
                 self._fill_in(result, found, len(cases), kernel, probe)
             except SandboxEnded as error:
@@ -76,7 +76,7 @@ class ProbeRunner:
         if interrupted:
             self.run.record(STATES[found.status], f"probe {probe.name}")
         if not found.answers:
-            # The kernel did not do what it was told: a name patched, or a notebook's own end.
+            # The kernel did not execute the request: the notebook changed or ended something.
             timeout = found.status is CellStatus.TIMEOUT
             result.status = ProbeStatus.TIMEOUT if timeout else ProbeStatus.REFUSED
             return
@@ -104,21 +104,21 @@ def _checked(text: Any, cases: int, budget: float) -> tuple[bool, list[dict[str,
     """Parse an answer and decode it once, so that nothing malformed is ever stored.
 
     Raises:
-        CodecError: it is not what the code that was sent answers.
+        CodecError: the code in the kernel does not produce such an answer.
     """
     payload = codec.loads(text, int(budget * 1.4) + 1_000_000)
     if type(payload) is not dict or set(payload) != {"missing", "answers"}:
-        raise codec.CodecError("other entries than asked for")
+        raise codec.CodecError("unexpected entries")
     missing, answers = payload["missing"], payload["answers"]
     if type(missing) is not bool or type(answers) is not list or len(answers) > cases:
-        raise codec.CodecError("other entries than asked for")
+        raise codec.CodecError("unexpected entries")
     for answer in answers:
         if type(answer) is not dict:
-            raise codec.CodecError("other entries than asked for")
+            raise codec.CodecError("unexpected entries")
         if set(answer) in ({"raised"}, {"refused"}):
             reason = next(iter(answer.values()))
             if type(reason) is not str or len(reason) > 200:
-                raise codec.CodecError("an exception of a strange name")
+                raise codec.CodecError("an exception with an invalid name")
         else:
             codec.decode(answer, int(budget))
     return missing, answers

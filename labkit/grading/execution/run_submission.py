@@ -25,7 +25,7 @@ from labkit.grading.execution.run_probes import ProbeRunner
 from labkit.grading.intake import notebook_reader
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.sandbox.levels import Level
-from labkit.grading.sandbox.limits import peak, resident
+from labkit.grading.sandbox.limits import peak_memory, resident_memory
 from labkit.grading.states import State
 from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import WORKBOOK
@@ -44,7 +44,7 @@ def run_submission(task: dict[str, Any]) -> Harvest:
         LabkitError: the task is wrong, or a file cannot be written. Whatever is wrong with the
             submission is recorded in the harvest.
     """
-    began, resident_before = time.monotonic(), resident(os.getpid())
+    began, memory_before = time.monotonic(), resident_memory(os.getpid())
     path, out = Path(task["submission"]), Path(task["out"])
     content = _read(path)
     isolation = str(task.get("isolation") or choose())
@@ -78,7 +78,7 @@ def run_submission(task: dict[str, Any]) -> Harvest:
     else:
         harvest.state, harvest.message = State.BAD_NOTEBOOK, bad
     harvest.seconds["total"] = round(time.monotonic() - began, 3)
-    harvest.grader_mb = round(max(0, peak() - resident_before) / 1e6, 1)
+    harvest.grader_mb = round(max(0, peak_memory() - memory_before) / 1e6, 1)
     if notebook is not None:
         _write_notebook(out / "executed.ipynb", notebook)
     harvest.write(out)  # last: a folder without this file is executed again
@@ -179,7 +179,7 @@ def _data(loaded: LoadedAssignment) -> tuple[Path, ...]:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(notebook_reader.LARGEST)
+            return file.read(notebook_reader.MAX_FILE_BYTES)
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from error
 

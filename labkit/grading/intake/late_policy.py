@@ -1,17 +1,17 @@
 """The late policy: deadline, late penalty, extensions.
 
-A TOML file, every key of it optional::
+A TOML file in which every key is optional::
 
-    deadline = 2026-05-03T23:59:00+02:00  # without an offset: this computer's time; a date: its end
-    grace_minutes = 15                    # this late is not late
-    percent_per_day = 10                  # of the points earned, for every day that has begun
-    last_day = 5                          # from here on, in days, nothing counts
+    deadline = 2026-05-03T23:59:00+02:00  # without an offset: local time; a date: its end
+    grace_minutes = 15                    # tolerance
+    percent_per_day = 10                  # of the earned points, for each day that has begun
+    last_day = 5                          # days after which a submission counts 0 points
     counts = "last"                       # of several submissions: "last", "first" or "best"
 
-    [extensions]                          # another deadline
+    [extensions]                          # individual deadlines
     ada = 2026-05-10
 
-    [received]                            # when a submission came in, where its file does not say
+    [received]                            # time of submission, where that of the file is wrong
     "Bob Builder" = 2026-05-04T08:00:00
 """
 
@@ -51,12 +51,12 @@ class Counts(StrEnum):
 
 @dataclass(frozen=True)
 class Lateness:
-    """What the policy says about one submission.
+    """The lateness of one submission.
 
     Attributes:
-        text: for the student; empty when it was in time.
-        kept: the share of the points that counts.
-        unknown: whether it is late by nobody knows how much, so that nothing was taken off.
+        text: for the student; empty if it was in time.
+        kept: the fraction of the points that counts.
+        unknown: whether it is late by an unknown time, so that there is no penalty yet.
     """
 
     text: str = ""
@@ -66,15 +66,15 @@ class Lateness:
 
 @dataclass(frozen=True)
 class LatePolicy:
-    """A late policy; the default one knows no deadline.
+    """A late policy; by default there is no deadline.
 
     Attributes:
         deadline: with a time zone.
-        grace: what is not late yet.
-        percent_per_day: of the points earned, for every day that has begun.
-        last_day: days after the deadline from which on nothing counts.
-        counts: which of several submissions.
-        extensions, received: by a student's key, name or number.
+        grace: the tolerance.
+        percent_per_day: the penalty of the earned points, for each day that has begun.
+        last_day: days after the deadline after which a submission counts 0 points.
+        counts: which of several submissions counts.
+        extensions, received: by the key, name or number of a student.
     """
 
     deadline: datetime | None = None
@@ -86,21 +86,21 @@ class LatePolicy:
     received: dict[str, datetime] = field(default_factory=dict)
 
     def when(self, student: Student, received: datetime | None) -> datetime | None:
-        """Return when a submission came in: what the policy says, else what its file says."""
+        """Return the time of submission: from the policy, otherwise from the file."""
         return _look_up(self.received, student) or received
 
     def lateness(self, student: Student, received: datetime | None, *, marked: bool) -> Lateness:
-        """Tell how late a submission is and what that costs.
+        """Return the lateness of a submission and its penalty.
 
         Args:
-            student: whose it is.
-            received: when it came in; None where nobody knows.
-            marked: whether the course's own system says that it is late.
+            student: its owner.
+            received: the time of submission; None if unknown.
+            marked: whether the course system marked it as late.
         """
         received = self.when(student, received)
         deadline = _look_up(self.extensions, student) or self.deadline
         if deadline is None or received is None:
-            # What the system means by late is another deadline than an extension given here.
+            # The course system does not know the extensions of this policy.
             if marked and _look_up(self.extensions, student) is None:
                 return Lateness("marked as late", unknown=self.percent_per_day > 0)
             return Lateness()
@@ -110,14 +110,14 @@ class LatePolicy:
         days = math.ceil(late / timedelta(days=1))
         how = f"{_duration(late)} late"
         if late / timedelta(days=1) > self.last_day:
-            return Lateness(f"{how}, which is too late to count", 0.0)
+            return Lateness(f"{how}: too late to count", 0.0)
         percent = min(100.0, self.percent_per_day * days)
         if not percent:
             return Lateness(how)
-        return Lateness(f"{how}: {percent:g} % of the points are taken off", 1 - percent / 100)
+        return Lateness(f"{how}: {percent:g} % of the points are deducted", 1 - percent / 100)
 
     def unknown_students(self, students: Iterable[Student]) -> list[str]:
-        """Return the names in the policy that no student has."""
+        """Return the names in the policy that belong to no student."""
         known = {name for student in students for name in _names(student)}
         return sorted({*self.extensions, *self.received} - known)
 
@@ -126,7 +126,7 @@ def read_policy(path: Path) -> LatePolicy:
     """Read a late policy.
 
     Raises:
-        LabkitError: the file cannot be read, is not TOML, or says something else than a policy.
+        LabkitError: the file cannot be read, is not TOML, or is not a late policy.
     """
     try:
         table = parse_toml(path.read_bytes())
@@ -149,7 +149,7 @@ def read_policy(path: Path) -> LatePolicy:
         received=_moments(table, "received", path),
     )
     if policy.deadline is None and {"grace_minutes", "percent_per_day", "last_day"} & set(table):
-        raise LabkitError(f"late policy {path}: there is no deadline to be late for")
+        raise LabkitError(f"late policy {path}: deadline is missing; the other keys refer to it")
     return policy
 
 
@@ -161,7 +161,7 @@ def _moments(table: dict[str, Any], key: str, path: Path) -> dict[str, datetime]
 
 
 def _moment(value: Any, where: str, path: Path) -> datetime:
-    # Beyond them there are moments that Python cannot convert to this computer's time.
+    # Python cannot convert all times of other years to local time.
     if isinstance(value, date) and value.year not in YEARS:
         raise LabkitError(
             f"late policy {path}: {where} is in the year {value.year}; it must be in {YEARS[0]} to "

@@ -1,4 +1,4 @@
-"""Reading a submitted notebook: untrusted bytes to cells, without help that could be led astray."""
+"""Reading submitted notebooks: from untrusted bytes to cells, with checks of every part."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from labkit.grading.authoring.probes import Limits
 
-LARGEST = 200_000_000  # bytes of a file that is looked at
-MOST_CODE = 500_000  # characters; what a person writes is a tenth of it
+MAX_FILE_BYTES = 200_000_000  # bytes of a file that are read
+MAX_CODE = 500_000  # characters; people write at most a tenth of it
 
 
 class BadNotebook(Exception):
-    """A file that is no notebook, or too large a one; the message tells the student."""
+    """A file that is not a notebook, or too large; the message is for the student."""
 
 
 @dataclass(frozen=True)
 class StudentCell:
-    """A cell as submitted.
+    """A cell of a submitted notebook.
 
     Attributes:
-        kind: ``code``, ``markdown``, ``raw`` or whatever else the file says.
+        kind: ``code``, ``markdown``, ``raw`` or any other type in the file.
         source: its content.
-        exercise, question, role: what its metadata says it is; empty where it says nothing.
+        exercise, question, role: from its metadata; empty if missing.
     """
 
     kind: str
@@ -34,13 +34,13 @@ class StudentCell:
 
 
 def parse(content: bytes) -> dict[str, Any]:
-    """Parse a notebook's file, before anything is known about its assignment.
+    """Parse the file of a notebook.
 
     Raises:
-        BadNotebook: it is not JSON text in UTF-8, or not a notebook.
+        BadNotebook: the file is not JSON in UTF-8, or not a notebook.
     """
-    if len(content) >= LARGEST:
-        raise BadNotebook(f"the file has more than {LARGEST / 1e6:g} MB; clear the outputs")
+    if len(content) >= MAX_FILE_BYTES:
+        raise BadNotebook(f"the file has more than {MAX_FILE_BYTES / 1e6:g} MB; clear the outputs")
     try:
         notebook = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -54,25 +54,25 @@ def parse(content: bytes) -> dict[str, Any]:
 
 
 def cells_of(notebook: dict[str, Any], limits: Limits) -> list[StudentCell]:
-    """Return the cells of a parsed notebook, of any version of the format.
+    """Return the cells of a parsed notebook of any version of the format.
 
     Raises:
-        BadNotebook: there are too many, or one is malformed.
+        BadNotebook: there are too many cells, they are too large, or one is malformed.
     """
     raw = _raw_cells(notebook)
     if len(raw) > limits.cells:
         raise BadNotebook(f"{len(raw)} cells; at most {limits.cells} are graded")
     cells = [_read(cell, number) for number, cell in enumerate(raw, 1)]
-    # What is not graded costs nothing: outputs, pasted pictures, the state of widgets.
+    # Only cells count: not outputs, pasted images or the state of widgets.
     size = sum(len(cell.source.encode()) for cell in cells)
     if size > limits.notebook_mb * 1e6:
         raise BadNotebook(
-            f"the cells hold {size / 1e6:.1f} MB, outputs not counted; at most "
+            f"the cells have {size / 1e6:.1f} MB without outputs; at most "
             f"{limits.notebook_mb:g} MB are graded"
         )
     code = sum(len(cell.source) for cell in cells if cell.kind == "code")
-    if code > MOST_CODE:
-        raise BadNotebook(f"{code / 1e6:.1f} MB of code; at most {MOST_CODE / 1e6:g} are graded")
+    if code > MAX_CODE:
+        raise BadNotebook(f"{code / 1e6:.1f} MB of code; at most {MAX_CODE / 1e6:g} are graded")
     return cells
 
 
@@ -107,6 +107,6 @@ def _read(cell: Any, number: int) -> StudentCell:
         found = names.get(key, "")
         return found if isinstance(found, str) else ""
 
-    # What cannot be written to a file, half of a surrogate pair, is no part of anybody's answer.
+    # Half of a surrogate pair cannot be written to a file.
     source = source.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
     return StudentCell(kind, source, name("exercise"), name("question"), name("role"))

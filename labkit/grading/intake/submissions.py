@@ -1,14 +1,14 @@
-"""Finding out who handed in what: a folder of notebooks, of students' folders, or a zip file.
+"""Collecting submissions: from a folder of notebooks, a folder of student folders, or a zip file.
 
 The first matching rule determines the owner of a file:
 
-- Moodle's names: ``Ada Lovelace_1234_assignsubmission_file``, a folder or the start of a file's;
-- Canvas's names: ``lovelaceada_LATE_1234_56789_homework.ipynb``, ``LATE`` where it was late;
-- the folder that it lies in, just below the one that was given;
+- a name from Moodle: ``Ada Lovelace_1234_assignsubmission_file``, a folder or the start of a file;
+- a name from Canvas: ``lovelaceada_LATE_1234_56789_homework.ipynb``, ``LATE`` if it was late;
+- the folder that contains it, directly below the given one;
 - its own name without the ending.
 
-Zip files are looked into: a single one is taken for what a course's system exports, any other for
-what a student has packed.
+Zip files are unpacked: a single one is the export of a course system, any other one was packed by
+a student.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from labkit.errors import LabkitError
-from labkit.grading.intake.notebook_reader import LARGEST
+from labkit.grading.intake.notebook_reader import MAX_FILE_BYTES
 from labkit.grading.intake.student import Student
-from labkit.grading.intake.unpack import Unpacked, is_hidden, is_notebook, unpack_notebooks
+from labkit.grading.intake.unpack import UnpackedFile, is_hidden, is_notebook, unpack_notebooks
 
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_[a-z]+(_|$)")
 CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d{3,})_(?P<file>\d{3,})_.+")
 DECLARED = re.compile(rb'"labkit"\s*:\s*\{[^{}]{0,200}?"assignment"\s*:\s*"([\w-]{1,48})"')
 ENDING = re.compile(r"(\.zip|\.ipynb(\.txt|\.json)?)$", re.IGNORECASE)
-SHOWN = 5  # names of files in a message
+MAX_SHOWN = 5  # names of files in a message
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Submission:
     """One notebook of a student.
 
     Attributes:
-        file: what it was called, folders and archives included.
-        path: where it lies.
-        content_hash: sha256 of the file.
-        received: when it came in; None where its file's time says nothing about that.
-        number: Canvas's of the file, later ones higher; else 0.
-        marked_late: whether the course's system says that it is late.
-        declared: the assignment that it says it is of; empty when it says nothing.
-        untouched: whether it is as it was handed out.
+        file: its name, with folders and archives.
+        path: the notebook on this machine.
+        content_hash: SHA-256 of the file.
+        received: the time of submission; None if the time of the file is something else.
+        number: the number of the file in Canvas, which grows with time; otherwise 0.
+        marked_late: whether the course system marked it as late.
+        declared: the assignment in its metadata; empty if missing.
+        untouched: whether it has no content beside that of the released notebook.
     """
 
     file: str
@@ -62,13 +62,13 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class HandedIn:
-    """What a student handed in.
+class StudentSubmissions:
+    """The submissions of a student.
 
     Attributes:
-        student: who.
-        submissions: different ones, earliest first; perhaps none.
-        notes: what could not be taken.
+        student: the student.
+        submissions: different notebooks, earliest first; may be empty.
+        notes: files that could not be used, and why.
     """
 
     student: Student
@@ -77,10 +77,10 @@ class HandedIn:
 
 
 @dataclass(frozen=True)
-class Collection:
-    """What was found: the students in order of their keys, and what is nobody's."""
+class CollectedSubmissions:
+    """The submissions of all students in order of their keys, and problems of no student."""
 
-    students: tuple[HandedIn, ...]
+    students: tuple[StudentSubmissions, ...]
     problems: tuple[str, ...] = ()
 
 
@@ -90,20 +90,19 @@ def collect(
     assignment: str,
     without: Path | None = None,
     untouched: Callable[[bytes], bool] = lambda content: False,
-) -> Collection:
+) -> CollectedSubmissions:
     """Find the submissions.
 
     Args:
         source: a folder, a zip file or a notebook.
-        unpacked: where notebooks out of zip files go.
-        assignment: where a student has notebooks that say they are of this one, others are left
-            aside.
-        without: a folder that is not looked into.
-        untouched: tells whether a notebook's file is as it was handed out; beside another
-            notebook of the same student such a one is left aside.
+        unpacked: the folder for notebooks from zip files.
+        assignment: a student's notebooks of other assignments are ignored if there is one of this.
+        without: a folder to ignore.
+        untouched: tells whether the content of a notebook is unchanged; such a notebook is
+            ignored if the student has another one.
 
     Raises:
-        LabkitError: there is nothing of the kind, or not a single notebook in it.
+        LabkitError: the source does not exist or has no notebook.
     """
     try:
         found = list(_find(source, unpacked, without))
@@ -135,21 +134,21 @@ def collect(
         raise LabkitError(_nothing(source, files_held, list(chain.from_iterable(notes.values()))))
     if ignored:
         problems.append(f"ignored, neither notebooks nor zip files: {_some(ignored)}")
-    handed_in = []
+    submitted = []
     for key in sorted(students, key=str.casefold):
         chosen, aside = _of_this_assignment(files[key], assignment)
         said = [*notes[key], *aside]
         if not chosen:
             held = f" (only {_some(other[key])})" if other[key] else ""
-            said.insert(0, f"no notebook was handed in{held}")
-        handed_in.append(HandedIn(students[key], _in_order(chosen), tuple(said)))
-    return Collection(tuple(handed_in), tuple(problems))
+            said.insert(0, f"no notebook submitted{held}")
+        submitted.append(StudentSubmissions(students[key], _in_order(chosen), tuple(said)))
+    return CollectedSubmissions(tuple(submitted), tuple(problems))
 
 
-def _find(source: Path, unpacked: Path, without: Path | None) -> Iterator[Unpacked]:
+def _find(source: Path, unpacked: Path, without: Path | None) -> Iterator[UnpackedFile]:
     if not source.is_dir():
         if is_notebook(source.name) and source.is_file():
-            yield Unpacked(PurePosixPath(source.name), source, _modified(source))
+            yield UnpackedFile(PurePosixPath(source.name), source, _modified(source))
         elif source.is_file():
             yield from _unwrapped(list(unpack_notebooks(source, unpacked)), source.stem)
         else:
@@ -168,10 +167,10 @@ def _find(source: Path, unpacked: Path, without: Path | None) -> Iterator[Unpack
             for member in unpack_notebooks(one.path, unpacked):
                 yield replace(member, name=one.name / member.name)
         except LabkitError as error:
-            yield Unpacked(one.name, problem=str(error).removeprefix(f"{one.path.name}: "))
+            yield UnpackedFile(one.name, problem=str(error).removeprefix(f"{one.path.name}: "))
 
 
-def _walk(source: Path, without: Path | None) -> Iterator[Unpacked]:
+def _walk(source: Path, without: Path | None) -> Iterator[UnpackedFile]:
     for folder, folders, names in os.walk(source):
         here = Path(folder)
         links = [name for name in folders if (here / name).is_symlink()]
@@ -183,15 +182,15 @@ def _walk(source: Path, without: Path | None) -> Iterator[Unpacked]:
         for name in sorted([*names, *links]):
             path = here / name
             inner = PurePosixPath(path.relative_to(source).as_posix())
-            # A link in somebody else's archive may point to anything on this machine.
+            # A link from an archive may point to any file of this machine.
             if path.is_symlink():
-                yield Unpacked(inner, problem="a link, not a file")
+                yield UnpackedFile(inner, problem="a link, not a file")
             elif path.is_file():
-                yield Unpacked(inner, path, _modified(path))
+                yield UnpackedFile(inner, path, _modified(path))
 
 
-def _unwrapped(found: list[Unpacked], stem: str) -> list[Unpacked]:
-    """Leave out the one folder around everything that some programs put into a zip file."""
+def _unwrapped(found: list[UnpackedFile], stem: str) -> list[UnpackedFile]:
+    """Remove the single top folder that some programs add to a zip file."""
     tops = {one.name.parts[0] for one in found}
     shallow = min((len(one.name.parts) for one in found), default=0)
     if len(tops) == 1 and (shallow > 2 or (shallow > 1 and tops == {stem})):
@@ -227,17 +226,17 @@ def _owner(name: PurePosixPath) -> _Owner | None:
 
 
 def _submission(
-    one: Unpacked, shown: str, owner: _Owner, untouched: Callable[[bytes], bool]
+    one: UnpackedFile, shown: str, owner: _Owner, untouched: Callable[[bytes], bool]
 ) -> Submission:
     assert one.path is not None
     with one.path.open("rb") as file:
-        content = file.read(LARGEST)
+        content = file.read(MAX_FILE_BYTES)
     declared = DECLARED.search(content)
     return Submission(
         file=shown,
         path=one.path.resolve(),
         content_hash=hashlib.sha256(content).hexdigest(),
-        # Canvas gives every file the time of the download.
+        # Canvas sets the time of every file to that of the download.
         received=None if owner.canvas else one.modified,
         number=owner.number,
         marked_late=owner.marked_late,
@@ -249,16 +248,16 @@ def _submission(
 def _of_this_assignment(
     submissions: list[Submission], assignment: str
 ) -> tuple[list[Submission], list[str]]:
-    """Return those that may count, and what is said of the others."""
+    """Return the submissions that may count, and notes about the others."""
     aside = list[str]()
     for why, belongs in (
         ("not a notebook of this assignment", lambda one: one.declared == assignment),
-        ("as it was handed out", lambda one: not one.untouched),
+        ("unchanged since the release", lambda one: not one.untouched),
     ):
         ours = [one for one in submissions if belongs(one)]
         if ours:
             others = [one for one in submissions if not belongs(one)]
-            aside += [f"{one.file}: left aside, {why}" for one in others]
+            aside += [f"{one.file}: ignored, {why}" for one in others]
             submissions = ours
     return submissions, aside
 
@@ -271,7 +270,7 @@ def _in_order(submissions: list[Submission]) -> tuple[Submission, ...]:
         ]
         return one.number, one.received.timestamp() if one.received else 0.0, natural
 
-    # The same file twice is one submission, handed in when it first was.
+    # Equal files are one submission, with the time of the first.
     different = {one.content_hash: one for one in sorted(submissions, key=moment, reverse=True)}
     return tuple(reversed(different.values()))
 
@@ -279,23 +278,23 @@ def _in_order(submissions: list[Submission]) -> tuple[Submission, ...]:
 def _modified(path: Path) -> datetime | None:
     try:
         return datetime.fromtimestamp(path.stat().st_mtime).astimezone()
-    except (ValueError, OverflowError):  # a time that no calendar has
+    except (ValueError, OverflowError):  # outside the range of datetime
         return None
 
 
 def _plain(text: str) -> str:
-    """Return a file's name as text that can be written, compared and printed."""
+    """Return the name of a file as text that can be written, compared and printed."""
     text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
     return "".join(letter if letter.isprintable() else "_" for letter in text)
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _nothing(source: Path, files: list[str], problems: list[str]) -> str:
     if problems:
-        return f"{source}: no notebook could be taken: {'; '.join(problems[:SHOWN])}"
-    held = f"it holds {_some(files)}" if files else "it holds no files"
-    return f"{source}: no notebook (.ipynb) in it; {held}"
+        return f"{source}: no usable notebook: {'; '.join(problems[:MAX_SHOWN])}"
+    held = f"it contains {_some(files)}" if files else "it is empty"
+    return f"{source}: no notebook (.ipynb) found; {held}"

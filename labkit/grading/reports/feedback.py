@@ -1,6 +1,6 @@
-"""One page for each student: what was right, and what went wrong in which respect.
+"""The feedback page of a student: points, and what went wrong.
 
-A page never holds a hidden input, a reference's answer or a rubric: its words come from
+A page never contains a hidden input, a reference answer or a rubric: its sentences come from
 :mod:`labkit.grading.scoring.comparison`, from the state of the run and from the student.
 """
 
@@ -25,41 +25,43 @@ FOLDER = "feedback"
 
 @dataclass(frozen=True)
 class Notice:
-    """What happened to the run as a whole."""
+    """A notice about the run as a whole."""
 
     title: str
     text: str
     bad: bool = True
 
 
-REMAINING = "Everything that could be graded nevertheless has been graded."
+REMAINING = "Everything else has been graded."
 NOTICES = {
     State.CELL_ERROR: Notice(
         "A line of your notebook failed.",
-        f"{REMAINING} Try “Restart kernel and run all cells” before you hand in.",
+        f"{REMAINING} Run “Restart kernel and run all cells” before you submit.",
         bad=False,
     ),
     State.CELL_TIMEOUT: Notice("A cell ran too long and was stopped.", REMAINING),
     State.OVER_LIMIT: Notice(
-        "Your notebook used more memory, time or disk than it may.", f"It was stopped. {REMAINING}"
+        "Your notebook used too much memory, time or disk space.", f"It was stopped. {REMAINING}"
     ),
     State.FLOOD: Notice(
-        "Your notebook printed or showed far too much.", f"It was stopped. {REMAINING}"
+        "Your notebook printed or displayed too much.", f"It was stopped. {REMAINING}"
     ),
     State.DEAD_KERNEL: Notice(
-        "Python came to an end while your notebook ran.",
-        f"It was out of memory, called exit, or crashed. {REMAINING}",
+        "Python stopped while your notebook ran.",
+        f"It ran out of memory, called exit, or crashed. {REMAINING}",
     ),
     State.PROTOCOL_VIOLATION: Notice(
-        "Your notebook disturbed the grading.",
-        "A person will look at it before the points count.",
+        "Your notebook interfered with the grading.",
+        "A person will check it before the points count.",
     ),
     State.BAD_NOTEBOOK: Notice(
-        "Your file could not be read as a notebook of this assignment.",
-        "Hand in the .ipynb file as JupyterLab saves it.",
+        "Your file could not be read as a notebook.",
+        "Submit the .ipynb file that JupyterLab saves.",
     ),
     State.INFRASTRUCTURE_ERROR: Notice(
-        "Something failed on the graders' side.", "Your submission will be graded again.", bad=False
+        "The grading failed; your submission is not the cause.",
+        "It will be graded again.",
+        bad=False,
     ),
 }
 
@@ -71,7 +73,7 @@ EXPLAINED = {
     State.CELL_TIMEOUT,
     State.DEAD_KERNEL,
 }
-"""States whose message, in the grader's own words, is the student's business too."""
+"""States whose message the student reads too."""
 
 
 def write_feedback(entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path) -> list[Path]:
@@ -93,10 +95,10 @@ def write_feedback(entries: Sequence[Entry], loaded: LoadedAssignment, folder: P
 
 
 def page_name(student: str) -> str:
-    """Return the file name of a student's page, safe for whatever the student is called."""
+    """Return the file name of a student's page, valid for any name of a student."""
     plain = re.sub(r"[^\w.@ -]", "_", student).strip(". ")[:80]
     if plain != student or not plain:
-        # Two names may become one when characters are replaced.
+        # Two names may become equal when characters are replaced.
         plain += "-" + hashlib.sha256(student.encode(errors="replace")).hexdigest()[:8]
     return f"{plain}.html"
 
@@ -149,6 +151,6 @@ def _exercises(score: Score, loaded: LoadedAssignment) -> list[_Exercise]:
 
 
 def _cell(exercise: str, score: Score) -> str:
-    """Say what went wrong when the exercise's own cells ran."""
+    """Say what went wrong when the cells of the exercise ran."""
     ours = (cell for cell in score.cells if cell.exercise == exercise)
     return " ".join(filter(None, map(wording.failed_cell, ours)))

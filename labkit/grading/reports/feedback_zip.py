@@ -1,11 +1,11 @@
-"""The feedback pages as one zip file that Moodle or Canvas hands on to the students.
+"""Zip files of all feedback pages, for upload to Moodle or Canvas.
 
-Moodle (*View all submissions, Upload multiple feedback files in a zip*) reads who a file is for off
-a folder ``NAME_NUMBER_assignsubmission_file`` (moodle,
+Moodle (*View all submissions, Upload multiple feedback files in a zip*) finds the student of a file
+from its folder ``NAME_NUMBER_assignsubmission_file`` (moodle,
 ``mod/assign/feedback/file/importziplib.php``). Canvas (*Download submissions, Re-upload
-submissions*) looks for two numbers between underscores, the student's and that of the file handed
-in, and shows what comes back under the name of that file (canvas-lms,
-``app/models/abstract_assignment.rb``). A notebook comes back as a notebook, therefore.
+submissions*) looks for two numbers between underscores, those of the student and of the submitted
+file, and shows the upload under the name of that file (canvas-lms,
+``app/models/abstract_assignment.rb``). The feedback for a notebook is therefore a notebook.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labkit.grading.reports.gradebook import Entry
 from labkit.system.atomic_write import atomic_write
 
 MOODLE_FILE, CANVAS_FILE = "feedback_moodle.zip", "feedback_canvas.zip"
-EPOCH = (2000, 1, 1, 0, 0, 0)  # equal pages give equal archives
+EPOCH = (2000, 1, 1, 0, 0, 0)  # so that equal pages give equal archives
 
 
 def write_feedback_zips(
@@ -40,13 +40,13 @@ def write_feedback_zips(
     for entry in entries:
         page = feedback_page(entry, loaded)
         if entry.student.moodle_id:
-            # What stands before the first underscore is the name, whatever it is.
+            # Everything before the first underscore is the name.
             name = " ".join(entry.student.name.replace("_", " ").replace("/", " ").split())
             owner = f"{name}_{entry.student.moodle_id}_assignsubmission_file"
             members[MOODLE_FILE][f"{owner}/feedback.html"] = page.encode()
-        handed_in = CANVAS.fullmatch(PurePosixPath(entry.file).parts[0]) if entry.file else None
-        if handed_in is not None:
-            owner = f"{handed_in['name']}_{handed_in['id']}_{handed_in['file']}_feedback"
+        submitted = CANVAS.fullmatch(PurePosixPath(entry.file).parts[0]) if entry.file else None
+        if submitted is not None:
+            owner = f"{submitted['name']}_{submitted['id']}_{submitted['file']}_feedback"
             if PurePosixPath(entry.file).parts[0].lower().endswith(".ipynb"):
                 members[CANVAS_FILE][f"{owner}.ipynb"] = _notebook(page)
             else:
@@ -67,11 +67,11 @@ def write_feedback_zips(
 
 
 def _notebook(page: str) -> bytes:
-    """Return a notebook with a page in a cell of text."""
+    """Return a notebook with a page in a markdown cell."""
     import nbformat
 
     body = page.partition("<main>")[2].partition("</main>")[0]
-    # Blank lines and indentation would end the HTML and begin code.
+    # In markdown, blank lines end HTML and indentation begins code.
     text = "\n".join(line.strip() for line in body.splitlines() if line.strip())
     cell = nbformat.v4.new_markdown_cell(text, id="feedback")
     return notebook_bytes(nbformat.v4.new_notebook(cells=[cell]))

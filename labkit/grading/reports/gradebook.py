@@ -1,7 +1,7 @@
-"""The gradebook: one row a student, and the columns that Canvas and Moodle import.
+"""The gradebook: one row for each student, and the files that Canvas and Moodle import.
 
-Canvas reads ``Student, ID, SIS User ID, SIS Login ID, Section`` and then one column an
-assignment, found by its title, with a second row of possible points; it looks a student up by ID,
+Canvas reads ``Student, ID, SIS User ID, SIS Login ID, Section`` and then one column for each
+assignment, found by its title, with a second row of possible points; it finds a student by ID,
 then by SIS IDs, then by name (canvas-lms, ``lib/gradebook_importer.rb``). Moodle's grading
 worksheet needs ``Identifier``, ``Grade`` and ``Last modified (grade)`` and leaves every column
 alone that is absent (moodle, ``mod/assign/feedback/offline/importgradeslib.php``); the identifier
@@ -22,24 +22,24 @@ from labkit.grading.scoring.results import Score
 from labkit.system.atomic_write import atomic_write
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet program takes for a formula."""
+"""First characters of a cell that spreadsheet programs treat as a formula."""
 
 GRADEBOOK, CANVAS, MOODLE = "gradebook.csv", "canvas.csv", "moodle.csv"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One student's row: the submission that counts and what came of it.
+    """A row of the gradebook: the submission of a student that counts, and its score.
 
     Attributes:
-        student: whose it is.
-        score: None where nothing could be graded through no fault of the student, or yet.
-        file: the submission's file, as it was handed in.
+        student: the student.
+        score: None if the submission could not be graded.
+        file: the name of the submitted file.
         harvest: the folder of the harvest.
         problem: why there is no score.
-        late: what the late policy says, for the student to read.
-        kept: the share of the points that the late policy leaves.
-        notes: what else the instructor should know, for example about a second submission.
+        late: the lateness, for the student.
+        kept: the fraction of the points that remains after the late penalty.
+        notes: for the instructor, for example about a second submission.
     """
 
     student: Student
@@ -53,15 +53,15 @@ class Entry:
 
     @property
     def points(self) -> float | None:
-        """What counts: earned so far, less what lateness costs."""
+        """Points earned so far, after the late penalty."""
         return None if self.score is None else self.score.points * self.kept
 
 
 def write_gradebook(entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path) -> list[Path]:
-    """Write ``gradebook.csv``, ``canvas.csv`` and, with Moodle's numbers known, ``moodle.csv``.
+    """Write ``gradebook.csv``, ``canvas.csv`` and, for students from Moodle, ``moodle.csv``.
 
-    ``gradebook.csv`` begins with a byte order mark, so that spreadsheet programs read names
-    rightly; open it with the encoding ``utf-8-sig``.
+    ``gradebook.csv`` begins with a byte order mark, so that spreadsheet programs decode names
+    correctly; open it with the encoding ``utf-8-sig``.
 
     Returns:
         The files written.
@@ -88,7 +88,7 @@ def write_gradebook(entries: Sequence[Entry], loaded: LoadedAssignment, folder: 
 
 
 def gradebook_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[list[str]]:
-    """Return everything, header first."""
+    """Return the table of all scores, header first."""
     probes = [probe.name for probe in loaded.assignment.probes]
     questions = [question.name for question in loaded.assignment.questions]
     header = ["student", "name", "points", "out_of", "unread", "late", "state", "look_at"]
@@ -116,7 +116,7 @@ def gradebook_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[
 
 
 def canvas_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[list[str]]:
-    """Return what Canvas imports under Grades, Import."""
+    """Return the table that Canvas imports under Grades, Import."""
     identity = ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"]
     table = [
         [*identity, loaded.assignment.title],
@@ -129,7 +129,7 @@ def canvas_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[lis
 
 
 def moodle_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[list[str]]:
-    """Return what Moodle imports as a grading worksheet: students with a participant number."""
+    """Return Moodle's grading worksheet: the students with a participant number."""
     table = [["Identifier", "Full name", "Grade", "Maximum Grade", "Last modified (grade)"]]
     most = number(loaded.assignment.points)
     for entry in entries:
@@ -141,25 +141,25 @@ def moodle_table(entries: Sequence[Entry], loaded: LoadedAssignment) -> list[lis
 
 
 def number(points: float | None) -> str:
-    """Write points with at most two decimals; nothing for None."""
+    """Format points with at most two decimals; None as an empty string."""
     return "" if points is None else f"{round(points, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
 
 
 def csv_text(table: Sequence[Sequence[str]]) -> str:
-    """Return a table as comma-separated text that no spreadsheet takes for formulas."""
+    """Return a table as comma-separated text in which no cell is a formula."""
     stream = io.StringIO()
     writer = csv.writer(stream)
     for row in table:
-        writer.writerow([_inert(cell) for cell in row])
+        writer.writerow([_escape_cell(cell) for cell in row])
     return stream.getvalue()
 
 
-def as_written(cell: str) -> str:
-    """Return what a cell of :func:`csv_text` held before it was made harmless."""
+def unescape_cell(cell: str) -> str:
+    """Return the original content of a cell of :func:`csv_text`."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _inert(cell: str) -> str:
-    # A name such as =HYPERLINK(...) would be run by the program that opens the file.
+def _escape_cell(cell: str) -> str:
+    # A spreadsheet program would execute a name such as =HYPERLINK(...).
     cell = cell.replace("\0", "")
     return f"'{cell}" if cell.startswith(FORMULA) and cell != "-" else cell

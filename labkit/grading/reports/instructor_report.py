@@ -1,4 +1,4 @@
-"""The instructor's page: how a grading went, what to look at, which probes were hard."""
+"""The report for the instructor: points, submissions to check, difficult probes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.reports.feedback import FOLDER, page_name
 from labkit.grading.reports.gradebook import Entry, number
 from labkit.grading.reports.pages import render
-from labkit.grading.reports.questions import groups_of
+from labkit.grading.reports.questions import group_answers
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.similarity import EXECUTED, identical_answers
 from labkit.grading.states import State
@@ -22,12 +22,12 @@ from labkit.system.atomic_write import atomic_write
 PAGE = "report.html"
 BINS = 10
 SLOWEST = 5
-TELLING = 40  # characters of a free text from which on an identical one says something
+MIN_TEXT = 40  # characters; shorter texts are identical by chance
 
 
 @dataclass(frozen=True)
 class ProbeSummary:
-    """How a probe went over all submissions that were graded."""
+    """The results of a probe in all graded submissions."""
 
     name: str
     exercise: str
@@ -40,7 +40,7 @@ class ProbeSummary:
 
     @property
     def share(self) -> float:
-        """The mean's share of the points."""
+        """The mean as a fraction of the points."""
         return self.mean / self.out_of
 
 
@@ -55,8 +55,8 @@ def write_report(
     """Write ``report.html`` into a grading's folder.
 
     Args:
-        command: the command that graded.
-        problems: what concerns no single student, for example a file that could not be unpacked.
+        command: the command line of the grading.
+        problems: problems of no single student, for example a file that could not be unpacked.
 
     Raises:
         LabkitError: the page cannot be written.
@@ -93,17 +93,17 @@ def report_page(
         unread=sum(entry.score.unread for entry in graded if entry.score),
         bars=histogram(points, loaded.assignment.points),
         states=Counter(entry.score.state if entry.score else "not graded" for entry in entries),
-        look=[(entry, look_at(entry)) for entry in entries if look_at(entry)],
+        to_check=[(entry, review_notes(entry)) for entry in entries if review_notes(entry)],
         identical=[
             *identical_answers(entries, loaded),
             *(
                 (question.name, [entry for _, entry, _ in group.answers])
                 for question in loaded.assignment.questions
-                for group in groups_of(question.name, entries)
-                if len(group.answers) > 1 and len(group.question.answer) >= TELLING
+                for group in group_answers(question.name, entries)
+                if len(group.answers) > 1 and len(group.question.answer) >= MIN_TEXT
             ),
         ],
-        silent=without_answer(graded, loaded),
+        silent=missing_answers(graded, loaded),
         probes=summarise_probes(graded, loaded),
         slowest=sorted(graded, key=lambda e: -(e.score.seconds if e.score else 0))[:SLOWEST],
         isolations=Counter(entry.score.isolation for entry in graded if entry.score),
@@ -113,19 +113,19 @@ def report_page(
     )
 
 
-def look_at(entry: Entry) -> tuple[str, ...]:
-    """Return what a person should look at in a submission."""
+def review_notes(entry: Entry) -> tuple[str, ...]:
+    """Return what the instructor should check in a submission."""
     if entry.score is None:
-        return (f"not graded: {entry.problem or 'no reason known'}", *entry.notes)
+        return (f"not graded: {entry.problem or 'unknown reason'}", *entry.notes)
     state = entry.score.state
     unusual = () if state in {State.OK, State.CELL_ERROR} else (f"{state}: {entry.score.message}",)
     return (*unusual, *entry.score.flags, *entry.notes)
 
 
-def without_answer(
+def missing_answers(
     graded: Sequence[Entry], loaded: LoadedAssignment
 ) -> list[tuple[str, list[Entry]]]:
-    """Return the questions that some have answered, with those who have not."""
+    """Return the questions that some students answered, with the students who did not."""
     found = []
     for question in loaded.assignment.questions:
         answers = {
@@ -141,7 +141,7 @@ def without_answer(
 
 
 def summarise_probes(graded: Sequence[Entry], loaded: LoadedAssignment) -> list[ProbeSummary]:
-    """Return for every probe how many had it right, and what went wrong most often."""
+    """Return the results of every probe and the most frequent reason for lost points."""
     summaries = []
     for probe in loaded.assignment.probes:
         found = [
@@ -169,7 +169,7 @@ def summarise_probes(graded: Sequence[Entry], loaded: LoadedAssignment) -> list[
 
 
 def histogram(points: Sequence[float], out_of: float) -> list[dict[str, float | str]]:
-    """Return ten bars: how many students have how many points, the last bar with both its ends."""
+    """Return the numbers of students in ten intervals of points; the last includes its end."""
     counts = [0] * BINS
     for earned in points:
         share = max(0.0, earned / out_of)

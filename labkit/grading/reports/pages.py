@@ -1,4 +1,4 @@
-"""The grading's HTML pages: plain, self-contained, everything escaped."""
+"""HTML pages of a grading: self-contained, with all text escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; whatever a student wrote comes out as text."""
+    """Render a template; everything that a student wrote is escaped."""
     return _environment().get_template(template).render(**values)
 
 
@@ -37,7 +37,7 @@ def _environment() -> Environment:
 
 
 def _code(text: str) -> Markup:
-    """Show what stands between backticks as code; all of it is text first."""
+    """Show text between backticks as code, after escaping it."""
     return Markup(BETWEEN_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
 
 

@@ -1,11 +1,11 @@
-"""Free-text answers: one page to read them in, one file to write the points in.
+"""Free-text answers: a page to read them, and a file for their points.
 
-``questions.csv`` has a row for every answer, identical answers one below the other. The marker
-fills in ``points`` (and ``comment``, which the student sees); grading again and `labkit regrade`
-keep what was filled in as long as the answer has stayed the same.
+``questions.csv`` has a row for every answer, with identical answers in consecutive rows. The marker
+fills in ``points`` (and ``comment``, which the student sees). `labkit grade` and `labkit regrade`
+keep them as long as the answer is the same.
 
-Marked anonymously, both files name students by a pseudonym, which is the same in every grading of
-the assignment.
+With anonymous marking, both files contain pseudonyms, which are the same in every grading of the
+assignment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment
-from labkit.grading.reports.gradebook import Entry, as_written, csv_text, number
+from labkit.grading.reports.gradebook import Entry, csv_text, number, unescape_cell
 from labkit.grading.reports.pages import render
 from labkit.grading.scoring.results import QuestionScore, Score
 from labkit.system.atomic_write import atomic_write
@@ -38,12 +38,12 @@ COLUMNS = [
     "question_text",
     "answer",
 ]
-LONGEST_CELL = 30_000  # characters; spreadsheet programs cut a cell at 32767
+MAX_CELL = 30_000  # characters; spreadsheet programs truncate a cell at 32767
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a person gave for one answer; `answer` is the digest of what was read."""
+    """The mark for one answer; `answer` is the digest of the text that was read."""
 
     points: float | None
     comment: str
@@ -55,11 +55,11 @@ Marks = Mapping[tuple[str, str], Mark]
 
 
 @dataclass(frozen=True)
-class Group:
-    """Identical answers to a question, capitals and white space aside; at least one.
+class AnswerGroup:
+    """Identical answers to a question, apart from case and white space; at least one.
 
     Attributes:
-        answers: each student's name or pseudonym as it is shown, the entry and the answer.
+        answers: the shown name or pseudonym, the entry and the answer of each student.
     """
 
     answers: tuple[tuple[str, Entry, QuestionScore], ...]
@@ -71,38 +71,36 @@ class Group:
 
 
 def pseudonym(student: str, assignment: str) -> str:
-    """Return what a student is called where answers are marked anonymously."""
+    """Return the name of a student for anonymous marking."""
     digest = hashlib.sha256(f"{assignment}\n{student}".encode(errors="replace"))
     return f"student-{digest.hexdigest()[:8]}"
 
 
-def groups_of(
+def group_answers(
     name: str, entries: Sequence[Entry], shown: Callable[[Entry], str] = lambda e: e.student.shown
-) -> list[Group]:
-    """Return the answers to a question that are to be read, identical ones together."""
+) -> list[AnswerGroup]:
+    """Return the answers to a question that must be read, grouped by equality."""
     found = dict[str, list[tuple[str, Entry, QuestionScore]]]()
     for entry in entries:
         for question in entry.score.questions if entry.score else ():
             if question.name == name and (question.answer or question.doubt):
                 key = " ".join(question.answer.split()).casefold()
-                # Where no answer was found, every notebook is a matter of its own.
+                # Students without a found answer are not a group.
                 key = key or f"\n{entry.student.key}"
                 found.setdefault(key, []).append((shown(entry), entry, question))
-    return [Group(tuple(answers)) for answers in found.values()]
+    return [AnswerGroup(tuple(answers)) for answers in found.values()]
 
 
 def read_marks(
     folder: Path, loaded: LoadedAssignment, students: Sequence[str] = ()
 ) -> dict[tuple[str, str], Mark]:
-    """Read the points that were filled in, from ``questions.csv`` of a grading's folder.
-
-    Without the file there are none.
+    """Read the marks from ``questions.csv`` in the folder of a grading; none without the file.
 
     Args:
-        students: the keys of all, which may stand in the file as pseudonyms.
+        students: the keys of all students, for which the file may have pseudonyms.
 
     Raises:
-        LabkitError: the file cannot be understood; the message names the line.
+        LabkitError: the file is malformed; the message names the line.
     """
     path = folder / FILE
     try:
@@ -113,30 +111,30 @@ def read_marks(
         raise LabkitError(f"{path}: not UTF-8; save it as CSV UTF-8") from error
     except OSError as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from error
-    # Where the decimal sign is a comma, spreadsheet programs separate columns by semicolons.
+    # In countries with a decimal comma, spreadsheet programs separate columns by semicolons.
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
     missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
     if missing:
         raise LabkitError(
-            f"{path}: the column {missing[0]!r} is missing; grade again to make it anew"
+            f"{path}: the column {missing[0]!r} is missing; run labkit grade again to restore it"
         )
     names = {pseudonym(key, loaded.name): key for key in students}
     marks: dict[tuple[str, str], Mark] = {}
     for row in reader:
         where = f"{path}, line {reader.line_num}"
-        cells = {name: as_written(row[name] or "") for name in NEEDED}
+        cells = {name: unescape_cell(row[name] or "") for name in NEEDED}
         key = (names.get(cells["student"], cells["student"]), cells["question"])
         mark = Mark(_points(cells, loaded, where), cells["comment"].strip(), cells["answer"])
         if marks.get(key, mark) != mark:
-            raise LabkitError(f"{where}: {key[0]}, {key[1]}: marked twice, differently")
+            raise LabkitError(f"{where}: {key[0]}, {key[1]}: two different marks")
         marks[key] = mark
     return marks
 
 
 def with_marks(student: str, score: Score, marks: Marks) -> Score:
-    """Return a score with the points that a person gave for these very answers."""
+    """Return a score with the marks for exactly these answers."""
     questions = []
     for question in score.questions:
         mark = marks.get((student, question.name))
@@ -149,13 +147,13 @@ def with_marks(student: str, score: Score, marks: Marks) -> Score:
 def write_questions(
     entries: Sequence[Entry], loaded: LoadedAssignment, folder: Path, *, anonymous: bool = False
 ) -> list[Path]:
-    """Write the page and the file; points that the entries hold already stay filled in.
+    """Write the page and the file, with the marks that the entries already have.
 
     Args:
-        anonymous: whether students stand in them as pseudonyms, and in no order of theirs.
+        anonymous: use pseudonyms instead of names, and sort by pseudonym.
 
     Returns:
-        The files written; none when the assignment asks no questions.
+        The files written; none if the assignment has no questions.
 
     Raises:
         LabkitError: a file cannot be written.
@@ -171,7 +169,9 @@ def write_questions(
     table, questions = [COLUMNS], []
     for asked in loaded.assignment.questions:
         text = _task(asked.name, loaded)
-        groups = groups_of(asked.name, entries, hidden if anonymous else lambda e: e.student.shown)
+        groups = group_answers(
+            asked.name, entries, hidden if anonymous else lambda e: e.student.shown
+        )
         for group in groups:
             for shown, entry, found in group.answers:
                 row = [shown if anonymous else entry.student.key, found.name]
@@ -200,8 +200,8 @@ def write_questions(
 def _answer_text(found: QuestionScore) -> str:
     if not found.answer:
         return f"(no answer found, but {found.doubt})"
-    cut = len(found.answer) > LONGEST_CELL
-    return f"{found.answer[:LONGEST_CELL]} … (more in {PAGE})" if cut else found.answer
+    cut = len(found.answer) > MAX_CELL
+    return f"{found.answer[:MAX_CELL]} … (more in {PAGE})" if cut else found.answer
 
 
 def _task(name: str, loaded: LoadedAssignment) -> str:

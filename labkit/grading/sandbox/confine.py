@@ -1,9 +1,9 @@
-"""The command that shuts a kernel in.
+"""The command that runs a kernel in confinement.
 
-With bubblewrap the kernel gets its own users, processes, network and file system. It sees the
-system's libraries, the Python environment, labkit without its grading part, the weights that come
-with labkit, and the assignment's data, all read-only. It writes to memory only, except into
-the folder of its sockets, whose size is watched.
+With bubblewrap the kernel gets its own users, processes, network and file system. It sees, all
+read-only, the system's libraries, the Python environment, labkit without `labkit/grading`, the
+weights shipped with labkit, and the data of the assignment. It writes to memory only, except into
+the folder of its sockets, whose size is limited.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ FILE_BYTES = 256_000_000
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-# Root alone enters folders such as /root; the user without rights that bubblewrap runs as does
-# not. In a mount namespace of its own, root shows it what it needs under other names.
+# Only root may enter folders such as /root, but bubblewrap runs as a user without rights. Root
+# therefore mounts what it needs under other names, in a mount namespace of its own.
 STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
 
 @dataclass(frozen=True)
-class Wall:
-    """What a kernel is shut in with.
+class Confinement:
+    """How a kernel is confined.
 
     Attributes:
-        level: how.
-        memory_mb: what it may use; here it sizes the file systems in memory.
-        seconds: CPU time of each process; a backstop, deadlines are wall-clock.
-        data: files and folders that it may read, beside what every kernel may.
+        level: the level of isolation.
+        memory_mb: the memory limit; here it determines the sizes of file systems in memory.
+        seconds: the limit of CPU time of each process; deadlines are in wall-clock time.
+        data: files and folders that it may read in addition to what every kernel may read.
     """
 
     level: Level
@@ -50,10 +50,10 @@ class Wall:
 
 
 def make_folder() -> Path:
-    """Make a sandbox's folder on this side.
+    """Make the folder through which the grader and a sandbox communicate.
 
-    ``run`` holds the connection file and the sockets, and the sandbox writes there; ``ask`` holds
-    what it is asked, and it only reads there.
+    The sandbox writes to ``run``, which holds the connection file and the sockets; it can only
+    read ``ask``, which holds requests.
     """
     base = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="labkit-", dir=base if len(base) < 60 else "/tmp"))
@@ -64,19 +64,19 @@ def make_folder() -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove it; the program copes with whatever depth a submission has dug there."""
+    """Remove the folder with ``rm``, which handles folders of any depth."""
     subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
 
 
-def wrap(command: list[str], folder: Path, wall: Wall) -> list[str]:
-    """Return the command that runs `command` behind the wall.
+def confine_command(command: list[str], folder: Path, confinement: Confinement) -> list[str]:
+    """Return the command that runs `command` in confinement.
 
-    `folder` comes from :func:`make_folder`; it is handed over to the user of the sandbox.
+    `folder` comes from :func:`make_folder`; its owner becomes the user of the sandbox.
     """
     run = folder / "run"
     limits = [
         "prlimit",
-        f"--cpu={int(wall.seconds * available_cores()) + 10}",
+        f"--cpu={int(confinement.seconds * available_cores()) + 10}",
         f"--fsize={FILE_BYTES}",
         "--core=0",
     ]
@@ -88,26 +88,26 @@ def wrap(command: list[str], folder: Path, wall: Wall) -> list[str]:
         "--clear-groups",
         "--no-new-privs",
     ]
-    if root and wall.level is not Level.PROCESS_ONLY:
+    if root and confinement.level is not Level.PROCESS_ONLY:
         for path in (run, *run.iterdir()):
             os.chown(path, NOBODY, NOBODY)
-    if wall.level in STRONG:
-        shown = _readable(wall)
+    if confinement.level in STRONG:
+        shown = _readable(confinement)
         stage, binds = _staged(shown, folder) if root else ([], shown)
         inside = [*limits, f"--nproc={PROCESSES}", *command]
-        # Looked for before the staging: a staged place does not tell what it shows.
+        # Found before the staging: a staged path does not show what is mounted there.
         hidden = _grading_folders(shown)
-        bubblewrap = [*_bubblewrap(binds, hidden, folder, wall), "--", *inside]
+        bubblewrap = [*_bubblewrap(binds, hidden, folder, confinement), "--", *inside]
         return [*stage, *other_user, *bubblewrap] if root else bubblewrap
     variables = environment(run / "scratch", run / "scratch")
     (run / "scratch").mkdir(exist_ok=True)
     confined = ["env", "-i", "--chdir", str(run / "scratch")]
     confined += [*(f"{name}={value}" for name, value in variables.items()), *limits]
-    if wall.level is Level.LANDLOCK:
+    if confinement.level is Level.LANDLOCK:
         if root:
             os.chown(run / "scratch", NOBODY, NOBODY)
             confined = [*other_user, *confined]
-        listed, readable = _landlock_paths(wall)
+        listed, readable = _landlock_paths(confinement)
         readable.append(str(folder / "ask"))
         rules = json.dumps({"list": listed, "read": readable, "write": [str(run)]})
         script = str(Path(__file__).with_name("landlock.py"))
@@ -116,7 +116,7 @@ def wrap(command: list[str], folder: Path, wall: Wall) -> list[str]:
 
 
 def environment(home: Path, temporary: Path) -> dict[str, str]:
-    """Return the whole environment of a kernel: nothing of the grader's own but its threads."""
+    """Return the complete environment of a kernel; of the grader's only the numbers of threads."""
     threads = {name: os.environ.get(name, "1") for name in THREADS}
     return {
         "HOME": str(home),
@@ -131,13 +131,20 @@ def environment(home: Path, temporary: Path) -> dict[str, str]:
     }
 
 
-def try_out(level: Level, seconds: float) -> str:
-    """Run an empty program at a level; return what went wrong, nothing when it ran."""
+def try_level(level: Level, seconds: float) -> str:
+    """Run an empty program at a level; return an error message, empty on success."""
     folder = make_folder()
     try:
-        command = wrap([sys.executable, "-I", "-S", "-c", "pass"], folder, Wall(level))
+        command = confine_command(
+            [sys.executable, "-I", "-S", "-c", "pass"], folder, Confinement(level)
+        )
         done = subprocess.run(
-            command, env=OUTER, cwd="/", capture_output=True, timeout=seconds, check=False
+            command,
+            env=OUTER_ENVIRONMENT,
+            cwd="/",
+            capture_output=True,
+            timeout=seconds,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
@@ -147,19 +154,19 @@ def try_out(level: Level, seconds: float) -> str:
     return (text.splitlines() or ["no reason given"])[-1][:300] if done.returncode else ""
 
 
-OUTER = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""The environment of the wall itself. A submission can read it in /proc/1/environ."""
+OUTER_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+"""The environment of bubblewrap itself, which a submission can read in /proc/1/environ."""
 
 
 def _bubblewrap(
-    binds: list[tuple[Path, Path]], hidden: list[str], folder: Path, wall: Wall
+    binds: list[tuple[Path, Path]], hidden: list[str], folder: Path, confinement: Confinement
 ) -> list[str]:
     run, asked = str(folder / "run"), str(folder / "ask")
-    size = wall.memory_mb * 1_000_000
+    size = confinement.memory_mb * 1_000_000
     command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
     command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     command += ["--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL"]
-    if wall.level is Level.NAMESPACES:
+    if confinement.level is Level.NAMESPACES:
         command += ["--proc", "/proc"]
     command += ["--dev", "/dev"]
     for name, share in (("/tmp", 8), ("/dev/shm", 2), (str(SCRATCH), 4)):
@@ -180,28 +187,28 @@ def _bubblewrap(
     command += ["--bind", run, run, "--ro-bind", asked, asked]
     for name, value in environment(SCRATCH, Path("/tmp")).items():
         command += ["--setenv", name, value]
-    # The file systems that bubblewrap makes for / and /dev have no size limit of their own.
+    # The file systems that bubblewrap makes for / and /dev have no size limit.
     return [*command, "--chdir", str(SCRATCH), "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
-def _readable(wall: Wall) -> list[tuple[Path, Path]]:
-    """Return what to show, with the path to show it at, each parent before its children."""
+def _readable(confinement: Confinement) -> list[tuple[Path, Path]]:
+    """Return the readable paths and where to mount them, each parent before its children."""
     python = Path(sys.executable)
     wanted = {Path(sys.prefix), Path(sys.base_prefix)}
-    while python.is_symlink():  # a virtual environment's python points to the base, maybe twice
+    while python.is_symlink():  # the python of a virtual environment, perhaps twice
         python = python.parent / python.readlink()
         wanted.add(python.parent.parent)
     shown = {path: path.resolve() for path in wanted if not _within(path, Path("/usr"))}
     shown |= {path: path for path in list(shown.values())}
     shown[PACKAGE] = PACKAGE
     checkpoints = DATA / "checkpoints"
-    for path in (*([checkpoints] if checkpoints.is_dir() else []), *wall.data):
+    for path in (*([checkpoints] if checkpoints.is_dir() else []), *confinement.data):
         shown[path] = path.resolve()
     return [(shown[target], target) for target in sorted(shown)]
 
 
 def _grading_folders(binds: list[tuple[Path, Path]]) -> list[str]:
-    """Return where the grading part of labkit would be seen, by whatever name."""
+    """Return every path at which `labkit/grading` would be visible."""
     inner = PACKAGE / "grading"
     return [
         str(target / inner.relative_to(source.resolve()))
@@ -239,14 +246,14 @@ def _open_to_all(path: Path) -> bool:
     return inside and path.stat().st_mode & needed == needed
 
 
-def _landlock_paths(wall: Wall) -> tuple[list[str], list[str]]:
+def _landlock_paths(confinement: Confinement) -> tuple[list[str], list[str]]:
     """Return the folders whose entries may be listed, and the paths that may be read."""
     paths = [Path("/", name) for name in ("usr", "bin", "sbin", "lib", "lib64")]
     paths += [Path("/etc", name) for name in ETC]
     paths += [Path("/dev", name) for name in ("null", "zero", "full", "random", "urandom", "shm")]
-    paths += [target for _, target in _readable(wall)]
+    paths += [target for _, target in _readable(confinement)]
     listed, readable = [PACKAGE.parent], list[Path]()
-    # Landlock cannot take a folder back out of another: those around it are opened one by one.
+    # Landlock cannot exclude a folder from its parent: its siblings are allowed one by one.
     while paths:
         path = paths.pop()
         if (PACKAGE / "grading").is_relative_to(path.resolve()):

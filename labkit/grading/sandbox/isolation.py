@@ -11,56 +11,57 @@ import sys
 from dataclasses import dataclass
 
 from labkit.errors import LabkitError
-from labkit.grading.sandbox.confine import try_out
+from labkit.grading.sandbox.confine import try_level
 from labkit.grading.sandbox.levels import STRONG, Level
 
 TRY_SECONDS = 20.0
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 LANDLOCK_CREATE_RULESET = 444
-LANDLOCK_SIGNALS = 6  # the version since which signals and abstract sockets are shut in too
+LANDLOCK_SIGNALS = 6  # the version from which signals and abstract sockets are confined too
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What this machine offers: the levels that work, the strongest first, and for each of the
-    others why not and what to do."""
+class AvailableLevels:
+    """The levels that work, strongest first, and why each of the others does not work."""
 
     works: tuple[Level, ...]
     reasons: dict[Level, str]
 
 
 @functools.cache
-def probe() -> Findings:
-    """Try every level out on a small process, once in this process."""
+def probe() -> AvailableLevels:
+    """Test every level on a small process; the result is cached."""
     works, reasons = list[Level](), dict[Level, str]()
     for level in Level:
         if works and level in STRONG:
             continue  # the strongest of the two is enough
         missing = _missing(level)
-        problem = missing or try_out(level, TRY_SECONDS)
+        problem = missing or try_level(level, TRY_SECONDS)
         if problem:
             reasons[level] = problem + ("" if missing else _advice(level))
         else:
             works.append(level)
-    return Findings(tuple(works), reasons)
+    return AvailableLevels(tuple(works), reasons)
 
 
 def choose(wanted: str | None = None, *, allow_unsandboxed: bool = False) -> Level:
     """Return the level to grade with.
 
     Args:
-        wanted: one of the levels by name, also a weaker one; by default the strongest that this
-            machine offers, and at least namespaces.
-        allow_unsandboxed: also take a level without namespaces where nothing better works.
+        wanted: the name of a level; by default the strongest one of this machine, which must
+            have namespaces.
+        allow_unsandboxed: by default accept a level without namespaces; allow `process only`.
 
     Raises:
-        LabkitError: there is no such level, or this machine does not offer it, or it is process
-            only and nobody allowed that; the message says what to do.
+        LabkitError: the level does not exist, does not work here, or is `process only` without
+            permission; the message says what to do.
     """
     found = probe()
     if wanted is not None:
         if wanted not in list(Level):
-            raise LabkitError(f"there is no isolation {wanted!r}: {', '.join(Level)}")
+            raise LabkitError(
+                f"there is no isolation {wanted!r}; the levels are: {', '.join(Level)}"
+            )
         level = Level(wanted)
         if level in found.reasons:
             raise LabkitError(f"isolation {wanted!r} does not work: {found.reasons[level]}")
@@ -77,13 +78,13 @@ def choose(wanted: str | None = None, *, allow_unsandboxed: bool = False) -> Lev
         for level in found.works
     )
     raise LabkitError(
-        f"submissions cannot be shut in: {found.reasons[Level.NAMESPACES]}. What this machine "
-        f"offers is weaker and must be asked for: {offered}"
+        f"the sandbox does not work: {found.reasons[Level.NAMESPACES]}. This machine offers only "
+        f"weaker isolation, which you must choose explicitly: {offered}"
     )
 
 
 def landlock_version() -> int:
-    """Return the version of Landlock that the Linux kernel speaks; 0 where it does not."""
+    """Return the version of Landlock that the Linux kernel supports; 0 for none."""
     if not sys.platform.startswith("linux"):
         return 0
     return max(0, ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))

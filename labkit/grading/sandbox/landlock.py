@@ -1,9 +1,9 @@
-"""Shut this process in with Landlock, then become another program.
+"""Confine this process with Landlock, then become another program.
 
 ``python landlock.py RULES COMMAND...``: RULES is JSON with the folders to ``list`` and the paths to
-``read`` (and execute) and to ``write``. Everything else in the file system is out of reach, and so
-are TCP, processes outside by signals, and abstract Unix sockets, as far as the Linux kernel's
-version of Landlock goes. The program stands alone: the numbers are those of <linux/landlock.h>.
+``read`` (and execute) and to ``write``. All other files are inaccessible; depending on the version
+of Landlock, so are TCP, signals to processes outside, and abstract Unix sockets. The program
+imports nothing of labkit; the numbers are those of <linux/landlock.h>.
 """
 
 import ctypes

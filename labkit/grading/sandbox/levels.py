@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a kernel is shut in, the strongest first."""
+    """Levels of isolation of a kernel, strongest first."""
 
     NAMESPACES = "namespaces"
     """Its own processes, files, network and users, by bubblewrap."""

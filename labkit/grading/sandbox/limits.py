@@ -1,4 +1,4 @@
-"""Watching a sandbox from outside: memory, processes, files, time; and ending it."""
+"""Limits of a sandbox, enforced from outside: memory, processes, files, time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from labkit.system.processes import kill_tree
 
 POLL = 0.1  # seconds
 PAGE = os.sysconf("SC_PAGE_SIZE")
-MOST_PROCESSES = 100
-MOST_SOCKET_BYTES = 4_000_000  # in the folder of the sockets, the only one on a real disk
-MOST_SCRATCH_BYTES = 1_000_000_000  # where the scratch folder lies there too
+MAX_PROCESSES = 100
+MAX_SOCKET_BYTES = 4_000_000  # in the folder of the sockets, the only one on a real disk
+MAX_SCRATCH_BYTES = 1_000_000_000  # where the scratch folder lies there too
 
 
-class Watch:
-    """A thread that ends the sandbox when a limit is passed, whatever the main thread waits for.
+class SandboxWatch:
+    """A thread that kills the sandbox when a limit is exceeded.
 
-    The measure of memory is the proportional set size of the whole family of processes: shared
-    memory counts once, and forks do not multiply what they share.
+    Memory is measured as the proportional set size of all processes of the sandbox: shared memory
+    counts once.
 
     Attributes:
-        verdict: the state and a sentence, once a limit was passed.
+        verdict: the state and a message, once a limit was exceeded.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Watch:
         self.seconds = seconds
         self.deadline = time.monotonic() + seconds
         self.verdict: tuple[State, str] | None = None
-        self._before = resident(os.getpid())
+        self._before = resident_memory(os.getpid())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the sandbox and the watch."""
+        """Kill the sandbox and end the thread."""
         self._stopped.set()
         self._thread.join()
         kill_tree(self.process)
@@ -71,24 +71,28 @@ class Watch:
     def _check(self) -> tuple[State, str] | None:
         if time.monotonic() > self.deadline:
             return State.CELL_TIMEOUT, f"everything together took more than {self.seconds:.0f} s"
-        members = family(self.process.pid)
-        if len(members) > MOST_PROCESSES:
-            return State.OVER_LIMIT, f"more than {MOST_PROCESSES} processes"
-        # Resident sizes count shared pages more than once: cheap, and never too little.
-        if over(members, resident, self.memory) and over(members, proportional, self.memory):
+        members = process_tree(self.process.pid)
+        if len(members) > MAX_PROCESSES:
+            return State.OVER_LIMIT, f"more than {MAX_PROCESSES} processes"
+        # First the resident sizes: they are cheap, and never smaller than the proportional ones.
+        if exceeds(members, resident_memory, self.memory) and exceeds(
+            members, proportional_memory, self.memory
+        ):
             return State.OVER_LIMIT, f"more than {self.memory / 1e6:g} MB of memory"
-        if size_of(self.folder, MOST_SCRATCH_BYTES) > MOST_SOCKET_BYTES:
+        if folder_size(self.folder, MAX_SCRATCH_BYTES) > MAX_SOCKET_BYTES:
             scratch = self.folder / "scratch"
-            spent = size_of(scratch, MOST_SCRATCH_BYTES) if scratch.is_dir() else MOST_SCRATCH_BYTES
-            if spent >= MOST_SCRATCH_BYTES:
+            spent = (
+                folder_size(scratch, MAX_SCRATCH_BYTES) if scratch.is_dir() else MAX_SCRATCH_BYTES
+            )
+            if spent >= MAX_SCRATCH_BYTES:
                 return State.OVER_LIMIT, "too much written to files"
-        if resident(os.getpid()) - self._before > self.own_memory:
+        if resident_memory(os.getpid()) - self._before > self.own_memory:
             return State.FLOOD, "more output than can be taken in"
         return None
 
 
-def over(members: list[int], measure: Callable[[int], int], limit: float) -> bool:
-    """Tell whether processes are together larger than a limit, by some measure."""
+def exceeds(members: list[int], measure: Callable[[int], int], limit: float) -> bool:
+    """Tell whether the sum of a measure over processes exceeds a limit."""
     total = 0
     for member in members:
         total += measure(member)
@@ -97,8 +101,8 @@ def over(members: list[int], measure: Callable[[int], int], limit: float) -> boo
     return False
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all its descendants. Those that end meanwhile may be left out."""
+def process_tree(pid: int) -> list[int]:
+    """Return the numbers of a process and its descendants, read from /proc: ten times a second."""
     found, waiting = list[int](), [pid]
     while waiting:
         found.append(waiting.pop())
@@ -109,8 +113,8 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def resident(pid: int) -> int:
-    """Return the bytes of memory that a process occupies; 0 when it is gone."""
+def resident_memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 when it has ended."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * PAGE
@@ -118,10 +122,10 @@ def resident(pid: int) -> int:
         return 0
 
 
-def peak() -> int:
-    """Return the most bytes of memory that this process has occupied.
+def peak_memory() -> int:
+    """Return the largest resident memory of this process in bytes.
 
-    Not ``ru_maxrss``: on Linux that begins with the size of the process that started this one.
+    Not ``ru_maxrss``: on Linux it begins with the size of the process that started this one.
     """
     with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:  # noqa: PTH123
         for line in file:
@@ -130,8 +134,8 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def proportional(pid: int) -> int:
-    """Return a process's share of the memory it occupies, its whole when the share is hidden."""
+def proportional_memory(pid: int) -> int:
+    """Return the proportional memory of a process in bytes; resident memory if it is hidden."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
             for line in file:
@@ -139,11 +143,11 @@ def proportional(pid: int) -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return resident(pid)
+    return resident_memory(pid)
 
 
-def size_of(folder: Path, enough: int) -> int:
-    """Return the bytes that a folder holds, counting to `enough` only, 4096 for every entry."""
+def folder_size(folder: Path, enough: int) -> int:
+    """Return the size of a folder in bytes, 4096 for every entry; stop counting at `enough`."""
     total, waiting = 0, [str(folder)]
     while waiting and total < enough:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:

@@ -1,4 +1,4 @@
-"""Kernels behind the wall: the Jupyter kernel provisioner, and a manager that uses it."""
+"""Confined kernels: a Jupyter kernel provisioner, and a kernel manager that uses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Float, Int, List, Unicode
 
-from labkit.grading.sandbox.confine import OUTER, SCRATCH, Wall, make_folder, remove_folder, wrap
+from labkit.grading.sandbox.confine import (
+    OUTER_ENVIRONMENT,
+    SCRATCH,
+    Confinement,
+    confine_command,
+    make_folder,
+    remove_folder,
+)
 from labkit.grading.sandbox.levels import Level
 
 LONGEST_SOCKET = 107  # characters of a Unix socket's path
@@ -23,22 +30,22 @@ KERNEL = ["-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManag
 
 
 class SandboxProvisioner(LocalProvisioner):
-    """Starts a kernel behind a wall; in a kernel specification it is ``labkit-sandbox``.
+    """Starts a confined kernel; its name in a kernel specification is ``labkit-sandbox``.
 
     The specification must say ``"interrupt_mode": "message"``, as no signal reaches the kernel.
     """
 
-    level: Any = Unicode("", help="the isolation level; by default the strongest there is")
+    level: Any = Unicode("", help="the isolation level; by default the strongest available")
     memory_mb: Any = Int(4096)
     seconds: Any = Float(600.0)
     data: Any = List(Unicode())
 
     folder: Path | None = None
-    complaint = ""
-    """The end of what was written to the kernel's standard error, the wall's messages included."""
+    stderr_tail = ""
+    """The last output on standard error, of bubblewrap or of the kernel."""
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
-        """Choose the sockets' place and wrap the command."""
+        """Choose the folder of the sockets and confine the command."""
         from labkit.grading.sandbox.isolation import choose
 
         self.folder = make_folder()
@@ -48,19 +55,19 @@ class SandboxProvisioner(LocalProvisioner):
         manager.ip, manager.connection_file = str(run / "k"), str(run / "kernel.json")
         assert len(f"{manager.ip}-65535") < LONGEST_SOCKET
         kwargs = await super().pre_launch(**kwargs)
-        wall = Wall(
+        confinement = Confinement(
             level=Level(self.level) if self.level else choose(),
             memory_mb=self.memory_mb,
             seconds=self.seconds,
             data=tuple(map(Path, self.data)),
         )
-        return {**kwargs, "cmd": wrap(kwargs["cmd"], self.folder, wall)}
+        return {**kwargs, "cmd": confine_command(kwargs["cmd"], self.folder, confinement)}
 
     async def launch_kernel(self, cmd: list[str], **_: Any) -> KernelConnectionInfo:
-        """Start the process: with nothing of the grader's environment, input or output."""
+        """Start the process without the environment, input and output of the grader."""
         process = subprocess.Popen(
             cmd,
-            env=OUTER,
+            env=OUTER_ENVIRONMENT,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -74,20 +81,20 @@ class SandboxProvisioner(LocalProvisioner):
         return self.connection_info
 
     def _listen(self, stream: Any) -> None:
-        # Read to the end, or a full pipe would stop the kernel; keep the end only.
+        # Read everything, since a full pipe would block the kernel; keep only the end.
         with stream:
             while text := os.read(stream.fileno(), 65536):
-                self.complaint = (self.complaint + text.decode(errors="replace"))[-2000:]
+                self.stderr_tail = (self.stderr_tail + text.decode(errors="replace"))[-2000:]
 
     async def cleanup(self, restart: bool = False) -> None:
-        """Remove the sockets' folder."""
+        """Remove the folder of the sockets."""
         await super().cleanup(restart)
         if self.folder is not None and not restart:
             remove_folder(self.folder)
 
 
 class SandboxManager(KernelManager):
-    """Starts the running interpreter's kernel through the sandbox, whatever is installed."""
+    """Starts a sandboxed kernel of the running interpreter, whatever kernels are installed."""
 
     def __init__(self, **traits: Any) -> None:
         self.confinement = traits.pop("confinement")
@@ -107,5 +114,5 @@ class SandboxManager(KernelManager):
         )
 
     def _connect_control_socket(self) -> None:
-        # The manager's own connection would come back to whatever a submission puts in its place.
+        # The manager would reconnect, also to a socket that a submission puts in its place.
         pass

@@ -1,4 +1,4 @@
-"""The folder of a grading's sandboxes, removed also after its grader was killed."""
+"""The folder for the sandboxes of a grading, removed even if the grader was killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NOTE = ".scratch"
 
 @contextlib.contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder for the sandboxes, to the process that holds the lock of `out`.
+    """Yield a folder for the sandboxes; the caller holds the lock of `out`.
 
-    A file in `out` notes its name, so that the next grader removes what a killed one has left.
+    A file in `out` holds its name, so that the next grader removes the folder of a killed one.
     """
     note = out / NOTE
     left = Path(note.read_text(encoding="utf-8").strip() or "-") if note.is_file() else Path("-")

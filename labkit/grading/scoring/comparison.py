@@ -1,8 +1,8 @@
-"""Whether an answer equals the reference, and in words for the student why not.
+"""Comparison of an answer with the reference, with an explanation for the student.
 
-The reference decides types: a list of numbers, another dtype and an integer where a float belongs
-are right when the values are. The words speak of shape, type and distance and never hold a value
-of the reference or of the hidden input. No answer whatever makes this module fail.
+The reference determines the types: a list of numbers, another dtype, or an integer instead of a
+float is right if the values are. Explanations are about shape, type and distance and never contain
+a value of the reference or of the hidden input. No answer makes this module raise an exception.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ import numpy as np
 
 from labkit.grading.authoring.probes import Tolerance, Value
 
-DEEPEST = 32  # levels of lists within lists
+MAX_DEPTH = 32  # levels of lists within lists
 BOOLEAN, INTEGER, FLOAT = "b", "iu", "f"
 
 
-class Difference(Exception):
-    """An answer is not the reference; the message says in which respect."""
+class Mismatch(Exception):
+    """An answer differs from the reference; the message says how."""
 
 
-def difference(answer: Value, reference: Value, tolerance: Tolerance) -> str | None:
-    """Return what is wrong with an answer, or None when it is right.
+def find_mismatch(answer: Value, reference: Value, tolerance: Tolerance) -> str | None:
+    """Return what is wrong with an answer, or None if it is right.
 
     Args:
-        answer: anything at all; plain Python values and NumPy arrays can be right.
+        answer: any value; plain Python values and NumPy arrays can be right.
         reference: tensors, arrays, numbers, strings, None, lists and dictionaries of these.
         tolerance: for floating-point references; integers, booleans and text must be equal. For
             an answer in half precision the relative tolerance is at least two of its rounding
             steps.
 
     Raises:
-        TypeError: the *reference* holds something else; that is the instructor's mistake.
+        TypeError: the *reference* has another type, which is an error of the instructor.
     """
     _require_comparable(reference)
     try:
         _compare(answer, reference, tolerance, "", 0)
-    except Difference as found:
+    except Mismatch as found:
         return str(found)
-    except Exception as error:  # an answer that misbehaves is wrong, whatever it does
-        return f"{kind(answer)} that cannot be compared ({type(error).__name__})"
+    except Exception as error:  # an answer that cannot be compared is wrong
+        return f"{describe_type(answer)} that cannot be compared ({type(error).__name__})"
     return None
 
 
-def kind(value: Value) -> str:
-    """Name what an answer is, without its content."""
+def describe_type(value: Value) -> str:
+    """Describe the type of an answer without its content."""
     if value is None:
         return "None"
     exact = type(value)
@@ -84,27 +84,29 @@ def _require_comparable(reference: Value) -> None:
 
 
 def _compare(answer: Value, reference: Value, tolerance: Tolerance, place: str, level: int) -> None:
-    if level > DEEPEST:
-        raise Difference(f"{place}nested too deep")
+    if level > MAX_DEPTH:
+        raise Mismatch(f"{place}nested too deep")
     if isinstance(reference, Mapping):
         _compare_entries(answer, reference, tolerance, place, level)
     elif isinstance(reference, list | tuple):
         if type(answer) not in (list, tuple) and not (
             isinstance(answer, np.ndarray) and answer.ndim > 0
         ):
-            raise Difference(f"{place}{kind(answer)} instead of a {type(reference).__name__}")
+            raise Mismatch(
+                f"{place}{describe_type(answer)} instead of a {type(reference).__name__}"
+            )
         if len(answer) != len(reference):
-            raise Difference(f"{place}length {len(answer)} instead of {len(reference)}")
+            raise Mismatch(f"{place}length {len(answer)} instead of {len(reference)}")
         for number, (mine, right) in enumerate(zip(answer, reference, strict=True), 1):
             _compare(mine, right, tolerance, f"{place}entry {number}: ", level + 1)
     elif reference is None:
         if answer is not None:
-            raise Difference(f"{place}{kind(answer)} instead of None")
+            raise Mismatch(f"{place}{describe_type(answer)} instead of None")
     elif isinstance(reference, str):
         if type(answer) is not str:
-            raise Difference(f"{place}{kind(answer)} instead of a text")
+            raise Mismatch(f"{place}{describe_type(answer)} instead of a text")
         if answer != reference:
-            raise Difference(f"{place}another text")
+            raise Mismatch(f"{place}a different text")
     else:
         _compare_numbers(answer, _plain(reference), tolerance, place)
 
@@ -113,7 +115,7 @@ def _compare_entries(
     answer: Value, reference: Mapping[Any, Value], tolerance: Tolerance, place: str, level: int
 ) -> None:
     if type(answer) is not dict:
-        raise Difference(f"{place}{kind(answer)} instead of a dictionary")
+        raise Mismatch(f"{place}{describe_type(answer)} instead of a dictionary")
     missing = [name for name in reference if name not in answer]
     if missing:
         what = (
@@ -121,41 +123,41 @@ def _compare_entries(
             if _is_word(missing[0])
             else "entries are missing"
         )
-        raise Difference(f"{place}{what}")
+        raise Mismatch(f"{place}{what}")
     if len(answer) > len(reference):
-        raise Difference(f"{place}{len(answer)} entries instead of {len(reference)}")
+        raise Mismatch(f"{place}{len(answer)} entries instead of {len(reference)}")
     for name, right in reference.items():
         inner = f"{place}entry {name!r}: " if _is_word(name) else f"{place}an entry: "
         _compare(answer[name], right, tolerance, inner, level + 1)
 
 
 def _is_word(key: Any) -> bool:
-    # A key that is a word is part of the task; any other may be part of the answer.
+    # A key that is an identifier is part of the task; another may be part of the answer.
     return isinstance(key, str) and key.isidentifier()
 
 
 def _compare_numbers(answer: Value, right: np.ndarray, tolerance: Tolerance, place: str) -> None:
     wanted = "a number" if right.ndim == 0 else f"an array of shape {right.shape}"
     if not isinstance(answer, bool | int | float | list | tuple | np.ndarray | np.generic):
-        raise Difference(f"{place}{kind(answer)} instead of {wanted}")
+        raise Mismatch(f"{place}{describe_type(answer)} instead of {wanted}")
     try:
         mine = np.asarray(answer)
     except (ValueError, TypeError, OverflowError):
-        raise Difference(f"{place}{kind(answer)} instead of {wanted}") from None
+        raise Mismatch(f"{place}{describe_type(answer)} instead of {wanted}") from None
     if mine.dtype.kind not in BOOLEAN + INTEGER + FLOAT:
-        raise Difference(f"{place}{kind(answer)} instead of {wanted}")
+        raise Mismatch(f"{place}{describe_type(answer)} instead of {wanted}")
     if right.ndim == 0 and mine.size == 1:
         mine = mine.reshape(())
     if mine.shape != right.shape:
-        raise Difference(f"{place}shape {mine.shape} instead of {right.shape}")
+        raise Mismatch(f"{place}shape {mine.shape} instead of {right.shape}")
     if right.dtype.kind in FLOAT:
         _compare_floats(mine, right, tolerance, place)
         return
-    # Equality is exact between a boolean, an integer and a float that is whole.
+    # Equality of booleans, integers and whole floats is exact.
     different = int(np.count_nonzero(mine != right))
     if different:
-        what = "another value" if right.ndim == 0 else _places(different, right)
-        raise Difference(f"{place}{what}")
+        what = "a different value" if right.ndim == 0 else _places(different, right)
+        raise Mismatch(f"{place}{what}")
 
 
 def _compare_floats(mine: np.ndarray, right: np.ndarray, tolerance: Tolerance, place: str) -> None:
@@ -165,11 +167,11 @@ def _compare_floats(mine: np.ndarray, right: np.ndarray, tolerance: Tolerance, p
     mine, right = mine.astype(np.float64), right.astype(np.float64)
     nowhere = np.isnan(mine) & ~np.isnan(right)
     if nowhere.any():
-        raise Difference(f"{place}{_places(int(nowhere.sum()), right, 'NaN')}")
+        raise Mismatch(f"{place}{_places(int(nowhere.sum()), right, 'NaN')}")
     with np.errstate(all="ignore"):
         distance = np.abs(mine - right)
         near = distance <= tolerance.atol + rtol * np.abs(right)
-    # A finite number is infinitely near nothing infinite, whatever inf <= inf says.
+    # No finite number is near an infinite one, although inf <= inf is true.
     near &= np.isfinite(mine) & np.isfinite(right)
     near |= (mine == right) | (np.isnan(mine) & np.isnan(right))
     if near.all():
@@ -177,13 +179,13 @@ def _compare_floats(mine: np.ndarray, right: np.ndarray, tolerance: Tolerance, p
     wrong = int(np.count_nonzero(~near))
     finite = distance[np.isfinite(distance) & ~near]
     if finite.size == 0:
-        raise Difference(f"{place}{_places(wrong, right, 'infinite or undefined')}")
+        raise Mismatch(f"{place}{_places(wrong, right, 'infinite or undefined')}")
     allowed = _short(tolerance.atol) + (f" + {_short(rtol)} × |value|" if rtol else "")
-    # Its power of ten only: to who answers with zeros, the difference is the reference.
+    # Only the power of ten: for an answer of zeros, the difference is the reference.
     power = math.floor(math.log10(finite.max()))
     size = f"{_short(10.0**power)} to {_short(10.0 ** (power + 1))}"
     places = "" if right.ndim == 0 else f" ({_places(wrong, right)})"
-    raise Difference(f"{place}largest difference {size}, allowed {allowed}{places}")
+    raise Mismatch(f"{place}largest difference {size}, allowed {allowed}{places}")
 
 
 def _short(number: float) -> str:
@@ -195,7 +197,7 @@ def _places(number: int, array: np.ndarray, what: str = "different") -> str:
 
 
 def _plain(value: Value) -> np.ndarray:
-    """Return a trusted tensor, array or number as NumPy's array."""
+    """Return a trusted tensor, array or number as a NumPy array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if "bfloat16" in str(value.dtype) else value).numpy()

@@ -1,4 +1,4 @@
-"""From harvests to gradebook, feedback and report: scoring without running anything."""
+"""Final step of a grading: score all harvests, write gradebook, feedback and report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.grading.execution.harvest import FILE as HARVEST
 from labkit.grading.execution.harvest import read_harvest
 from labkit.grading.execution.manifest import Grading, harvest_folder
 from labkit.grading.intake.late_policy import Counts, LatePolicy
-from labkit.grading.intake.submissions import HandedIn, Submission
+from labkit.grading.intake.submissions import StudentSubmissions, Submission
 from labkit.grading.reports.feedback import write_feedback
 from labkit.grading.reports.feedback_zip import write_feedback_zips
 from labkit.grading.reports.gradebook import Entry, write_gradebook
@@ -26,17 +26,17 @@ from labkit.grading.scoring.results import Score
 from labkit.grading.scoring.score import score
 from labkit.grading.states import State
 
-AGAIN = "it has not been harvested: run labkit grade again"
+NO_HARVEST = "it has not been run: run labkit grade again"
 
 
 @dataclass(frozen=True)
-class Conclusion:
-    """What came of a grading.
+class GradingResult:
+    """The result of a grading.
 
     Attributes:
-        entries: one a student.
-        files: what was written for the instructor: report, gradebooks, questions.
-        problems: what concerns no single student.
+        entries: one for each student.
+        files: the files for the instructor: report, gradebooks, questions.
+        problems: problems that concern no single student.
     """
 
     entries: tuple[Entry, ...]
@@ -45,48 +45,48 @@ class Conclusion:
 
     @property
     def failed(self) -> list[Entry]:
-        """The students whose submission could not be graded, through no fault of theirs."""
+        """Students whose submission could not be graded through no fault of theirs."""
         return [entry for entry in self.entries if entry.score is None and entry.file]
 
 
-def counting(handed_in: HandedIn, counts: Counts) -> tuple[Submission, ...]:
+def counted_submissions(submitted: StudentSubmissions, counts: Counts) -> tuple[Submission, ...]:
     """Return the submissions that may count."""
     if counts is Counts.LAST:
-        return handed_in.submissions[-1:]
-    return handed_in.submissions[:1] if counts is Counts.FIRST else handed_in.submissions
+        return submitted.submissions[-1:]
+    return submitted.submissions[:1] if counts is Counts.FIRST else submitted.submissions
 
 
-def conclude(
+def finalize(
     out: Path,
     grading: Grading,
     loaded: LoadedAssignment,
     policy: LatePolicy,
     errors: dict[str, str] | None = None,
-) -> Conclusion:
-    """Score every harvest of a grading and write everything that comes of it.
+) -> GradingResult:
+    """Score every harvest of a grading and write all results.
 
     Args:
-        out: the grading's folder.
-        grading: who handed in what.
-        loaded: the assignment as it is now.
-        policy: when it was due, and which submissions count.
+        out: the folder of the grading.
+        grading: the submissions of all students.
+        loaded: the present version of the assignment.
+        policy: the late policy.
         errors: why there is no harvest, by content hash.
 
     Raises:
-        LabkitError: the points that a person gave cannot be read, or a file cannot be written.
+        LabkitError: questions.csv cannot be read, or a file cannot be written.
     """
     marks = read_marks(out, loaded, [one.student.key for one in grading.students])
     scorer = _Scorer(out, loaded, errors or {})
     owners = defaultdict[str, list[str]](list)
-    for handed_in in grading.students:
-        for submission in handed_in.submissions:
-            owners[submission.content_hash].append(handed_in.student.key)
+    for submitted in grading.students:
+        for submission in submitted.submissions:
+            owners[submission.content_hash].append(submitted.student.key)
     entries = [_entry(one, policy, scorer, marks, owners) for one in grading.students]
-    students = [handed_in.student for handed_in in grading.students]
+    students = [submitted.student for submitted in grading.students]
     problems = [
         *grading.problems,
         *(
-            f"the late policy names {name!r}, but nothing was handed in by that name"
+            f"the late policy names {name!r}, but no student has that name"
             for name in policy.unknown_students(students)
         ),
         *_keep_lost_marks(out, marks, entries),
@@ -98,11 +98,11 @@ def conclude(
         *write_feedback_zips(entries, loaded, out),
     ]
     write_feedback(entries, loaded, out)
-    return Conclusion(tuple(entries), tuple(files), tuple(problems))
+    return GradingResult(tuple(entries), tuple(files), tuple(problems))
 
 
 class _Scorer:
-    """Scores each file once, also when several students handed it in."""
+    """Scores each file once, even if several students submitted it."""
 
     def __init__(self, out: Path, loaded: LoadedAssignment, errors: dict[str, str]) -> None:
         self.out, self.loaded, self.errors = out, loaded, errors
@@ -119,7 +119,7 @@ class _Scorer:
         error = self.errors.get(submission.content_hash)
         folder = harvest_folder(self.out, submission)
         if error is None and not (folder / HARVEST).is_file():
-            error = AGAIN
+            error = NO_HARVEST
         if error is not None:
             return error
         try:
@@ -131,31 +131,31 @@ class _Scorer:
             return str(problem)
         except (
             Exception
-        ) as problem:  # the instructor's own code; the others are graded all the same
+        ) as problem:  # in the instructor's code; the other submissions are still graded
             return f"scoring failed: {type(problem).__name__}: {problem}"
 
 
 def _entry(
-    handed_in: HandedIn,
+    submitted: StudentSubmissions,
     policy: LatePolicy,
     scorer: _Scorer,
     marks: Marks,
     owners: dict[str, list[str]],
 ) -> Entry:
-    student = handed_in.student
+    student = submitted.student
     candidates = [
-        _candidate(handed_in, one, policy, scorer.score(one), scorer.out, marks)
-        for one in counting(handed_in, policy.counts)
+        _candidate(submitted, one, policy, scorer.score(one), scorer.out, marks)
+        for one in counted_submissions(submitted, policy.counts)
     ]
     if not candidates:
-        return Entry(student, None, problem="; ".join(handed_in.notes))
+        return Entry(student, None, problem="; ".join(submitted.notes))
     best = max(candidates, key=lambda entry: -1.0 if entry.points is None else entry.points)
     chosen = next(
-        one for one in handed_in.submissions if best.harvest == harvest_folder(scorer.out, one)
+        one for one in submitted.submissions if best.harvest == harvest_folder(scorer.out, one)
     )
-    notes = [*best.notes, *handed_in.notes]
-    if len(handed_in.submissions) > 1:
-        count = len(handed_in.submissions)
+    notes = [*best.notes, *submitted.notes]
+    if len(submitted.submissions) > 1:
+        count = len(submitted.submissions)
         notes.append(f"{count} submissions; the {policy.counts} counts: {chosen.file}")
     notes += _suspicions(chosen, student.key, scorer.loaded.name, owners)
     return Entry(
@@ -171,16 +171,16 @@ def _entry(
 
 
 def _candidate(
-    handed_in: HandedIn,
+    submitted: StudentSubmissions,
     submission: Submission,
     policy: LatePolicy,
     found: Score | str,
     out: Path,
     marks: Marks,
 ) -> Entry:
-    student = handed_in.student
+    student = submitted.student
     late = policy.lateness(student, submission.received, marked=submission.marked_late)
-    unknown = "marked as late, but not when it came in: see [received] in the late policy"
+    unknown = "marked as late at an unknown time: add it to [received] of the late policy"
     return Entry(
         student,
         None if isinstance(found, str) else with_marks(student.key, found, marks),
@@ -200,11 +200,11 @@ def _suspicions(
     if others:
         yield f"the same file as {', '.join(others)}"
     if chosen.declared and chosen.declared != assignment:
-        yield f"the notebook says that it is of the assignment {chosen.declared}"
+        yield f"the notebook is of the assignment {chosen.declared}"
 
 
 def _keep_lost_marks(out: Path, marks: Marks, entries: Sequence[Entry]) -> Iterator[str]:
-    """Put the file with a person's points aside before one is written that lacks some of them."""
+    """Copy questions.csv if some of its points will not be in the new file."""
     kept = {
         (entry.student.key, question.name): question.points
         for entry in entries
@@ -220,4 +220,4 @@ def _keep_lost_marks(out: Path, marks: Marks, entries: Sequence[Entry]) -> Itera
         except OSError as error:
             raise LabkitError(f"{copy}: cannot be written: {error.strerror}") from error
         who = ", ".join(sorted({student for student, _ in lost})[:5])
-        yield f"points given for answers that are no longer there ({who}) are kept in {copy.name}"
+        yield f"points for answers that no longer exist ({who}) are kept in {copy.name}"

@@ -26,7 +26,7 @@ from labkit.grading.execution.free_text import without_task
 from labkit.grading.execution.harvest import Harvest, ProbeRun, read_harvest
 from labkit.grading.execution.remarks import Remarks
 from labkit.grading.scoring import wording
-from labkit.grading.scoring.comparison import difference
+from labkit.grading.scoring.comparison import find_mismatch
 from labkit.grading.scoring.results import ProbeScore, QuestionScore, Score
 from labkit.grading.states import ProbeStatus, State
 from labkit.system.message_text import counted
@@ -179,8 +179,8 @@ def _judge(probe: Probe, case: dict[str, Value], answer: _Answer) -> str | None:
     assert probe.reference is not None
     tolerance = replace(probe.tolerance, rtol=max(probe.tolerance.rtol, 2 * answer.step))
     try:
-        return difference(answer.value, probe.reference(**case), tolerance)
-    except Exception as error:  # the reference's: `difference` raises for no answer
+        return find_mismatch(answer.value, probe.reference(**case), tolerance)
+    except Exception as error:  # the reference's: `find_mismatch` raises for no answer
         raise LabkitError(
             f"probe {probe.name!r}: the reference failed: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Which submissions give the same answers, comments and layout aside."""
+"""Identical answers in several submissions, apart from comments and layout."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.reports.gradebook import Entry
 
 EXECUTED = "executed.ipynb"
-LONGEST = 200_000  # characters of an answer that are looked at
-TELLING = 12  # statements and expressions from which on equal answers say something
+MAX_CODE = 200_000  # characters of an answer that is compared
+MIN_NODES = 12  # statements and expressions; shorter answers are equal by chance
 
 
 def identical_answers(
     entries: Sequence[Entry], loaded: LoadedAssignment
 ) -> list[tuple[str, list[Entry]]]:
-    """Return groups of two or more students whose answers to an exercise are the same.
+    """Return groups of two or more students with the same answer to an exercise.
 
-    Answers are compared as syntax trees, so that comments, docstrings and layout do not matter;
-    answers as they were handed out, and very short ones, say nothing and are left out. Nothing of
-    an answer is run.
+    Answers are compared as syntax trees without docstrings; nothing is run. Unchanged and very
+    short answers are omitted.
 
     Returns:
         The exercise and its group, largest groups first.
@@ -54,7 +53,7 @@ def _answers(path: Path) -> dict[str, str]:
 
 
 def _digest(source: str) -> str | None:
-    if len(source) > LONGEST:
+    if len(source) > MAX_CODE:
         return None
     try:
         tree = ast.parse(source)
@@ -66,7 +65,7 @@ def _digest(source: str) -> str | None:
         dump = ast.dump(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    if sum(isinstance(node, ast.stmt | ast.expr) for node in nodes) < TELLING:
+    if sum(isinstance(node, ast.stmt | ast.expr) for node in nodes) < MIN_NODES:
         return None
     return hashlib.sha256(dump.encode(errors="replace")).hexdigest()
 

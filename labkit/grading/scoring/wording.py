@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from labkit.grading.execution.cell_analysis import Mistake
+from labkit.grading.execution.cell_analysis import SyntaxProblem
 from labkit.grading.execution.harvest import CellRun, FailedLine
 from labkit.grading.execution.remarks import Remarks
 from labkit.grading.states import CellStatus
 
-LONGEST_NAME = 60  # characters of a name that are shown
-MOST = 3  # lines, names
+MAX_NAME = 60  # characters of a name that are shown
+MAX_SHOWN = 3  # lines, names
 UNWRITTEN = "NotImplementedError"
 
 
@@ -22,7 +22,7 @@ def missing(function: str, remarks: Remarks) -> str:
     """Say that a function is not defined, and the probable cause."""
     if remarks.syntax is not None:
         return f"not defined: {_mistake(remarks.syntax)}"
-    others = ", ".join(f"`{name}`" for name in remarks.defines[:MOST])
+    others = ", ".join(f"`{name}`" for name in remarks.defines[:MAX_SHOWN])
     if others:
         return f"your cell defines {others} instead of `{function}`"
     return "not defined"
@@ -64,8 +64,8 @@ def failed_cell(cell: CellRun) -> str:
         return "Your cell ran too long and was stopped."
     failed = _failed(cell)
     if failed:
-        more = f", and {len(failed) - MOST} more" if len(failed) > MOST else ""
-        lines = "; ".join(map(_line, failed[:MOST]))
+        more = f", and {len(failed) - MAX_SHOWN} more" if len(failed) > MAX_SHOWN else ""
+        lines = "; ".join(map(_line, failed[:MAX_SHOWN]))
         return f"In your cell {lines}{more}." + (" The other lines ran." if cell.ran else "")
     if cell.status is CellStatus.ERROR:
         return f"Your cell raised {exception(cell.ename)} when it ran."
@@ -75,7 +75,7 @@ def failed_cell(cell: CellRun) -> str:
 def exception(name: Any) -> str:
     """Return the name of an exception's class; anything that is not a name is replaced."""
     plain = isinstance(name, str) and name.isidentifier()
-    return name[:LONGEST_NAME] if plain else "an exception"
+    return name[:MAX_NAME] if plain else "an exception"
 
 
 def _failed(cell: CellRun) -> list[FailedLine]:
@@ -89,7 +89,7 @@ def _line(failed: FailedLine) -> str:
     return f"line {failed.line}{text} raised {exception(failed.ename)}"
 
 
-def _mistake(found: Mistake | FailedLine) -> str:
+def _mistake(found: SyntaxProblem | FailedLine) -> str:
     text = f", `{found.text}`," if found.text else ""
     message = f" ({found.message})" if found.message else ""
     return f"line {found.line}{text} is not Python{message}"

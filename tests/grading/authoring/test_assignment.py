@@ -7,7 +7,7 @@ from helpers.made_assignments import SOURCE, load_tiny, make_assignment
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import find_assignment, load_assignment
 from labkit.grading.authoring.release import assignment_of, notebook_bytes, write_notebook
-from labkit.grading.authoring.validate import inputs_from_seed, nothing_given_away, released
+from labkit.grading.authoring.validate import check_inputs, check_no_leaks, check_release
 
 
 def cells(notebook):
@@ -154,40 +154,40 @@ def test_assignments_are_found_by_name_and_by_path(tmp_path, monkeypatch):
 def test_a_folder_without_source_or_with_an_unfit_name(tmp_path):
     with pytest.raises(LabkitError, match=r"no source\.py"):
         load_assignment(tmp_path.parent / "nothing")
-    with pytest.raises(LabkitError, match="is named with a letter first"):
+    with pytest.raises(LabkitError, match="must start with a letter"):
         load_assignment(make_assignment(tmp_path, name="1 {x}"))
 
 
 def test_the_proof_finds_what_is_given_away(tmp_path):
-    assert nothing_given_away(load_tiny(tmp_path / "a")).holds
+    assert check_no_leaks(load_tiny(tmp_path / "a")).passed
     told = SOURCE.replace("# # Tiny", "# # Tiny\n# Because of the  positive difference.")
-    finding = nothing_given_away(load_tiny(tmp_path / "b", told))
-    assert not finding.holds
+    finding = check_no_leaks(load_tiny(tmp_path / "b", told))
+    assert not finding.passed
     assert finding.details == ("cell 6: Because of the positive difference.",)
 
 
 def test_the_proof_compares_the_released_notebook(tmp_path):
     loaded = load_tiny(tmp_path)
-    assert not released(loaded).holds
+    assert not check_release(loaded).passed
     path = loaded.folder / "tiny.ipynb"
     write_notebook(loaded.notebook, path)
-    assert released(loaded).holds
+    assert check_release(loaded).passed
     notebook = json.loads(path.read_text())
     notebook["cells"].pop()
     path.write_text(json.dumps(notebook))
-    assert "is not what the source gives" in released(loaded).text
+    assert "is not up to date with the source" in check_release(loaded).text
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        ("np.random.default_rng().normal(size=2)", "other inputs from the same seed"),
+        ("np.random.default_rng().normal(size=2)", "different inputs for the same seed"),
         ("np.ones(2)", "the same inputs for every submission"),
     ],
 )
 def test_the_proof_finds_inputs_that_do_not_follow_from_the_seed(tmp_path, draw, message):
-    assert inputs_from_seed(load_tiny(tmp_path / "a")).holds
+    assert check_inputs(load_tiny(tmp_path / "a")).passed
     source = SOURCE.replace("rng.normal(size=(3, 2))", draw)
-    finding = inputs_from_seed(load_tiny(tmp_path / "b", source))
-    assert not finding.holds
+    finding = check_inputs(load_tiny(tmp_path / "b", source))
+    assert not finding.passed
     assert f"probe values: {message}" in finding.details[0]

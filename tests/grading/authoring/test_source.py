@@ -77,10 +77,14 @@ REGION = "    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n"
             1,
             "'tags=setup' cannot be understood; write for example tags",
         ),
-        ("# %% exercises\nx = 1\n", 1, "'title' means nothing here; a cell has tags"),
-        ('# %% tags=["setup", "check"]\nx = 1\n', 1, "setup, check at once; a cell has one role"),
+        ("# %% exercises\nx = 1\n", 1, "unknown metadata 'title'; a cell has tags"),
+        (
+            '# %% tags=["setup", "check"]\nx = 1\n',
+            1,
+            "setup, check in one cell; a cell has one role",
+        ),
         (f'# %% exercise="e" tags=["setup"]\ndef f():\n{REGION}', 1, "one role: split it"),
-        (f'# %% excercise="e"\ndef f():\n{REGION}', 1, "'excercise' means nothing here"),
+        (f'# %% excercise="e"\ndef f():\n{REGION}', 1, "unknown metadata 'excercise'"),
         (f'# %% exercise="a b"\ndef f():\n{REGION}', 1, "the name 'a b' must start with a letter"),
         (f'# %% exercise=""\ndef f():\n{REGION}', 1, "the name '' must start with a letter"),
         (f'# %% question="q"\ndef f():\n{REGION}', 1, "a question in a code cell"),
@@ -128,7 +132,7 @@ REGION = "    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n"
         (
             f'# %% exercise="e"\ndef f():\n{REGION}\n# %% exercise="e"\ndef g():\n{REGION}',
             2,
-            "exercise 'e' stands already in cell 1",
+            "exercise 'e' is already in cell 1",
         ),
     ],
 )

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from labkit.bench.grading import SyntheticCourse, survive_killed_dask_worker, survive_killed_grader
 from labkit.errors import LabkitError
-from labkit.grading.execution.batch import Request, execute_all, grade, regrade
-from labkit.grading.execution.executors import Server, execute_locally, local_workers
+from labkit.grading.execution.batch import GradingRequest, execute_all, grade, regrade
+from labkit.grading.execution.executors import ExecutionServer, execute_locally, local_workers
 from labkit.grading.execution.progress import GradingProgress
 from labkit.grading.intake.submissions import Submission
 from labkit.grading.sandbox.isolation import probe
@@ -57,7 +57,7 @@ def arguments(root):
 
 
 def request(root):
-    return Request(
+    return GradingRequest(
         submissions=root / "submissions",
         assignment=str(root / "assignments" / "iou"),
         out=root / "out",
@@ -74,7 +74,7 @@ def test_everybody_gets_what_is_right(graded):
     for student, expected in EXPECTED.items():
         row = found[student]
         if expected.points is None:
-            assert row["state"] == "not graded: no notebook was handed in (only report.pdf)"
+            assert row["state"] == "not graded: no notebook submitted (only report.pdf)"
             assert row["points"] == ""
             continue
         # A flood may reach the limit of memory before that of output.
@@ -82,7 +82,7 @@ def test_everybody_gets_what_is_right(graded):
         assert row["state"] in allowed, student
         kept = 0.8 if student == "heidi" else 1.0
         assert float(row["points"]) == pytest.approx(kept * expected.points), student
-    assert found["heidi"]["late"] == "36 hours late: 20 % of the points are taken off"
+    assert found["heidi"]["late"] == "36 hours late: 20 % of the points are deducted"
     assert found["leo"]["late"] == ""
     assert "leo/second try.ipynb" in found["leo"]["look_at"]
     assert found["ivan"]["look_at"] == "the same file as ada"
@@ -192,11 +192,11 @@ def test_a_harvest_that_dies_costs_one_reply_and_no_process_is_left(tmp_path):
         reply = executor.submit(execute_locally, nothing, 60.0).result()
         assert reply["error"] == "/nowhere: cannot be read: No such file or directory"
         reply = executor.submit(execute_locally, {"not": "a task"}, 60.0).result()
-        assert "the process that harvests died" in reply["error"]
+        assert "the executing process died" in reply["error"]
         assert "KeyError" in reply["error"]
         reply = executor.submit(execute_locally, nothing, 60.0).result()
         assert "No such file" in reply["error"]
-    server = Server()
+    server = ExecutionServer()
     server.close()
     assert not server.alive
 
@@ -218,14 +218,14 @@ def test_what_a_killed_grader_left_goes_away_with_the_next(tmp_path):
 def test_wrong_out(graded, tmp_path):
     root, _ = graded
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(LabkitError, match="holds something else"):
+    with pytest.raises(LabkitError, match="contains other files"):
         grade(replace(request(root), out=tmp_path), Console(quiet=True))
     with pytest.raises(LabkitError, match=r"no grading\.json"):
         regrade(tmp_path)
     out = shutil.copytree(root / "out", tmp_path / "out")
     content = json.loads((out / "grading.json").read_text(encoding="utf-8"))
     (out / "grading.json").write_text(json.dumps({**content, "assignment": "pq"}))
-    with pytest.raises(LabkitError, match="holds the grading of pq; choose another --out"):
+    with pytest.raises(LabkitError, match="contains the grading of pq; choose another --out"):
         grade(replace(request(root), out=out), Console(quiet=True))
     (out / "grading.json").write_text('{"assignment": "iou"}')
     with pytest.raises(LabkitError, match="damaged"):

@@ -206,7 +206,7 @@ def test_a_kernel_that_does_not_start_is_no_fault_of_the_student(assignment, tmp
         (folder / tool).chmod(0o755)
     program = (
         "import sys, labkit.grading.sandbox.provisioner as s\n"
-        f"s.OUTER = {{'PATH': {str(folder)!r} + ':/usr/bin:/bin'}}\n"
+        f"s.OUTER_ENVIRONMENT = {{'PATH': {str(folder)!r} + ':/usr/bin:/bin'}}\n"
         "from labkit.grading.execution.run_submission import run_submission\n"
         f"r = run_submission({{'submission': {str(tmp_path / 'a.ipynb')!r},\n"
         "  'isolation': 'namespaces',\n"

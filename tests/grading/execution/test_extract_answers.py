@@ -3,7 +3,7 @@
 import pytest
 from helpers.made_assignments import load_tiny
 
-from labkit.grading.execution.cell_analysis import mistake, steps
+from labkit.grading.execution.cell_analysis import split_steps, syntax_problem
 from labkit.grading.execution.extract_answers import extract_answers, with_solutions
 from labkit.grading.execution.remarks import Arguments
 from labkit.grading.intake.notebook_reader import StudentCell
@@ -315,9 +315,9 @@ def test_free_text_that_may_be_lost_is_no_empty_answer(two):
     found = extract_answers([text("One."), code(AREA, "area"), WHY_CELL, HOW_CELL], two).free_text
     assert found.answers == {"why": "", "how": ""}
     assert found.doubts == dict.fromkeys(
-        ("why", "how"), "text stands in cells that belong to no question"
+        ("why", "how"), "there is text in cells that belong to no question"
     )
-    assert extract_answers([WHY_CELL], two).free_text.doubts == {"how": "its cell is gone"}
+    assert extract_answers([WHY_CELL], two).free_text.doubts == {"how": "its cell is missing"}
     assert extract_answers([WHY_CELL, HOW_CELL], two).free_text.doubts == {}
     assert extract_answers([], two).free_text.doubts == {}
 
@@ -326,33 +326,36 @@ def test_parts_of_a_cell():
     cell = (
         "from google.colab import drive\n!pip install x\n@cached\ndef f():\n    return 1\nx=1;y=2"
     )
-    assert steps(cell) == [
+    assert split_steps(cell) == [
         (1, "from google.colab import drive"),
         (3, "@cached\ndef f():\n    return 1"),
         (6, "x=1;y=2"),
     ]
-    assert steps("%time x = 1\n%pip install y\nx?\nz = 1") == [(1, "%time x = 1"), (4, "z = 1")]
-    assert steps("%%time\nimport a\nx = 2") == [(2, "import a"), (3, "x = 2")]
-    assert steps("a = 1\x0c\nb = '\u2028'\r\nc = 2") == [
+    assert split_steps("%time x = 1\n%pip install y\nx?\nz = 1") == [
+        (1, "%time x = 1"),
+        (4, "z = 1"),
+    ]
+    assert split_steps("%%time\nimport a\nx = 2") == [(2, "import a"), (3, "x = 2")]
+    assert split_steps("a = 1\x0c\nb = '\u2028'\r\nc = 2") == [
         (1, "a = 1\x0c"),
         (2, "b = '\u2028'"),
         (3, "c = 2"),
     ]
     for whole in ("!ls", "%%bash\nls", "def f(:\n    pass", "x = 1\n" * 1000):
-        assert steps(whole) == [(1, whole)]
+        assert split_steps(whole) == [(1, whole)]
 
 
 def test_parts_of_a_cell_with_a_mistake():
     cell = (
         "def f():\n    return 1\nprint 'x'\ny = '''\nabc\n'''\nif y:\n    z = 1\nelse:\n    z = 2\n"
     )
-    assert [line for line, _ in steps(cell)] == [1, 4, 7]
-    assert steps(cell)[2][1].endswith("z = 2")
-    found = mistake(cell)
+    assert [line for line, _ in split_steps(cell)] == [1, 4, 7]
+    assert split_steps(cell)[2][1].endswith("z = 2")
+    found = syntax_problem(cell)
     assert (found.line, found.text) == (3, "print 'x'")
-    assert mistake("!ls\nx = 1") is None
+    assert syntax_problem("!ls\nx = 1") is None
     names = {}
-    for _, part in steps(cell):
+    for _, part in split_steps(cell):
         exec(part, names)
     assert {"f", "y", "z"} <= set(names)
 

@@ -10,7 +10,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from labkit.grading.authoring.probes import Limits
-from labkit.grading.execution.cell_outputs import Violation, output_from
+from labkit.grading.execution.cell_outputs import ProtocolError, output_from
 from labkit.grading.execution.papermill_engine import NotebookRun, SandboxEngine, joined
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
@@ -131,7 +131,7 @@ def test_streams_are_joined():
     ],
 )
 def test_outputs_that_no_honest_kernel_sends(kind, content):
-    with pytest.raises(Violation):
+    with pytest.raises(ProtocolError):
         output_from(kind, content)
 
 

@@ -35,7 +35,7 @@ def probe(**changes):
         ({"inputs": [1]}, "inputs must be a function"),
         ({"reference": None}, "either reference or score"),
         ({"score": lambda cases, answers: 1}, "either reference or score"),
-        ({"reference": 3}, "reference and score are functions"),
+        ({"reference": 3}, "reference and score must be functions"),
         ({"hidden": "truth"}, "hidden must be a tuple of names, not 'truth'"),
         ({"driver": "def drive("}, "driver is not Python source"),
         ({"driver": "def run(f): ..."}, "driver must define drive"),
@@ -50,11 +50,14 @@ def test_a_senseless_probe_is_refused_with_its_reason(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"title": " "}, "needs a title"),
+        ({"title": " "}, "title must be a non-empty text"),
         ({"minutes": 0}, "minutes must be a positive number"),
         ({"probes": [1]}, "probes must be a list of Probe"),
-        ({"probes": []}, "nothing earns a point"),
-        ({"questions": [Question("values", 1, "r")]}, "2 probes or questions are called 'values'"),
+        ({"probes": []}, "give at least one probe or question"),
+        (
+            {"questions": [Question("values", 1, "r")]},
+            "2 probes or questions have the name 'values'",
+        ),
         ({"forbidden": "numpy"}, "forbidden must be a tuple of strings"),
         ({"forbidden": ("numpy.",)}, "'numpy.' is not a dotted name"),
         ({"limits": 3}, "limits must be Limits"),

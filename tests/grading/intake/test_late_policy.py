@@ -35,11 +35,11 @@ def write(tmp_path, text):
     [
         (timedelta(seconds=-1), 1.0, ""),
         (timedelta(minutes=15), 1.0, ""),
-        (timedelta(minutes=16), 0.9, "16 minutes late: 10 % of the points are taken off"),
-        (timedelta(days=1), 0.9, "24 hours late: 10 % of the points are taken off"),
-        (timedelta(days=1, seconds=1), 0.8, "24 hours late: 20 % of the points are taken off"),
-        (timedelta(days=5), 0.5, "5.0 days late: 50 % of the points are taken off"),
-        (timedelta(days=5, minutes=1), 0.0, "5.0 days late, which is too late to count"),
+        (timedelta(minutes=16), 0.9, "16 minutes late: 10 % of the points are deducted"),
+        (timedelta(days=1), 0.9, "24 hours late: 10 % of the points are deducted"),
+        (timedelta(days=1, seconds=1), 0.8, "24 hours late: 20 % of the points are deducted"),
+        (timedelta(days=5), 0.5, "5.0 days late: 50 % of the points are deducted"),
+        (timedelta(days=5, minutes=1), 0.0, "5.0 days late: too late to count"),
     ],
 )
 def test_cost(tmp_path, late, kept, text):
@@ -83,7 +83,7 @@ def test_local_times_and_dates(tmp_path, monkeypatch):
         ("deadline = tomorrow", "not TOML"),
         ('deadline = "2026-05-03"', "deadline must be a date and time without quotes"),
         ("dead_line = 2026-05-03", "unknown key 'dead_line'; known: deadline"),
-        ("percent_per_day = 10", "there is no deadline"),
+        ("percent_per_day = 10", "deadline is missing"),
         ("deadline = 2026-05-03\npercent_per_day = 110", "percent_per_day must be a number from 0"),
         ("deadline = 2026-05-03\nlast_day = nan", "last_day must be a number"),
         ('counts = "all"', "counts must be one of last, first, best"),

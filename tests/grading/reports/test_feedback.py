@@ -35,7 +35,7 @@ def test_a_page_says_what_was_right_and_what_went_wrong(tmp_path, loaded):
 def test_a_page_says_how_the_run_ended(tmp_path, loaded):
     entries = make_entries(tmp_path, loaded)
     dan = words(feedback_page(entries[3], loaded))
-    assert "Python came to an end while your notebook ran." in dan
+    assert "Python stopped while your notebook ran." in dan
     assert "Your cell raised NameError when it ran." in dan
     assert "A person will look at it before the points count." in words(
         feedback_page(entries[2], loaded)
@@ -46,7 +46,7 @@ def test_a_page_says_how_the_run_ended(tmp_path, loaded):
 
 def test_points_to_come_are_announced(tmp_path, loaded):
     ada = words(feedback_page(make_entries(tmp_path, loaded)[0], loaded))
-    assert "Up to 1 point more can come from the answer that a person has yet to read." in ada
+    assert "Up to 1 point more are possible for the answer that a person has not read yet." in ada
 
 
 def test_nothing_of_a_student_becomes_html(tmp_path, loaded):

@@ -17,7 +17,7 @@ def loaded(tmp_path):
     return load_tiny(tmp_path)
 
 
-def handed_in(entry, file, **student):
+def submitted(entry, file, **student):
     return replace(entry, file=file, student=Student("key", **student))
 
 
@@ -41,9 +41,9 @@ def canvas_reads(name):
 def test_what_moodle_takes(tmp_path, loaded):
     bob = make_entries(tmp_path, loaded)[1]
     entries = [
-        handed_in(bob, "a.ipynb", name="Lovelace, Ada", moodle_id="901"),
-        handed_in(bob, "b.ipynb", name="Bob_7 Ö/x", moodle_id="902"),
-        handed_in(bob, "c.ipynb"),
+        submitted(bob, "a.ipynb", name="Lovelace, Ada", moodle_id="901"),
+        submitted(bob, "b.ipynb", name="Bob_7 Ö/x", moodle_id="902"),
+        submitted(bob, "c.ipynb"),
     ]
     assert [path.name for path in write_feedback_zips(entries, loaded, tmp_path)] == [
         "feedback_moodle.zip"
@@ -58,9 +58,9 @@ def test_what_moodle_takes(tmp_path, loaded):
 def test_what_canvas_takes(tmp_path, loaded):
     bob = make_entries(tmp_path, loaded)[1]
     entries = [
-        handed_in(bob, "lovelaceada_1011_2001_homework_2.ipynb", canvas_id="1011"),
-        handed_in(bob, "bobo_LATE_1012_2002_homework.zip/a.ipynb", canvas_id="1012"),
-        handed_in(bob, "evil_1013_2003_homework.pdf", canvas_id="1013"),
+        submitted(bob, "lovelaceada_1011_2001_homework_2.ipynb", canvas_id="1011"),
+        submitted(bob, "bobo_LATE_1012_2002_homework.zip/a.ipynb", canvas_id="1012"),
+        submitted(bob, "evil_1013_2003_homework.pdf", canvas_id="1013"),
     ]
     write_feedback_zips(entries, loaded, tmp_path)
     assert not (tmp_path / "feedback_moodle.zip").exists()
@@ -78,6 +78,6 @@ def test_what_canvas_takes(tmp_path, loaded):
 
 def test_zips_of_before_go_away(tmp_path, loaded):
     entry = make_entries(tmp_path, loaded)[1]
-    write_feedback_zips([handed_in(entry, "a", name="A", moodle_id="1")], loaded, tmp_path)
-    assert write_feedback_zips([handed_in(entry, "a")], loaded, tmp_path) == []
+    write_feedback_zips([submitted(entry, "a", name="A", moodle_id="1")], loaded, tmp_path)
+    assert write_feedback_zips([submitted(entry, "a")], loaded, tmp_path) == []
     assert not (tmp_path / "feedback_moodle.zip").exists()

@@ -8,7 +8,7 @@ from helpers.made_entries import ANSWER, executed, make_entries
 from labkit.grading.reports.feedback import write_feedback
 from labkit.grading.reports.instructor_report import (
     histogram,
-    look_at,
+    review_notes,
     summarise_probes,
     write_report,
 )
@@ -57,10 +57,10 @@ def test_a_docstring_does_not_make_an_answer_another(loaded, entries):
 
 
 def test_what_to_look_at(entries):
-    assert look_at(entries[0]) == ()
-    assert look_at(entries[1]) == ("an earlier one of 3 May",)
-    assert look_at(entries[2])[0] == "protocol-violation: an answer that nobody asked for"
-    assert look_at(entries[4]) == ("not graded: the zip file is damaged",)
+    assert review_notes(entries[0]) == ()
+    assert review_notes(entries[1]) == ("an earlier one of 3 May",)
+    assert review_notes(entries[2])[0] == "protocol-violation: an answer that nobody asked for"
+    assert review_notes(entries[4]) == ("not graded: the zip file is damaged",)
 
 
 def test_probes_are_summarised(loaded, entries):
@@ -91,7 +91,7 @@ def test_the_page_links_to_what_exists(tmp_path, loaded, entries):
     assert "<script" not in page
     assert "a &lt;broken&gt; zip" in page
     assert "4 of 5" in page
-    assert "ran with the isolation “landlock”" in page
+    assert "ran with the isolation level “landlock”" in page
 
 
 def test_an_empty_grading_has_a_page(tmp_path, loaded):

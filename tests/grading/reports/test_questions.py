@@ -116,10 +116,10 @@ def test_identical_answers_stand_together(tmp_path, loaded, some):
 
 
 def test_an_answer_that_may_be_lost_is_to_be_marked(tmp_path, loaded, entries):
-    lost = [answered(entries[0], key, "", "its cell is gone") for key in ("zoe", "hugo")]
+    lost = [answered(entries[0], key, "", "its cell is missing") for key in ("zoe", "hugo")]
     write_questions(lost, loaded, tmp_path)
     assert [row["answer_text"] for row in read(tmp_path)] == [
-        "(no answer found, but its cell is gone)"
+        "(no answer found, but its cell is missing)"
     ] * 2
     assert "identical" not in (tmp_path / "questions.html").read_text("utf-8")
     fill(tmp_path, {"zoe": ("1", "It stands at the end.")})
@@ -175,7 +175,7 @@ HEADER = "student,question,points,out_of,comment,answer\n"
         (HEADER + "ada,why,-1,1,,x\n", "points '-1'"),
         (HEADER + "ada,why,nan,1,,x\n", "points 'nan'"),
         (HEADER + "ada,how,1,1,,x\n", "line 2: there is no question 'how'; there are: why"),
-        (HEADER + "ada,why,1,1,,x\nada,why,0,1,,x\n", "line 3: ada, why: marked twice"),
+        (HEADER + "ada,why,1,1,,x\nada,why,0,1,,x\n", "line 3: ada, why: two different marks"),
     ],
 )
 def test_a_file_filled_in_wrongly_is_refused(tmp_path, loaded, content, message):

@@ -18,7 +18,7 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.kernel_client import Kernel, SandboxEnded, StartFailed
 from labkit.grading.sandbox import confine, isolation, limits, provisioner
-from labkit.grading.sandbox.isolation import Findings, choose
+from labkit.grading.sandbox.isolation import AvailableLevels, choose
 from labkit.grading.sandbox.levels import STRONG, Level
 from labkit.system.processes import kill_tree
 
@@ -168,7 +168,9 @@ def test_an_ordinary_user(level, tmp_path):
 
 
 def test_levels_must_be_asked_for(monkeypatch):
-    weak = Findings((Level.LANDLOCK, Level.PROCESS_ONLY), {Level.NAMESPACES: "no bubblewrap"})
+    weak = AvailableLevels(
+        (Level.LANDLOCK, Level.PROCESS_ONLY), {Level.NAMESPACES: "no bubblewrap"}
+    )
     monkeypatch.setattr(isolation, "probe", lambda: weak)
     with pytest.raises(LabkitError, match=r"no bubblewrap.*--isolation landlock or --allow-unsand"):
         choose()
@@ -203,7 +205,9 @@ def test_the_command_of_the_wall(monkeypatch):
     folder = confine.make_folder()
     try:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        command = confine.wrap(["kernel"], folder, confine.Wall(Level.NAMESPACES, memory_mb=800))
+        command = confine.confine_command(
+            ["kernel"], folder, confine.Confinement(Level.NAMESPACES, memory_mb=800)
+        )
     finally:
         confine.remove_folder(folder)
     assert command[0] == "bwrap"
@@ -233,13 +237,13 @@ def test_every_layout_of_python_is_shown_whole(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(environment / "bin" / "python"))
     monkeypatch.setattr(sys, "prefix", str(environment))
     monkeypatch.setattr(sys, "base_prefix", str(real))
-    shown = {target: source for source, target in confine._readable(confine.Wall(STRONG[0]))}
+    shown = {target: source for source, target in confine._readable(confine.Confinement(STRONG[0]))}
     assert shown[alias] == shown[real] == real
     assert shown[environment] == environment
     monkeypatch.setattr(sys, "base_prefix", "/usr")
     (environment / "bin" / "python3").unlink()
     (environment / "bin" / "python3").symlink_to("/usr/bin/python3")
-    shown = {target for _, target in confine._readable(confine.Wall(STRONG[0]))}
+    shown = {target for _, target in confine._readable(confine.Confinement(STRONG[0]))}
     assert environment in shown
     assert not {path for path in shown if path.is_relative_to("/usr")}
 
@@ -280,7 +284,7 @@ def test_data_can_be_read_and_nothing_is_left(tmp_path, monkeypatch):
         assert found.outputs[0]["text"] == "42 ['data']\n"
         found = kernel.execute(f"open('{data}/y', 'w')", 20)
         assert found.ename == "OSError"
-        family = limits.family(kernel.manager.provisioner.process.pid)
+        family = limits.process_tree(kernel.manager.provisioner.process.pid)
         assert len(family) >= 2
     assert_gone(family)
     assert not kernel.manager.provisioner.folder.exists()
@@ -302,11 +306,11 @@ def test_processes_are_counted_with_what_they_share():
     try:
         process.stdout.readline()
         time.sleep(1)
-        members = limits.family(process.pid)
+        members = limits.process_tree(process.pid)
         assert len(members) == 4
-        assert limits.over(members, limits.resident, 150e6)
-        assert limits.over(members, limits.proportional, 50e6)
-        assert not limits.over(members, limits.proportional, 120e6)
+        assert limits.exceeds(members, limits.resident_memory, 150e6)
+        assert limits.exceeds(members, limits.proportional_memory, 50e6)
+        assert not limits.exceeds(members, limits.proportional_memory, 120e6)
     finally:
         kill_tree(process)
         process.stdout.close()
@@ -314,12 +318,12 @@ def test_processes_are_counted_with_what_they_share():
 
 
 def test_sizes_of_folders(tmp_path):
-    assert limits.size_of(tmp_path, 10**9) == 0
+    assert limits.folder_size(tmp_path, 10**9) == 0
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "loop").symlink_to(tmp_path)
-    assert 100_000 <= limits.size_of(tmp_path, 10**9) < 150_000
-    assert limits.size_of(tmp_path / "gone", 10**9) == 0
+    assert 100_000 <= limits.folder_size(tmp_path, 10**9) < 150_000
+    assert limits.folder_size(tmp_path / "gone", 10**9) == 0
 
 
 @needs_namespaces

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from labkit.grading.authoring.probes import Tolerance
-from labkit.grading.scoring.comparison import difference, kind
+from labkit.grading.scoring.comparison import describe_type, find_mismatch
 
 EXACT = Tolerance()
 HALF = np.array([[0.5, 0.25], [1.0, 2.0]])
@@ -48,21 +48,21 @@ HALF = np.array([[0.5, 0.25], [1.0, 2.0]])
     ],
 )
 def test_right_whatever_the_type(answer, reference):
-    assert difference(answer, reference, EXACT) is None
+    assert find_mismatch(answer, reference, EXACT) is None
 
 
 def test_the_tolerance_is_relative_to_the_reference():
-    assert difference(1.05, 1.0, Tolerance(rtol=0.1, atol=0.0)) is None
-    assert difference(1.15, 1.0, Tolerance(rtol=0.1, atol=0.0)) is not None
+    assert find_mismatch(1.05, 1.0, Tolerance(rtol=0.1, atol=0.0)) is None
+    assert find_mismatch(1.15, 1.0, Tolerance(rtol=0.1, atol=0.0)) is not None
 
 
 @pytest.mark.parametrize(
     ("answer", "reference", "reason"),
     [
         (2.0, 1.0, "largest difference 1 to 10, allowed 1e-6 + 1e-5 × |value|"),
-        (3, 4, "another value"),
-        (0.999999, 1, "another value"),
-        (False, True, "another value"),
+        (3, 4, "a different value"),
+        (0.999999, 1, "a different value"),
+        (False, True, "a different value"),
         (float("nan"), 1.0, "NaN"),
         (float("inf"), 1.0, "infinite or undefined"),
         (1.0, float("inf"), "infinite or undefined"),
@@ -72,7 +72,7 @@ def test_the_tolerance_is_relative_to_the_reference():
         (None, 1, "None instead of a number"),
         (1, None, "a number instead of None"),
         (1, "x", "a number instead of a text"),
-        ("y", "x", "another text"),
+        ("y", "x", "a different text"),
         (np.zeros((3, 7)), np.zeros((3, 7, 7)), "shape (3, 7) instead of (3, 7, 7)"),
         (np.zeros(2), 0.0, "shape (2,) instead of ()"),
         (0.0, np.zeros(1), "shape () instead of (1,)"),
@@ -91,19 +91,19 @@ def test_the_tolerance_is_relative_to_the_reference():
         (np.array([np.inf, 0.0]), np.zeros(2), "infinite or undefined in 1 of 2 places"),
         ([1], [1, 2], "length 1 instead of 2"),
         (7, [1, 2], "a number instead of a list"),
-        ([1, [2, 4]], [1, [2, 3]], "entry 2: entry 2: another value"),
+        ([1, [2, 4]], [1, [2, 3]], "entry 2: entry 2: a different value"),
         (3, {"a": 1}, "a number instead of a dictionary"),
         ({"b": 1}, {"a": 1}, "the entry 'a' is missing"),
         ({}, {7: 1, 8: 2}, "entries are missing"),
         ({"a": 1, "b": 2}, {"a": 1}, "2 entries instead of 1"),
-        ({"a": 2}, {"a": 1}, "entry 'a': another value"),
-        ({7: 2}, {7: 1}, "an entry: another value"),
+        ({"a": 2}, {"a": 1}, "entry 'a': a different value"),
+        ({7: 2}, {7: 1}, "an entry: a different value"),
         (object(), 1.0, "a value of type object instead of a number"),
         (iter([1.0]), np.zeros(1), "a value of type list_iterator instead of an array"),
     ],
 )
 def test_wrong_with_a_reason(answer, reference, reason):
-    found = difference(answer, reference, EXACT)
+    found = find_mismatch(answer, reference, EXACT)
     assert found is not None
     assert reason in found
 
@@ -111,16 +111,16 @@ def test_wrong_with_a_reason(answer, reference, reason):
 def test_a_number_of_the_answer_or_the_reference_is_never_told():
     reference = np.array([1234.5, 77.25])
     for answer in (reference * 0, reference[:1], reference * 3, reference.astype(str), "x"):
-        found = difference(answer, reference, EXACT)
+        found = find_mismatch(answer, reference, EXACT)
         assert found
         assert not any(secret in found for secret in ("12", "77", "37", "25", "24"))
 
 
 def test_half_precision_is_judged_by_its_own_rounding():
     reference = np.linspace(0.1, 10, 50)
-    assert difference(reference.astype(np.float16), reference, EXACT) is None
-    assert difference((reference * 1.01).astype(np.float16), reference, EXACT)
-    assert difference((reference * 1.001).astype(np.float32), reference, EXACT)
+    assert find_mismatch(reference.astype(np.float16), reference, EXACT) is None
+    assert find_mismatch((reference * 1.01).astype(np.float16), reference, EXACT)
+    assert find_mismatch((reference * 1.001).astype(np.float32), reference, EXACT)
 
 
 @given(
@@ -131,9 +131,9 @@ def test_half_precision_is_judged_by_its_own_rounding():
 def test_tolerance_is_the_documented_sum(reference, rtol, atol):
     tolerance = Tolerance(rtol, atol)
     allowed = atol + rtol * np.abs(reference)
-    assert difference(reference + 0.99 * allowed, reference, tolerance) is None
+    assert find_mismatch(reference + 0.99 * allowed, reference, tolerance) is None
     off = reference + 1.01 * allowed + 1e-6
-    assert difference(off, reference, tolerance) is not None
+    assert find_mismatch(off, reference, tolerance) is not None
 
 
 Pair = namedtuple("Pair", "a b")
@@ -220,10 +220,10 @@ REFERENCES = [
 ]
 
 
-@pytest.mark.parametrize("reference", REFERENCES, ids=kind)
+@pytest.mark.parametrize("reference", REFERENCES, ids=describe_type)
 @pytest.mark.parametrize("answer", ODD, ids=lambda value: type(value).__name__)
 def test_odd_answers_are_wrong_and_never_crash(answer, reference):
-    found = difference(answer, reference, EXACT)
+    found = find_mismatch(answer, reference, EXACT)
     assert isinstance(found, str)
     assert 0 < len(found) < 400
 
@@ -253,16 +253,16 @@ plain = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(plain, st.sampled_from(REFERENCES))
 def test_no_answer_whatever_crashes_it(answer, reference):
-    found = difference(answer, reference, EXACT)
+    found = find_mismatch(answer, reference, EXACT)
     assert found is None or (isinstance(found, str) and found)
 
 
-@pytest.mark.parametrize("reference", REFERENCES, ids=kind)
+@pytest.mark.parametrize("reference", REFERENCES, ids=describe_type)
 def test_every_reference_equals_itself(reference):
-    assert difference(reference, reference, EXACT) is None or isinstance(reference, torch.Tensor)
+    assert find_mismatch(reference, reference, EXACT) is None or isinstance(reference, torch.Tensor)
 
 
 def test_a_reference_that_cannot_be_compared_is_the_instructors_mistake():
     for reference in (object(), 1j, {(1, 2): 3}, [{"a": {1, 2}}]):
         with pytest.raises(TypeError):
-            difference(1.0, reference, EXACT)
+            find_mismatch(1.0, reference, EXACT)

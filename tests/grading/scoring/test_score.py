@@ -385,14 +385,14 @@ def test_an_answer_that_may_be_lost_leaves_its_points_open(tmp_path, tiny):
     def of(name, **changes):
         return score(make_harvest(tmp_path / name, tiny, **changes), tiny)
 
-    lost = of("a", questions={"why": ""}, doubts={"why": "its cell is gone"})
+    lost = of("a", questions={"why": ""}, doubts={"why": "its cell is missing"})
     assert lost.questions[0].points is None
     assert lost.unread == 1
-    assert lost.flags == ("question why: no answer found, but its cell is gone",)
+    assert lost.flags == ("question why: no answer found, but its cell is missing",)
     none = of("b", questions={"why": ""}, doubts={})
     assert none.questions[0].points == 0
     assert none.flags == ()
-    found = of("c", questions={"why": "So."}, doubts={"why": "its cell is gone"})
+    found = of("c", questions={"why": "So."}, doubts={"why": "its cell is missing"})
     assert found.questions[0].answer == "So."
     assert found.flags == ()
 
