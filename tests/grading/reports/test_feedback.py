@@ -37,7 +37,7 @@ def test_a_page_says_how_the_run_ended(tmp_path, loaded):
     dan = words(feedback_page(entries[3], loaded))
     assert "Python stopped while your notebook ran." in dan
     assert "Your cell raised NameError when it ran." in dan
-    assert "A person will look at it before the points count." in words(
+    assert "A person will check it before the points count." in words(
         feedback_page(entries[2], loaded)
     )
     assert "Not graded yet" in feedback_page(entries[4], loaded)
