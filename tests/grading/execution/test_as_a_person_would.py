@@ -146,7 +146,7 @@ def test_graded_as_a_person_would(assignment, harvests, name):
     # none to the student's own calls.
     given = () if points[0] or name == "another argument" else ("double",)
     assert result.probes[1].given == given
-    assert ("Asked with the solution of double" in page) == bool(given)
+    assert ("Run with the solution of double" in page) == bool(given)
 
 
 def test_the_solution_enters_no_run_that_leaves_a_notebook(assignment, harvests):

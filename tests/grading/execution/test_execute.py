@@ -281,7 +281,7 @@ def test_notebooks_that_are_too_large():
     with pytest.raises(BadNotebook, match="4 cells; at most 3 are graded"):
         cells_of({"cells": [{}] * 4}, limits)
     text = {"cell_type": "markdown", "source": "x" * 101}
-    with pytest.raises(BadNotebook, match=r"hold 0\.0 MB, outputs not counted; at most 0\.0001"):
+    with pytest.raises(BadNotebook, match=r"have 0\.0 MB without outputs; at most 0\.0001"):
         cells_of({"cells": [text]}, limits)
     # What is not graded does not count: outputs, pasted pictures, widgets.
     shown = {"outputs": [{"text": "x" * 10**6}], "attachments": {"a.png": {"image/png": "A" * 999}}}

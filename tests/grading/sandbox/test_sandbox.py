@@ -181,7 +181,9 @@ def test_levels_must_be_asked_for(monkeypatch):
     assert choose("process only", allow_unsandboxed=True) is Level.PROCESS_ONLY
     with pytest.raises(LabkitError, match="'namespaces' does not work: no bubblewrap"):
         choose("namespaces")
-    with pytest.raises(LabkitError, match="there is no isolation 'jail': namespaces, "):
+    with pytest.raises(
+        LabkitError, match="there is no isolation 'jail'; the levels are: namespaces, "
+    ):
         choose("jail")
 
 
@@ -265,7 +267,7 @@ def test_labkit_inside_the_environment_is_hidden_by_every_name(monkeypatch, tmp_
 
 def test_a_kernel_that_cannot_start_says_why(monkeypatch):
     monkeypatch.setattr(
-        provisioner, "wrap", lambda *_: ["sh", "-c", "echo no such wall >&2; exit 3"]
+        provisioner, "confine_command", lambda *_: ["sh", "-c", "echo no such wall >&2; exit 3"]
     )
     with pytest.raises(StartFailed, match="did not start: no such wall"), Kernel(SMALL, STRONG[0]):
         pass
