@@ -1,4 +1,4 @@
-"""The models by name: every number of every model that labkit builds is in this file."""
+"""Presets: every number of every model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backbone promises: feature maps by name, and how coarse each one is."""
+"""The interface of backbones: named feature maps, their channels and strides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """Takes ``(B, 3, H, W)`` normalised images, returns ``{name: (B, c, H/s, W/s)}``.
+    """Network from ``(B, 3, H, W)`` normalised images to ``{name: (B, c, H/s, W/s)}``.
 
     Attributes:
         channels: c by name, finest map first.

@@ -1,4 +1,4 @@
-"""Backbones of the detectors by their numbers: pyramid, C4 and DC5, full-size and tiny."""
+"""Backbones of the detectors by configuration: pyramid, C4 and DC5, full-size and tiny."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY_BLOCKS = (1, 1, 1, 1)
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which network makes the feature maps.
+    """Backbone configuration.
 
     Attributes:
         kind: "fpn", a pyramid on all stages; "c4", the map of ``res4``, with ``res5`` in the heads;

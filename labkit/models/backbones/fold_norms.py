@@ -1,4 +1,4 @@
-"""Frozen batch norms folded into the convolutions before them: fewer passes over the maps."""
+"""Folding of frozen batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from labkit.models.backbones.resnet import ConvNorm, FrozenBatchNorm2d
 
 @torch.no_grad()
 def fold_norms(model: nn.Module) -> None:
-    """Scale the filters and move the shift into a bias, in place; results change by rounding only.
+    """Fold frozen batch norms into the convolutions before them, in place.
 
-    For evaluation: the folded model has other parameter names than its checkpoint.
+    Fewer passes over the feature maps; results change by rounding only. For evaluation: the folded
+    model has other parameter names than its checkpoint.
     """
     for layer in model.modules():
         if isinstance(layer, ConvNorm) and isinstance(layer.norm, FrozenBatchNorm2d):

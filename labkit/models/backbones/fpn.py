@@ -1,4 +1,4 @@
-"""Feature pyramid: every scale with the semantics of the deepest layer.
+"""Feature pyramid network: strong semantics at every scale.
 
 T.-Y. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3.
 Letters in shapes: ``B`` images, ``c`` channels of a stage, ``D`` channels of the pyramid.

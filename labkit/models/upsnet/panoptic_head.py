@@ -1,12 +1,11 @@
-"""UPSNet's panoptic head: one logit a pixel for every stuff class and every object, no weights.
+"""UPSNet's panoptic head: one logit per pixel for every stuff class and every object, no weights.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
-"Panoptic Segmentation Head", and figure 3. The head as the paper writes it, for training and for
-reading; :mod:`labkit.models.upsnet.postprocess` takes the argmax of the same logits on large
-images.
+"Panoptic Segmentation Head", and figure 3. The head as in the paper, for training and for reading;
+:mod:`labkit.models.upsnet.postprocess` computes the argmax of the same logits on large images.
 
 Letters in shapes: ``C`` categories (things first), ``T`` of them things, ``S = C - T``, ``n``
-objects, ``m`` side of a mask, ``H × W`` the map on which everything happens.
+objects, ``m`` resolution of a mask, ``H × W`` the map of the logits.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Window = tuple[int, int, int, int]
-"""Rows and columns of a map: top, bottom, left, right; the far ones are outside."""
+"""Rows and columns of a map: top, bottom, left, right; bottom and right are excluded."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Which whole pixels the terms of an object cover.
+    """The pixels that each object's terms cover, one window per object.
 
     Attributes:
-        seg: of its part of the semantic logits; one pixel more where a box ends late in a pixel.
-        mask: of its mask.
+        seg: of its semantic logits; one pixel more where a box ends late in a pixel.
+        mask: of its mask logits.
     """
 
     seg: list[Window]
@@ -37,9 +36,9 @@ class Windows:
 def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Windows:
     """The windows of boxes.
 
-    A window begins with the pixel that the box begins in; a box narrower than a pixel may have
-    none. The first and the last pixel of a box are scaled, not its edges, as the published models
-    have it.
+    A window begins with the pixel in which the box begins; a box narrower than a pixel may have an
+    empty one. The first and the last pixel of a box are scaled, not its edges, as in the published
+    models.
 
     Args:
         boxes: ``(n, 4)`` in pixels of the image.
@@ -60,7 +59,7 @@ def windows_of(boxes: Tensor, size: tuple[int, int], scale: float = 1.0) -> Wind
 
 
 def resized_masks(masks: Tensor, windows: list[Window]) -> list[Tensor]:
-    """Each mask's logits ``(m, m)`` of ``(n, m, m)``, resized to its window ``(h, w)``."""
+    """Resize the logits ``(m, m)`` of each mask to its window ``(h, w)``."""
     resized = []
     for mask, (top, bottom, left, right) in zip(masks, windows, strict=True):
         shape = (max(bottom - top, 1), max(right - left, 1))
@@ -76,18 +75,19 @@ def prune(
     size: tuple[int, int],
     overlap: float = 0.3,
 ) -> list[int]:
-    """Mask pruning: drop objects that repeat better ones of their class.
+    """Mask pruning: drop objects that repeat higher-scored ones of their class.
 
     Args:
-        masks: logits ``(h, w)`` in each window, best object first; a pixel belongs to the mask
+        masks: logits ``(h, w)`` in each window, highest score first; a pixel belongs to the mask
             where its logit is positive.
         windows: of the masks.
         labels: ``(n,)``.
         size: (H, W).
-        overlap: an object goes when more than this share of its mask is taken by those kept before.
+        overlap: an object is dropped if more than this fraction of its mask belongs to objects that
+            were kept before.
 
     Returns:
-        Indices of the objects kept, in order; those whose mask is empty are not.
+        Indices of the objects kept, in order; objects with an empty mask are dropped.
     """
     taken: dict[int, Tensor] = {}  # by class: (H, W) bool
     kept = []
@@ -108,7 +108,7 @@ def prune(
 
 
 def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
-    """X_thing: for each object the semantic logits of its class in its box, 0 outside.
+    """X_thing: the semantic logits of each object's class in its box, 0 outside.
 
     Args:
         scores: ``(C, H, W)`` semantic logits.
@@ -126,7 +126,7 @@ def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
 
 
 def mask_term(masks: list[Tensor], windows: list[Window], scores: Tensor) -> Tensor:
-    """Y_mask: each object's mask logits in its box, 0 outside.
+    """Y_mask: the mask logits of each object in its box, 0 outside.
 
     Args:
         masks: of :func:`resized_masks`.
@@ -141,12 +141,12 @@ def mask_term(masks: list[Tensor], windows: list[Window], scores: Tensor) -> Ten
 
 
 def unknown_term(scores: Tensor, things: int, in_boxes: Tensor) -> Tensor:
-    """The logit of "some thing, but none of the objects": what no box explains.
+    """The logit of the unknown class: thing logits that no object's box explains.
 
     Args:
         scores: ``(C, H, W)`` semantic logits.
         things: T.
-        in_boxes: ``(n, H, W)`` of :func:`thing_term`; the masks play no part.
+        in_boxes: ``(n, H, W)`` of :func:`thing_term`; masks are not used.
 
     Returns:
         ``(H, W)``.
@@ -163,10 +163,10 @@ def panoptic_logits(
     windows: Windows,
     unknown: bool = True,
 ) -> Tensor:
-    """All logits that compete for a pixel: stuff, then objects, then unknown.
+    """Panoptic logits: stuff, then objects, then unknown.
 
-    Without objects there is one logit of 0, as of an object that is nowhere: what neither stuff nor
-    unknown wants has to go somewhere.
+    Without objects there is one logit of 0 in their place, so that pixels whose other logits are
+    negative are assigned as well.
 
     Args:
         scores: ``(C, H, W)`` semantic logits.
@@ -174,7 +174,7 @@ def panoptic_logits(
         labels: ``(n,)`` of the objects.
         masks: ``(n, m, m)`` their mask logits.
         windows: of :func:`windows_of`.
-        unknown: with the last one.
+        unknown: with the unknown class.
 
     Returns:
         ``(S + max(n, 1) + 1, H, W)``, or without unknown one less.
