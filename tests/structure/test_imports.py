@@ -1,8 +1,10 @@
-"""The layers of ARCHITECTURE.md: a module imports from lower layers only."""
+"""The layers of ARCHITECTURE.md: modules import from lower layers only, in no cycle."""
 
 from __future__ import annotations
 
 import re
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 import pytest
 from helpers.modules import MODULES, imports
@@ -57,3 +59,24 @@ def test_modules_import_from_lower_layers_only(name):
         if part(imported) != name and LAYER[part(imported)] <= LAYER[name]
     ]
     assert not upward
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """A cycle of imports with its first module again at the end; empty where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_a_cycle_is_found_where_there_is_one():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}
+    found = cycle(graph)
+    assert set(found) == {"a", "b", "c"}
+    assert all(after in graph[before] for before, after in pairwise(found))
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    found = cycle({module: imports(module, types=False) for module in MODULES})
+    assert not found, " imports ".join(found)

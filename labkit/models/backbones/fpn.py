@@ -15,6 +15,8 @@ from labkit.models.backbones.backbone import Backbone
 class FPN(Backbone):
     """``p2`` … ``p5`` from ``res2`` … ``res5``, and ``p6`` for proposals of the largest objects.
 
+    Notebook 03, section 3.9.
+
     Args:
         bottom_up: the backbone; ``channels`` and ``strides`` by stage name.
         channels: D.

@@ -176,6 +176,8 @@ class Stem(nn.Module):
 class ResNet(Backbone):
     """Stem and stages ``res2`` to ``res5``, strides 4, 8, 16 and 32.
 
+    Notebook 03, section 3.9.
+
     Args:
         depth: 50 or 101.
         last: 5, or 4 to leave ``res5`` to the RoI heads (C4).

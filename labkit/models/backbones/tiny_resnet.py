@@ -79,6 +79,8 @@ class BasicBlock(nn.Module):
 class TinyResNet(Backbone):
     """Stem of stride 4 and stages ``res2`` to ``res5`` of stride 4, 8, 16 and 32.
 
+    Notebook 01, section 1.2.
+
     Args:
         widths: channels of the stages; three leave ``res5`` out.
         blocks: blocks of the stages.

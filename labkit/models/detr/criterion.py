@@ -102,6 +102,8 @@ def hungarian_match(
 ) -> Match:
     """The assignment of one image's objects to different queries of lowest cost (equation 1).
 
+    Notebook 08, section 8.2.
+
     Args:
         logits: ``(Q, K)``.
         boxes: ``(Q, 4)`` as in :class:`SetTargets`.
@@ -147,6 +149,8 @@ def set_losses(
     config: LossConfig,
 ) -> dict[str, Tensor]:
     """``loss_ce``, ``loss_bbox`` and ``loss_giou`` of one layer (equations 2 and 10).
+
+    Notebook 08, section 8.3.
 
     Args:
         logits: ``(B, Q, K)``.

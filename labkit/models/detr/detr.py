@@ -119,7 +119,10 @@ class DETROutput:
 
 
 class DETR(nn.Module):
-    """DETR: objects and, with a mask head, the panoptic map (N. Carion et al., ECCV 2020).
+    """DETR: objects and, with a mask head, the panoptic map.
+
+    N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020. Notebook 08,
+    section 8.1.
 
     Args:
         config: the configuration.

@@ -21,6 +21,8 @@ GROUPS = 8  # of the group norms
 class AttentionMaps(nn.Module):
     """Attention maps of the queries over the cells, for each head (attention without values).
 
+    Notebook 08, section 8.9.
+
     Args:
         d_model: D.
         num_heads: M.
@@ -56,6 +58,8 @@ class AttentionMaps(nn.Module):
 
 class MaskHead(nn.Module):
     """A small feature pyramid for every query: convolutions, joined by the backbone's finer maps.
+
+    Notebook 08, section 8.9.
 
     Args:
         d_model: D.

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 def sine_positions(padding: Tensor, channels: int, temperature: float = 10_000.0) -> Tensor:
     """Sine position encoding of every cell (appendix A.4).
 
+    Notebook 08, section 8.5.
+
     Positions are fractions of the image without its padding, so that they mean the same in images
     of every size.
 
@@ -143,6 +145,8 @@ class Encoder(nn.Module):
 
 class Transformer(nn.Module):
     """Encoder and decoder.
+
+    Notebook 08, section 8.6.
 
     Args:
         encoder_layers, decoder_layers: how many of each.

@@ -26,6 +26,8 @@ def merge(
 ) -> Panoptic:
     """Paint objects, highest score first, then stuff where nothing was painted.
 
+    Notebook 04, section 4.6.
+
     Args:
         detections: objects with ``masks (N, H, W)``, in any order. Of equal scores the one that
             comes first is painted first.

@@ -77,7 +77,7 @@ class PanopticFPNOutput:
 class PanopticFPN(nn.Module):
     """Panoptic FPN: objects, a class for every pixel, and the panoptic map merged from both.
 
-    A. Kirillov et al., CVPR 2019.
+    A. Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019. Notebook 04, section 4.4.
 
     Args:
         config: the configuration.

@@ -36,6 +36,8 @@ class SemanticFPNConfig:
 class SemanticFPN(nn.Module):
     """Convolutions and upsampling to stride 4 on each level, their sum, one 1 × 1 classifier.
 
+    Notebook 04, section 4.3.
+
     Args:
         in_channels: D.
         strides: pixels per cell, by level name; powers of two from 4 on.

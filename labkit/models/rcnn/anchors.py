@@ -15,6 +15,8 @@ from torch import Tensor
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
     """Anchors of a cell: boxes around the origin, ``(A, 4)`` with A = sizes × ratios, size by size.
 
+    Notebook 03, section 3.2.
+
     Args:
         sizes: square roots of the areas, in pixels.
         ratios: height / width.
@@ -52,6 +54,8 @@ def legacy_cell_anchors(size: float, ratios: Sequence[float], stride: int) -> Te
 
 def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int]) -> Tensor:
     """The anchors of a level, ``(h · w · A, 4)``: row by row, all A of a cell together.
+
+    Notebook 03, section 3.2.
 
     Args:
         cell: ``(A, 4)`` of :func:`cell_anchors`.

@@ -16,6 +16,9 @@ def match_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Match every box to the object that it overlaps most, and label it.
 
+    S. Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
+    NIPS 2015, section 3.1. Notebook 03, section 3.3.
+
     Args:
         iou: ``(M, N)``; M may be 0.
         low_thresh, high_thresh: below the first a box is background, from the second on it is
@@ -45,6 +48,9 @@ def sample_boxes(
     match_labels: Tensor, batch_size: int, positive_fraction: float
 ) -> tuple[Tensor, Tensor]:
     """Sample boxes for a loss: at most a fraction positives, the rest negatives.
+
+    S. Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
+    NIPS 2015, section 3.1. Notebook 03, section 3.3.
 
     Negatives outnumber positives by thousands; without sampling they would decide the loss alone.
 

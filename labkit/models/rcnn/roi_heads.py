@@ -286,7 +286,10 @@ class RoIHeads(nn.Module):
 
 
 class FPNHeads(RoIHeads):
-    """Fully connected layers for class and box, convolutions for the mask."""
+    """Fully connected layers for class and box, convolutions for the mask.
+
+    Notebook 03, section 3.5.
+    """
 
     def __init__(
         self,
@@ -313,6 +316,8 @@ class FPNHeads(RoIHeads):
 
 class C4Heads(RoIHeads):
     """The backbone's last stage, run on the pooled features, for class, box and mask alike.
+
+    Notebook 03, section 3.9.
 
     Args:
         res5: the stage, of stride 2.

@@ -51,6 +51,8 @@ def pool(
 ) -> Tensor:
     """Pool every box from the level of its size.
 
+    Notebook 03, section 3.9.
+
     Args:
         features: ``(B, D, h, w)`` by level name.
         boxes: ``(k, 4)`` for each image, in pixels.

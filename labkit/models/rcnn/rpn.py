@@ -71,6 +71,8 @@ class RPNConfig:
 class RPN(nn.Module):
     """A 3 × 3 convolution and two 1 × 1 layers, slid over every level (section 3.1).
 
+    Notebook 03, section 3.4.
+
     Args:
         channels: of the feature maps.
         strides: pixels per cell, by level name.

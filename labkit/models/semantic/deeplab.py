@@ -80,7 +80,8 @@ class ASPP(nn.Module):
 class DeepLab(nn.Module):
     """DeepLabv3+: a dilated backbone, ASPP, a decoder, a 1 × 1 score layer.
 
-    L.-C. Chen et al., ECCV 2018.
+    L.-C. Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image
+    Segmentation", ECCV 2018. Notebook 01, section 1.3.
 
     Args:
         config: the configuration.

@@ -50,7 +50,8 @@ class FCNConfig:
 class FCN(nn.Module):
     """Fully convolutional network: a backbone, one 1 × 1 score layer per stage, their sum.
 
-    J. Long et al., CVPR 2015.
+    J. Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015. Notebook
+    01, section 1.2.
 
     Args:
         config: the configuration.

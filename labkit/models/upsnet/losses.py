@@ -94,6 +94,8 @@ def panoptic_loss(
 ) -> Tensor:
     """Cross-entropy of the panoptic logits of one image, made from ground-truth boxes.
 
+    Notebook 05, section 5.4.
+
     Args:
         sem_seg_logits: ``(C, h, w)``.
         gt_labels: ``(H, W)``.

@@ -77,6 +77,8 @@ def prune(
 ) -> list[int]:
     """Mask pruning: drop objects that repeat higher-scored ones of their class.
 
+    Notebook 05, section 5.7.
+
     Args:
         masks: logits ``(h, w)`` in each window, highest score first; a pixel belongs to the mask
             where its logit is positive.
@@ -164,6 +166,8 @@ def panoptic_logits(
     unknown: bool = True,
 ) -> Tensor:
     """Panoptic logits: stuff, then objects, then unknown.
+
+    Notebook 05, section 5.3.
 
     Without objects there is one logit of 0 in their place, so that pixels whose other logits are
     negative are assigned as well.

@@ -184,6 +184,8 @@ def panoptic_argmax(
 ) -> PixelLabels:
     """The argmax of ``panoptic_logits`` of the upsampled logits.
 
+    Notebook 05, section 5.3.
+
     Of equal logits the first wins: stuff before objects before unknown. Without objects, ``C`` is
     the logit of 0.
 
@@ -274,6 +276,8 @@ def assign_segments(
     min_stuff_area: int = 4096,
 ) -> Panoptic:
     """The panoptic map: regions mostly labelled as stuff become stuff; small stuff is left out.
+
+    Notebook 05, section 5.6.
 
     Where the logit of 0 wins without objects, the region becomes void unless it becomes stuff.
 

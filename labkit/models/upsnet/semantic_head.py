@@ -37,6 +37,8 @@ class DeformableHeadConfig:
 class DeformableHead(nn.Module):
     """One subnet for all levels; their maps are upsampled, stacked and classified.
 
+    Notebook 05, section 5.2.
+
     Args:
         in_channels: D.
         num_classes: C.

@@ -94,7 +94,8 @@ class UPSNetOutput:
 class UPSNet(nn.Module):
     """UPSNet: objects, a class for every pixel, and one panoptic map decided by both branches.
 
-    Y. Xiong et al., CVPR 2019.
+    Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019. Notebook 05,
+    section 5.5.
 
     Args:
         config: the configuration.

@@ -48,10 +48,10 @@ class Watch:
     cancelled: Callable[[], bool] = lambda: False
 
     def check(self) -> None:
-        """Stop if the reader wants to.
+        """Stop the run if this was requested.
 
         Raises:
-            Cancelled: so it is.
+            Cancelled: cancellation was requested.
         """
         if self.cancelled():
             raise Cancelled
