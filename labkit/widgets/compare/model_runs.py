@@ -51,7 +51,7 @@ class Watch:
         """Stop the run if this was requested.
 
         Raises:
-            Cancelled: cancellation was requested.
+            Cancelled: if cancellation was requested.
         """
         if self.cancelled():
             raise Cancelled
@@ -102,7 +102,7 @@ class Memory:
         """The answer, made now if need be.
 
         Raises:
-            Cancelled: the watch says so.
+            Cancelled: if cancellation was requested.
             LabkitError: the model cannot be loaded.
         """
         watch, name = watch or Watch(), identity(model)
