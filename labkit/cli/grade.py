@@ -158,10 +158,10 @@ def _print(conclusion: GradingResult, console: Console) -> None:
         console.print(text, highlight=False)
     unread = sum(entry.score.unread for entry in entries if entry.score)
     if unread:
-        console.print(f"{unread} answers wait to be read: questions.html", highlight=False)
+        console.print(f"{unread} answers to read: questions.html", highlight=False)
     look = sum(bool(review_notes(entry)) for entry in entries)
     if look:
-        console.print(f"{look} submissions to look at: report.html", highlight=False)
+        console.print(f"{look} submissions to check: report.html", highlight=False)
     for problem in conclusion.problems:
         console.print(f"[yellow]note:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     for entry in conclusion.failed:

@@ -1,1 +1,1 @@
-"""What an instructor writes, releases and checks."""
+"""Definition, release and validation of assignments."""

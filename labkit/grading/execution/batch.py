@@ -25,11 +25,11 @@ from labkit.grading.execution.extract_answers import is_untouched
 from labkit.grading.execution.manifest import (
     FILE,
     UNPACKED,
-    Grading,
+    GradingManifest,
     harvest_folder,
-    read_grading,
+    read_manifest,
     require_usable,
-    write_grading,
+    write_manifest,
 )
 from labkit.grading.execution.progress import GradingProgress
 from labkit.grading.intake.late_policy import LatePolicy, read_policy
@@ -97,8 +97,8 @@ def grade(request: GradingRequest, console: Console) -> GradingResult:
         )
         anonymous = request.anonymous
         if anonymous is None:
-            anonymous = (out / FILE).is_file() and read_grading(out).anonymous
-        grading = Grading(
+            anonymous = (out / FILE).is_file() and read_manifest(out).anonymous
+        grading = GradingManifest(
             assignment=loaded.name,
             folder=loaded.folder,
             late_policy=request.late_policy.resolve() if request.late_policy else None,
@@ -107,7 +107,7 @@ def grade(request: GradingRequest, console: Console) -> GradingResult:
             problems=found.problems,
             anonymous=anonymous,
         )
-        write_grading(out, grading)
+        write_manifest(out, grading)
         wanted = dict[str, Submission]()
         for submitted in found.students:
             for one in counted_submissions(submitted, policy.counts):
@@ -147,7 +147,7 @@ def regrade(
         LabkitError: the folder has no grading, or its assignment or late policy is missing.
     """
     out = out.resolve()
-    grading = read_grading(out)
+    grading = read_manifest(out)
     if late_policy is not None:
         grading = replace(grading, late_policy=late_policy.resolve())
     if anonymous is not None:
@@ -159,7 +159,7 @@ def regrade(
         )
     policy = read_policy(grading.late_policy) if grading.late_policy else LatePolicy()
     with locked(out, "labkit regrade"):
-        write_grading(out, replace(grading, folder=loaded.folder))
+        write_manifest(out, replace(grading, folder=loaded.folder))
         return finalize(out, grading, loaded, policy)
 
 

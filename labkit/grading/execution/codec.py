@@ -5,7 +5,7 @@ nothing of labkit, because its source is also executed inside the sandbox, where
 hidden.
 
 An encoded value is ``{"value": tree, "arrays": text}``. In a tree, null, booleans, integers, finite
-floats, strings and lists stand for themselves; an object with one key stands for the rest:
+floats, strings and lists encode themselves; an object with one key encodes the rest:
 ``{"float": "nan"}``, ``{"tuple": [...]}``, ``{"dict": [[key, tree], ...]}`` and
 ``{"tensor": [number, dtype]}`` or ``{"ndarray": [number, dtype]}`` for an entry of the arrays.
 """

@@ -98,7 +98,7 @@ class Harvest:
         with_solutions: the answers in the runs with the instructor's solutions.
         questions: the free-text answers, by the name of the question.
         doubts: by question, why an answer may have been missed.
-        remarks: by exercise, what stands in the way of an answer.
+        remarks: by exercise, problems that the syntax of the answer shows.
         language: the language of the notebook, where that is not Python.
         seconds: ``cells``, ``probes`` and ``total``.
         grader_mb: the memory by which this run enlarged the grading process.

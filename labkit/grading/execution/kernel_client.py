@@ -67,7 +67,7 @@ class Execution:
     failed: list[tuple[int, str | None]] = field(default_factory=list)
 
 
-class Kernel:
+class KernelClient:
     """A kernel in a sandbox, as a context manager.
 
     Args:
@@ -102,7 +102,7 @@ class Kernel:
         self.watch: SandboxWatch | None = None
         self.budget = self.messages = 0.0
 
-    def __enter__(self) -> Kernel:
+    def __enter__(self) -> KernelClient:
         try:
             self._start()
         except BaseException:
@@ -349,7 +349,7 @@ class Kernel:
         data = content.get("data")
         if type(data) is dict and ANSWER_MIME in data:
             if not (ours and probe and kind == "display_data") or found.answers:
-                raise SandboxEnded(State.PROTOCOL_VIOLATION, "an answer that nobody asked for")
+                raise SandboxEnded(State.PROTOCOL_VIOLATION, "an answer without a request")
             found.answers.append(data[ANSWER_MIME])
         elif ours and kind == "status":
             return content.get("execution_state") == "idle"

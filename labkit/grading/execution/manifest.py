@@ -27,7 +27,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Grading:
+class GradingManifest:
     """The content of ``grading.json``.
 
     Attributes:
@@ -64,14 +64,14 @@ def require_usable(out: Path, assignment: str) -> None:
     if out.exists() and not out.is_dir():
         raise LabkitError(f"{out} is not a folder; choose another --out")
     if (out / FILE).is_file():
-        found = read_grading(out).assignment
+        found = read_manifest(out).assignment
         if found != assignment:
             raise LabkitError(f"{out} contains the grading of {found}; choose another --out")
     elif out.is_dir() and any(path.name not in {LOCK, NOTE, UNPACKED} for path in out.iterdir()):
         raise LabkitError(f"{out} contains other files than a grading; choose another --out")
 
 
-def write_grading(out: Path, grading: Grading) -> None:
+def write_manifest(out: Path, grading: GradingManifest) -> None:
     """Write ``grading.json``.
 
     Raises:
@@ -83,7 +83,7 @@ def write_grading(out: Path, grading: Grading) -> None:
         os.fsync(file.fileno())
 
 
-def read_grading(out: Path) -> Grading:
+def read_manifest(out: Path) -> GradingManifest:
     """Read ``grading.json``.
 
     Raises:
@@ -91,7 +91,7 @@ def read_grading(out: Path) -> Grading:
     """
     path = out / FILE
     try:
-        return from_json(Grading, json.loads(path.read_text(encoding="utf-8")))
+        return from_json(GradingManifest, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise LabkitError(f"{out}: no {FILE}; give the --out folder of labkit grade") from error
     except OSError as error:

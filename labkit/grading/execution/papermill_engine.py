@@ -18,7 +18,7 @@ import nbformat
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.execution.cell_analysis import MAX_SHOWN, split_steps, syntax_problem
 from labkit.grading.execution.harvest import CellRun, FailedLine
-from labkit.grading.execution.kernel_client import Execution, Kernel, SandboxEnded
+from labkit.grading.execution.kernel_client import Execution, KernelClient, SandboxEnded
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.states import CellStatus, State
 
@@ -115,7 +115,7 @@ class SandboxEngine:
         forbidden: tuple[str, ...] = (),
         run: NotebookRun | None = None,
         skip: frozenset[str] = frozenset(),
-        afterwards: Callable[[Kernel], None] = lambda kernel: None,
+        afterwards: Callable[[KernelClient], None] = lambda kernel: None,
         **_: Any,
     ) -> None:
         """Execute the notebook without the exercises to `skip`, then call `afterwards`.
@@ -124,7 +124,7 @@ class SandboxEngine:
             StartFailed: the kernel did not start.
         """
         limits, run = limits or Limits(), run or NotebookRun()
-        with Kernel(limits, level, data) as kernel:
+        with KernelClient(limits, level, data) as kernel:
             try:
                 kernel.forbid(forbidden)
                 for index, cell in enumerate(nb_man.nb.cells):
@@ -140,7 +140,9 @@ class SandboxEngine:
                 run.record(error.state, str(error))
 
     @classmethod
-    def _execute(cls, nb_man: Any, kernel: Kernel, cell: Any, index: int, run: NotebookRun) -> None:
+    def _execute(
+        cls, nb_man: Any, kernel: KernelClient, cell: Any, index: int, run: NotebookRun
+    ) -> None:
         nb_man.cell_start(cell, index)
         mark = cell.metadata.get("labkit", {})
         entry = CellRun(exercise=mark.get("exercise", ""), role=mark.get("role", ""))

@@ -9,7 +9,7 @@ from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
 from labkit.grading.authoring.probes import Probe
 from labkit.grading.execution import codec
 from labkit.grading.execution.harvest import ProbeRun
-from labkit.grading.execution.kernel_client import Execution, Kernel, SandboxEnded
+from labkit.grading.execution.kernel_client import Execution, KernelClient, SandboxEnded
 from labkit.grading.execution.papermill_engine import STATES, NotebookRun
 from labkit.grading.states import CellStatus, ProbeStatus, State
 
@@ -38,7 +38,7 @@ class ProbeRunner:
         self.results, self.run = results, run
         self.skip: frozenset[str] = frozenset()
 
-    def run_all(self, kernel: Kernel) -> None:
+    def run_all(self, kernel: KernelClient) -> None:
         """Run every probe that has not been run yet.
 
         Raises:
@@ -69,7 +69,7 @@ class ProbeRunner:
         result: ProbeRun,
         found: Execution,
         cases: int,
-        kernel: Kernel,
+        kernel: KernelClient,
         probe: Probe,
     ) -> None:
         interrupted = found.status in INTERRUPTED

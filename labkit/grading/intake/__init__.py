@@ -1,1 +1,1 @@
-"""Submitted files: who handed in what, and when."""
+"""Submitted files: their students, times and contents."""

@@ -28,7 +28,7 @@ ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "lo
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # Only root may enter folders such as /root, but bubblewrap runs as a user without rights. Root
-# therefore mounts what it needs under other names, in a mount namespace of its own.
+# therefore mounts what it needs under other names, in a separate mount namespace.
 STAGE = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
 

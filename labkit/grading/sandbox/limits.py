@@ -18,7 +18,7 @@ POLL = 0.1  # seconds
 PAGE = os.sysconf("SC_PAGE_SIZE")
 MAX_PROCESSES = 100
 MAX_SOCKET_BYTES = 4_000_000  # in the folder of the sockets, the only one on a real disk
-MAX_SCRATCH_BYTES = 1_000_000_000  # where the scratch folder lies there too
+MAX_SCRATCH_BYTES = 1_000_000_000  # where the scratch folder is there too
 
 
 class SandboxWatch:

@@ -13,7 +13,7 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.execution.harvest import FILE as HARVEST
 from labkit.grading.execution.harvest import read_harvest
-from labkit.grading.execution.manifest import Grading, harvest_folder
+from labkit.grading.execution.manifest import GradingManifest, harvest_folder
 from labkit.grading.intake.late_policy import Counts, LatePolicy
 from labkit.grading.intake.submissions import StudentSubmissions, Submission
 from labkit.grading.reports.feedback import write_feedback
@@ -58,7 +58,7 @@ def counted_submissions(submitted: StudentSubmissions, counts: Counts) -> tuple[
 
 def finalize(
     out: Path,
-    grading: Grading,
+    grading: GradingManifest,
     loaded: LoadedAssignment,
     policy: LatePolicy,
     errors: dict[str, str] | None = None,

@@ -16,7 +16,7 @@ import pytest
 import labkit
 from labkit.errors import LabkitError
 from labkit.grading.authoring.probes import Limits
-from labkit.grading.execution.kernel_client import Kernel, SandboxEnded, StartFailed
+from labkit.grading.execution.kernel_client import KernelClient, SandboxEnded, StartFailed
 from labkit.grading.sandbox import confine, isolation, limits, provisioner
 from labkit.grading.sandbox.isolation import AvailableLevels, choose
 from labkit.grading.sandbox.levels import STRONG, Level
@@ -59,11 +59,11 @@ print(json.dumps({
 """
 ORDINARY = """
 import json, os, sys
-from labkit.grading.execution.kernel_client import Kernel
+from labkit.grading.execution.kernel_client import KernelClient
 from labkit.grading.sandbox.levels import Level
 from labkit.grading.authoring.probes import Limits
 code = sys.stdin.read().replace("OUTSIDE", str(os.getpid()))
-with Kernel(Limits(total_seconds=60, memory_mb=800), Level(sys.argv[1])) as kernel:
+with KernelClient(Limits(total_seconds=60, memory_mb=800), Level(sys.argv[1])) as kernel:
     found = kernel.execute(code, 30)
 print(found.outputs[0].get("text") or found.outputs[0]["evalue"])
 """
@@ -83,7 +83,7 @@ def assert_gone(pids: list[int]) -> None:
 
 def look(level: Level) -> dict:
     code = LOOK.replace("CHECKOUT", repr(str(CHECKOUT))).replace("OUTSIDE", str(os.getpid()))
-    with Kernel(SMALL, level) as kernel:
+    with KernelClient(SMALL, level) as kernel:
         found = kernel.execute(code, 20)
     assert found.status == "ok", found
     return json.loads(found.outputs[0]["text"])
@@ -267,7 +267,10 @@ def test_a_kernel_that_cannot_start_says_why(monkeypatch):
     monkeypatch.setattr(
         provisioner, "confine_command", lambda *_: ["sh", "-c", "echo no such wall >&2; exit 3"]
     )
-    with pytest.raises(StartFailed, match="did not start: no such wall"), Kernel(SMALL, STRONG[0]):
+    with (
+        pytest.raises(StartFailed, match="did not start: no such wall"),
+        KernelClient(SMALL, STRONG[0]),
+    ):
         pass
 
 
@@ -277,7 +280,7 @@ def test_data_can_be_read_and_nothing_is_left(tmp_path, monkeypatch):
     data.mkdir()
     other.mkdir()
     (data / "x").write_text("42")
-    with Kernel(SMALL, None, (data,)) as kernel:
+    with KernelClient(SMALL, None, (data,)) as kernel:
         found = kernel.execute(
             f"import os; print(open('{data}/x').read(), os.listdir('{tmp_path}'))", 20
         )
@@ -328,7 +331,7 @@ def test_sizes_of_folders(tmp_path):
 
 @needs_namespaces
 def test_time_over_all_ends_the_sandbox():
-    with Kernel(Limits(total_seconds=2, memory_mb=800), None) as kernel:
+    with KernelClient(Limits(total_seconds=2, memory_mb=800), None) as kernel:
         began = time.monotonic()
         with pytest.raises(SandboxEnded, match="everything together took more than 2 s"):
             kernel.execute("import time; time.sleep(600)", 300)
