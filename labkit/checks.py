@@ -1,4 +1,4 @@
-"""The checks in an assignment's notebook: each says what was got, all run, none stops the others.
+"""Checks for the notebook of an assignment: all run, and each reports the value that it got.
 
     check = Checks("Exercise 1")
     with check("on a cell its own value"):
@@ -7,7 +7,7 @@
         has_shape(bilinear(cells, *no_points), (1, 0))
     check.report()
 
-They help while one works; the grading asks other things, elsewhere, and knows nothing of them.
+They help students while they work. Grading is independent of them and uses other inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHOWN = 160
 
 @dataclass(frozen=True)
 class Result:
-    """How a check ended; `problem` is empty where it passed."""
+    """Result of a check; `problem` is empty if it passed."""
 
     name: str
     problem: str
@@ -53,24 +53,24 @@ class Checks:
 
     @property
     def failed(self) -> list[Result]:
-        """The results of the checks that did not pass."""
+        """Results of the failed checks."""
         return [result for result in self.results if result.problem]
 
     def report(self) -> None:
-        """Show how many checks pass, and what is wrong with the others."""
+        """Show how many checks passed, and the problems of the others."""
         from IPython.display import display
 
         display(self)
 
     def __repr__(self) -> str:
         lines = [self._summary()]
-        for result, problem in self._told():
+        for result, problem in self._problems():
             lines.append(f"{'✗' if result.problem else '✓'} {result.name}")
             lines += [f"    {line}" for line in problem.splitlines()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        items = "".join(_item(result, problem) for result, problem in self._told())
+        items = "".join(_item(result, problem) for result, problem in self._problems())
         return f"<div><b>{html.escape(self._summary())}</b>{items}</div>"
 
     def _summary(self) -> str:
@@ -78,22 +78,22 @@ class Checks:
         count = f"all {total}" if passed == total > 1 else f"{passed} of {total}"
         return f"{self.title}: {count} checks pass"
 
-    def _told(self) -> list[tuple[Result, str]]:
-        """The results, and of each what there is to say that was not just said."""
-        told, last = [], ""
+    def _problems(self) -> list[tuple[Result, str]]:
+        """Pairs of a result and its problem; a repeated problem is shortened."""
+        problems, last = [], ""
         for result in self.results:
-            told.append(
+            problems.append(
                 (
                     result,
                     "the same" if result.problem and result.problem == last else result.problem,
                 )
             )
             last = result.problem
-        return told
+        return problems
 
 
 class _Check:
-    """One check: whatever goes wrong inside becomes its result."""
+    """Context of one check; an exception inside becomes its result."""
 
     def __init__(self, name: str, results: list[Result]) -> None:
         self.name, self.results = name, results
@@ -146,7 +146,7 @@ def has_shape(got: Any, shape: tuple[int, ...]) -> None:
 
 
 def _difference(got: Any, expected: Any, within: float) -> str:
-    """What is different, or nothing."""
+    """Describe the difference of two values; "" without one."""
     whole = f"got {_show(got)}, expected {_show(expected)}"
     if isinstance(expected, dict) and isinstance(got, dict):
         if set(got) != set(expected):
@@ -202,7 +202,7 @@ def _numbers(array: np.ndarray) -> bool:
 
 
 def _show(value: Any) -> str:
-    """A value as it would be written, whole numbers without a point, cut where it is long."""
+    """Format a value, integers without a point, and cut long ones."""
     if hasattr(value, "detach") or isinstance(value, np.ndarray):
         array = _array(value)
         if array.size > 12:
@@ -225,7 +225,7 @@ def _written(value: Any) -> str:
 
 
 def _problem(error: Exception, trace: TracebackType) -> str:
-    """A message of the check, or an exception and the line of the reader's cell that it is from."""
+    """Message of the check, or an exception with the line of the reader's cell that raised it."""
     frames = list(traceback.walk_tb(trace))
     cell = frames[0][0]
     name = cell.f_code.co_filename
@@ -250,7 +250,7 @@ def _problem(error: Exception, trace: TracebackType) -> str:
 
 
 def _cell(file_name: str) -> str:
-    """The number in a cell's prompt, such as "In[3], ", where there is a notebook."""
+    """Number in the cell's prompt, such as "In[3], "; "" outside a notebook."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -264,7 +264,7 @@ SAID = "padding-left:1.4em;white-space:pre-wrap;font:0.93em var(--jp-code-font-f
 
 
 def _item(result: Result, problem: str) -> str:
-    """A result as HTML, in the colours of JupyterLab's theme."""
+    """Format a result as HTML, in the colours of JupyterLab's theme."""
     mark, color = MARKS[not result.problem]
     said = f'<div style="{SAID}">{html.escape(problem)}</div>' if problem else ""
     name = f'<span style="{MARK};color:var({color})">{mark}</span>{html.escape(result.name)}'

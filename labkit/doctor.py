@@ -1,4 +1,4 @@
-"""What this machine has for labkit, and what to install for what is missing."""
+"""Check of this machine: which parts labkit can use, and how to install missing ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAC_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome
 
 @dataclass(frozen=True)
 class PartStatus:
-    """One part: whether it is there, what was found, what it is for, how to install it."""
+    """Status of one part: presence, version or problem, purpose, and how to install it."""
 
     name: str
     present: bool
@@ -32,7 +32,7 @@ class PartStatus:
 
 
 def describe_environment() -> dict[str, str]:
-    """Return what numbers and times depend on: versions, device, cores."""
+    """Describe what numbers and times depend on: versions, device, cores."""
     return {
         "labkit": version("labkit"),
         "python": platform.python_version(),
@@ -44,7 +44,7 @@ def describe_environment() -> dict[str, str]:
 
 
 def check_environment() -> list[PartStatus]:
-    """Look for every part that labkit can use."""
+    """Check every part that labkit can use."""
     from labkit.ops.build_kernels import HOST_COMPILERS  # here, because it takes torch along
 
     has_gpu, device = _device()

@@ -1,4 +1,4 @@
-"""The few types that travel between data sets, models, metrics and pictures.
+"""Data structures shared by data sets, models, metrics and visualisation.
 
 Letters in shapes: ``N`` objects, ``H`` × ``W`` pixels, ``C`` categories.
 
@@ -26,7 +26,7 @@ VOID = 0
 """Panoptic map outside all segments: unlabelled in a target, undecided in a prediction."""
 
 IGNORE = 255
-"""Value of a semantic map that neither the losses nor the metrics look at."""
+"""Value of a semantic map that losses and metrics ignore."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Categories(Sequence[Category]):
 
     @classmethod
     def from_coco(cls, entries: Iterable[dict[str, Any]]) -> Categories:
-        """From the ``categories`` list of a COCO JSON; without ``isthing`` it is a thing."""
+        """Read the ``categories`` list of a COCO JSON; those without ``isthing`` are things."""
         return cls(
             Category(
                 id=int(e["id"]),
@@ -155,7 +155,7 @@ class Categories(Sequence[Category]):
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:
-    """A file's colour, ``[r, g, b]`` or ``"#rrggbb"``; None for others: it only decorates."""
+    """Parse a colour, ``[r, g, b]`` or ``"#rrggbb"``; None for other values."""
     if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
         value = list(bytes.fromhex(value[1:]))
     if isinstance(value, list) and len(value) == 3 and all(v in range(256) for v in value):
@@ -165,7 +165,7 @@ def _color(value: Any) -> tuple[int, int, int] | None:
 
 @dataclass
 class Detections:
-    """Objects found in one image, best score first.
+    """Detections in one image, best score first.
 
     Attributes:
         boxes: ``(N, 4)`` float32, XYXY in pixels of the image.
@@ -188,7 +188,7 @@ class Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index], masks)
 
     def to(self, device: torch.device | str) -> Detections:
-        """The same objects on another device."""
+        """Copy the detections to another device."""
         masks = None if self.masks is None else self.masks.to(device)
         return Detections(
             self.boxes.to(device), self.scores.to(device), self.labels.to(device), masks
@@ -241,7 +241,7 @@ class Panoptic:
             seen.add(segment.id)
 
     def to(self, device: torch.device | str) -> Panoptic:
-        """The same map on another device."""
+        """Copy the map to another device."""
         return Panoptic(self.ids.to(device), self.segments)
 
     def semantic(self) -> Tensor:
@@ -258,7 +258,7 @@ class Panoptic:
 
 @dataclass
 class Prediction:
-    """What a model says about one image; a part that the model does not make is None.
+    """Output of a model for one image; parts that the model does not predict are None.
 
     Attributes:
         detections: objects with boxes and, for a mask model, masks.
@@ -271,7 +271,7 @@ class Prediction:
     panoptic: Panoptic | None = None
 
     def to(self, device: torch.device | str) -> Prediction:
-        """The same prediction with all its tensors on another device."""
+        """Copy the prediction with all its tensors to another device."""
         return Prediction(
             None if self.detections is None else self.detections.to(device),
             None if self.semantic is None else self.semantic.to(device),
@@ -302,7 +302,7 @@ class Target(TypedDict):
 
 
 def target_to(target: Target, device: torch.device | str) -> Target:
-    """The same target with all its tensors, the panoptic map's too, on another device."""
+    """Copy a target with all its tensors, including the panoptic map, to another device."""
     moved: Any = {
         key: value.to(device) if isinstance(value, Tensor | Panoptic) else value
         for key, value in target.items()

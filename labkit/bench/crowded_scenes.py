@@ -1,8 +1,8 @@
-"""What backbones and fusions make of crowded pictures: several trainings of each.
+"""Comparison of backbones and fusions on crowded images, with several trainings of each.
 
-The weights that come with labkit have never seen such pictures; they are trained on with them. Runs
-of one setting differ by their seed alone; a difference between settings that is not clearly
-larger than that spread is no difference. The fusions are compared on the same networks.
+The weights that come with labkit, trained without such images, are fine-tuned on them. Runs of one
+setting differ in the seed only. A difference between settings is meaningful only if it clearly
+exceeds this spread. The fusions are compared on the same networks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One setting over the seeds.
+    """Scores of one setting for all seeds.
 
     Attributes:
         name: preset, or :data:`HEURISTIC`.
@@ -60,10 +60,10 @@ class StudyRow:
 
 
 def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
-    """Train what is not trained yet, measure what is not measured yet.
+    """Run the missing trainings and evaluations of the study.
 
     Args:
-        out: folder of the runs; the same call goes on after an interruption.
+        out: folder of the runs; the same call resumes after an interruption.
         steps: of each training.
         seeds: how many trainings of each preset.
         images: of the crowded variant's ``val``, to measure on.
@@ -80,14 +80,14 @@ def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
 
 
 def differences(rows: Sequence[StudyRow], first: str, second: str, what: str) -> list[float]:
-    """``first`` minus ``second``, seed by seed."""
+    """Difference ``first`` minus ``second`` for each seed."""
     by_name = {row.name: row.seeds for row in rows}
     pairs = zip(by_name[first], by_name[second], strict=True)
     return [a[what] - b[what] for a, b in pairs]
 
 
 def _one(folder: Path, preset: str, steps: int, seed: int, images: int) -> Mapping[str, Scores]:
-    """The scores of one training, by name of the fusion."""
+    """Scores of one training by name of the fusion."""
     command = [sys.executable, "-m", "labkit", "train", preset, "--data", "crowded"]
     command += ["--init", preset, "--steps", str(steps)]
     command += ["--lr", str(LEARNING_RATE), "--seed", str(seed)]
@@ -104,7 +104,7 @@ def _one(folder: Path, preset: str, steps: int, seed: int, images: int) -> Mappi
 
 
 def measure(model: nn.Module, name: str, images: int) -> dict[str, Scores]:
-    """PQ with the model's own fusion, and for UPSNet also with the heuristic merge."""
+    """Compute PQ with the model's own fusion, and for UPSNet also with the heuristic merge."""
     data = Shapes("val", images, crowded=True)
     ways = [name, HEURISTIC] if isinstance(model, UPSNet) else [name]
     metrics = {way: PanopticQuality(data.categories) for way in ways}
@@ -127,7 +127,7 @@ def measure(model: nn.Module, name: str, images: int) -> dict[str, Scores]:
 
 
 def merged(prediction: Prediction) -> Panoptic:
-    """The heuristic merge of a prediction on Shapes, with the limits of the tiny presets."""
+    """Apply the heuristic merge to a prediction on Shapes, with the tiny presets' thresholds."""
     assert prediction.detections is not None
     assert prediction.semantic is not None
     return merge(

@@ -1,7 +1,6 @@
-"""Mask R-CNN R50-FPN on the CPU against Detectron2 and torchvision: one image, one training step.
+"""Mask R-CNN R50-FPN on the CPU against Detectron2 and torchvision: inference and training step.
 
-Both sides have the same weights and get the same picture; that they also return the same is part of
-the report.
+Both libraries have the same weights and the same input; the report also compares their outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LEARNING_RATE = 0.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two libraries' detections of one picture are apart, best score first.
+    """Differences between two libraries' detections of one image, best score first.
 
     Attributes:
         ours, theirs: how many there are.
@@ -60,7 +59,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class DetectorMeasurement:
-    """A task timed, with what the two libraries returned and where labkit's time went.
+    """Times of a task, with the difference of the outputs and a profile of labkit.
 
     Attributes:
         comparison: times; the result is the mean score or the sum of the losses.
@@ -80,7 +79,7 @@ class DetectorMeasurement:
 def measure_inference(
     pair: ModelPair, setting: InputSizes, profiled: bool, rounds: int | None = None
 ) -> DetectorMeasurement:
-    """Time ``Predictor`` and the peer from the picture to pasted masks, after a round of each."""
+    """Time ``Predictor`` and the peer from the image to pasted masks, after a warm-up of each."""
     image, predictor = test_image(setting), Predictor(pair.ours, torch.device("cpu"))
     pair.theirs.eval()
 
@@ -108,7 +107,7 @@ def measure_inference(
 def measure_training(
     pair: ModelPair, setting: InputSizes, profiled: bool, rounds: int | None = None
 ) -> DetectorMeasurement:
-    """Time a training step of either: losses, gradients and one step of SGD with momentum."""
+    """Time a training step of each: losses, gradients and one step of SGD with momentum."""
     images, targets = training_batch(setting)
     ours = _step(pair.ours, lambda: pair.ours(images, targets))
     theirs = _step(pair.theirs, lambda: pair.losses(images, targets))
@@ -127,7 +126,7 @@ def measure_training(
 
 
 def agreement(ours: Detections, theirs: Detections) -> Agreement:
-    """Compare detections that should be the same."""
+    """Compare detections that should be equal."""
     if len(ours) != len(theirs) or len(ours) == 0:
         return Agreement(len(ours), len(theirs))
     assert ours.masks is not None
@@ -144,7 +143,7 @@ def agreement(ours: Detections, theirs: Detections) -> Agreement:
 
 
 def _step(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable[[], float]:
-    """A training step that draws the same proposals every time and returns the sum of losses."""
+    """Make a training step that samples the same proposals every time and returns the loss."""
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, LEARNING_RATE, momentum=0.9)

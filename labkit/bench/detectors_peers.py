@@ -1,4 +1,4 @@
-"""The same Mask R-CNN R50-FPN in labkit and in another library: weights, picture, targets."""
+"""The same Mask R-CNN R50-FPN in labkit and in another library: weights, image, targets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from labkit.system import optional_packages
 
 @dataclass(frozen=True)
 class InputSizes:
-    """Sizes, in pixels, of what both libraries get.
+    """Sizes of the inputs in pixels.
 
     Attributes:
         picture: (height, width) of the picture to predict.
@@ -63,7 +63,7 @@ class ModelPair:
 
 
 def test_image(setting: InputSizes) -> Tensor:
-    """The picture that is predicted, ``(3, H, W)`` uint8 RGB, of Shapes."""
+    """Image of Shapes for inference, ``(3, H, W)`` uint8 RGB."""
     height, width = setting.picture
     return Shapes("val", num=1, size=max(height, width))[0][0][:, :height, :width]
 
@@ -166,7 +166,7 @@ def _copy_from_torchvision(theirs: nn.Module, ours: MaskRCNN) -> None:
 
 
 def _random_torchvision(setting: InputSizes) -> nn.Module:
-    """``maskrcnn_resnet50_fpn`` as it is fine-tuned, with random weights that find 100 objects.
+    """``maskrcnn_resnet50_fpn`` with random weights that give 100 detections.
 
     Fresh weights find nothing: all scores are 1/81.
     """

@@ -1,4 +1,4 @@
-"""Where the time of a detector goes, by its parts."""
+"""Profile of a detector by its parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labkit.models.targets import check_targets
 
 @dataclass(frozen=True)
 class ProfiledPart:
-    """A part of the work: the functions that do it, and in which other part they are called."""
+    """A part of a detector: its functions, and the part that calls them."""
 
     name: str
     functions: tuple[Callable[..., Any], ...]
@@ -51,7 +51,7 @@ PARTS = (
 
 
 def profile(call: Callable[[], Any]) -> dict[str, float]:
-    """Milliseconds by part, in the order of the work, of one call; the parts that it has."""
+    """Profile one call: milliseconds by part, in the order of execution."""
     profiler = cProfile.Profile()
     profiler.runcall(call)
     stats = pstats.Stats(profiler)
@@ -70,7 +70,7 @@ def profile(call: Callable[[], Any]) -> dict[str, float]:
 
 
 def print_profile(title: str, parts: Mapping[str, float]) -> None:
-    """Print a table of what :func:`profile` found."""
+    """Print a table of the results of :func:`profile`."""
     table = Table(title=title)
     table.add_column("part")
     table.add_column("ms", justify="right")
@@ -82,6 +82,6 @@ def print_profile(title: str, parts: Mapping[str, float]) -> None:
 
 
 def _key(function: Callable[..., Any]) -> tuple[str, int, str]:
-    """How the profiler names a function; a decorator's wrapper is another one."""
+    """Key of a function in the profiler, which counts a decorator's wrapper separately."""
     code = inspect.unwrap(function).__code__
     return code.co_filename, code.co_firstlineno, code.co_name

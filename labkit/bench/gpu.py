@@ -1,7 +1,7 @@
-"""All that a machine with a GPU is wanted for, in one call that a failing part does not end.
+"""All GPU checks in one call, which continues after a failing part.
 
-Every part is a process of its own with a budget of seconds. What it prints is in ``NAME.log``; its
-figures are in ``gpu.json`` as soon as it ends, so that they are not lost with the machine.
+Every part is a process with a time budget. Its output is in ``NAME.log``; its results are in
+``gpu.json`` as soon as it ends, so that they are not lost with the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOTAL = 8 * 60.0
 
 @dataclass(frozen=True)
 class GPUPart:
-    """A process to run.
+    """A part to run as a process.
 
     Attributes:
         name: of its log, and in the table.
@@ -43,7 +43,7 @@ class GPUPart:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of a part.
+    """Result of a part.
 
     Attributes:
         name, budget: of the part.
@@ -62,7 +62,7 @@ class PartResult:
 
 
 def plan(out: Path, device: str, small: bool) -> list[GPUPart]:
-    """The parts, the most wanted first; ``small`` is for trying the plan out."""
+    """List the parts, the most important first; ``small`` is for testing the plan."""
 
     def labkit(*arguments: str) -> list[str]:
         return [sys.executable, "-m", "labkit", *arguments]
@@ -94,7 +94,7 @@ def carry_out(
     total: float = TOTAL,
     on_end: Callable[[PartResult], None] = lambda outcome: None,
 ) -> list[PartResult]:
-    """Run the parts one after another, and write ``out/gpu.json`` after each.
+    """Run the parts one after another and write ``out/gpu.json`` after each.
 
     Args:
         parts: what to run.

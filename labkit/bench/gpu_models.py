@@ -1,4 +1,4 @@
-"""One prediction and one training step of a network: time, memory, and the CPU's float32 numbers.
+"""Prediction and training step of a network: time, memory, and differences from CPU float32.
 
 ``python -m labkit.bench.gpu_models PRESET --device cuda --out FILE`` measures one of them.
 """
@@ -47,7 +47,7 @@ SIDE, IMAGES, REPEATS = 512, 2, 5
 
 
 def measure(preset: str, device: torch.device, side: int, repeats: int) -> dict[str, Any]:
-    """The figures of one network.
+    """Measure one network.
 
     Args:
         preset: with the weights that come with labkit, or random ones.
@@ -91,7 +91,7 @@ def _training_step(
     device: torch.device,
     precision: str,
 ) -> tuple[Callable[[], float], list[float]]:
-    """A function that trains one step and returns the loss, and the losses of its calls."""
+    """Make a function that trains one step and returns the loss, and the list of its losses."""
     model.to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     there = [image.to(device) for image in images], [target_to(t, device) for t in targets]
@@ -112,7 +112,7 @@ def _training_step(
 
 @contextmanager
 def _draws_of_the_cpu() -> Iterator[None]:
-    """Anchors and proposals are drawn at random, and a GPU would draw others."""
+    """Sample anchors and proposals with the CPU's random numbers; a GPU has others."""
     draw = torch.randperm
 
     def randperm(count: int, *, device: torch.device | None = None) -> Tensor:

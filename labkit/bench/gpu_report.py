@@ -1,4 +1,4 @@
-"""The tables of ``labkit bench gpu``."""
+"""Printing the tables of ``labkit bench gpu``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def print_report(outcomes: Sequence[PartResult], console: Console) -> None:
-    """What became of each part, the networks' figures, and RoIAlign's."""
+    """Print the results of the parts, the networks and RoIAlign."""
     parts = Table("part", "outcome", title="Parts")
     for column in ("s", "budget"):
         parts.add_column(column, justify="right")

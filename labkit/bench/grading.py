@@ -1,4 +1,4 @@
-"""What grading costs, what a second worker brings, and what it survives."""
+"""Measurements of grading: overhead, speed-up with two workers, recovery after a kill."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ASSIGNMENT = Assignment(
 
 @dataclass(frozen=True)
 class GradingRun:
-    """One grading of many submissions.
+    """Times of one grading of many submissions.
 
     Attributes:
         submissions: how many.
@@ -72,13 +72,13 @@ class GradingRun:
 
     @property
     def overhead(self) -> float:
-        """Seconds of a worker for a submission beyond the student's own."""
+        """Seconds of a worker per submission, without the time of the student's code."""
         return (self.seconds * self.workers - self.own_seconds) / self.submissions
 
 
 @dataclass(frozen=True)
 class Survival:
-    """What came of a grading in whose middle something was killed.
+    """Result of a grading in which a process was killed.
 
     Attributes:
         killed: what.
@@ -100,13 +100,13 @@ class Survival:
 
     @property
     def unharmed(self) -> bool:
-        """Whether nothing was lost, repeated or left, and it was in the middle indeed."""
+        """Whether nothing was lost, repeated or left, and the kill was in the middle."""
         in_the_middle = 0 < self.done < self.submissions
         return in_the_middle and not (self.lost or self.repeated or self.left)
 
 
 class SyntheticCourse:
-    """An assignment of one function, and students of whom every third has it wrong."""
+    """An assignment of one function with students, every third of whom has a wrong answer."""
 
     def __init__(self, folder: Path, students: int) -> None:
         self.folder, self.students = folder, students
@@ -173,7 +173,7 @@ class SyntheticCourse:
 
 
 def survive_killed_grader(course: SyntheticCourse) -> Survival:
-    """Kill the grader in the middle (SIGKILL), start it again, and see what became of it all."""
+    """Kill the grader in the middle (SIGKILL), start it again, and check the results."""
     with _grader(course, "killed", "--workers", "2") as grader:
         _wait_for(course, "killed", grader)
         family = psutil.Process(grader.pid).children(recursive=True)
@@ -209,7 +209,7 @@ def survive_killed_dask_worker(course: SyntheticCourse) -> Survival:
 
 @contextlib.contextmanager
 def dask_cluster() -> Iterator[tuple[str, Callable[[], list[int]]]]:
-    """Give the address of a Dask cluster of two workers here, and a function for their processes.
+    """Start a local Dask cluster of two workers; yield its address and its processes' function.
 
     Raises:
         LabkitError: Dask is missing.

@@ -1,7 +1,7 @@
-"""From the outputs of the branches to the panoptic map: the time of each step, on the CPU.
+"""Times of the steps from branch outputs to panoptic map, on the CPU.
 
-One picture of 480 × 640 with 100 objects. The merge is compared with Detectron2's function, on the
-same masks and the same semantic map; UPSNet's fusion works on the same objects.
+One image of 480 × 640 pixels with 100 objects. The merge is compared with Detectron2's function on
+the same masks and semantic map; UPSNet's fusion uses the same objects.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THINGS, CLASSES = len(CATEGORIES.things), len(CATEGORIES)
 
 @dataclass(frozen=True)
 class BranchOutputs:
-    """What the branches of a network say about one picture.
+    """Outputs of a network's branches for one image.
 
     Attributes:
         boxes: ``(n, 4)``, best object first.
@@ -54,7 +54,7 @@ class BranchOutputs:
 
 
 def branch_outputs() -> BranchOutputs:
-    """Objects of all sizes that overlap, with round masks, and smooth semantic logits."""
+    """Make overlapping objects of all sizes with round masks, and smooth semantic logits."""
     generator = torch.Generator().manual_seed(0)
     height, width = SIZE
     side = torch.rand(OBJECTS, 2, generator=generator).pow(2) * 200 + 16
@@ -77,7 +77,7 @@ def branch_outputs() -> BranchOutputs:
 
 
 def steps(given: BranchOutputs) -> dict[str, float]:
-    """Milliseconds of each step of both ways, medians over the rounds."""
+    """Median milliseconds of each step of both fusions."""
     detections, labels = inputs_of_merge(given)
     windows = windows_of(given.boxes, SIZE)
     large = resized_masks(given.mask_logits, windows.mask)
@@ -165,7 +165,7 @@ def compare_merge(given: BranchOutputs) -> PeerComparison:
 
 
 def _timed(call: Callable[[], Tensor]) -> tuple[float, float]:
-    """Seconds, and the share of the picture that is not void."""
+    """Measure seconds, and the share of the image that is not void."""
     begin = time.perf_counter()
     ids = call()
     return time.perf_counter() - begin, (ids > 0).float().mean().item()

@@ -1,8 +1,8 @@
 """Pairs of panoptic maps at COCO's size and complexity, made from a seed, for measuring.
 
-Wavy bands of stuff, ragged blobs in front, an unlabelled patch in the truth; the prediction has the
-same shapes a little moved, some missing, renamed or invented. It covers every pixel and there is no
-crowd, so that implementations which differ in those respects give the same quality.
+Wavy bands of stuff, ragged blobs in front, an unlabelled patch in the ground truth; the prediction
+has the same shapes slightly moved, some missing, of another class or added. It covers every pixel
+and there is no crowd, so that implementations which differ in those respects give the same quality.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def make_pair(index: int) -> list[tuple[NDArray[np.int32], list[dict[str, Any]]]]:
-    """Truth and prediction number ``index``: ids ``(480, 640)`` and ``segments_info`` each."""
+    """Make ground truth and prediction of pair ``index``: ids ``(480, 640)``, ``segments_info``."""
     rng = np.random.default_rng(index)
     bands = [
         Polygon(_band(rng, k * HEIGHT / BANDS if k else -HEIGHT), int(category))
@@ -58,7 +58,7 @@ def make_pair(index: int) -> list[tuple[NDArray[np.int32], list[dict[str, Any]]]
 
 
 def _band(rng: np.random.Generator, top: float) -> NDArray[np.float64]:
-    """Everything below a wavy line."""
+    """Polygon below a wavy line."""
     x = np.linspace(-20, WIDTH + 20, 120)
     waves = sum(
         rng.uniform(4, 20) * np.sin(x * rng.uniform(0.005, 0.05) + rng.uniform(0, 6))
@@ -89,7 +89,7 @@ def _moved(rng: np.random.Generator, points: NDArray[np.float64]) -> NDArray[np.
 def _paint(
     rng: np.random.Generator, shapes: list[Polygon]
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
-    """Paint in order; what stays visible becomes a segment with a random id."""
+    """Paint polygons in order; visible ones become segments with random ids."""
     layers = np.ones((HEIGHT, WIDTH), np.uint8)  # value k shows shape k - 1
     for value, shape in enumerate(shapes, start=1):
         cv2.fillPoly(layers, [np.round(shape.points).astype(np.int32)], value)
@@ -105,7 +105,7 @@ def _paint(
 
 
 def write_pairs(folder: Path, count: int) -> tuple[Path, Path]:
-    """Write ``count`` pairs as COCO panoptic files; returns the two JSONs' paths."""
+    """Write ``count`` pairs as COCO panoptic files; return the two JSONs' paths."""
     jsons = folder / "gt.json", folder / "pred.json"
     for path in jsons:
         path.with_suffix("").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Timing labkit against a peer in one run, and printing what came out."""
+"""Timing of labkit against another library in one run, and printing the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """Times of one task, done by labkit and by its peer.
+    """Times of one task in labkit and in another library.
 
     Attributes:
         task: what was timed.
@@ -52,7 +52,7 @@ def compare_with_peer(
     target: float | None,
     repeats: int,
 ) -> PeerComparison:
-    """Run both in turn, ``repeats`` times.
+    """Run both in alternation, ``repeats`` times.
 
     A round's two runs are next to each other in time, so that a machine that slows down or is
     shared for a while slows both; the order changes from round to round.
@@ -89,7 +89,7 @@ def compare_with_peer(
 
 
 def print_comparisons(title: str, result: str, comparisons: Sequence[PeerComparison]) -> None:
-    """Print a table of at most 80 columns; ``result`` names the answer that both computed."""
+    """Print a table of at most 80 columns; ``result`` names the value that both computed."""
     peers = {c.peer for c in comparisons}
     table = Table(title=f"{title}, against {peers.pop()}" if len(peers) == 1 else title)
     table.add_column("task")

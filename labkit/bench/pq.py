@@ -1,4 +1,4 @@
-"""Panoptic quality: labkit against panopticapi (from files) and torchmetrics (from tensors)."""
+"""Times of panoptic quality against panopticapi (from files) and torchmetrics (from tensors)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoIAlign against torchvision's: the calls that are timed, and how."""
+"""Times of RoIAlign against torchvision's."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ C4 = Case("C4, 300 boxes, 14x14", 1024, 50, 76, 1 / 16, 300, (32.0, 512.0), 14, 
 
 
 def headline_cases(device: str) -> list[Case]:
-    """What is timed on ``"cpu"`` or ``"cuda"``, with the targets there."""
+    """Timed cases on ``"cpu"`` or ``"cuda"``, with their targets."""
     cases = []
     for ratio in (2, 0):
         base = replace(FPN, ratio=ratio)
@@ -96,7 +96,7 @@ def headline_cases(device: str) -> list[Case]:
 
 @dataclass(frozen=True)
 class RoIAlignMeasurement:
-    """A case timed; ``threads`` is None on a GPU."""
+    """Times of a case; ``threads`` is None on a GPU."""
 
     case: Case
     threads: int | None
@@ -107,7 +107,7 @@ class RoIAlignMeasurement:
 
 
 def thread_counts(device: str) -> list[int | None]:
-    """Two threads, where there are as many cores, and one; on a GPU they do not matter."""
+    """Numbers of CPU threads to time: two, if there are two cores, and one; None on a GPU."""
     if device == "cuda":
         return [None]
     return [2, 1] if available_cores() > 1 else [1]
@@ -132,7 +132,7 @@ def measure_all(
 def measure(
     case: Case, device: str, threads: int | None, seconds: float = 3.0
 ) -> RoIAlignMeasurement:
-    """Time labkit and torchvision on a case, in turn, after a round that does not count.
+    """Time labkit and torchvision on a case in alternation, after a warm-up.
 
     The result in the comparison is the mean of what is pooled, or of the map's gradient.
 
@@ -162,7 +162,7 @@ def measure(
 
 
 def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
-    """A random map ``(1, C, H, W)`` and boxes ``(K, 5)`` on it, the same every time."""
+    """Make a random map ``(1, C, H, W)`` and boxes ``(K, 5)`` on it, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     features = torch.rand(1, case.channels, case.height, case.width, generator=generator)
     layout = torch.channels_last if case.channels_last else torch.contiguous_format
@@ -170,7 +170,7 @@ def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
 
 
 def make_rois(case: Case, seed: int = 0) -> Tensor:
-    """Boxes ``(K, 5)`` in image pixels, the image's index 0 first, the same for the same seed.
+    """Make random boxes ``(K, 5)`` in image pixels, with the image's index 0 first.
 
     The square root of the area is log-uniform between ``case.sides``, the ratio of width to height
     log-uniform from 1/2 to 2; a box that the image cannot hold is cut to it, and each lies anywhere
@@ -190,7 +190,7 @@ def make_rois(case: Case, seed: int = 0) -> Tensor:
 def _call(
     case: Case, operator: Callable[..., Tensor], features: Tensor, rois: Tensor
 ) -> Callable[[], Tensor]:
-    """A function that runs the case once; it returns what is pooled, or the map's gradient."""
+    """Make a function that runs the case once and returns the output, or the map's gradient."""
     options = (rois, case.bins, case.scale, case.ratio, True)
     if not case.backward:
         return lambda: operator(features, *options)
@@ -207,7 +207,7 @@ def _calls(device: str) -> int:
 
 
 def _timed(function: Callable[[], Tensor], device: str) -> tuple[float, float]:
-    """The seconds that the calls of one round take, and the mean of the result."""
+    """Measure the seconds of the calls of one round, and the mean of the result."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -226,7 +226,7 @@ def _timed(function: Callable[[], Tensor], device: str) -> tuple[float, float]:
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads, and what it used before afterwards; None changes nothing."""
+    """Set torch's threads within a block; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory bandwidth RoIAlign uses."""
+"""Share of a GPU's memory bandwidth that RoIAlign uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require_gpu() -> None:
 
 
 def least_bytes(case: Case) -> int:
-    """The bytes that a call in float32 must move at the least: each array once.
+    """Smallest number of bytes that a float32 call must move: each array once.
 
     Forward the map is read and the bins are written; backward the bins' gradient is read and the
     map's is written. The boxes themselves are too few to count.
@@ -40,7 +40,7 @@ def least_bytes(case: Case) -> int:
 
 
 def copy_bandwidth() -> float:
-    """Bytes per second that the GPU moves in copying, reads and writes counted: the best of ten."""
+    """Measure the GPU's copy bandwidth in bytes per second, reads plus writes: the best of ten."""
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     target.copy_(source)

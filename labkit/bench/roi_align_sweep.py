@@ -1,4 +1,4 @@
-"""How RoIAlign's ratio to torchvision depends on box size, samples, channels and threads."""
+"""RoIAlign's speed relative to torchvision by box size, samples, channels and threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOX_SIZE, RATIO, CHANNELS, THREADS = "box size, pixels", "sampling ratio", "chan
 
 @dataclass(frozen=True)
 class SweepSetting:
-    """A place in the sweep: what differs from the base case, and the case that makes."""
+    """A point of the sweep: the changed factor, and the resulting case."""
 
     factor: str
     value: int
@@ -39,7 +39,7 @@ class SweepSetting:
 
 @dataclass(frozen=True)
 class Point:
-    """A setting timed."""
+    """Times of a setting."""
 
     setting: SweepSetting
     measurement: RoIAlignMeasurement
@@ -50,7 +50,7 @@ class Point:
 
 
 def settings(base: Case, threads: int | None, cores: int) -> list[SweepSetting]:
-    """One factor at a time around a case, each value in every mode.
+    """List the settings: one changed factor at a time, each value in every mode.
 
     Args:
         base: the case.
@@ -94,7 +94,7 @@ def print_sweep(points: Sequence[Point]) -> None:
 
 
 def draw_sweep(points: Sequence[Point]) -> Figure:
-    """A panel for each factor: the ratio to torchvision against its value."""
+    """Draw a panel for each factor: the ratio to torchvision against the factor's value."""
     factors = _factors(points)
     figure = Figure(figsize=(3.3 * len(factors), 3.6), layout="constrained")
     panels = figure.subplots(1, len(factors), sharey=True, squeeze=False)[0]
@@ -127,7 +127,7 @@ def _factors(points: Sequence[Point]) -> list[str]:
 
 
 def _rows(points: Sequence[Point], factor: str) -> dict[int, dict[str, Any]]:
-    """For each value of a factor, the comparison of each mode."""
+    """Comparisons of each mode by value of a factor."""
     rows: dict[int, dict[str, Any]] = {}
     for point in points:
         if point.setting.factor == factor:

@@ -1,7 +1,7 @@
-"""How soon the widgets answer: pointing at segments, in Chromium, and moving a threshold.
+"""Response times of the widgets: pointing at segments, in Chromium, and moving a threshold.
 
-A time of pointing begins with the mouse event, as the browser stamps it, and ends when the frame
-that shows the answer has been painted. The page is the segment viewer's offline file: the same
+The time of pointing starts with the browser's timestamp of the mouse event and ends when the frame
+with the response has been painted. The page is the segment viewer's offline file: the same
 script as in a notebook, and pointing needs no kernel there either.
 """
 
@@ -53,7 +53,7 @@ OBSERVE = """() => {
 
 @dataclass(frozen=True)
 class Response:
-    """The times of one kind of answer.
+    """Response times of one task.
 
     Attributes:
         task: what was asked.
@@ -75,13 +75,13 @@ class Response:
 
 
 def response(task: str, times_ms: Sequence[float], target_ms: float) -> Response:
-    """Sum up some times."""
+    """Summarise response times."""
     p95 = float(np.percentile(times_ms, 95))
     return Response(task, statistics.median(times_ms), p95, target_ms)
 
 
 def measure() -> list[Response]:
-    """All figures.
+    """Measure all response times.
 
     Raises:
         LabkitError: Playwright or Chromium is missing.

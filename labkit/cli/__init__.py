@@ -14,7 +14,7 @@ def main() -> None:
         try:
             _run()
         finally:
-            # Here a reader that is gone (`| head`) is caught; Python's own way out complains of it.
+            # Catch a closed pipe (`| head`) here; at exit Python would print a message about it.
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -29,7 +29,7 @@ def _run() -> None:
 
     from labkit.cli.commands import app
 
-    # What a warning says is for the user; the line of code that it comes from is not.
+    # Users need the text of a warning, but not the line of code that raises it.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()

@@ -1,4 +1,4 @@
-"""``labkit app``: an app alone in the browser, without JupyterLab around it."""
+"""``labkit app``: an app of the notebooks in a browser window, without JupyterLab."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from labkit.cli import completion
 from labkit.cli.options import LARGEST_UPLOAD
 from labkit.errors import LabkitError
 
-app = typer.Typer(help="The notebooks' apps, each alone in the browser.", no_args_is_help=True)
+app = typer.Typer(help="Open an app of the notebooks without JupyterLab.", no_args_is_help=True)
 
 
 @app.callback()
 def apps() -> None:
-    """The notebooks' apps, each alone in the browser."""
+    """Open an app of the notebooks without JupyterLab."""
 
 
 @app.command()
@@ -28,19 +28,19 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Names of `labkit zoo list` or folders of `labkit train`; without any, those that"
-            " come with labkit and those that were fetched.",
+            help="Names of `labkit zoo list`, or folders of `labkit train`; default: labkit's own"
+            " weights and the fetched ones.",
             autocompletion=completion.models,
             show_default=False,
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="Begin with this picture instead of one of Shapes.")
+        Path | None, typer.Option(help="Start with this image instead of one of Shapes.")
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     port: Annotated[int, typer.Option(help="Port; the next free one if taken.")] = 8866,
 ) -> None:
-    """Compare models side by side on a picture: serve that app through Voilà, until Ctrl-C."""
+    """Compare models side by side on an image; Voilà serves the app until Ctrl-C."""
     if importlib.util.find_spec("voila") is None:
         raise LabkitError(
             "Voilà, which serves apps without JupyterLab, is not installed; install it with"
@@ -59,7 +59,7 @@ def compare(
             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
         )
         nbformat.write(notebook, path)
-        # In this very process, so that the terminal's Ctrl-C is Voilà's own.
+        # In this process, so that Voilà receives the terminal's Ctrl-C.
         settings = {"tornado_settings": {"websocket_max_message_size": LARGEST_UPLOAD}}
         Voila.launch_instance(
             voila_arguments(path, browser=browser, port=port), config=Config(Voila=settings)
@@ -67,17 +67,17 @@ def compare(
 
 
 def compare_cell(models: list[str], image: Path | None) -> str:
-    """The one cell of the notebook that is served; the app itself says which model is not there.
+    """Code of the served notebook's only cell; the app reports unknown models.
 
     Raises:
-        LabkitError: there is no such picture.
+        LabkitError: the image does not exist.
     """
     if image is not None and not image.is_file():
         raise LabkitError(f"{image}: image not found")
     arguments = [json.dumps(models)] if models else []
     if image is not None:
         arguments.append(f"image={json.dumps(str(image))}")
-    # The kernel begins in the notebook's folder; what the reader names is relative to the shell's.
+    # The kernel starts in the notebook's folder; paths of the user are relative to the shell's.
     lines = [
         "import os",
         f"os.chdir({json.dumps(str(Path.cwd()))})",
@@ -88,7 +88,7 @@ def compare_cell(models: list[str], image: Path | None) -> str:
 
 
 def voila_arguments(path: Path, *, browser: bool, port: int) -> list[str]:
-    """Voilà's own command line, with an address that others on the machine cannot guess."""
+    """Build Voilà's command line, with a token so that other users cannot open the app."""
     return [
         str(path),
         f"--port={port}",

@@ -1,4 +1,4 @@
-"""``labkit assignment``."""
+"""``labkit assignment``: write assignments and release them to students."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import typer
 
 from labkit.cli import completion
 
-app = typer.Typer(help="Write assignments and hand them out.", no_args_is_help=True)
+app = typer.Typer(help="Write assignments and release them to students.", no_args_is_help=True)
 
 Name = Annotated[
     str,
     typer.Argument(
-        help="Its name, or the path of its folder.", autocompletion=completion.assignments
+        help="Name of the assignment, or path of its folder.",
+        autocompletion=completion.assignments,
     ),
 ]
 
 
 @app.callback()
 def assignment() -> None:
-    """Write assignments and hand them out."""
+    """Write assignments and release them to students."""
 
 
 @app.command("list")
 def list_() -> None:
-    """List the assignments, and where they are."""
+    """List the assignments and their folder."""
     from labkit.workbook.notebook_sources import find_root
 
     for name in completion.assignments():
@@ -36,12 +37,12 @@ def list_() -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What the folder will be called.")],
+    name: Annotated[str, typer.Argument(help="Name of the new folder.")],
     folder: Annotated[
-        Path, typer.Option("--in", metavar="DIR", help="Where assignments are kept.")
+        Path, typer.Option("--in", metavar="DIR", help="Folder of the assignments.")
     ] = Path("assignments"),
 ) -> None:
-    """Make a small working assignment to edit: DIR/NAME/source.py."""
+    """Create a small working assignment to edit: DIR/NAME/source.py."""
     from labkit.grading.authoring.example import write_example
 
     source = write_example(folder / name)
@@ -60,19 +61,19 @@ def release(
         Path | None,
         typer.Option(
             metavar="FILE_OR_DIR",
-            help="Where the notebook goes.",
+            help="Where to write the notebook.",
             show_default="the assignment's folder; with --solution, the working directory",
         ),
     ] = None,
 ) -> None:
-    """Write the notebook that students get."""
+    """Write the student notebook."""
     from labkit.grading.authoring.assignment import find_assignment, load_assignment
     from labkit.grading.authoring.release import require_not_edited, write_notebook
 
     loaded = load_assignment(find_assignment(name))
     notebook = loaded.solution if solution else loaded.notebook
     file_name = f"{loaded.name}{'-solution' if solution else ''}.ipynb"
-    # A solution beside the students' notebook would go out with it one day.
+    # A solution beside the student notebook could be published with it by mistake.
     target = out or (Path() if solution else loaded.folder)
     path = target / file_name if target.is_dir() or target.suffix != ".ipynb" else target
     require_not_edited(path, notebook)
@@ -82,11 +83,11 @@ def release(
 
 @app.command()
 def check(name: Name) -> None:
-    """Prove an assignment: the solution earns everything, the untouched notebook nothing.
+    """Check that the solution earns all points and the untouched notebook none.
 
-    Also that no line of a solution or a probe stands in the students' notebook, that this
-    notebook is the one that the source gives, and that the hidden inputs depend on the seed
-    alone. Exits with status 1 when something fails.
+    Also checks that the student notebook contains no line of a solution or a probe and is up to
+    date with the source, and that the hidden inputs depend on the seed alone. Exits with status 1
+    if a check fails.
     """
     from rich.console import Console
     from rich.markup import escape

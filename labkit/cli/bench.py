@@ -1,4 +1,4 @@
-"""``labkit bench``: headline numbers, each a ratio against a peer measured in the same run."""
+"""``labkit bench``: timings of labkit and of other libraries, measured in the same run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from labkit.cli.json_output import Json, write_numbers
 
-app = typer.Typer(help="Measure labkit against its peers.", no_args_is_help=True)
+app = typer.Typer(help="Measure labkit against other libraries.", no_args_is_help=True)
 
 
 class Device(StrEnum):
@@ -20,10 +20,10 @@ class Device(StrEnum):
 
 @app.command("pq")
 def pq(
-    images: Annotated[int, typer.Option(min=1, help="Image pairs made for the file run.")] = 1000,
+    images: Annotated[int, typer.Option(min=1, help="Number of generated image pairs.")] = 1000,
     json: Json = None,
 ) -> None:
-    """Panoptic quality from files (panopticapi) and from tensors (torchmetrics)."""
+    """Time panoptic quality from files (panopticapi) and from tensors (torchmetrics)."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -44,11 +44,11 @@ def pq(
 
 @app.command("pq-memory")
 def pq_memory(
-    images: Annotated[int, typer.Option(min=1, help="Image pairs made for the run.")] = 5000,
+    images: Annotated[int, typer.Option(min=1, help="Number of generated image pairs.")] = 5000,
     workers: Annotated[int, typer.Option(min=1, help="Processes of labkit pq.")] = 2,
     json: Json = None,
 ) -> None:
-    """Peak memory of `labkit pq`, all its processes together (target: 600 MB with 2 workers)."""
+    """Measure the peak memory of `labkit pq` and its processes (target: 600 MB, 2 workers)."""
     from labkit.bench.pq import MEMORY_TARGET_MB, peak_memory
 
     peak = peak_memory(images, workers) / 1e6
@@ -69,7 +69,7 @@ def roi_align(
     sweep: Annotated[bool, typer.Option(help="Also vary one factor at a time.")] = True,
     figure: Annotated[Path | None, typer.Option(help="Draw the sweep into this PNG file.")] = None,
 ) -> None:
-    """RoIAlign forward and backward against torchvision's (2 to 3 minutes; quiet cores matter)."""
+    """Time RoIAlign against torchvision's (2 to 3 minutes on otherwise idle cores)."""
     import torchvision
 
     from labkit.bench import roi_align as bench
@@ -115,11 +115,11 @@ def roi_align(
 @app.command("detectors")
 def detectors(
     json: Json = None,
-    profile: Annotated[bool, typer.Option(help="Also show where labkit's time goes.")] = True,
+    profile: Annotated[bool, typer.Option(help="Also print a profile of labkit.")] = True,
 ) -> None:
-    """Mask R-CNN R50-FPN, inference and training step, against Detectron2 and torchvision.
+    """Time Mask R-CNN R50-FPN against Detectron2 and torchvision: inference, training step.
 
-    On the CPU, some minutes; quiet cores matter. On shared ones set OMP_WAIT_POLICY=passive.
+    Takes some minutes on otherwise idle CPU cores. On shared cores set OMP_WAIT_POLICY=passive.
     """
     import torchvision
     from rich.console import Console
@@ -159,7 +159,7 @@ def detectors(
 
 @app.command("panoptic")
 def panoptic(json: Json = None) -> None:
-    """From branches to panoptic map: each step's time, and the merge against Detectron2's."""
+    """Time each step from branch outputs to panoptic map, and the merge against Detectron2's."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -196,13 +196,13 @@ def panoptic(json: Json = None) -> None:
 
 @app.command("crowded")
 def crowded(
-    out: Annotated[Path, typer.Option(help="Folder of the trainings; go on with the same one.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = 200,
+    out: Annotated[Path, typer.Option(help="Folder of the trainings; use it again to resume.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 3,
-    images: Annotated[int, typer.Option(min=1, help="To measure on.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="Number of evaluation images.")] = 200,
     json: Json = None,
 ) -> None:
-    """Train backbones and fusions on with crowded pictures, several times each (12 trainings)."""
+    """Fine-tune backbones and fusions on crowded images, with several seeds (12 trainings)."""
     from rich.console import Console
     from rich.table import Table
 
@@ -226,7 +226,7 @@ def crowded(
 
 @app.command("widgets")
 def widgets(json: Json = None) -> None:
-    """How soon the widgets answer, in Chromium (quiet cores matter)."""
+    """Measure the response times of the widgets in Chromium (on otherwise idle cores)."""
     from rich.console import Console
     from rich.table import Table
 
@@ -234,7 +234,7 @@ def widgets(json: Json = None) -> None:
     from labkit.doctor import describe_environment
 
     responses = bench.measure()
-    table = Table("task", title="Answers of the widgets, milliseconds")
+    table = Table("task", title="Response times of the widgets, milliseconds")
     for column in ("median", "95th percentile", "target"):
         table.add_column(column, justify="right")
     for r in responses:
@@ -249,13 +249,14 @@ def widgets(json: Json = None) -> None:
 
 @app.command("grading")
 def grading(
-    submissions: Annotated[int, typer.Option(min=1, help="Of the large grading.")] = 300,
+    submissions: Annotated[int, typer.Option(min=1, help="Submissions of the large run.")] = 300,
     sample: Annotated[
-        int, typer.Option(min=18, help="Of one worker and of two; a third of it is killed at.")
+        int,
+        typer.Option(min=18, help="Submissions of the other runs; the kill is after a third."),
     ] = 100,
     json: Json = None,
 ) -> None:
-    """Cost of a submission, two workers against one, many at once, and what kill -9 does."""
+    """Measure grading: overhead, two workers against one, many submissions, kill -9."""
     import tempfile
     from pathlib import Path
 
@@ -307,16 +308,16 @@ def grading(
 
 @app.command("gpu")
 def gpu(
-    out: Annotated[Path, typer.Option(help="Folder of the figures and of each part's log.")],
-    minutes: Annotated[float, typer.Option(min=0.1, help="For everything.")] = 8.0,
+    out: Annotated[Path, typer.Option(help="Folder of the results and of each part's log.")],
+    minutes: Annotated[float, typer.Option(min=0.1, help="Limit of the total time.")] = 8.0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Small parts on the CPU: try the plan without a GPU.")
+        bool, typer.Option("--dry-run", help="Run small parts on the CPU, to test the plan.")
     ] = False,
 ) -> None:
-    """Everything that wants a GPU in one call: operator, networks, RoIAlign, tests, lessons.
+    """Run all GPU checks in one call: operator, networks, RoIAlign, tests, lessons.
 
-    A part that fails or takes too long does not end the others; exits with
-    status 1 if one did.
+    A part that fails or takes too long does not stop the others; then the exit
+    status is 1.
     """
     from rich.console import Console
 

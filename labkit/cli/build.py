@@ -6,10 +6,10 @@ import typer
 
 
 def build() -> None:
-    """Compile RoIAlign for this machine's CPU, and for its GPU where there is one.
+    """Compile RoIAlign for this machine's CPU, and for its GPU if it has one.
 
-    It is otherwise compiled at first use. To compile for a GPU that is not in this machine, name
-    its architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or PYTORCH_ROCM_ARCH (such as gfx90a).
+    Otherwise it is compiled at first use. To compile for a GPU of another machine, set its
+    architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or PYTORCH_ROCM_ARCH (such as gfx90a).
     """
     import os
 

@@ -1,4 +1,4 @@
-"""All commands: one file per group, gathered here."""
+"""Registration of all commands; each group has its own file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shell offers at the Tab key: names, found without loading what they stand for."""
+"""Shell completion of names, without slow imports."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ def notebooks() -> list[str]:
 
 
 def assignments() -> list[str]:
-    """Names of the assignments whose students' notebook is here."""
+    """Names of the assignments with a student notebook."""
     from labkit.workbook.notebook_sources import find_root
 
     return sorted(path.stem for path in find_root().glob("assignments/*/*.ipynb"))
 
 
 def openable() -> list[str]:
-    """What `labkit lab` opens."""
+    """Names that `labkit lab` opens."""
     return [*notebooks(), *assignments()]
 
 
 def models() -> list[str]:
-    """Names that `labkit zoo list` shows."""
+    """Names of `labkit zoo list`."""
     from labkit.checkpoints.shipped import shipped
 
     return [*shipped(), *published()]
@@ -40,16 +40,16 @@ def published() -> list[str]:
 
 
 def datasets() -> list[str]:
-    """Names that `labkit data list` shows."""
+    """Names of `labkit data list`."""
     from labkit.datasets.fetch.catalog import catalogue
 
     return [*catalogue()]
 
 
 def presets() -> list[str]:
-    """Names of the models that `labkit train` trains.
+    """Names of the presets of `labkit train`.
 
-    Read in the text of the presets, because importing them takes torch along.
+    They are parsed from the source text, because an import would load torch.
     """
     from labkit.system.paths import PACKAGE
 

@@ -1,4 +1,4 @@
-"""``labkit data``."""
+"""``labkit data``: fetch, make, check, show and export data sets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from labkit.cli import completion
 from labkit.cli.options import DOWNLOAD_FOLDER, data_name
 
 app = typer.Typer(
-    help="Data sets: fetch, make from masks, check, show, write.", no_args_is_help=True
+    help="Fetch data sets, make them from masks, check, show and export them.",
+    no_args_is_help=True,
 )
 
 
 DATA = typer.Argument(help="A folder; or coco:DIR, coco_panoptic:DIR, shapes, ...")
-EVERY = typer.Option("--all", help="Every finding, not the first ones alone.")
+EVERY = typer.Option("--all", help="List all warnings, not only the first.")
 
 
 class BuiltIn(StrEnum):
@@ -36,11 +37,11 @@ class Split(StrEnum):
 def export(
     dataset: Annotated[BuiltIn, typer.Argument(help="The built-in data set.")],
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    num: Annotated[int, typer.Option(help="How many images.")] = 500,
-    split: Annotated[Split, typer.Option(help="Which part of the data set.")] = Split.val,
-    crowded: Annotated[bool, typer.Option("--crowded", help="The harder variant.")] = False,
+    num: Annotated[int, typer.Option(help="Number of images.")] = 500,
+    split: Annotated[Split, typer.Option(help="Split of the data set.")] = Split.val,
+    crowded: Annotated[bool, typer.Option("--crowded", help="Write the harder variant.")] = False,
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="Another seed is another data set.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; each seed gives another data set.")] = 0,
 ) -> None:
     """Write a data set in COCO's instance and panoptic formats."""
     from labkit.datasets.coco.export import export_coco as write
@@ -53,7 +54,7 @@ def export(
 
 @app.command("list")
 def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
-    """List the data sets that can be fetched, and which of them are here."""
+    """List the data sets that can be fetched, and whether they are on this machine."""
     from rich.console import Console
     from rich.table import Table
 
@@ -74,13 +75,11 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
 def get(
     name: Annotated[
         str,
-        typer.Argument(
-            help="A name that `labkit data list` shows.", autocompletion=completion.datasets
-        ),
+        typer.Argument(help="A name of `labkit data list`.", autocompletion=completion.datasets),
     ],
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
-    """Fetch a data set: resumes, verifies, unpacks."""
+    """Fetch, verify and unpack a data set; run again to resume."""
     from labkit.datasets.fetch import catalog
     from labkit.system.paths import download_folder
     from labkit.system.unknown_names import unknown_name
@@ -97,21 +96,22 @@ def from_masks(
     images: Annotated[Path, typer.Argument(help="Folder of images.")],
     masks: Annotated[Path, typer.Argument(help="Folder of masks with the images' names.")],
     categories: Annotated[Path, typer.Option(help="JSON or TOML: name, isthing, value or color.")],
-    out: Annotated[Path, typer.Option(help="A new folder, or one that holds other splits.")],
-    split: Annotated[str, typer.Option(help="Its name in the files.")] = "train",
+    out: Annotated[Path, typer.Option(help="A new folder, or one with other splits.")],
+    split: Annotated[str, typer.Option(help="Name of the split in the files.")] = "train",
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="Objects as polygons where these are exact enough.")
+        bool,
+        typer.Option("--polygons", help="Write objects as polygons if these are exact enough."),
     ] = False,
     mask_suffix: Annotated[
-        str, typer.Option(help="What masks' names have beyond the images', such as _mask.")
+        str, typer.Option(help="Suffix of the masks' names after the images', such as _mask.")
     ] = "",
     instances_of: Annotated[
         str | None,
-        typer.Option(help="Masks number the objects of this class: each value but 0 is one."),
+        typer.Option(help="Class whose objects the masks number: each value but 0 is an object."),
     ] = None,
     every: Annotated[bool, EVERY] = False,
 ) -> None:
-    """Make COCO instance and panoptic annotations of masks, and say which look like mistakes."""
+    """Make COCO instance and panoptic annotations from masks, and list likely mistakes."""
     from labkit.datasets.coco.export import export_coco as write
     from labkit.datasets.masks.mask_categories import read_mask_categories
     from labkit.datasets.masks.mask_folder import MaskFolder
@@ -143,7 +143,7 @@ def from_masks(
 
 
 def _next_step(dataset: Any, out: Path, split: str) -> str:
-    """A command that fits the data: a model of what is labelled, and no training on ``val``."""
+    """Suggest the next command: a training of a suitable model, or a look at a ``val`` split."""
     categories = dataset.categories
     if not categories.things:
         data, model = f"coco_panoptic:{out}", "fcn8_tiny"
@@ -179,11 +179,11 @@ def _report(found: list[Any], every: bool) -> None:
 @app.command()
 def check(
     data: Annotated[str, DATA],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
-    num: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    num: Annotated[int | None, typer.Option(min=1, help="Check the first N images only.")] = None,
     every: Annotated[bool, EVERY] = False,
 ) -> None:
-    """Read every image and annotation of a data set; say what is damaged or looks wrong."""
+    """Read every image and annotation of a data set; list damage and likely mistakes."""
     from labkit.datasets.registry import open_dataset
     from labkit.datasets.sanity_checks import check_annotations as look
     from labkit.errors import LabkitError
@@ -192,7 +192,7 @@ def check(
     name = data_name(data, split)
     images = open_dataset(name, split)
     if not len(images):
-        raise LabkitError(f"{name}, {split}: there are no images")
+        raise LabkitError(f"{name}, {split}: the split has no images")
     found = list(look(images, num))
     _report(found, every)
     typer.echo(
@@ -206,11 +206,11 @@ def check(
 @app.command()
 def show(
     data: Annotated[str, DATA],
-    out: Annotated[Path, typer.Option(help="The picture, a PNG.")],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
-    num: Annotated[int, typer.Option(min=1, help="How many images.")] = 12,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 12,
 ) -> None:
-    """Draw a contact sheet: images by their names, each object in a colour of its own."""
+    """Draw a contact sheet: images with their names, each object in another colour."""
     from labkit.datasets.registry import open_dataset
     from labkit.datasets.sanity_checks import name_of
     from labkit.datasets.targets import annotation_of
@@ -222,7 +222,7 @@ def show(
     images = open_dataset(name, split)
     chosen = range(min(num, len(images)))
     if not chosen:
-        raise LabkitError(f"{name}, {split}: there are no images")
+        raise LabkitError(f"{name}, {split}: the split has no images")
     items = []
     for i in chosen:
         image, target = images[i]

@@ -1,4 +1,4 @@
-"""``labkit doctor``."""
+"""``labkit doctor``: what this machine has for labkit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Say what this machine has, what a missing part is for and how to install it."""
+    """Check this machine: what is installed, what is missing and how to install it."""
     import json
     from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""``labkit eval``."""
+"""``labkit eval``: metrics of a model on a data set."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ def evaluate(
     ],
     data: Annotated[
         str | None,
-        typer.Option(help="As for `labkit train`; default: what the run was trained on."),
+        typer.Option(help="Data set as for `labkit train`; default: the run's training data."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
     panoptic: Annotated[
-        bool, typer.Option("--panoptic", help="One table: PQ, SQ, RQ, mIoU and AP.")
+        bool, typer.Option("--panoptic", help="Print one table: PQ, SQ, RQ, mIoU and AP.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")] = None,
     json: Json = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
-    """Measure a model: AP of boxes and masks by pycocotools, mIoU, PQ.
-
+    """Evaluate a model: AP of boxes and masks by pycocotools, mIoU, PQ.
     Several processes: torchrun --nproc-per-node N -m labkit eval ...
     """
     from labkit.checkpoints.model_zoo import find
@@ -62,7 +61,7 @@ def evaluate(
             data = "shapes"
         else:
             find(model)  # an unknown name is the worse mistake
-            raise LabkitError(f"{model}: say --data; published weights do not know where it is")
+            raise LabkitError(f"{model}: name the data set with --data; published weights need it")
     data = data_name(data, split)
     images = open_dataset(data, split)
     with process_group(place):
@@ -86,7 +85,7 @@ def evaluate(
 
 
 def print_result(result: Evaluation, title: str, areas: tuple[float, float] | None) -> None:
-    """Tables of percentages, a row for each kind of output; undefined ones are dashes."""
+    """Print tables in percent, one row for each kind of output; undefined values are dashes."""
     from rich.console import Console
 
     console = Console()
@@ -114,7 +113,7 @@ def print_result(result: Evaluation, title: str, areas: tuple[float, float] | No
 
 
 def print_summary(result: Evaluation, title: str) -> None:
-    """The one table of a panoptic model, in percent; AP is of things, and stuff has none."""
+    """Print one table of a panoptic model in percent; AP exists for things only."""
     from rich.console import Console
 
     panoptic, detection, none = result.panoptic, result.detection, math.nan
@@ -141,7 +140,7 @@ def print_summary(result: Evaluation, title: str) -> None:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of those that are defined; nan of none."""
+    """Mean of the defined values; nan without any."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 

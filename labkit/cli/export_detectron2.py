@@ -1,4 +1,4 @@
-"""``labkit export-detectron2``."""
+"""``labkit export-detectron2``: a data set and configuration for Detectron2."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from labkit.cli.options import data_name
 def export_detectron2(
     data: Annotated[str, typer.Argument(help="coco_panoptic:DIR, or coco:DIR for objects alone.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    split: Annotated[str, typer.Option(help="The part to learn from.")] = "train",
-    val_split: Annotated[str | None, typer.Option(help="The part to measure.")] = None,
+    split: Annotated[str, typer.Option(help="Training split.")] = "train",
+    val_split: Annotated[str | None, typer.Option(help="Validation split.")] = None,
     semantic: Annotated[
-        bool, typer.Option("--semantic", help="Classes of pixels alone, without objects.")
+        bool, typer.Option("--semantic", help="Semantic segmentation only, without objects.")
     ] = False,
-    depth: Annotated[int, typer.Option(help="Of the residual network, 50 or 101.")] = 50,
-    batch_size: Annotated[int, typer.Option(help="Images a step; the rate follows it.")] = 16,
-    epochs: Annotated[float, typer.Option(help="How often each image is seen.")] = 36,
+    depth: Annotated[int, typer.Option(help="Depth of the ResNet, 50 or 101.")] = 50,
+    batch_size: Annotated[
+        int, typer.Option(help="Images per step; the learning rate is scaled to it.")
+    ] = 16,
+    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 36,
 ) -> None:
-    """Write what Detectron2 needs to learn from a data set: registration, configuration, trainer.
+    """Write registration, configuration and training script of a data set for Detectron2.
 
-    Classes are counted for each head, learning rate and steps follow the batch size.
+    The class counts of each head follow from the data, learning rate and steps from the batch size.
     """
     from labkit.checkpoints.model_zoo import find
     from labkit.datasets.detectron2.export import export_detectron2 as write
@@ -36,7 +38,7 @@ def export_detectron2(
     if kind not in ("coco", "coco_panoptic") or not folder:
         raise LabkitError(f"data: {data!r} is neither coco_panoptic:DIR nor coco:DIR")
     if semantic and kind == "coco":
-        raise LabkitError("--semantic needs coco_panoptic:DIR; coco:DIR has objects alone")
+        raise LabkitError("--semantic needs coco_panoptic:DIR; coco:DIR has objects only")
     if depth not in (50, 101):
         raise LabkitError(f"--depth {depth}: Detectron2's model zoo has 50 and 101")
     names = {"coco_panoptic": f"panoptic_fpn_R_{depth}_3x", "coco": f"mask_rcnn_R_{depth}_FPN_3x"}
@@ -58,7 +60,7 @@ def export_detectron2(
             typer.echo(f"MODEL.{head}.NUM_CLASSES {model[head]['NUM_CLASSES']}")
     typer.echo(
         f"{counted(solver['IMS_PER_BATCH'], 'image')} a step, learning rate {solver['BASE_LR']:g},"
-        f" {counted(solver['MAX_ITER'], 'step')}\nit starts from {weights.name}; licence:"
+        f" {counted(solver['MAX_ITER'], 'step')}\ninitial weights: {weights.name}; licence:"
         f" {weights.licence}"
     )
-    typer.echo(f"wrote {out}; where Detectron2 is installed: python {out / 'train.py'}")
+    typer.echo(f"wrote {out}; train with Detectron2: python {out / 'train.py'}")

@@ -1,4 +1,4 @@
-"""``labkit install``."""
+"""``labkit install``: optional packages that package indexes lack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def install(
         typer.Option(metavar="PATH", help="Install from this checkout.", show_default="GitHub"),
     ] = None,
 ) -> None:
-    """Install an optional package that the package index does not carry."""
+    """Install an optional package that is not on the package index."""
     from labkit.system import optional_packages
 
     optional_packages.install(package, source, show=typer.echo)

@@ -1,4 +1,4 @@
-"""``--json``: numbers for programs, beside the tables for people."""
+"""The option ``--json``: numbers for programs, in addition to the printed tables."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Json = Annotated[
     typer.Option(
         metavar="FILE",
         callback=_leave_standard_output,
-        help="Also write the numbers to this file; - is standard output, which then has nothing"
-        " else.",
+        help="Also write the numbers to this file; - writes them, and nothing else, to standard"
+        " output.",
     ),
 ]
 
 
 def write_numbers(path: Path, numbers: Any) -> None:
-    """Write numbers where ``--json`` says.
+    """Write numbers to the file of ``--json``.
 
     Raises:
         LabkitError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""``labkit lab``."""
+"""``labkit lab``: JupyterLab on the workbook."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from labkit.workbook.find_notebook import find_openable
 from labkit.workbook.notebook_sources import find_root
 
 COPY = "labkit-workbook"
-"""Where the copy is made if the reader does not say: in the home folder."""
+"""Default folder of the copy, in the home folder."""
 
 EXTENSIONS = {
     "@jupyter-widgets/jupyterlab-manager": "jupyterlab_widgets",
     "anywidget": "anywidget",
 }
-"""What JupyterLab must find for the apps to appear, and the package that brings it."""
+"""JupyterLab extensions that the apps need, and the packages that provide them."""
 
 
 SETTINGS = PACKAGE / "jupyter"
@@ -45,8 +45,8 @@ def lab(
     copy: Annotated[
         Path | None,
         typer.Option(
-            help="Work on a copy of the notebooks in this folder; what is there already stays as it"
-            f" is. Without a checkout that can be written, a copy is made in ~/{COPY}.",
+            help="Work on a copy of the notebooks in this folder; existing files are kept. Without"
+            f" a writable checkout, the copy is in ~/{COPY}.",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +56,7 @@ def lab(
         bool, typer.Option("--allow-root", help="Run as root, as in a container.")
     ] = False,
 ) -> None:
-    """Open JupyterLab on the workbook, ready for its apps."""
+    """Open JupyterLab on the workbook, with its apps enabled."""
     root = find_root()
     opened = root / "notebooks" if notebook is None else find_openable(notebook, root)
     if copy is None and not may_write(root / "notebooks"):
@@ -76,17 +76,17 @@ def lab(
     before = os.environ.get("JUPYTER_CONFIG_PATH")
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [before, str(SETTINGS)]))
     check_widgets([Path(folder) for folder in jupyter_path("labextensions")])
-    # In this very process, so that the terminal's Ctrl-C is JupyterLab's own.
+    # In this process, so that JupyterLab receives the terminal's Ctrl-C.
     LabApp.launch_instance(
         lab_arguments(root, opened, browser=browser, port=port, allow_root=allow_root)
     )
 
 
 def check_widgets(folders: list[Path]) -> None:
-    """See that JupyterLab will find what the apps need.
+    """Check that the JupyterLab extensions of the apps are installed.
 
     Raises:
-        LabkitError: it will not, and apps would stay blank.
+        LabkitError: one is missing, and apps would stay blank.
     """
     for extension, package in EXTENSIONS.items():
         if not any((folder / extension / "package.json").is_file() for folder in folders):
@@ -100,10 +100,10 @@ def check_widgets(folders: list[Path]) -> None:
 def lab_arguments(
     root: Path, opened: Path, *, browser: bool, port: int, allow_root: bool
 ) -> list[str]:
-    """Return JupyterLab's own command line.
+    """Build JupyterLab's command line.
 
-    The file browser's top is the project folder, so that assignments and data can be reached;
-    no news, no update check: it works without a network.
+    The file browser's top is the project folder, so that assignments and data are visible. News and
+    update checks are off, so that it works without a network.
 
     Raises:
         LabkitError: the notebook to open is outside the project folder.

@@ -1,4 +1,4 @@
-"""``labkit notebooks``."""
+"""``labkit notebooks``: list the lessons, generate notebooks from their sources."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The workbook's notebooks and their sources.", no_args_is_help=True)
+app = typer.Typer(help="List the lessons, or generate their notebooks.", no_args_is_help=True)
 
 
 @app.callback()
 def notebooks() -> None:
-    """The workbook's notebooks and their sources."""
+    """List the lessons, or generate their notebooks."""
 
 
 @app.command("list")
 def list_() -> None:
-    """List the lessons, and where they are."""
+    """List the lessons and their folder."""
     from labkit.workbook.notebook_sources import find_root, sources
 
     root = find_root()
@@ -28,10 +28,11 @@ def list_() -> None:
 @app.command()
 def sync(
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; list what differs and exit with 1.")
+        bool,
+        typer.Option("--check", help="Write nothing; list differences and exit with status 1."),
     ] = False,
 ) -> None:
-    """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes made in them."""
+    """Generate notebooks/*.ipynb from notebooks/src/*.py, overwriting changes in them."""
     from labkit.errors import LabkitError
     from labkit.system.paths import CARRIED
     from labkit.workbook import notebook_sources as workbook
@@ -39,8 +40,8 @@ def sync(
     root = workbook.find_root()
     if root == CARRIED:
         raise LabkitError(
-            "an installed labkit's notebooks are not edited where they are; run this inside a"
-            " checkout, or inside a copy of the notebooks that `labkit lab` made"
+            "the notebooks of an installed labkit cannot be edited; run this inside a checkout, or"
+            " inside a copy of the notebooks that `labkit lab` made"
         )
     if check:
         differing = workbook.differing(root)
@@ -49,9 +50,9 @@ def sync(
         if differing:
             typer.echo("run: labkit notebooks sync")
             raise typer.Exit(1)
-        typer.echo("the notebooks are what their sources generate")
+        typer.echo("the notebooks are up to date with their sources")
         return
     for path in workbook.sync(root):
         typer.echo(f"wrote {path.relative_to(root)}")
     for path, reason in workbook.differing(root).items():
-        typer.echo(f"left alone: {path.relative_to(root)} {reason}")
+        typer.echo(f"unchanged: {path.relative_to(root)} {reason}")

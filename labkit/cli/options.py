@@ -12,47 +12,47 @@ if TYPE_CHECKING:
 DEVICE = typer.Option(
     "--device",
     metavar="cpu|cuda[:N]",
-    show_default="$LABKIT_DEVICE, or the GPU where there is one",
-    help="Where to compute; cuda is a GPU of NVIDIA or AMD.",
+    show_default="$LABKIT_DEVICE, or the GPU if there is one",
+    help="Device to compute on; cuda is a GPU of NVIDIA or AMD.",
 )
 THREADS = typer.Option(
-    "--threads", min=1, show_default="$OMP_NUM_THREADS, or all cores", help="Threads on the CPU."
+    "--threads", min=1, show_default="$OMP_NUM_THREADS, or all cores", help="CPU threads."
 )
 PRECISION = typer.Option(
     "--precision",
     metavar="float32|bfloat16|float16",
-    show_default="$LABKIT_PRECISION, or float32; training on a GPU bfloat16",
-    help="Of the network's layers; float16 on a GPU only.",
+    show_default="$LABKIT_PRECISION, or float32; bfloat16 for training on a GPU",
+    help="Precision of the network's layers; float16 on a GPU only.",
 )
 
 DOWNLOAD_FOLDER = typer.Option(
     "--dir",
     metavar="FOLDER",
-    show_default="$LABKIT_DOWNLOADS, or that of the checkout or the user",
-    help="The download folder.",
+    show_default="$LABKIT_DOWNLOADS, or the folder of the checkout or the user",
+    help="Download folder.",
 )
 
 LARGEST_UPLOAD = 200 * 2**20
-"""Bytes that a browser may send to an app at once; tornado's own limit is 10 MB, above which the
-connection is closed without a word. A photograph of 50 megapixels has some 20 MB."""
+"""Limit of the bytes in one message from a browser to an app. Above tornado's limit of 10 MB, the
+connection is closed without a message; a photograph of 50 megapixels has about 20 MB."""
 
 
 def data_name(data: str, split: str) -> str:
-    """The data set that ``--data`` means; the format of a folder is recognised, and said."""
+    """Resolve ``--data`` to a name of a data set; recognise and print the format of a folder."""
     from labkit.datasets.registry import recognised_formats
 
     name, *others = recognised_formats(data, split)
     if name != data:
-        also = f"; {' or '.join(others)} is there, too" if others else ""
+        also = f"; {' or '.join(others)} is also possible" if others else ""
         typer.echo(f"{data} is read as {name}{also}", err=True)
     return name
 
 
 def computing(device: str | None, threads: int | None, precision: str | None) -> torch.device:
-    """The device that the three options choose; the threads are in force from here on.
+    """Choose the device of the three options, and set the number of threads.
 
     Raises:
-        LabkitError: there is no such device, or it does not have the precision.
+        LabkitError: the device does not exist, or does not support the precision.
     """
     import torch
 
@@ -70,7 +70,7 @@ def computing(device: str | None, threads: int | None, precision: str | None) ->
 def kernel_options(
     device: str | None, threads: int | None, precision: str | None
 ) -> dict[str, str]:
-    """The environment that carries the three options into the notebooks' kernels.
+    """Environment variables that pass the three options to the notebooks' kernels.
 
     Raises:
         LabkitError: as :func:`computing`.

@@ -24,12 +24,12 @@ def pq(
         Path | None, typer.Option(help="PNGs of the predictions; default: PRED without .json.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core.")
+        int | None, typer.Option(min=1, help="Worker processes; default: one per core.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also list every class.")] = False,
     json: Json = None,
 ) -> None:
-    """Panoptic quality (PQ), segmentation and recognition quality (SQ, RQ), as panopticapi."""
+    """Compute panoptic quality (PQ, SQ, RQ) of COCO panoptic files, as panopticapi does."""
     from labkit.metrics.panoptic_quality_files import evaluate_files
 
     result = evaluate_files(gt, pred, gt_dir, pred_dir, workers)
@@ -39,7 +39,7 @@ def pq(
 
 
 def print_result(result: PanopticResult, per_class: bool) -> None:
-    """The All/Things/Stuff table in percent, and one row per class that occurs."""
+    """Print the All/Things/Stuff table in percent, and a row for each class that occurs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -69,7 +69,7 @@ def percent(value: float) -> str:
 
 
 def to_json(result: Any) -> Any:
-    """A dataclass of results as JSON values; what is undefined (nan) becomes null."""
+    """Convert a dataclass of results to JSON values; nan becomes null."""
     from dataclasses import asdict
 
     def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``labkit predict``."""
+"""``labkit predict``: drawings, COCO results or panoptic maps of images."""
 
 from __future__ import annotations
 
@@ -25,61 +25,58 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Pictures: files, folders, patterns such as 'photos/*.jpg'.", metavar="[IMAGE...]"
+            help="Images: files, folders, patterns such as 'photos/*.jpg'.", metavar="[IMAGE...]"
         ),
     ] = None,
     *,
     model: Annotated[str, typer.Option(help="Folder of a run, or a name of `labkit zoo list`.")],
-    out: Annotated[Path, typer.Option(help="Folder for what is written.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
     score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Draw objects from this score on, 0.5.")
+        float | None, typer.Option(min=0, max=1, help="Score threshold of the drawings, 0.5.")
     ] = None,
     panoptic: Annotated[
-        bool, typer.Option("--panoptic", help="Write panoptic maps, of pictures or a data set.")
+        bool, typer.Option("--panoptic", help="Write panoptic maps, of images or a data set.")
     ] = False,
     data: Annotated[
         str | None,
         typer.Option(
-            help="A data set as for `labkit train`: its pictures, or the IMAGEs among them, with"
-            " its ids."
+            help="Data set as for `labkit train`: predict its images, or the IMAGEs among them,"
+            " with its ids."
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="With --data: which part of the data, val.")
-    ] = None,
+    split: Annotated[str | None, typer.Option(help="With --data: split of the data, val.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="With --data: only the first so many images.")
+        int | None, typer.Option(min=1, help="With --data: use the first N images only.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace earlier results of pictures.")
+        bool, typer.Option("--overwrite", help="Replace earlier results of images.")
     ] = False,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
-    """Draw what a model finds on pictures, or write panoptic maps of pictures or a data set.
+    """Draw a model's detections on images, or write panoptic maps of images or a data set.
 
-    Pictures: a drawing NAME.png of each, and predictions.json, all objects
-    as COCO results. With --data they carry the data set's ids, so that
-    pycocotools compares them with its annotations. With --panoptic, pictures
-    get the panoptic map in COCO's format instead, NAME.png, and its segments,
-    NAME.json.
+    Writes a drawing NAME.png of each image, and predictions.json, all detections as
+    COCO results. With --data, the results have the data set's ids, so that pycocotools
+    can compare them with its annotations. With --panoptic, writes each image's panoptic
+    map in COCO's format, NAME.png, and its segments, NAME.json.
 
-    With --panoptic --data: panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
+    With --panoptic --data, writes panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
     format, for `labkit pq` and panopticapi; after Ctrl-C, run the same command again
     to resume. Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
     from labkit.errors import LabkitError
 
     if panoptic and score is not None:
-        raise LabkitError("--score is for drawings; the panoptic map has the model's own limits")
+        raise LabkitError("--score is for drawings; panoptic maps use the model's own thresholds")
     if panoptic and data is not None:
         if images:
-            raise LabkitError("--panoptic is for pictures or for a data set (--data): name one")
+            raise LabkitError("--panoptic needs either images or a data set (--data), not both")
         if overwrite:
             raise LabkitError(
-                "--overwrite is for pictures; a data set's maps are resumed: to make them again,"
-                " delete the folder or name another one"
+                "--overwrite is for images; the maps of a data set are resumed: to predict them"
+                " again, delete the folder or name another one"
             )
         place = computing(device, threads, precision)
         _maps(model, data, split or "val", out, limit, place, precision)
@@ -87,9 +84,9 @@ def predict(
     if data is None:
         for option, value in (("split", split), ("limit", limit)):
             if value is not None:
-                raise LabkitError(f"--{option} is for a data set: say --data, too")
+                raise LabkitError(f"--{option} is for a data set: add --data")
         if not images:
-            raise LabkitError("name pictures, or a data set: --data NAME")
+            raise LabkitError("name images, or a data set: --data NAME")
     place = computing(device, threads, precision)
     known, listed = _listed(find_pictures(images or []), data, split or "val", limit)
     with locked(out, "labkit predict"):
@@ -101,7 +98,7 @@ def predict(
 def _listed(
     paths: list[Path], data: str | None, split: str, limit: int | None
 ) -> tuple[Categories | None, list[Listed]]:
-    """The pictures, and the categories of the data set that they are of."""
+    """List the images, and return the categories of their data set, if any."""
     from labkit.datasets.registry import open_dataset
     from labkit.engine.image_list import from_dataset, from_files
 
@@ -112,7 +109,7 @@ def _listed(
 
 
 def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: bool) -> None:
-    """Refuse to replace earlier results without --overwrite, and the pictures themselves."""
+    """Refuse to replace input images, and earlier results without --overwrite."""
     from labkit.engine.image_list import drawing_names
     from labkit.errors import LabkitError
     from labkit.system.message_text import counted
@@ -123,7 +120,7 @@ def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: boo
     pictures = {one.path.resolve() for one in listed if one.path is not None}
     for file in files:
         if file.resolve() in pictures:
-            raise LabkitError(f"{file}: the result would replace the picture; name another --out")
+            raise LabkitError(f"{file}: the result would replace the image; name another --out")
     there = [file for file in files if file.exists()]
     if there and not overwrite:
         more = f" and {counted(len(there) - 1, 'other file')}" if len(there) > 1 else ""
@@ -241,7 +238,7 @@ def _pictures(
 def _write_map(
     json_path: Path, one: Listed, prediction: Prediction, categories: Categories, model: str
 ) -> None:
-    """A picture's panoptic map as NAME.png, and its segments as a panoptic JSON, NAME.json."""
+    """Write the panoptic map NAME.png of an image, and its segments, NAME.json."""
     from labkit.datasets.coco.panoptic_json import write_json
     from labkit.datasets.coco.panoptic_png import to_annotation, write_png
     from labkit.errors import LabkitError
@@ -265,7 +262,7 @@ def _write_map(
 
 
 def _compare(known: Categories, wanted: Categories) -> None:
-    """Warn of ids that mean one class for the model and another in the data."""
+    """Warn of category ids that mean different classes in the model and in the data."""
     import warnings
 
     names = {category.id: category.name for category in wanted if category.isthing}
@@ -282,7 +279,7 @@ def _compare(known: Categories, wanted: Categories) -> None:
 def coco_results(
     found: Detections, image_id: int | str, file_name: str, categories: Categories
 ) -> list[dict[str, Any]]:
-    """COCO's results format, which ``COCO.loadRes`` reads, with names for people."""
+    """Convert detections to COCO's results format for ``COCO.loadRes``, with category names."""
     from labkit.metrics.coco_annotations import detection_annotations
 
     rows = []
@@ -304,7 +301,7 @@ def coco_results(
 def _draw(
     path: Path, picture: Tensor, prediction: Prediction, categories: Categories, score: float
 ) -> int | None:
-    """Draw what a model finds; how many objects of its detections, None of another output."""
+    """Draw a prediction; return the number of drawn detections, None for other outputs."""
     from labkit.structures import Detections
     from labkit.system.atomic_write import atomic_write
     from labkit.visualize import panels

@@ -1,4 +1,4 @@
-"""``labkit run``."""
+"""``labkit run``: notebooks without a browser, and a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from labkit.cli.options import DEVICE, PRECISION, kernel_options
 
 
 class Profile(StrEnum):
-    """How much work the notebooks do."""
+    """Amount of work of the notebooks."""
 
     smoke = "smoke"
     quick = "quick"
@@ -48,31 +48,31 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Notebooks at a time; they share the cores.",
+            help="Notebooks to run at a time; they share the cores.",
             show_default="as many as cores",
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="MINUTES", min=0.01, help="Deadline of each notebook.")
+        float, typer.Option(metavar="MINUTES", min=0.01, help="Time limit of each notebook.")
     ] = 60.0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the report goes.", show_default="runs/TIME"),
+        typer.Option(metavar="DIR", help="Folder of the report.", show_default="runs/TIME"),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Threads on the CPU, of each notebook.",
-            show_default="the notebook's own choice, within its share of the cores",
+            help="CPU threads of each notebook.",
+            show_default="the notebook's choice, within its share of the cores",
         ),
     ] = None,
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Run notebooks without a browser and write a report.
 
-    Exits with status 1 when any notebook did not end ok.
+    Exits with status 1 if a notebook does not end with "ok".
     """
     from rich.console import Console
     from rich.markup import escape

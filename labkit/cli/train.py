@@ -1,4 +1,4 @@
-"""``labkit train``."""
+"""``labkit train``: training of a preset on a data set."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ def train(
     preset: Annotated[
         str,
         typer.Argument(
-            help="The model, such as mask_rcnn_tiny; an unknown name lists all.",
+            help="Preset of the model, such as mask_rcnn_tiny; an unknown name lists all.",
             autocompletion=completion.presets,
         ),
     ],
     data: Annotated[
         str,
         typer.Option(
-            help="shapes, crowded, penn_fudan[:DIR], or coco, coco_panoptic, cityscapes:DIR."
+            help="shapes, crowded, penn_fudan[:DIR], coco:DIR, coco_panoptic:DIR or cityscapes:DIR."
         ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder of the run; an unfinished run in it is resumed.")
     ],
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    split: Annotated[str, typer.Option(help="Training split.")] = "train",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 600,
-    batch_size: Annotated[int, typer.Option(help="Images a step, of all processes.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 8,
     lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1.5e-3,
     short_side: Annotated[
         int | None,
-        typer.Option(help="Resize images to this shorter side, in training and afterwards."),
+        typer.Option(help="Resize images to this shorter side, in training and prediction."),
     ] = None,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Start from a run's folder or weights of `labkit zoo list`;"
-            " with :backbone at the end, from that part of them alone."
+            help="Initial weights: a run's folder or a name of `labkit zoo list`;"
+            " with :backbone at the end, the weights of that part only."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    workers: Annotated[int, typer.Option(help="Data loading processes.")] = 0,
     seed: Annotated[
         int,
-        typer.Option(help="Random seed: weights, order of images, augmentation."),
+        typer.Option(help="Random seed of weights, order of images and augmentation."),
     ] = 0,
     scale_jitter: Annotated[
         tuple[float, float] | None,
         typer.Option(
             metavar="MIN MAX",
-            help="Scale images at random by MIN to MAX (1: the image just fits the crop), then crop"
-            " or pad them; the usual large-scale jitter is 0.1 2.",
+            help="Scale images at random by MIN to MAX (1 fits the image into the crop), then"
+            " crop or pad them; the usual large-scale jitter is 0.1 2.",
         ),
     ] = None,
     crop: Annotated[
@@ -72,29 +72,29 @@ def train(
     color_jitter: Annotated[
         float | None,
         typer.Option(
-            help="Strength, 0 to 1: brightness, contrast, saturation; a quarter of it for hue."
+            help="Strength, 0 to 1, of brightness, contrast and saturation; hue gets a quarter."
         ),
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure PQ, AP or mIoU every N steps and at the end."),
+        typer.Option(min=1, help="Compute PQ, AP or mIoU every N steps and at the end."),
     ] = None,
     eval_split: Annotated[
-        str | None, typer.Option(help="Part of the data to measure on.", show_default="val")
+        str | None, typer.Option(help="Validation split.", show_default="val")
     ] = None,
     eval_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Measure on the first N images only.", show_default="100"),
+        typer.Option(min=1, help="Validate on the first N images only.", show_default="100"),
     ] = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
-    """Train a model on labelled images, flipped horizontally at random.
+    """Train a model on labelled images, with random horizontal flips.
 
     Ctrl-C saves a checkpoint; run the same command again to resume.
 
-    The folder gets log.csv, the losses of each step, and log.png, their curves.
+    The folder contains log.csv, the losses of each step, and log.png, their curves.
 
     On several GPUs: torchrun --nproc-per-node N -m labkit train ...
     """
@@ -147,10 +147,10 @@ def train(
     }
     run = replace(run, train=settings)
     if isinstance(model, FCN | DeepLab) and len(images) and "semantic" not in images[0][1]:
-        raise LabkitError(f"{data} has objects only; {preset} needs a class for every pixel")
+        raise LabkitError(f"{data} has objects only; {preset} needs semantic labels")
     if isinstance(images, CocoInstances) and not images.objects:
         raise LabkitError(
-            f"{data}, {split}: there is no object to learn from; see `labkit data check {data}"
+            f"{data}, {split}: no objects to train on; see `labkit data check {data}"
             f" --split {split}`"
         )
     with process_group(place), lock_once(out, "labkit train"):
@@ -196,12 +196,12 @@ def _validation(
     if every is None:
         for option, value in (("split", split), ("limit", limit)):
             if value is not None:
-                raise LabkitError(f"--eval-{option} is for --eval-every N: say it too")
+                raise LabkitError(f"--eval-{option} needs --eval-every N")
         return None
     try:
         images = open_dataset(data, split or EVAL_SPLIT)
     except LabkitError as error:
         raise LabkitError(
-            f"--eval-every: {error}; --eval-split names the part of the data to measure on"
+            f"--eval-every: {error}; name the validation split with --eval-split"
         ) from None
     return Validation(images, every, limit or EVAL_LIMIT)

@@ -1,4 +1,4 @@
-"""``labkit zoo``."""
+"""``labkit zoo``: list and fetch trained weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from labkit.cli import completion
 from labkit.cli.options import DOWNLOAD_FOLDER
 
-app = typer.Typer(help="Trained weights: list them, fetch published ones.", no_args_is_help=True)
+app = typer.Typer(help="List trained weights, and fetch published ones.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
-    """List labkit's own weights and the published ones, and what they reach."""
+    """List labkit's own and published weights with their metrics."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -58,14 +58,14 @@ def get(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Names that `labkit zoo list` shows.",
+            help="Names of `labkit zoo list`.",
             metavar="NAME...",
             autocompletion=completion.published,
         ),
     ],
     folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None,
 ) -> None:
-    """Fetch published weights: resumes, verifies."""
+    """Fetch and verify published weights; run again to resume."""
     from labkit.checkpoints import model_zoo
 
     for checkpoint in [

@@ -13,8 +13,8 @@ from labkit.errors import LabkitError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; rename it to ``path`` on success.
 
-    A reader sees the old file or the new one, never a half; after an error the temporary file is
-    removed and the old file is as it was. Missing folders are made.
+    A reader sees the old file or the new one, never an incomplete one. After an error the temporary
+    file is removed and the old file is unchanged. Missing folders are created.
 
     Raises:
         LabkitError: the file cannot be written, for example because the disk is full.

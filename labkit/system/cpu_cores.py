@@ -1,4 +1,4 @@
-"""How many CPU cores there are to share out."""
+"""Number of available CPU cores, and CPU threads of torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from labkit.errors import LabkitError
 
 VARIABLE = "LABKIT_THREADS"
-"""Environment variable: threads of torch, whatever a notebook would choose by itself."""
+"""Environment variable for torch's threads; it overrides the choice of a notebook."""
 
 LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Environment variables that the libraries beneath torch and NumPy read when they are loaded."""
+"""Environment variables for the threads of libraries below torch and NumPy, read when loaded."""
 
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux keeps the limits of containers
 
@@ -30,7 +30,7 @@ def available_cores() -> int:
 
 
 def use_threads(count: int) -> None:
-    """Let torch compute on so many CPU threads, or on as many as ``LABKIT_THREADS`` says.
+    """Set torch's CPU threads, to ``LABKIT_THREADS`` if it is set.
 
     Raises:
         LabkitError: ``LABKIT_THREADS`` is not a number from 1 on.
@@ -44,7 +44,7 @@ def use_threads(count: int) -> None:
 
 
 def _quota() -> float:
-    """The cores' worth of time that the container's limit grants; infinite without one."""
+    """CPU limit of the container in cores; infinite without one."""
     for read in (_quota_of_version_2, _quota_of_version_1):
         try:
             granted, period = read()

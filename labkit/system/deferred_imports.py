@@ -1,4 +1,4 @@
-"""Modules that take seconds to import and are hardly ever used, imported when they are used.
+"""Deferred imports of slow, rarely used modules until their first use.
 
 Two libraries import such a module for a single function:
 
@@ -26,7 +26,7 @@ DEFERRED = (
 
 
 class Deferred(ModuleType):
-    """Stands in for a module: has one function, and gets anything else from the real one."""
+    """Replacement of a module: has one function, and imports the real one for anything else."""
 
     def __init__(self, name: str, function: str) -> None:
         super().__init__(name)
@@ -50,7 +50,7 @@ class Deferred(ModuleType):
 
 
 def defer() -> None:
-    """Put stand-ins in place, except for what is imported already or missing here."""
+    """Install the replacements of modules that are installed and not imported yet."""
     for module, function, user in DEFERRED:
         package = module.partition(".")[0]
         if module not in sys.modules and user not in sys.modules and find_spec(package):

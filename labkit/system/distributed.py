@@ -1,7 +1,7 @@
-"""The few facts about data-parallel processes that training and evaluation need.
+"""Data-parallel processes of training and evaluation: rank, device, sums.
 
-``torchrun --nproc-per-node N ...`` starts N processes and tells each its rank through environment
-variables; started plainly there is one process, rank 0 of 1, and nothing here does anything.
+``torchrun --nproc-per-node N ...`` starts N processes and sets their ranks in environment
+variables. Without torchrun there is one process with rank 0, and the functions here do nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIABLE = "LABKIT_DEVICE"
 
 @contextmanager
 def process_group(device: torch.device | None = None) -> Iterator[None]:
-    """Join the group that torchrun describes, and leave it at the end; alone, do nothing.
+    """Join torchrun's process group and leave it at the end; in a single process, do nothing.
 
     Args:
         device: this process's; None is :func:`default_device`.
@@ -54,17 +54,17 @@ def lock_once(folder: Path, command: str) -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number, 0 in a single process."""
+    """Rank of this process, 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes share the work, 1 in a single process."""
+    """Number of processes, 1 in a single process."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def sum_over_processes(counts: Tensor) -> Tensor:
-    """The sum of every process's ``counts`` (same shape and type, any device), on the CPU.
+    """Sum the ``counts`` of all processes (same shape and type, any device), on the CPU.
 
     Every process must call it, one without images or objects as well: the others wait.
     """
@@ -78,7 +78,7 @@ def sum_over_processes(counts: Tensor) -> Tensor:
 
 
 def default_device(wanted: str | None = None) -> torch.device:
-    """Where to compute: as wanted, else this process's GPU if it has one, else the CPU.
+    """Choose the device: the given one, else this process's GPU if it has one, else the CPU.
 
     Torch calls the GPUs of CUDA and of ROCm both cuda.
 

@@ -1,4 +1,4 @@
-"""One command at a time writes into a folder, whatever else is started at the same moment."""
+"""Folder lock: one command at a time writes into a folder."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _write_holder(descriptor: int, command: str) -> None:
 
 
 def _read_holder(descriptor: int) -> dict[str, object]:
-    """Who holds the lock; empty in the moment before it is written, and where it is damaged."""
+    """Read who holds the lock; empty if it is not written yet or damaged."""
     try:
         holder = json.loads(os.pread(descriptor, 10_000, 0))
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def _read_holder(descriptor: int) -> dict[str, object]:
 
 
 def _is_dead(holder: dict[str, object]) -> bool:
-    """Whether the process has certainly ended; nothing is known about other machines'."""
+    """Whether the process has certainly ended; False for processes of other machines."""
     process = holder.get("process")
     if holder.get("machine") != socket.gethostname() or type(process) is not int or process < 1:
         return False

@@ -1,4 +1,4 @@
-"""Numbers with their nouns, and lists that a line bears, for messages."""
+"""Counts with nouns and short lists, for messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
-    """``1 image``, ``2 images``, ``1,200 images``.
+    """Write a count with its noun: ``1 image``, ``2 images``, ``1,200 images``.
 
     Args:
         number: how many.
@@ -18,5 +18,5 @@ def counted(number: int, noun: str, nouns: str | None = None) -> str:
 
 
 def listed(values: Sequence[Any], most: int = 12) -> str:
-    """``1, 2, 3``, and ``...`` for what is beyond ``most``."""
+    """Write a list: ``1, 2, 3``, and ``...`` in place of the items after the first ``most``."""
     return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")

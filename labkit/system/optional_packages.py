@@ -1,4 +1,4 @@
-"""The packages that labkit uses when they are there and that no package index carries."""
+"""Optional packages that package indexes lack: checking and installing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.errors import LabkitError
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """Where a package comes from and how it wants to be built."""
+    """Source, purpose and build requirements of a package."""
 
     name: str
     purpose: str
@@ -60,12 +60,13 @@ PACKAGES = {
     )
 }
 
-# uv and pip know them: build again what is there, and nothing else.
+
+# Options of uv and pip: rebuild this package only.
 REBUILD = ("--no-deps", "--force-reinstall", "--no-cache-dir")
 
 
 def problem(name: str) -> str | None:
-    """Return why a package cannot be used and what to run, or None.
+    """Return why a package cannot be used and the command that helps, or None.
 
     Args:
         name: a key of `PACKAGES`.
@@ -79,7 +80,7 @@ def problem(name: str) -> str | None:
 
 
 def require(name: str) -> None:
-    """Refuse to go on without a package.
+    """Raise an error if a package cannot be used.
 
     Raises:
         LabkitError: it is not installed, or a module that labkit uses cannot be imported.
@@ -90,7 +91,7 @@ def require(name: str) -> None:
 
 
 def import_failure(name: str) -> str | None:
-    """Import all of a package that labkit uses; return the reason if that fails."""
+    """Import all modules of a package that labkit uses; return the reason of a failure."""
     try:
         with warnings.catch_warnings(action="ignore"):
             for module in PACKAGES[name].imports:
@@ -146,7 +147,7 @@ def install(name: str, source: Path | None, show: Callable[[str], None]) -> None
 
 
 def _failure_in_new_process(name: str) -> str | None:
-    """:func:`import_failure` as an interpreter sees it that starts now."""
+    """Run :func:`import_failure` in a new interpreter."""
     program = (
         "import sys; from labkit.system.optional_packages import import_failure;"
         f" sys.exit(import_failure({name!r}))"

@@ -1,4 +1,4 @@
-"""Where the workbook's files are, and where labkit may write.
+"""Paths of the workbook's files, and folders that labkit may write to.
 
 In a checkout the notebooks, the assignments and the tables and small weights of ``data/`` lie
 beside the package. A wheel carries them within it (``pyproject.toml`` says which), and there
@@ -19,17 +19,17 @@ CARRIED = PACKAGE / "course"
 """In a wheel ``notebooks``, ``assignments`` and ``data``; a checkout has no such folder."""
 
 CHECKOUT = None if CARRIED.is_dir() else PACKAGE.parent
-"""The checkout that labkit runs from, if it does."""
+"""Checkout that labkit runs from; None for an installed wheel."""
 
 WORKBOOK = CHECKOUT or CARRIED
-"""The folder of ``notebooks``, ``assignments`` and ``data``."""
+"""Folder of ``notebooks``, ``assignments`` and ``data``."""
 
 DATA = WORKBOOK / "data"
-"""The tables of what can be fetched, and ``checkpoints``, the small weights."""
+"""Folder of the download tables and of ``checkpoints``, the small weights."""
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder: tried, because permissions alone do not tell."""
+    """Whether files can be created in a folder, by trying: permissions are not sufficient."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -38,19 +38,20 @@ def writable(folder: Path) -> bool:
 
 
 def may_write(folder: Path) -> bool:
-    """Whether labkit writes into a folder: not into what is installed, nor what is protected."""
+    """Whether labkit may write to a folder: it is writable and not part of an installation."""
     return not folder.is_relative_to(CARRIED) and writable(folder)
 
 
 def runs_folder(root: Path) -> Path:
-    """Where reports go: ``runs`` of a workbook, or else of the working directory."""
+    """Folder of reports: ``runs`` in the workbook, or else in the working directory."""
     return (root if may_write(root) else Path.cwd()) / "runs"
 
 
 def download_folder() -> Path:
-    """``$LABKIT_DOWNLOADS``, or ``data/downloads`` of the checkout, or the user's data folder.
+    """Download folder: ``$LABKIT_DOWNLOADS``, ``data/downloads`` of the checkout, or the user's.
 
-    The last serves where there is no checkout, and where it cannot be written and has no downloads.
+    The user's data folder is used without a checkout, and if the checkout is not writable and has
+    no downloads.
     """
     named = os.environ.get("LABKIT_DOWNLOADS")
     if named:
@@ -65,10 +66,10 @@ def download_folder() -> Path:
 
 
 def prepare_downloads(folder: Path) -> None:
-    """Make the download folder.
+    """Create the download folder.
 
     Raises:
-        LabkitError: it cannot be written.
+        LabkitError: it is not writable.
     """
     reason = ""
     try:

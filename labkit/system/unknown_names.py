@@ -1,4 +1,4 @@
-"""The refusal of a name that does not exist, with the names that the user may have meant."""
+"""Error messages about unknown names, with suggestions of similar names."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterable
 from labkit.errors import LabkitError
 
 CUTOFF = 0.6
-"""difflib's similarity from which a name is suggested."""
+"""Smallest similarity (difflib's ratio) of a suggested name."""
 MARGIN = 0.04
-"""Names that are by more than this less similar than the closest one are not suggested."""
+"""Largest difference in similarity of a suggested name to the closest one."""
 
 
 def unknown_name(
     kind: str, name: str, known: Iterable[str], listing: str | None = None
 ) -> LabkitError:
-    """The error to raise for an unknown name.
+    """Build the error for an unknown name.
 
     Args:
-        kind: what it should be the name of, such as "preset".
-        name: as the user wrote it.
-        known: the names that exist.
-        listing: the end of the message; None: all known names.
+        kind: kind of the name, such as "preset".
+        name: the unknown name.
+        known: the existing names.
+        listing: end of the message; None for a list of all existing names.
     """
     known = list(known)
     hint = did_you_mean(name, known)
@@ -31,7 +31,7 @@ def unknown_name(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The question "did you mean A or B?" with the similar names among the known; or ""."""
+    """Ask "did you mean A or B?" with similar existing names; "" without any."""
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, 3, CUTOFF)
     if not close:

@@ -1,4 +1,4 @@
-"""The ranges that a notebook's recorded numbers are expected in: ``notebooks/expected.toml``.
+"""Expected ranges of the notebooks' recorded numbers: ``notebooks/expected.toml``.
 
 One table a notebook and profile; a claim is a range ``[lowest, highest]`` or an exact value::
 
@@ -22,7 +22,7 @@ PROFILES = ("smoke", "quick", "full")
 
 @dataclass(frozen=True)
 class Claim:
-    """One expectation, and the number that the notebook recorded for it (None: none)."""
+    """An expected value or range, and the number that the notebook recorded; None if it did not."""
 
     name: str
     expected: Recorded
@@ -44,7 +44,7 @@ class Claim:
 
     @property
     def text(self) -> str:
-        """The expectation for a reader."""
+        """Text of the expectation."""
         if isinstance(self.expected, list):
             low, high = (format_value(bound) for bound in self.expected)
             return f"{low} to {high}"
@@ -52,7 +52,7 @@ class Claim:
 
 
 def load_expected(path: Path) -> dict[str, dict[str, dict[str, Recorded]]]:
-    """Read the claims: notebook name, profile, record name. A missing file claims nothing.
+    """Read the claims by notebook, profile and record name; none if the file is missing.
 
     Raises:
         LabkitError: the file is not TOML of this form.
@@ -75,7 +75,7 @@ def load_expected(path: Path) -> dict[str, dict[str, dict[str, Recorded]]]:
 
 
 def check_claims(expected: dict[str, Recorded], records: dict[str, Recorded]) -> list[Claim]:
-    """Compare the recorded numbers with what is expected of them."""
+    """Compare recorded numbers with their expected values."""
     return [Claim(name, value, records.get(name)) for name, value in expected.items()]
 
 

@@ -1,4 +1,4 @@
-"""A copy of the workbook for a reader who cannot, or does not want to, write into the checkout."""
+"""Copying the workbook, for readers who cannot or do not want to write into the checkout."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from labkit.system.paths import writable
 
 COPIED = ("notebooks", "assignments")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
-"""Also what an assignment is made of: it holds the solution."""
+"""Files that are not copied; the source of an assignment contains the solution."""
 
 
 def copy_workbook(root: Path, to: Path) -> Path:
-    """Copy notebooks and assignments; what is in the copy already is the reader's and stays.
+    """Copy notebooks and assignments; keep the files that the copy already has.
 
     Args:
         root: the workbook.
-        to: a folder; made if need be.
+        to: the target folder, created if missing.
 
     Returns:
         The folder, absolute.
@@ -30,7 +30,7 @@ def copy_workbook(root: Path, to: Path) -> Path:
     to = to.expanduser().resolve()
     for name in COPIED:
         if to == root or to.is_relative_to(root / name):
-            raise LabkitError(f"{to}: lies in the workbook itself; name another folder")
+            raise LabkitError(f"{to}: is inside the workbook itself; name another folder")
     for name in COPIED:
         for source in sorted((root / name).rglob("*")):
             place = to / source.relative_to(root)

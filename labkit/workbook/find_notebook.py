@@ -1,4 +1,4 @@
-"""What a reader opens by name: a lesson's notebook, or the students' notebook of an assignment."""
+"""Finding the notebook of a lesson or an assignment by number, name or path."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from labkit.system.unknown_names import unknown_name
 from labkit.workbook.notebook_sources import resolve, sources
 
 SOURCE = "source.py"
-"""What an assignment is made of. It holds the solution, so that nobody is led there."""
+"""Source of an assignment. It contains the solution, so it is never opened."""
 
 
 def find_openable(selector: str, root: Path) -> Path:
-    """Return the notebook that a number, a name or a path stands for.
+    """Find the notebook of a number, a name or a path.
 
     A lesson is called by its number, name or title ("2", "02_roi_align", "roi_align"), an
     assignment likewise ("a1", "a1_roi_align", "roi_align"), or each by its path.
 
     Args:
-        selector: as the reader wrote it.
-        root: the workbook.
+        selector: number, name or path, as the reader wrote it.
+        root: the folder of the workbook.
 
     Raises:
         LabkitError: nothing is called so, a lesson and an assignment are, or an assignment has no
@@ -56,7 +56,7 @@ def find_openable(selector: str, root: Path) -> Path:
 
 
 def _assignments(root: Path) -> list[Path]:
-    """The folders of assignments, in their order; a reader's copy has them without their source."""
+    """Folders of the assignments, in order; in a reader's copy they have no source."""
     return sorted(
         folder
         for folder in (root / "assignments").glob("*/")
@@ -65,7 +65,7 @@ def _assignments(root: Path) -> list[Path]:
 
 
 def _names(name: str) -> set[str]:
-    """What a lesson or an assignment is called: the whole, the number before it and the title."""
+    """Names of a lesson or an assignment: the whole name, its number and its title."""
     number, _, title = name.partition("_")
     return {name, number, title} - {""}
 
@@ -74,7 +74,7 @@ def _notebook(folder: Path) -> Path:
     notebook = folder / f"{folder.name}.ipynb"
     if not notebook.is_file():
         raise LabkitError(
-            f"{folder}: its notebook for students is not written yet; run: "
+            f"{folder}: its student notebook does not exist yet; run: "
             f"labkit assignment release {folder.name}"
         )
     return notebook

@@ -1,4 +1,4 @@
-"""An executed notebook as one HTML file that needs nothing from the network.
+"""Conversion of an executed notebook to one HTML file that works without a network.
 
 nbconvert's own page loads MathJax, require.js and the widget manager from a CDN and is bare
 without them. Here formulas are written as MathML, which browsers show by themselves, and a
@@ -87,7 +87,7 @@ class OfflineExporter(HTMLExporter):
 
 
 class _ShowRecords(Preprocessor):
-    """Puts what a cell recorded into one line below its outputs."""
+    """Adds a line with a cell's records below its outputs."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         outputs = cell.get("outputs", [])
@@ -105,7 +105,7 @@ def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     """Return the page of an executed notebook.
 
     Args:
-        folder: where the notebook lies; pictures in its text are embedded from there.
+        folder: folder of the notebook; images in its text are embedded from there.
     """
     exporter = OfflineExporter(
         template_name="notebook", extra_template_basedirs=[str(TEMPLATES)], embed_images=True

@@ -1,4 +1,4 @@
-"""Executing several notebooks at a time, each in a process of its own, with a deadline."""
+"""Execution of several notebooks at a time, each in its own process, with a time limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL = 0.2  # seconds between looks at the deadlines
 
 @dataclass
 class Job:
-    """One notebook to run: what, with which values, and where everything goes."""
+    """One notebook to run, with its parameters and output files."""
 
     name: str
     path: Path
@@ -40,8 +40,10 @@ class Job:
 
 
 class Worker:
-    """The process of one job. Its events arrive in a queue as ``(worker, event)``;
-    ``(worker, None)`` is the last one."""
+    """Process of one job.
+
+    Its events arrive in a queue as ``(worker, event)``; ``(worker, None)`` is the last one.
+    """
 
     def __init__(self, job: Job, events: queue.Queue[tuple[Worker, Any]], env: dict[str, str]):
         self.job = job
@@ -80,14 +82,14 @@ class Worker:
         events.put((self, None))
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take in an event, and note the processes that have come into being."""
+        """Handle an event, and record the worker's new child processes."""
         self.job.trace.add(event)
         if event["event"] == "flood":
             self.stop(Outcome.FAILED)
         self._family |= descendants(self.process.pid)
 
     def stop(self, outcome: Outcome) -> None:
-        """Ask the worker to interrupt the notebook and save; it is killed if it does not."""
+        """Request the worker to interrupt the notebook and save; kill it later if it does not."""
         if self.job.trace.stopped is None:
             self.job.trace.stopped = outcome
             self.killed_at = time.monotonic() + GRACE
@@ -100,7 +102,7 @@ class Worker:
         kill_tree(self.process, self._family)
 
     def finish(self) -> None:
-        """Note how the process ended, and kill what it left behind."""
+        """Record how the process ended, and kill its remaining child processes."""
         self.job.seconds = time.monotonic() - self.started
         self.job.trace.returncode = self.process.wait()
         self.kill()
@@ -129,8 +131,8 @@ def run_jobs(
     Ctrl-C stops all of them; those not started yet get ``Outcome.NOT_RUN`` as ``trace.stopped``.
 
     Args:
-        environment: of the kernels, see :func:`kernel_environment`.
-        seconds_each: the deadline of each notebook, kernel start included.
+        environment: environment of the kernels, see :func:`kernel_environment`.
+        seconds_each: time limit of each notebook, including the kernel's start.
         on_start, on_event, on_end: called with the job, from this thread.
 
     Returns:
@@ -188,7 +190,7 @@ def _step(
 
 
 def kernel_environment(at_once: int, asked: dict[str, str]) -> dict[str, str]:
-    """Return the environment of the kernels: what is asked, inline figures, cores shared out."""
+    """Return the kernels' environment: given variables, inline figures, a share of the cores."""
     env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", **asked}
     threads = str(max(1, available_cores() // at_once))
     for name in LIBRARIES:

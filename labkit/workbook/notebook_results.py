@@ -1,4 +1,4 @@
-"""What a run found out about each notebook, and its JSON form."""
+"""Result of each notebook of a run, and its JSON form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labkit.workbook.records import RECORD_MIME, Recorded
 
 @dataclass(frozen=True)
 class Failure:
-    """The cell that a notebook stopped in."""
+    """The cell in which a notebook failed."""
 
     cell: int  # its position among all cells, from 1
     execution_count: int | None  # the number in its prompt, as in "In [3]"
@@ -35,7 +35,7 @@ class OutputImage:
 
 @dataclass
 class NotebookResult:
-    """Everything the report says about one notebook."""
+    """Result of one notebook."""
 
     name: str
     title: str
@@ -55,11 +55,11 @@ class NotebookResult:
 
     @property
     def claims_held(self) -> int:
-        """How many of the claims hold."""
+        """Number of claims that hold."""
         return sum(claim.holds for claim in self.claims)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form in ``results.json``: everything but pictures and the notebook."""
+        """Convert to the entry of ``results.json``, without images and notebook."""
         return {
             "name": self.name,
             "title": self.title,
@@ -78,10 +78,10 @@ class NotebookResult:
 def collect_result(
     job: Job, profile: str | None, expected: dict[str, dict[str, Recorded]]
 ) -> NotebookResult:
-    """Judge a finished job and read its executed notebook.
+    """Read the executed notebook of a finished job and determine its result.
 
     Args:
-        profile: the profile in force, None when the notebook has none.
+        profile: the used profile; None if the notebook has none.
         expected: the notebook's claims by profile. They are made for the parameters' defaults,
             so a run with other values is not held to them.
     """
@@ -133,7 +133,7 @@ def collect_result(
 
 
 def recorded(notebook: Any) -> dict[str, Recorded]:
-    """Collect what `labkit.record` left in the outputs; the later of equal names counts."""
+    """Collect the records of `labkit.record` in the outputs; later values of a name win."""
     return {
         output.data[RECORD_MIME]["name"]: output.data[RECORD_MIME]["value"]
         for cell in notebook.cells
@@ -164,7 +164,7 @@ def title_of(notebook: Any, name: str) -> str:
 
 
 def _executed(job: Job) -> Any:
-    """Read the executed notebook; where a killed worker left none or half of one, the original."""
+    """Read the executed notebook; if a killed worker left no complete one, the original."""
     try:
         return load_notebook(job.output)
     except LabkitError:

@@ -1,4 +1,4 @@
-"""The workbook's notebooks: where they are, and how they are made from their sources.
+"""The workbook's notebooks: finding them, and generating them from their sources.
 
 A notebook is edited as ``notebooks/src/NAME.py`` (jupytext's py:percent format) and committed
 as ``notebooks/NAME.ipynb`` without outputs. The second is a pure function of the first, to the
@@ -22,12 +22,12 @@ from labkit.system.unknown_names import did_you_mean, unknown_name
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
 KERNELS = {"ir": "R", "julia": "Julia", "octave": "Octave", "bash": "Bash", "scala": "Scala"}
-"""How the names of kernels of other languages begin, where a notebook tells nothing else."""
+"""Prefixes of the kernel names of other languages, for notebooks without a language entry."""
 NUMBERED = re.compile(r"\d\d_\w+")
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the project folder: the one that holds ``notebooks/src``.
+    """Find the project folder, which contains ``notebooks/src``.
 
     Looked for in `start` (the working directory by default) and the folders above it; otherwise it
     is the checkout that labkit runs from, or what an installed labkit carries.
@@ -52,12 +52,12 @@ def sources(root: Path) -> list[Path]:
 
 
 def notebook_path(source: Path) -> Path:
-    """Return where the notebook generated from a source lies."""
+    """Return the path of the notebook that a source generates."""
     return source.parents[1] / f"{source.stem}.ipynb"
 
 
 def resolve(selector: str, root: Path) -> Path:
-    """Return the file that a number ("6", "06"), a name or a path stands for.
+    """Find the notebook of a number ("6", "06"), a name or a path.
 
     Numbers and names stand for the notebook, or for its source where no notebook has been
     generated yet.
@@ -109,10 +109,10 @@ def load_notebook(path: Path) -> Any:
 
 
 def other_language(notebook: Any) -> str:
-    """Return the language that a notebook's metadata name, unless that is Python; else nothing.
+    """Return the language in a notebook's metadata if it is not Python, else "".
 
     Args:
-        notebook: of nbformat, or any dictionary that claims to be one.
+        notebook: a notebook of nbformat, or a dictionary of unknown origin.
     """
     metadata = notebook.get("metadata")
     parts = metadata if isinstance(metadata, dict) else {}
@@ -153,7 +153,7 @@ def from_source(text: str) -> Any:
 
 
 def generate(source: Path) -> bytes:
-    """Return the bytes of the notebook that belongs to a source file."""
+    """Return the bytes of the notebook that a source generates."""
     import nbformat
 
     notebook = load_notebook(source)
@@ -162,7 +162,7 @@ def generate(source: Path) -> bytes:
 
 
 def differing(root: Path) -> dict[Path, str]:
-    """Return the notebooks that are not what their sources generate, each with the reason."""
+    """Return the notebooks that differ from what their sources generate, with the reasons."""
     found: dict[Path, str] = {}
     for source in sources(root):
         notebook = notebook_path(source)
@@ -196,7 +196,7 @@ def sync(root: Path) -> list[Path]:
 
 
 def edited(notebook: Path) -> bool:
-    """Tell whether a generated notebook's cells differ from its source, outputs aside."""
+    """Whether a generated notebook's cells differ from its source, apart from outputs."""
     source = notebook.parent / "src" / f"{notebook.stem}.py"
     if notebook.suffix != ".ipynb" or not source.is_file():
         return False

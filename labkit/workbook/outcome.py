@@ -1,4 +1,4 @@
-"""The one truthful outcome of a notebook, from every cell and from how its process ended."""
+"""Outcome of a notebook, from all its cells and the end of its process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST = 200_000_000  # characters that one cell may show before it is stopped
 
 
 class Outcome(StrEnum):
-    """How a notebook ended."""
+    """Outcome of a notebook."""
 
     OK = "ok"
     FAILED = "failed"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 @dataclass
 class CellTrace:
-    """One code cell that was started; positions are those in the executed notebook."""
+    """Events of one started code cell; positions are those in the executed notebook."""
 
     index: int
     done: bool = False
@@ -34,7 +34,7 @@ class CellTrace:
 
 @dataclass
 class Trace:
-    """Everything the worker reported about one notebook."""
+    """All events of one notebook."""
 
     planned: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Trace:
     returncode: int | None = None
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take in one event of the worker."""
+        """Add one event of the worker."""
         match event["event"]:
             case "plan":
                 self.planned, self.skipped = event["cells"], event["skipped"]
@@ -68,18 +68,18 @@ class Trace:
 
     @property
     def done(self) -> int:
-        """How many cells ran to their end."""
+        """Number of finished cells."""
         return sum(cell.done for cell in self.cells.values())
 
     @property
     def running(self) -> int | None:
-        """The position of the cell that was started and never finished."""
+        """Position of the cell that was started and not finished."""
         return next((cell.index for cell in self.cells.values() if not cell.done), None)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome, a sentence that explains it, and the cell it happened in."""
+    """Outcome with its explanation and the cell that caused it."""
 
     outcome: Outcome
     reason: str = ""
@@ -87,10 +87,10 @@ class Verdict:
 
 
 def decide_outcome(trace: Trace, may_raise: set[int], errors_shown: dict[int, str]) -> Verdict:
-    """Decide the outcome of a notebook.
+    """Determine the outcome of a notebook.
 
     Args:
-        trace: what the worker reported.
+        trace: all events of the notebook.
         may_raise: positions of the cells tagged ``raises-exception``.
         errors_shown: errors found among the saved outputs, by cell position. A cell can show
             one although the kernel replied that all went well.
@@ -128,7 +128,7 @@ def decide_outcome(trace: Trace, may_raise: set[int], errors_shown: dict[int, st
     never = [index for index in trace.planned if index not in trace.cells]
     if never or trace.running is not None:
         first = trace.running if trace.running is not None else never[0]
-        return Verdict(Outcome.EXITED_EARLY, f"cell {first + 1} was never run to its end", first)
+        return Verdict(Outcome.EXITED_EARLY, f"cell {first + 1} did not run to its end", first)
     if trace.hidden_errors:
         return Verdict(Outcome.FAILED, f"inside an Output widget: {trace.hidden_errors[0]}")
     return Verdict(Outcome.OK)

@@ -1,4 +1,4 @@
-"""A notebook's execution whose outputs are bounded: in memory, in the file, in the report.
+"""Execution of a notebook with limits on its outputs: in memory, in the file, in the report.
 
 A loop that prints without end fills a gigabyte in seconds. What a cell shows beyond a limit is left
 out, with a note in its place; a cell that goes on and on beyond a far higher one is reported, for
@@ -40,7 +40,7 @@ class BoundedClient(PapermillNotebookClient):
     def output(
         self, outs: list[Any], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> Any:
-        """Take in an output, shortened or not at all where there is too much."""
+        """Store an output; shorten or drop it above the limits."""
         if cell_index != self.cell:
             self.cell, self.shown, self.kept, self.noted = cell_index, 0, 0, False
         content = msg["content"]
@@ -71,7 +71,7 @@ class BoundedClient(PapermillNotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
     def clear_output(self, outs: list[Any], msg: dict[str, Any], cell_index: int) -> None:
-        """Take the outputs of a cell away, and begin to count anew."""
+        """Remove the outputs of a cell and reset its count."""
         super().clear_output(outs, msg, cell_index)
         if cell_index == self.cell:
             self.kept_of_all -= self.kept

@@ -1,4 +1,4 @@
-"""Numbers that a notebook claims: unseen by its reader, kept for the report of `labkit run`."""
+"""Recording of numbers in a notebook, for the report of `labkit run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labkit.errors import LabkitError
 
 RECORD_MIME = "application/vnd.labkit.record+json"
 RECORDING = "LABKIT_RECORDING"
-"""The environment variable that `labkit run` sets in the kernels that it starts."""
+"""Environment variable that `labkit run` sets in its kernels."""
 
 MAX_LIST = 64
 MAX_NAME = 80
@@ -20,7 +20,7 @@ Recorded = Scalar | list[Scalar]
 
 
 def record(name: str, value: Any) -> None:
-    """Record a number that the notebook claims; nothing is shown.
+    """Record a number of the notebook; nothing is printed.
 
     Under `labkit run` the value goes with the cell's outputs, as
     ``application/vnd.labkit.record+json``: the report shows it and compares it with
@@ -29,7 +29,7 @@ def record(name: str, value: Any) -> None:
     A name recorded again replaces the earlier value, so that a cell can be run twice.
 
     Args:
-        name: what the number is, one line of at most 80 characters.
+        name: name of the number, one line of at most 80 characters.
         value: a finite number, a string, or a list of at most 64 of them. NumPy and torch
             scalars and one-dimensional arrays are converted.
 
@@ -70,7 +70,7 @@ def _scalar(name: str, value: Any) -> Scalar:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
-        raise LabkitError(f"record {name!r}: the value is {value}; only finite numbers are claims")
+        raise LabkitError(f"record {name!r}: the value is {value}; it must be finite")
     if isinstance(value, (bool, int, float, str)):
         return value
     raise LabkitError(

@@ -1,4 +1,4 @@
-"""Live progress of a run: bars in a terminal, plain lines elsewhere."""
+"""Live progress of a run of notebooks: bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def outcome_markup(outcome: Outcome) -> str:
 
 
 class RunProgress(LiveBars):
-    """Shows the notebook, its cells done and in all, the time, and the outcome at the end.
+    """Progress display: for each notebook the cells, the time, and at the end the outcome.
 
     Args:
-        notebooks: how many there are.
+        notebooks: number of notebooks.
     """
 
     def __init__(self, console: Console, notebooks: int) -> None:
@@ -45,7 +45,7 @@ class RunProgress(LiveBars):
         )
 
     def start(self, job: Job) -> None:
-        """A notebook's process was started."""
+        """Show that a notebook's process was started."""
         if self.console.is_terminal:
             self.tasks[job.name] = self.bars.add_task(
                 job.name, total=None, name=job.name, cells="?", outcome="starting"
@@ -54,7 +54,7 @@ class RunProgress(LiveBars):
             self._line(f"{job.name}: started")
 
     def cell(self, job: Job) -> None:
-        """A cell was begun or finished."""
+        """Show that a cell was started or finished."""
         if self.console.is_terminal:
             total = len(job.trace.planned)
             self.bars.update(
@@ -66,7 +66,7 @@ class RunProgress(LiveBars):
             )
 
     def end(self, result: NotebookResult) -> None:
-        """A notebook ended."""
+        """Show the outcome of a notebook."""
         self.ended += 1
         if self.console.is_terminal:
             task = self.tasks[result.name]

@@ -1,4 +1,4 @@
-"""The report of a run: ``index.html``, a page for each notebook, and ``results.json``."""
+"""Report of a run: ``index.html``, a page for each notebook, and ``results.json``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class RunReport:
-    """A finished run."""
+    """Results of a finished run."""
 
     folder: Path
     started: datetime
@@ -46,30 +46,30 @@ class RunReport:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many notebooks ended in which way."""
+        """Number of notebooks by outcome."""
         return Counter(result.outcome.value for result in self.results)
 
     @property
     def claims(self) -> int:
-        """How many claims were checked."""
+        """Number of checked claims."""
         return sum(len(result.claims) for result in self.results)
 
     @property
     def claims_held(self) -> int:
-        """How many of them hold."""
+        """Number of claims that hold."""
         return sum(result.claims_held for result in self.results)
 
     @property
     def seconds(self) -> float:
-        """The notebooks' times added up."""
+        """Sum of the notebooks' times."""
         return sum(result.seconds for result in self.results)
 
 
 def write_notebook_page(result: NotebookResult, folder: Path, origin: Path) -> None:
-    """Write ``NAME.html`` for a notebook that was executed, wholly or in part.
+    """Write ``NAME.html`` of a completely or partly executed notebook.
 
     Args:
-        origin: the folder of the original notebook, for pictures that its text refers to.
+        origin: folder of the original notebook, for images in its text.
     """
     if result.executed is not None:
         page = notebook_html(result.executed, result.title, origin)
@@ -106,7 +106,7 @@ def write_run_report(report: RunReport) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a time for a reader: ``4.2 s``, ``2 min 05 s``."""
+    """Format a duration: ``4.2 s``, ``2 min 05 s``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Run the workbook, or some of its notebooks, and write a report: what ``labkit run`` does."""
+"""Running notebooks of the workbook and writing the report, for ``labkit run``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from labkit.workbook.start_order import longest_first
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What `labkit run` was asked for.
+    """Arguments of `labkit run`.
 
     ``notebooks`` empty means all; ``profile`` None leaves each notebook's default;
     ``jobs`` None runs as many notebooks at a time as there are cores; ``out`` None is a new folder
@@ -52,7 +52,7 @@ class RunRequest:
 
 
 def run_workbook(request: RunRequest, console: Console) -> RunReport:
-    """Run the notebooks, each in its own process, and write the report.
+    """Run notebooks, each in its own process, and write the report.
 
     Raises:
         LabkitError: before anything runs: an unknown notebook or profile, a parameter that a
@@ -147,17 +147,17 @@ def _chosen(selectors: list[str], root: Path) -> list[Path]:
 
 
 def _values(notebook: Any, name: str, request: RunRequest) -> tuple[dict[str, Any], str | None]:
-    """Return the values to inject, and the profile that will be in force."""
+    """Return the parameter values to inject, and the resulting profile."""
     try:
         declared = read_parameters(notebook, name)
     except LabkitError:
         if request.parameters or request.profile is not None:
             raise
-        return {}, None  # nothing is asked of the cell: whatever is wrong in it, the run shows
+        return {}, None  # no parameters are set; the run itself shows what is wrong in the cell
     values = coerce(request.parameters, declared, name, computed(notebook, name))
     if request.profile is not None:
         if request.profile not in PROFILES:
-            raise LabkitError(f"there is no profile {request.profile!r}: {', '.join(PROFILES)}")
+            raise LabkitError(f"unknown profile {request.profile!r}: {', '.join(PROFILES)}")
         if "profile" not in declared:
             raise LabkitError(f"{name} has no parameter 'profile': run it without --profile")
         return {"profile": request.profile, **values}, request.profile
@@ -177,7 +177,7 @@ def _require_usable(out: Path) -> None:
 def _prepare_folder(out: Path, jobs: list[Job]) -> None:
     with atomic_write(out / "results.json") as temporary:
         temporary.write_text('{"finished": false}\n', encoding="utf-8")
-    # What an earlier run left here must not vouch for this one.
+    # Remove the results of an earlier run, so that they cannot be taken for this one's.
     stale = [path for job in jobs for path in (job.output, job.output.with_suffix(".html"))]
     for path in (out / "index.html", *stale):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The order in which notebooks are started: the longest first.
+"""Start order of notebooks: the longest first.
 
-With several at a time, a long notebook that starts last runs alone at the end while the other
-cores wait. How long each takes is told in ``notebooks/minutes.toml``, one table a profile.
+If a long notebook starts last, it runs alone at the end while the other cores are idle. The times
+are in ``notebooks/minutes.toml``, one table for each profile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from labkit.system.text_files import read_toml
 
 
 def load_minutes(path: Path) -> dict[str, dict[str, float]]:
-    """Read the minutes: profile, notebook name. A missing file tells nothing.
+    """Read the minutes by profile and notebook; none if the file is missing.
 
     Raises:
         LabkitError: the file is not TOML of this form.
@@ -31,7 +31,7 @@ def load_minutes(path: Path) -> dict[str, dict[str, float]]:
 
 
 def longest_first(notebooks: dict[str, str | None], path: Path) -> list[str]:
-    """Order the names of notebooks, given with their profiles, by the minutes in a file.
+    """Sort notebooks, given with their profiles, by the minutes in a file, longest first.
 
     Those that the file does not tell of come first, in the order given: they may be long.
     """

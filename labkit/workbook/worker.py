@@ -1,4 +1,4 @@
-"""The process that executes one notebook: ``python -m labkit.workbook.worker``.
+"""Worker process that executes one notebook: ``python -m labkit.workbook.worker``.
 
 The first line of standard input is the job (JSON: ``notebook``, ``output``, ``parameters``).
 Every later happening is reported as one JSON line on standard output. When standard input
@@ -31,7 +31,7 @@ KERNEL = "python3"
 
 
 class OwnPython(AsyncKernelManager):
-    """Start the kernel with the very interpreter that runs labkit.
+    """Kernel manager that starts the kernel with the interpreter that runs labkit.
 
     A kernel specification named ``python3`` in the user's folder may belong to another
     environment; with no folders to search only the running interpreter's own remains.
@@ -43,7 +43,7 @@ class OwnPython(AsyncKernelManager):
 
 
 class Events:
-    """Writes what happens to the cells, for the runner to judge."""
+    """Writes the events of the cells, from which the runner determines the outcome."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -73,7 +73,7 @@ class Events:
 
 
 def main() -> None:
-    """Run the job that stands on standard input."""
+    """Run the job on standard input."""
     # The kernel inherits descriptor 1: give it the log, and keep the real one for events only.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
@@ -116,7 +116,7 @@ def _execute(job: dict[str, Any], events: Events) -> None:
 
 
 def write_prepared_notebook(notebook: Any, output: Path, parameters: dict[str, Any]) -> Any:
-    """Write the notebook to be run to `output`, with its parameters, and return it.
+    """Write the notebook with its injected parameters to `output`, and return it.
 
     Parameter cells injected by an earlier run are dropped: papermill would put the new one in
     their place, wherever that is.
@@ -135,7 +135,7 @@ def write_prepared_notebook(notebook: Any, output: Path, parameters: dict[str, A
     nbformat.write(notebook, output)
     notebook = load_notebook_node(str(output))
     if parameters:
-        # What the notebook computes from a parameter is computed again, after the new value.
+        # Values that the notebook computes from a parameter are computed again from the new value.
         again = dependent_lines(notebook, set(parameters))
         notebook = parameterize_notebook(
             notebook, parameters, kernel_name=KERNEL, language="python"
@@ -148,7 +148,7 @@ def write_prepared_notebook(notebook: Any, output: Path, parameters: dict[str, A
 
 
 def cells_to_run(notebook: Any) -> tuple[list[int], list[int]]:
-    """Return the positions of the code cells to be executed, and of those tagged to be skipped."""
+    """Return the positions of the code cells to execute, and of those tagged to be skipped."""
     code = [
         index
         for index, cell in enumerate(notebook.cells)
@@ -159,7 +159,7 @@ def cells_to_run(notebook: Any) -> tuple[list[int], list[int]]:
 
 
 def errors_in_output_widgets(notebook: Any) -> list[tuple[str, str]]:
-    """Find the errors that an ``Output`` widget swallowed: the cell itself succeeds."""
+    """Find errors that an ``Output`` widget caught, so that the cell itself succeeded."""
     widgets = notebook.metadata.get("widgets", {})
     models = widgets.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     return [

@@ -87,7 +87,7 @@ def test_findings_are_cut_unless_all_are_wanted(folders):
     assert "225 tiny" in output
     checked = _labkit("data", "check", "set", "--all")
     assert checked.output.count("tiny: cell of 1 pixel at") == 225
-    assert "set is read as coco_panoptic:set; coco:set is there, too" in checked.output
+    assert "set is read as coco_panoptic:set; coco:set is also possible" in checked.output
     assert "coco_panoptic:set, train: 1 image, 1 category" in checked.output
 
 
@@ -123,7 +123,7 @@ def test_a_data_set_without_images_is_no_success(tmp_path, monkeypatch):
     empty = {"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": []}
     (tmp_path / "set" / "annotations" / "instances_train.json").write_text(json.dumps(empty))
     for command in (("check", "set"), ("show", "set", "--out", "x.png")):
-        with pytest.raises(LabkitError, match="coco:set, train: there are no images"):
+        with pytest.raises(LabkitError, match="coco:set, train: the split has no images"):
             _labkit("data", *command)
-    with pytest.raises(LabkitError, match="there is no object to learn from; see `labkit data ch"):
+    with pytest.raises(LabkitError, match="no objects to train on; see `labkit data ch"):
         _labkit("train", "mask_rcnn_tiny", "--data", "set", "--out", "run")

@@ -118,7 +118,7 @@ def test_a_copy_keeps_what_the_reader_did(workbook: Path, tmp_path: Path) -> Non
 
 def test_a_copy_inside_the_workbook(workbook: Path) -> None:
     for inside in (workbook, workbook / "notebooks" / "mine"):
-        with pytest.raises(LabkitError, match="lies in the workbook itself"):
+        with pytest.raises(LabkitError, match="is inside the workbook itself"):
             copy_workbook(workbook, inside)
 
 

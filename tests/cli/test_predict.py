@@ -113,7 +113,7 @@ def test_results_are_replaced_on_request_only(photos, tmp_path, panoptic):
 def test_pictures_are_never_replaced_by_their_results(photos):
     before = (photos / "a.png").read_bytes()
     for overwrite in (False, True):
-        with pytest.raises(LabkitError, match=r"a\.png: the result would replace the picture"):
+        with pytest.raises(LabkitError, match=r"a\.png: the result would replace the image"):
             predict([str(photos / "a.png")], model="m", out=photos, overwrite=overwrite)
     assert (photos / "a.png").read_bytes() == before
 
@@ -129,7 +129,7 @@ def test_two_pictures_of_one_name(photos, tmp_path):
 def test_pictures_of_a_data_set_are_never_replaced(photos, tmp_path):
     export_coco(DATA, tmp_path / "set")
     for overwrite in (False, True):
-        with pytest.raises(LabkitError, match="the result would replace the picture"):
+        with pytest.raises(LabkitError, match="the result would replace the image"):
             predict(
                 model="m", data=f"coco:{tmp_path / 'set'}", overwrite=overwrite,
                 out=tmp_path / "set" / "val",

@@ -106,7 +106,7 @@ def test_options_of_augmentation_and_validation_belong_to_the_run(runs, tmp_path
         with pytest.raises(LabkitError, match=message):
             train_command("mask_rcnn_tiny", out=runs / "whole", **{**SETTINGS, **changed})
     for wrong, message in (
-        ({"eval_every": None}, "--eval-limit is for --eval-every N"),
+        ({"eval_every": None}, "--eval-limit needs --eval-every N"),
         ({"eval_split": "vol"}, r"--eval-every: .*'vol' is not one of .*; --eval-split names"),
         ({"scale_jitter": (2.0, 0.5)}, "two scales in"),
     ):
@@ -154,7 +154,7 @@ def test_eval_prints_and_writes_what_evaluate_returns(runs, tmp_path, capsys):
     assert written["detection"]["bbox"]["ap"] == again.detection.bbox.ap
     assert written["images"] == 3
     assert written["semantic"] is None
-    with pytest.raises(LabkitError, match="say --data"):
+    with pytest.raises(LabkitError, match="name the data set with --data"):
         eval_command("mask_rcnn_R_50_FPN_3x")
 
 

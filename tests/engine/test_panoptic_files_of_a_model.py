@@ -199,11 +199,11 @@ class _Objects:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "name pictures, or a data set: --data NAME"),
-        ({"images": ["a.png"], "limit": 3}, "--limit is for a data set: say --data, too"),
-        ({"panoptic": True}, "name pictures, or a data set: --data NAME"),
+        ({}, "name images, or a data set: --data NAME"),
+        ({"images": ["a.png"], "limit": 3}, "--limit is for a data set: add --data"),
+        ({"panoptic": True}, "name images, or a data set: --data NAME"),
         ({"panoptic": True, "limit": 3, "images": ["a.png"]}, "--limit is for a data set"),
-        ({"panoptic": True, "data": "shapes", "overwrite": True}, "--overwrite is for pictures"),
+        ({"panoptic": True, "data": "shapes", "overwrite": True}, "--overwrite is for images"),
         (
             {"panoptic": True, "images": ["a.png"], "data": "shapes"},
             "for pictures or for a data set",
