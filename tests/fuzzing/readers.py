@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -326,9 +326,10 @@ def _read_submission(root: Path) -> None:
     except notebook_reader.BadNotebook as error:  # harvest writes it into the student's report
         raise LabkitError(f"{path}: {error}") from None
     other_language(parsed)
-    lifted = extract_answers(cells, loaded)
-    with_solutions(lifted.notebook, loaded.exercises, loaded)
-    json.dumps([lifted.free_text.answers, lifted.remarks], allow_nan=False).encode()
+    extracted = extract_answers(cells, loaded)
+    with_solutions(extracted.notebook, loaded.exercises, loaded)
+    remarks = [asdict(remark) for remark in extracted.remarks.values()]
+    json.dumps([extracted.free_text.answers, remarks], allow_nan=False).encode()
 
 
 def _make_submissions(root: Path) -> None:
