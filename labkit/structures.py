@@ -182,8 +182,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Tensor) -> Detections:
-        """Some of the objects: ``(N,)`` bool, or indices."""
+    def __getitem__(self, index: Tensor | slice) -> Detections:
+        """Some of the objects: ``(N,)`` bool, indices, or a slice."""
         masks = None if self.masks is None else self.masks[index]
         return Detections(self.boxes[index], self.scores[index], self.labels[index], masks)
 
