@@ -119,7 +119,8 @@ def detectors(
 ) -> None:
     """Time Mask R-CNN R50-FPN against Detectron2 and torchvision: inference, training step.
 
-    Takes some minutes on otherwise idle CPU cores. On shared cores set OMP_WAIT_POLICY=passive.
+    Takes some minutes on otherwise idle CPU cores. On shared cores set
+    OMP_WAIT_POLICY=passive.
     """
     import torchvision
     from rich.console import Console

@@ -8,8 +8,9 @@ import typer
 def build() -> None:
     """Compile RoIAlign for this machine's CPU, and for its GPU if it has one.
 
-    Otherwise it is compiled at first use. To compile for a GPU of another machine, set its
-    architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or PYTORCH_ROCM_ARCH (such as gfx90a).
+    Otherwise it is compiled at first use. To compile for a GPU of another
+    machine, set its architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or
+    PYTORCH_ROCM_ARCH (such as gfx90a).
     """
     import os
 

@@ -40,6 +40,7 @@ def evaluate(
     precision: Annotated[str | None, PRECISION] = None,
 ) -> None:
     """Evaluate a model: AP of boxes and masks by pycocotools, mIoU, PQ.
+
     Several processes: torchrun --nproc-per-node N -m labkit eval ...
     """
     from labkit.checkpoints.model_zoo import find

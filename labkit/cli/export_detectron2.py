@@ -26,7 +26,8 @@ def export_detectron2(
 ) -> None:
     """Write registration, configuration and training script of a data set for Detectron2.
 
-    The class counts of each head follow from the data, learning rate and steps from the batch size.
+    The class counts of each head follow from the data, learning rate and steps
+    from the batch size.
     """
     from labkit.checkpoints.model_zoo import find
     from labkit.datasets.detectron2.export import export_detectron2 as write

@@ -57,14 +57,17 @@ def predict(
 ) -> None:
     """Draw a model's detections on images, or write panoptic maps of images or a data set.
 
-    Writes a drawing NAME.png of each image, and predictions.json, all detections as
-    COCO results. With --data, the results have the data set's ids, so that pycocotools
-    can compare them with its annotations. With --panoptic, writes each image's panoptic
-    map in COCO's format, NAME.png, and its segments, NAME.json.
+    Writes a drawing NAME.png of each image, and predictions.json, all
+    detections as COCO results. With --data, the results have the data set's
+    ids, so that pycocotools can compare them with its annotations. With
+    --panoptic, writes each image's panoptic map in COCO's format, NAME.png,
+    and its segments, NAME.json.
 
-    With --panoptic --data, writes panoptic_SPLIT.json and panoptic_SPLIT/*.png in COCO's
-    format, for `labkit pq` and panopticapi; after Ctrl-C, run the same command again
-    to resume. Several processes: torchrun --nproc-per-node N -m labkit predict ...
+    With --panoptic --data, writes panoptic_SPLIT.json and panoptic_SPLIT/*.png
+    in COCO's format, for `labkit pq` and panopticapi; after Ctrl-C, run the
+    same command again to resume.
+
+    Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
     from labkit.errors import LabkitError
 

@@ -94,7 +94,8 @@ def train(
 
     Ctrl-C saves a checkpoint; run the same command again to resume.
 
-    The folder contains log.csv, the losses of each step, and log.png, their curves.
+    The folder contains log.csv, the losses of each step, and log.png, their
+    curves.
 
     On several GPUs: torchrun --nproc-per-node N -m labkit train ...
     """

@@ -1,9 +1,10 @@
 """Base class of all apps: visible errors, keyboard focus, and a static fallback picture.
+
 A callback that fails inside a widget is seen neither in the notebook nor in the server's log, so
 :meth:`App.guarded` puts the message under the app. With a menu focused JupyterLab still takes the
 keys, and ``d d`` deletes the cell, so ``app.js`` marks everything that can have the focus as
-keeping its keys. And where no widget can live, in an untrusted notebook, after the kernel has
-gone, on a printed page, the output still holds a picture and a text.
+keeping its keys. Without a live widget (in an untrusted notebook, after the kernel has ended,
+on a printed page) the output still holds a picture and a text.
 """
 
 from __future__ import annotations

@@ -107,7 +107,10 @@ def test_options_of_augmentation_and_validation_belong_to_the_run(runs, tmp_path
             train_command("mask_rcnn_tiny", out=runs / "whole", **{**SETTINGS, **changed})
     for wrong, message in (
         ({"eval_every": None}, "--eval-limit needs --eval-every N"),
-        ({"eval_split": "vol"}, r"--eval-every: .*'vol' is not one of .*; --eval-split names"),
+        (
+            {"eval_split": "vol"},
+            r"--eval-every: .*'vol' is not one of .*; name the validation split with --eval-split",
+        ),
         ({"scale_jitter": (2.0, 0.5)}, "two scales in"),
     ):
         with pytest.raises(LabkitError, match=message):

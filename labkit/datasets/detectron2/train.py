@@ -5,6 +5,7 @@ This file is copied beside ``dataset.json`` and ``config.yaml``; it needs Detect
     from train import config, register
     register()                 # registers the splits as data sets of Detectron2
     cfg = config()             # config.yaml, on the GPU if there is one
+
 ``python train.py KEY VALUE ...`` trains with changes of Detectron2's settings;
 ``python train.py --resume`` resumes from the last checkpoint.
 """
