@@ -110,7 +110,7 @@ def detectron2_pair(setting: InputSizes) -> ModelPair:
     Raises:
         LabkitError: Detectron2 cannot be used.
     """
-    optional_packages.require("detectron2")
+    optional_packages.require_package("detectron2")
     from detectron2 import model_zoo
     from detectron2.data.transforms import ResizeShortestEdge
     from detectron2.modeling import build_model

@@ -133,7 +133,7 @@ def compare_merge(given: BranchOutputs) -> PeerComparison:
     Raises:
         LabkitError: Detectron2 cannot be used, or its map is another.
     """
-    optional_packages.require("detectron2")
+    optional_packages.require_package("detectron2")
     from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
     from detectron2.structures import Instances
 

@@ -43,7 +43,7 @@ def compare_files(images: int) -> PeerComparison:
     Raises:
         LabkitError: panopticapi cannot be used.
     """
-    optional_packages.require("panopticapi")
+    optional_packages.require_package("panopticapi")
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)
         return compare_with_peer(
@@ -158,7 +158,7 @@ def _two_channels(panoptic: Panoptic) -> Tensor:
     return torch.stack([panoptic.semantic(), panoptic.ids.long()], dim=-1)[None]
 
 
-def peak_memory(images: int, workers: int) -> int:
+def measure_peak_memory(images: int, workers: int) -> int:
     """Peak memory in bytes of ``labkit pq`` on ``images`` pairs, summed over its processes.
 
     Raises:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.checkpoints.weights import load_weights
-from labkit.datasets.json_fields import check_categories, json_excerpt, read_json_file
+from labkit.datasets.json_fields import check_category_entries, json_excerpt, read_json_file
 from labkit.errors import LabkitError
 from labkit.models.presets import PRESETS, build
 from labkit.models.semantic.deeplab import DeepLabConfig
@@ -204,5 +204,5 @@ def _read(path: Path) -> dict[str, Any]:
     unknown = sorted(content.keys() - FIELDS.keys())
     if unknown:
         raise LabkitError(f'{path}: written by another version of labkit: it has "{unknown[0]}"')
-    check_categories(content, path, ("name", "isthing"))
+    check_category_entries(content, path, ("name", "isthing"))
     return content

@@ -49,9 +49,9 @@ def pq_memory(
     json: Json = None,
 ) -> None:
     """Measure the peak memory of `labkit pq` and its processes (target: 600 MB, 2 workers)."""
-    from labkit.bench.pq import MEMORY_TARGET_MB, peak_memory
+    from labkit.bench.pq import MEMORY_TARGET_MB, measure_peak_memory
 
-    peak = peak_memory(images, workers) / 1e6
+    peak = measure_peak_memory(images, workers) / 1e6
     met = peak < MEMORY_TARGET_MB
     if json is not None:
         values = {"images": images, "workers": workers, "peak_mb": peak, "met": met}

@@ -85,7 +85,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def require(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = "") -> None:
+def require_fields(entry: dict[str, Any], keys: Iterable[str], where: str, kind: str = "") -> None:
     """Check fields of an entry; convert integers that are written as ``1.0``.
 
     Args:
@@ -113,7 +113,7 @@ def entries(owner: dict[str, Any], key: str, where: str) -> list[dict[str, Any]]
     Raises:
         LabkitError: it is missing or not a list, or an entry is not an object.
     """
-    require(owner, (key,), where)
+    require_fields(owner, (key,), where)
     for i, entry in enumerate(owner[key]):
         if type(entry) is not dict:
             raise LabkitError(
@@ -131,7 +131,7 @@ def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> 
     """
     seen: set[Any] = set()
     for i, row in enumerate(rows):
-        require(row, (key,), f"{where}[{i}]", kind)
+        require_fields(row, (key,), f"{where}[{i}]", kind)
         if row[key] in seen:
             raise LabkitError(
                 f'{where}[{i}]: "{key}" {json_excerpt(row[key])} occurs twice; ids must differ'
@@ -140,7 +140,7 @@ def unique(rows: list[dict[str, Any]], key: str, where: str, kind: str = "") -> 
     return seen
 
 
-def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
+def check_image_entries(data: dict[str, Any], path: str | Path) -> set[Any]:
     """Check the list ``images`` and return its ids.
 
     Raises:
@@ -149,7 +149,7 @@ def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
     ids = unique(entries(data, "images", str(path)), "id", f"{path}: images", "image_id")
     for i, image in enumerate(data["images"]):
         where = f"{path}: images[{i}]"
-        require(image, ("file_name", "height", "width"), where)
+        require_fields(image, ("file_name", "height", "width"), where)
         if image["height"] * image["width"] > MAX_PIXELS:
             raise LabkitError(
                 f'{where}: "height" {image["height"]} and "width" {image["width"]} are more than'
@@ -158,7 +158,7 @@ def check_images(data: dict[str, Any], path: str | Path) -> set[Any]:
     return ids
 
 
-def check_categories(
+def check_category_entries(
     data: dict[str, Any], path: str | Path, fields: tuple[str, ...] = ("name",)
 ) -> set[int]:
     """Check the list ``categories`` and return its ids.
@@ -174,7 +174,7 @@ def check_categories(
     ids = unique(entries(data, "categories", str(path)), "id", f"{path}: categories")
     for i, category in enumerate(data["categories"]):
         wanted = (*fields, "isthing") if "isthing" in category else fields
-        require(category, wanted, f"{path}: categories[{i}]")
+        require_fields(category, wanted, f"{path}: categories[{i}]")
     if len(ids) > MOST_CATEGORIES:
         raise LabkitError(
             f"{path}: {len(ids)} categories; at most {MOST_CATEGORIES} fit beside the value for"

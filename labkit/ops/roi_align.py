@@ -80,7 +80,7 @@ def roi_align(
 
 
 def _fastest(device: str) -> Implementation:
-    if roi_align_compiled.available(device):
+    if roi_align_compiled.operator_available(device):
         return "compiled"
     return "torchvision" if device == "cuda" else "separable"
 

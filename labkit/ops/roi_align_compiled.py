@@ -44,14 +44,14 @@ def load_operator(device: str) -> None:
         _register()
 
 
-def available(device: str) -> bool:
+def operator_available(device: str) -> bool:
     """Whether the compiled operator runs on this device type; warns once if not."""
     return _available(device)
 
 
 # torch.compile shall call this while it traces and keep the answer. torch.compiler has a decorator
 # that sets this mark (assume_constant_result), but it imports the whole compiler: seconds, for all.
-available._dynamo_marked_constant = True  # type: ignore[attr-defined]
+operator_available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
@@ -82,7 +82,7 @@ def roi_align(
     Raises:
         BuildError: the operator cannot be compiled here.
     """
-    if not available(input.device.type):
+    if not operator_available(input.device.type):
         load_operator(input.device.type)  # raises, with the reason
     pooled: Tensor = torch.ops.labkit.roi_align(input, rois, scale, *size, ratio, aligned)
     return pooled

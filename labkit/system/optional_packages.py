@@ -79,7 +79,7 @@ def problem(name: str) -> str | None:
     return f"{name} is installed but cannot be imported: {reason}; run: labkit install {name}"
 
 
-def require(name: str) -> None:
+def require_package(name: str) -> None:
     """Raise an error if a package cannot be used.
 
     Raises:

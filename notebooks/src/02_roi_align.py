@@ -720,7 +720,7 @@ print(excerpt("csrc/roi_align_cpu.cpp", "void pool_box"))
 # Without a compiler the separable version serves instead; numbers stay, speed goes.
 
 # %%
-missing = None if roi_align_compiled.available("cpu") else "compiled"
+missing = None if roi_align_compiled.operator_available("cpu") else "compiled"
 if not missing and profile != "smoke":  # compile it again, as on a machine that never has
     before = os.environ.get("LABKIT_CACHE")
     with TemporaryDirectory() as empty:

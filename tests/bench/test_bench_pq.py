@@ -68,4 +68,4 @@ def test_ratio_is_the_median_over_rounds() -> None:
 
 
 def test_peak_memory_covers_the_evaluation() -> None:
-    assert 20e6 < pq.peak_memory(images=3, workers=1) < 600e6
+    assert 20e6 < pq.measure_peak_memory(images=3, workers=1) < 600e6

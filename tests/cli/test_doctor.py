@@ -104,7 +104,7 @@ def test_every_module_of_a_package_must_import(packages: Path, name: str) -> Non
     write_package(packages, name)
     assert optional.problem(name) is None
     assert checked(name).present
-    optional.require(name)
+    optional.require_package(name)
     for module in optional.PACKAGES[name].imports:
         for loaded in [n for n in sys.modules if n.partition(".")[0] == name]:
             del sys.modules[loaded]
@@ -112,7 +112,7 @@ def test_every_module_of_a_package_must_import(packages: Path, name: str) -> Non
         with pytest.raises(
             LabkitError, match=f"cannot be imported: undefined symbol; run: .*{name}"
         ):
-            optional.require(name)
+            optional.require_package(name)
     check = checked(name)
     assert not check.present
     assert check.found.endswith("cannot be imported: undefined symbol")

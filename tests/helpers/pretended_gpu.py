@@ -193,8 +193,10 @@ def pretended_gpu(bfloat16: bool = True) -> Iterator[torch.device]:
         for name, value in cuda.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # Compiled for the CPU, on which everything is computed.
-        here = roi_align_compiled.available("cpu")
-        stack.enter_context(mock.patch.object(roi_align_compiled, "available", return_value=here))
+        here = roi_align_compiled.operator_available("cpu")
+        stack.enter_context(
+            mock.patch.object(roi_align_compiled, "operator_available", return_value=here)
+        )
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         # torch.tensor(..., device="cuda") makes a CPU tensor and moves it where the mode sees it.

@@ -21,13 +21,13 @@ from labkit.datasets.coco.segmentation_to_rle import to_rle
 from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.image_files import read_image
 from labkit.datasets.json_fields import (
-    check_categories,
-    check_images,
+    check_category_entries,
+    check_image_entries,
     entries,
     id_type_hint,
     json_excerpt,
     read_json_file,
-    require,
+    require_fields,
 )
 from labkit.datasets.targets import masks_to_boxes, require_memory
 from labkit.errors import LabkitError
@@ -196,8 +196,8 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
                 f'{path}: not a COCO instance JSON: it needs the lists "images", "categories" and'
                 f' "annotations", and "{name}" is none'
             )
-    check_categories(data, path)
-    check_images(data, path)
+    check_category_entries(data, path)
+    check_image_entries(data, path)
     entries(data, "annotations", str(path))
     return data
 
@@ -210,7 +210,7 @@ def _check(
     path: Path,
 ) -> None:
     """Check an entry of ``annotations`` except its mask, which is checked with its image."""
-    require(annotation, ("image_id",), f"{path}: annotations[{number}]")
+    require_fields(annotation, ("image_id",), f"{path}: annotations[{number}]")
     where = _where(annotation, path)
     if annotation["image_id"] not in images:
         raise LabkitError(
@@ -218,13 +218,13 @@ def _check(
         )
     category_id = annotation.get("category_id")
     if not isinstance(category_id, str):
-        require(annotation, ("category_id",), where)
+        require_fields(annotation, ("category_id",), where)
     if annotation["category_id"] not in categories:
         raise LabkitError(
             f'{where}: category_id {json.dumps(category_id)} is not in "categories"'
             + id_type_hint(category_id, [category.id for category in categories])
         )
-    require(annotation, ("area", "iscrowd") if "iscrowd" in annotation else ("area",), where)
+    require_fields(annotation, ("area", "iscrowd") if "iscrowd" in annotation else ("area",), where)
     if annotation["area"] < 0:
         raise LabkitError(f'{where}: "area" {annotation["area"]} must not be negative')
     for field in ("bbox", "segmentation"):

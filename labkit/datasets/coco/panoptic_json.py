@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from labkit.datasets.json_fields import (
-    check_categories,
-    check_images,
+    check_category_entries,
+    check_image_entries,
     entries,
     id_type_hint,
     read_json_file,
-    require,
+    require_fields,
     unique,
 )
 from labkit.errors import LabkitError
@@ -60,14 +60,14 @@ def read_json(
 
     categories, images = predictions_for, None
     if categories is None:
-        categories = check_categories(data, path, ("name", "isthing"))
-        images = check_images(data, path)
+        categories = check_category_entries(data, path, ("name", "isthing"))
+        images = check_image_entries(data, path)
 
     annotations = entries(data, "annotations", str(path))
     unique(annotations, "image_id", f"{path}: annotations")
     for annotation in annotations:
         where = f"{path}: image {annotation['image_id']}"
-        require(annotation, ("file_name",), where)
+        require_fields(annotation, ("file_name",), where)
         if images is not None and annotation["image_id"] not in images:
             raise LabkitError(
                 f'{where}: has an annotation but is not in "images"'
@@ -100,7 +100,9 @@ def _check_segment(
     segment: dict[str, Any], categories: Collection[int], where: str, prediction: bool
 ) -> None:
     where = f"{where}, segment {segment['id']}"
-    require(segment, ("category_id",) if prediction else ("category_id", "area", "iscrowd"), where)
+    require_fields(
+        segment, ("category_id",) if prediction else ("category_id", "area", "iscrowd"), where
+    )
     # Some models number a prediction's segments from 0, and panopticapi counts them.
     lowest = 0 if prediction else 1
     if not lowest <= segment["id"] <= MAX_ID:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from labkit.widgets.anchors_nms.figure import draw_figure, nearest_box
 from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
-from labkit.widgets.anchors_nms.scene import MOST_BOXES, describe, scene, sentences
+from labkit.widgets.anchors_nms.scene import MOST_BOXES, describe_scene, scene, sentences
 from labkit.widgets.app import App, png
 from labkit.widgets.interactive_figure import InteractiveFigure, place
 
@@ -178,7 +178,7 @@ class AnchorsNMS(App):
 
     def _show(self) -> None:
         self._figure = draw_figure(self._image, self._shown)
-        self._canvas.show(png(self._figure), describe(self._shown))
+        self._canvas.show(png(self._figure), describe_scene(self._shown))
         self.status = " ".join(sentences(self._shown))
         self.ready()
 

@@ -108,7 +108,7 @@ def sentences(shown: Scene) -> list[str]:
     return said
 
 
-def describe(shown: Scene) -> str:
+def describe_scene(shown: Scene) -> str:
     """Describe the figure in words: the cell's anchors, and the boxes with their status."""
     level = shown.level
     row, column = shown.cell

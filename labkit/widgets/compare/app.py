@@ -72,7 +72,7 @@ class Compare(App):
         chosen: Collection[str] | None = None,
     ) -> None:
         if models is None:
-            models = available()
+            models = available_models()
             whole = {"mask AP", "PQ"}  # not the filled boxes of detr_tiny
             chosen = chosen or [k for k, own in shipped().items() if whole <= own.metrics.keys()]
         self._job: _Job | None = None
@@ -237,7 +237,7 @@ class Compare(App):
         self.run()
 
 
-def available() -> list[str]:
+def available_models() -> list[str]:
     """Names of the models on this machine: labkit's own, and the fetched ones."""
     folder = download_folder()
     fetched = [c.name for c in published_weights().values() if c.path(folder).is_file()]

@@ -65,12 +65,12 @@ def source_image(source: Source) -> SourceImage:
     if isinstance(source, SourceImage):
         return source
     if isinstance(source, tuple):
-        return from_dataset(*source)
+        return image_from_dataset(*source)
     path = Path(source)
     return _of_pixels(path.name, read_image(path))
 
 
-def from_dataset(name: str, index: int) -> SourceImage:
+def image_from_dataset(name: str, index: int) -> SourceImage:
     """Load an image of a data set's ``val`` split with its ground truth.
 
     Args:

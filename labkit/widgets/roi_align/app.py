@@ -12,7 +12,7 @@ from torch import Tensor
 
 from labkit.widgets.app import App, png
 from labkit.widgets.interactive_figure import Box, InteractiveFigure, data_box, pixel_box, place
-from labkit.widgets.roi_align.explorer import describe, figure_of, headline
+from labkit.widgets.roi_align.explorer import describe_operators, figure_of, headline
 from labkit.widgets.roi_align.operator_samples import (
     MOST_BINS,
     MOST_SAMPLES,
@@ -164,7 +164,7 @@ class RoIAlignExplorer(App):
         height, width = self._features.shape
         self._canvas.show(
             data,
-            describe(box, readings),
+            describe_operators(box, readings),
             [pixel_box(axes, (0, 0, width, height)) for axes in self._maps],
             [pixel_box(axes, box) for axes in self._maps],
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labkit.widgets.roi_align.figure import draw_operators, number
+from labkit.widgets.roi_align.figure import draw_operators, format_cell
 from labkit.widgets.roi_align.operator_samples import OperatorSamples, Sample, sample_operators
 
 WRITTEN_OUT = 4
@@ -60,7 +60,7 @@ def figure_of(
     return draw_operators(features, box, readings, sums, image)
 
 
-def describe(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
+def describe_operators(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
     """Describe the figure in words: the box, the bin, its three values and their computation."""
     lines = [headline(box, readings)]
     for name, reading in readings.items():
@@ -73,7 +73,7 @@ def describe(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> s
 def headline(box: Sequence[float], readings: Mapping[str, OperatorSamples]) -> str:
     """Summarise in one line the box, the selected bin and its three values."""
     row, column = readings["RoIAlign"].selected
-    values = ", ".join(f"{name} {number(r.value)}" for name, r in readings.items())
+    values = ", ".join(f"{name} {format_cell(r.value)}" for name, r in readings.items())
     return f"Box {_span(box)}. Bin in row {row + 1}, column {column + 1}: {values}."
 
 
@@ -91,18 +91,17 @@ def _lines(reading: OperatorSamples) -> list[str]:
 
 def _sum(sample: Sample) -> str:
     """Interpolation at one point, written out."""
-    terms = " + ".join(f"{tap.weight:.2f}·{number(tap.value)}" for tap in sample.taps)
-    return (
-        f" at ({sample.x:.2f}, {sample.y:.2f}): {terms or 'off the map'} = {number(sample.value)}"
-    )
+    terms = " + ".join(f"{tap.weight:.2f}·{format_cell(tap.value)}" for tap in sample.taps)
+    value = terms or "off the map"
+    return f" at ({sample.x:.2f}, {sample.y:.2f}): {value} = {format_cell(sample.value)}"
 
 
 def _result(reading: OperatorSamples) -> str:
     if reading.samples:
-        return f"Mean of all {len(reading.samples)} points: {number(reading.value)}."
+        return f"Mean of all {len(reading.samples)} points: {format_cell(reading.value)}."
     x1, y1, x2, y2 = reading.bin
     cells = round((x2 - x1) * (y2 - y1))
-    return f"Largest of {cells} cells: {number(reading.value)}." if cells else "No cell: 0."
+    return f"Largest of {cells} cells: {format_cell(reading.value)}." if cells else "No cell: 0."
 
 
 def _span(box: Sequence[float]) -> str:

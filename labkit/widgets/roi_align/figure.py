@@ -164,10 +164,10 @@ def _draw_output(axes: Axes, reading: OperatorSamples, shades: dict[str, Any]) -
     for (row, column), value in np.ndenumerate(reading.output):
         shade = "black" if value > middle else "white"
         options: dict[str, Any] = {"ha": "center", "va": "center", "color": shade, "fontsize": size}
-        axes.text(column, row, number(value), **options)
+        axes.text(column, row, format_cell(value), **options)
     row, column = reading.selected
     _frame(axes, (column - 0.5, row - 0.5, column + 0.5, row + 0.5), "black", "-", 2)
-    axes.set_title(f"{reading.operator} → {number(reading.value)}", fontsize=10)
+    axes.set_title(f"{reading.operator} → {format_cell(reading.value)}", fontsize=10)
 
 
 def _draw_bin(
@@ -199,7 +199,9 @@ def _draw_bin(
                 continue  # a page of such numbers says nothing
             shade = "black" if weight > 0 else "0.55"
             options: dict[str, Any] = {"fontsize": size, "color": shade, "zorder": 4}
-            axes.text(column + 0.06, row + 0.06, number(cells[row, column]), va="top", **options)
+            axes.text(
+                column + 0.06, row + 0.06, format_cell(cells[row, column]), va="top", **options
+            )
             if weight >= 0.005:
                 text = f"×{weight:.2f}"
                 axes.text(column + 0.95, row + 0.94, text, ha="right", va="bottom", **options)
@@ -257,6 +259,6 @@ def _window(
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-def number(value: float) -> str:
+def format_cell(value: float) -> str:
     """Format a value for a cell."""
     return f"{value:.2f}" if abs(value) < 99.95 else f"{value:.0f}"

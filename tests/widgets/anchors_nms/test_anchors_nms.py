@@ -16,7 +16,7 @@ from labkit.widgets import AnchorsNMS
 from labkit.widgets.anchors_nms.explorer import draw_anchors_nms
 from labkit.widgets.anchors_nms.figure import nearest_box
 from labkit.widgets.anchors_nms.pyramid_levels import PyramidLevel, rpn_levels
-from labkit.widgets.anchors_nms.scene import describe, fate_text, scene, sentences
+from labkit.widgets.anchors_nms.scene import describe_scene, fate_text, scene, sentences
 from labkit.widgets.app import png
 from labkit.widgets.interactive_figure import pixels
 
@@ -153,7 +153,7 @@ def test_boxes_that_are_too_small_are_not_proposed():
 
 
 def test_the_text_says_what_the_figure_shows():
-    said = describe(scene([LEVEL], cell=(1, 0), threshold=0.75))
+    said = describe_scene(scene([LEVEL], cell=(1, 0), threshold=0.75))
     assert "Level p3: 2 × 2 cells of 10 pixels, 1 anchors each. In row 2, column 1:" in said
     assert "size 8, ratio 1, at x -4 to 4, y 6 to 14: score 0.30, moved to x 20 to 30" in said
     assert "Box 3, score 0.60: suppressed by 1, IoU 0.80." in said
@@ -195,7 +195,7 @@ def app():
 
 def says(app, **options):
     """Whether the app's text is that of its twin's picture."""
-    return app.still()[1] == describe(scene(LEVELS, **options))
+    return app.still()[1] == describe_scene(scene(LEVELS, **options))
 
 
 def happens(app, **event):

@@ -12,7 +12,7 @@ from labkit.ops import roi_align, roi_pool, roi_warp
 from labkit.widgets import RoIAlignExplorer
 from labkit.widgets.app import png
 from labkit.widgets.interactive_figure import pixel_box, pixels
-from labkit.widgets.roi_align.explorer import describe, draw_roi_align
+from labkit.widgets.roi_align.explorer import describe_operators, draw_roi_align
 from labkit.widgets.roi_align.operator_samples import OPERATORS, sample_operators
 
 MAP = torch.tensor(
@@ -126,14 +126,16 @@ def test_the_figure_says_the_numbers():
 
 
 def test_the_text_says_them_too():
-    said = describe(REGION, sample_operators(MAP, REGION, bins=2, samples=1))
+    said = describe_operators(REGION, sample_operators(MAP, REGION, bins=2, samples=1))
     assert said.splitlines()[0] == (
         "Box x 0.75 to 2.75, y 1.25 to 3.25. Bin in row 1, column 1: "
         "RoIPool 9.00, RoIWarp 8.00, RoIAlign 7.44."
     )
     point = "Point 1 at (1.25, 1.75): 0.19·5.00 + 0.56·9.00 + 0.06·2.00 + 0.19·7.00 = 7.44"
     assert point in said
-    far = describe((-9, -9, -6, -6), sample_operators(MAP, (-9, -9, -6, -6), bins=1, samples=1))
+    far = describe_operators(
+        (-9, -9, -6, -6), sample_operators(MAP, (-9, -9, -6, -6), bins=1, samples=1)
+    )
     assert "off the map = 0.00" in far
     assert "No cell: 0." in far
 
@@ -159,7 +161,7 @@ def shows(app, box, **options):
 
 def says(app, box, **options):
     """Whether the app's text is that of the picture; drawing it takes longer."""
-    return app.still()[1] == describe(box, sample_operators(MAP, box, **options))
+    return app.still()[1] == describe_operators(box, sample_operators(MAP, box, **options))
 
 
 def test_a_click_on_a_bin(app):
