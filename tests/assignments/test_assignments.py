@@ -7,9 +7,9 @@ from helpers.played import NAMES, all_points, load, lost, play
 
 from labkit.grading.authoring.source import Role
 from labkit.grading.authoring.validate import (
-    inputs_from_seed,
-    nothing_given_away,
-    released,
+    check_inputs,
+    check_no_leaks,
+    check_release,
     solution_graded,
     untouched_graded,
 )
@@ -41,7 +41,7 @@ def test_the_checks_of_an_untouched_notebook_run_to_their_end(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("examine", [nothing_given_away, released, inputs_from_seed])
+@pytest.mark.parametrize("examine", [check_no_leaks, check_release, check_inputs])
 def test_what_students_get(name, examine):
     finding = examine(load(name))
     assert finding.holds, finding
