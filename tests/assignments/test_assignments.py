@@ -10,18 +10,18 @@ from labkit.grading.authoring.validate import (
     check_inputs,
     check_no_leaks,
     check_release,
-    solution_graded,
-    untouched_graded,
+    check_solution,
+    check_untouched,
 )
 
 
 # Everything for the solution, nothing for the untouched notebook, by the whole way, trainings
 # included: a minute or two for a2_instance and a3_backbones.
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("grade", [solution_graded, untouched_graded])
+@pytest.mark.parametrize("grade", [check_solution, check_untouched])
 def test_graded_in_the_sandbox(grade, name):
     finding = grade(load(name))
-    assert finding.holds, finding
+    assert finding.passed, finding
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +44,7 @@ def test_the_checks_of_an_untouched_notebook_run_to_their_end(name):
 @pytest.mark.parametrize("examine", [check_no_leaks, check_release, check_inputs])
 def test_what_students_get(name, examine):
     finding = examine(load(name))
-    assert finding.holds, finding
+    assert finding.passed, finding
 
 
 @pytest.mark.parametrize("name", NAMES)
