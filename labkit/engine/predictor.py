@@ -36,7 +36,9 @@ Image = NDArray[np.uint8] | Tensor | str | Path
 
 @dataclass(frozen=True)
 class RawPrediction:
-    """What a network outputs for one image, before thresholds.
+    """A network's output for one image, before ``postprocess``.
+
+    A detector's own score threshold, NMS and limit of detections are applied already.
 
     Attributes:
         output: of the model's ``predict``.

@@ -1,4 +1,4 @@
-"""Presets: every number of every model."""
+"""Presets: what differs between the models; defaults stand in each configuration class."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 import symtable
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 MAX_CODE = 100_000  # characters of a cell that is analysed
@@ -126,41 +126,6 @@ def same_code(one: str, other: str) -> bool:
         return ast.dump(trees[0]) == ast.dump(trees[1])  # type: ignore[arg-type]
     except RecursionError:
         return False
-
-
-def dotted_uses(sources: Iterable[str], before: Iterable[str] = ()) -> Iterator[str]:
-    """Yield the dotted names that code imports, or uses through imported modules.
-
-    Args:
-        sources: the code of cells.
-        before: the code of earlier cells, whose imports it may use.
-    """
-    trees = [tree for source in sources if (tree := parse(source)) is not None]
-    known = dict[str, str]()
-    for tree in (*filter(None, map(parse, before)), *trees):
-        for node in ast.walk(tree):
-            for name, dotted in _imported(node):
-                known[name] = dotted
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        for _, dotted in _imported(node):
-            yield dotted
-        parts, inner = list[str](), node
-        while isinstance(inner, ast.Attribute):
-            parts.append(inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name) and inner.id in known:
-            yield ".".join([known[inner.id], *reversed(parts)])
-
-
-def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the names that an import binds, each with its dotted name."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            first = alias.name.partition(".")[0]
-            yield alias.asname or first, alias.name if alias.asname else first
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        for alias in node.names:
-            yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
 
 def _parse(source: str) -> ast.Module | None:

@@ -24,12 +24,12 @@ from labkit.grading.authoring.assignment import Exercise, LoadedAssignment
 from labkit.grading.authoring.source import Role
 from labkit.grading.execution.cell_analysis import (
     Unit,
-    dotted_uses,
     parse,
     same_code,
     units,
     without_commands,
 )
+from labkit.grading.execution.forbidden_functions import forbidden_functions
 from labkit.grading.execution.free_text import FreeTextAnswers, find_free_text
 from labkit.grading.execution.remarks import Remarks, remarks_on
 from labkit.grading.intake.notebook_reader import BadNotebook, StudentCell, cells_of
@@ -87,14 +87,14 @@ def extract_answers(cells: list[StudentCell], loaded: LoadedAssignment) -> Extra
                 inserted.append(_code(source, {"exercise": cell.name}))
     notebook = nbformat.v4.new_notebook(cells=inserted, metadata=loaded.clean.metadata)
     ours = [cell.source for cell in inserted if cell.metadata.labkit.get("role") != "setup"]
-    used = set(dotted_uses(ours, (cell.source for cell in setup)))
+    forbidden = forbidden_functions(
+        ours, (cell.source for cell in setup), loaded.assignment.forbidden
+    )
     remarks = {
         name: remarks_on([source for _, source in pieces], loaded.exercises[name])
         for name, pieces in answers.items()
     }
-    return ExtractedAnswers(
-        notebook, find_free_text(cells, loaded), _forbidden(used, loaded), remarks
-    )
+    return ExtractedAnswers(notebook, find_free_text(cells, loaded), forbidden, remarks)
 
 
 def is_untouched(content: bytes, loaded: LoadedAssignment) -> bool:
@@ -225,11 +225,3 @@ def _code(source: str, mark: dict[str, str]) -> Any:
     import nbformat
 
     return nbformat.v4.new_code_cell(source, metadata={"labkit": mark})
-
-
-def _forbidden(used: set[str], loaded: LoadedAssignment) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in loaded.assignment.forbidden
-        if any(found == name or found.startswith(f"{name}.") for found in used)
-    )

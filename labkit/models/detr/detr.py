@@ -1,13 +1,12 @@
 """DETR on one page: a set of objects from a set of queries, things and stuff alike.
 
 N. Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020. No anchors, no
-proposals, no suppression: each query predicts at most one object, and the losses ensure that no two
-queries predict the same one.
+proposals, no suppression: training with one-to-one (bipartite) matching penalises duplicates.
 
-In this order: this file, ``transformer.py``, ``mask_head.py``, ``criterion.py`` and
-``postprocess.py``. Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels,
-``h × w`` the transformer's map, ``Q`` queries, ``K`` outputs, the last of them "no object", ``L``
-layers of the decoder, ``N`` queries of all images with a mask, ``n`` of one image.
+Read next ``transformer.py``, ``mask_head.py``, ``postprocess.py`` and ``criterion.py``. Letters in
+shapes: ``B`` images, ``H × W`` the padded batch, ``D`` channels, ``h × w`` the transformer's map,
+``Q`` queries, ``K`` class logits, the last of them "no object", ``L`` layers of the decoder, ``N``
+queries of all images with a mask, ``n`` of one image.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ class DETRConfig:
         d_model, num_heads, dim_feedforward, dropout, encoder_layers, decoder_layers: of
             :class:`~labkit.models.detr.transformer.Transformer`.
         num_queries: Q.
-        num_ids: where positive, an output stands for the category id of its number, and there are
-            so many; 0: for the label of its number.
+        num_ids: where positive, one class logit for each category id below it (91 and 250 in the
+            published checkpoints, gaps included); 0: one for each label.
         panoptic: whether stuff regions are objects too.
         mask_channels: of :class:`~labkit.models.detr.mask_head.MaskHead`; None for boxes alone.
         frozen: only the mask head is trained.
@@ -137,7 +136,7 @@ class DETR(nn.Module):
         self.config = config
         self.categories = categories
         num_classes = len(categories) if config.panoptic else len(categories.things)
-        # label_of[output]: -1 where an output stands for nothing that these categories have.
+        # label_of[class index]: -1 where these categories have no such id.
         label_of = torch.full((config.num_ids or num_classes,), -1)
         for label in range(num_classes):
             output = categories[label].id if config.num_ids else label
@@ -243,7 +242,7 @@ class DETR(nn.Module):
         return replace(output, mask_logits=list(mask_logits.split([len(q) for q in queries])))
 
     def decode(self, features: dict[str, Tensor], batch: Batch) -> DETROutput:
-        """Classes and boxes of the queries, without masks."""
+        """Projection, encoder, decoder, class and box heads; no masks."""
         coarse, *finer = (features[name] for name in self.config.levels)
         padding = padding_mask(batch, coarse.shape[-2:])
         projected = self.input_proj(coarse)
@@ -294,7 +293,7 @@ class DETR(nn.Module):
             masks = None
             if output.mask_logits is not None:
                 height, width = batch.input_sizes[i]
-                # One channel each: interpolation takes no images, but not no channels.
+                # Masks go in the batch dimension: it may be empty, channels may not.
                 large = F.interpolate(
                     output.mask_logits[i][:, None],
                     size=batch.padded_size,

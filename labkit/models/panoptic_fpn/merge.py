@@ -2,7 +2,7 @@
 
 A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4.1 and the appendix of "Panoptic
 Feature Pyramid Networks", CVPR 2019: like non-maximum suppression, with a threshold for each
-decision. UPSNet decides without thresholds: ``models/upsnet/panoptic_head.py``.
+decision. UPSNet decides each pixel by an argmax: ``models/upsnet/panoptic_head.py``.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class PanopticFPN(nn.Module):
         self.roi_heads = build_roi_heads(
             config.backbone, channels, strides, categories, config.roi_heads
         )
-        # label_of[k]: the label of output k, IGNORE for all things together; output_of[label].
+        # label_of[k]: the label of channel k of the semantic branch; the paper's "other" class, all
+        # things together, is IGNORE. output_of[label] is the inverse.
         label_of = torch.arange(len(categories))
         output_of = torch.full((IGNORE + 1,), IGNORE)
         if config.semantic_head.merge_things:
@@ -166,8 +167,8 @@ class PanopticFPN(nn.Module):
     ) -> list[Prediction]:
         """Detections, semantic maps and merged panoptic maps, in pixels of the original images.
 
-        Where all things are one output, ``semantic`` has an object's class where the panoptic map
-        has one, and IGNORE on other pixels of things: the branch does not know which thing it is.
+        If the semantic branch has one "other" class for all things (``merge_things``), ``semantic``
+        has an object's class where the panoptic map has one, and IGNORE on other pixels of "other".
 
         Args:
             output: of :meth:`predict`.

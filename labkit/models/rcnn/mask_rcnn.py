@@ -28,12 +28,13 @@ class MaskRCNNConfig:
     """Mask R-CNN configuration.
 
     Attributes:
-        preprocessing: of the images.
+        preprocessing: size, order of channels and normalisation of the images.
         backbone: residual network, with or without pyramid.
-        rpn: of the proposals.
-        roi_heads: of the detections.
+        rpn: configuration of the region proposal network.
+        roi_heads: configuration of the box and mask heads.
         masks: False leaves the mask head out: Faster R-CNN.
-        paste_by_resizing: how masks get into the image: as torchvision does it.
+        paste_by_resizing: True: the padded mask is resized to the whole-pixel box (torchvision);
+            False: the mask is sampled at pixel centres.
     """
 
     preprocessing: Preprocessing
@@ -129,7 +130,8 @@ class MaskRCNN(nn.Module):
         Args:
             output: of :meth:`predict`.
             batch: for its sizes.
-            score_thresh: detections below it are dropped.
+            score_thresh: detections below it are dropped; below ``roi_heads.score_thresh`` of the
+                configuration it has no effect.
         """
         predictions = []
         for i, detections in enumerate(output.detections):

@@ -1,12 +1,13 @@
-"""UPSNet on one page: Mask R-CNN, a deformable semantic head, a panoptic head without weights.
+"""UPSNet on one page: Mask R-CNN, a deformable semantic head, a parameter-free panoptic head.
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019. Where Panoptic FPN
 merges two outputs by rules, here the logits of both branches become one logit per pixel for every
-stuff class, every object and "unknown", so that one softmax decides and one loss trains both.
+stuff class, every object and "unknown": one softmax decides each pixel, and the panoptic loss
+trains both branches.
 
-In this order: this file, ``semantic_head.py``, ``panoptic_head.py``, ``losses.py`` and
-``postprocess.py``. Letters in shapes: ``B`` images, ``H × W`` the padded batch, ``C`` categories
-(things first), ``T`` of them things, ``k`` proposals, ``n`` objects, ``m`` resolution of a mask.
+Read next ``semantic_head.py``, ``panoptic_head.py``, ``postprocess.py`` and ``losses.py``. Letters
+in shapes: ``B`` images, ``H × W`` the padded batch, ``C`` categories (things first), ``T`` of them
+things, ``k`` proposals, ``n`` objects, ``m`` resolution of a mask.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class UPSNetConfig:
         panoptic: of the panoptic map.
         semantic_loss_weight, roi_loss_weight, panoptic_loss_weight: of ``loss_sem_seg``,
             ``loss_sem_seg_roi`` and ``loss_panoptic``; a loss without weight is left out.
-        unknown_ratio: share of the objects that have no box in the panoptic loss.
+        unknown_ratio: fraction of the ground-truth objects that have no panoptic logit in training;
+            their pixels have the target "unknown" (30 % in the paper).
     """
 
     preprocessing: Preprocessing
@@ -75,11 +77,11 @@ class UPSNetOutput:
     """Raw output of a UPSNet.
 
     Attributes:
-        detections: for each image, as Mask R-CNN has them: suppressed class by class; boxes in
-            pixels of the network's input, without masks.
+        detections: for each image, after NMS per class as in Mask R-CNN; boxes in pixels of the
+            network's input, without masks.
         mask_logits: ``(n, m, m)`` of the detections' classes for each image.
-        panoptic_detections: for each image, the objects that may enter the panoptic map: suppressed
-            whatever their classes.
+        panoptic_detections: for each image, the objects that may enter the panoptic map: after
+            class-agnostic NMS.
         panoptic_mask_logits: ``(n, m, m)`` of their classes for each image.
         sem_seg_logits: ``(B, C, H/4, W/4)``.
     """
@@ -185,10 +187,14 @@ class UPSNet(nn.Module):
         proposals, _ = self.rpn(features, batch)
         scored = self.roi_heads.score_proposals(features, proposals, batch.input_sizes)
         detections = [self.roi_heads.select(scores, boxes) for scores, boxes in scored]
-        of_map = [self.select_for_panoptic(scores, boxes) for scores, boxes in scored]
-        mask_logits, of_map_logits = self._mask_logits(features, detections, of_map)
+        panoptic_detections = [self.select_for_panoptic(scores, boxes) for scores, boxes in scored]
+        mask_logits, panoptic_mask_logits = self._mask_logits(
+            features, detections, panoptic_detections
+        )
         sem_seg_logits = self.sem_seg_head(features).float()  # (B, C, H/4, W/4)
-        return UPSNetOutput(detections, mask_logits, of_map, of_map_logits, sem_seg_logits)
+        return UPSNetOutput(
+            detections, mask_logits, panoptic_detections, panoptic_mask_logits, sem_seg_logits
+        )
 
     def postprocess(
         self, output: UPSNetOutput, batch: Batch, score_thresh: float | None = None
@@ -231,7 +237,7 @@ class UPSNet(nn.Module):
         return predictions
 
     def select_for_panoptic(self, scores: Tensor, boxes: Tensor) -> Detections:
-        """Threshold and suppress the boxes of one image, whatever their classes.
+        """Threshold and suppress the boxes of one image by class-agnostic NMS.
 
         Args:
             scores: ``(k, T)``.
