@@ -370,7 +370,7 @@ def test_semantic_models_train_and_are_measured_too(tmp_path, capsys):
     eval_command(str(tmp_path / "run"), limit=2)
     assert "mIoU" in capsys.readouterr().out
     export_coco(Shapes("val", 1), tmp_path / "coco")
-    with pytest.raises(LabkitError, match="has objects only; fcn32_tiny needs a class for every"):
+    with pytest.raises(LabkitError, match="has objects only; fcn32_tiny needs semantic labels"):
         train_command(
             "fcn32_tiny", data=f"coco:{tmp_path / 'coco'}", out=tmp_path / "x", split="val"
         )

@@ -206,7 +206,7 @@ class _Objects:
         ({"panoptic": True, "data": "shapes", "overwrite": True}, "--overwrite is for images"),
         (
             {"panoptic": True, "images": ["a.png"], "data": "shapes"},
-            "for pictures or for a data set",
+            "either images or a data set",
         ),
         ({"panoptic": True, "data": "shapes", "score": 0.3}, "--score is for drawings"),
     ],

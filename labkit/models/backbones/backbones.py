@@ -7,9 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from labkit.models.backbones.backbone import Backbone
 from labkit.models.backbones.fpn import FPN
-from labkit.models.backbones.resnet import BLOCKS, ResNet, stage
+from labkit.models.backbones.resnet import BLOCKS, Backbone, ResNet, stage
 from labkit.models.backbones.tiny_resnet import TinyResNet, tiny_stage
 
 TINY_WIDTHS = (32, 64, 96, 128)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.backbone import Backbone
+from labkit.models.backbones.resnet import Backbone
 
 
 class FPN(Backbone):

@@ -10,11 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.backbone import Backbone
 from labkit.ops.deform_conv import deform_conv2d
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STEM_CHANNELS = 64
+
+
+class Backbone(nn.Module):
+    """Network from ``(B, 3, H, W)`` normalised images to ``{name: (B, c, H/s, W/s)}``.
+
+    Attributes:
+        channels: c by name, finest map first.
+        strides: s by name.
+    """
+
+    channels: dict[str, int]
+    strides: dict[str, int]
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -226,3 +237,18 @@ class ResNet(Backbone):
             x = self.get_submodule(name)(x)  # (B, c, H/s, W/s)
             features[name] = x
         return features
+
+
+@torch.no_grad()
+def fold_norms(model: nn.Module) -> None:
+    """Fold frozen batch norms into the convolutions before them, in place.
+
+    Fewer passes over the feature maps; results change by rounding only. For evaluation: the folded
+    model has other parameter names than its checkpoint.
+    """
+    for layer in model.modules():
+        if isinstance(layer, ConvNorm) and isinstance(layer.norm, FrozenBatchNorm2d):
+            scale, shift = layer.norm.scale_and_shift()
+            layer.weight.mul_(scale[:, None, None, None])
+            layer.bias = nn.Parameter(shift.clone(), requires_grad=False)
+            layer.norm = nn.Identity()

@@ -31,7 +31,7 @@ from labkit.models.detr.criterion import (
     set_losses,
     set_targets,
 )
-from labkit.models.detr.mask_head import AttentionMaps, MaskHead
+from labkit.models.detr.mask_head import AttentionMaps, DETRMaskHead
 from labkit.models.detr.postprocess import (
     Queries,
     boxes_map,
@@ -60,7 +60,7 @@ class DETRConfig:
         num_ids: where positive, one class logit for each category id below it (91 and 250 in the
             published checkpoints, gaps included); 0: one for each label.
         panoptic: whether stuff regions are objects too.
-        mask_channels: of :class:`~labkit.models.detr.mask_head.MaskHead`; None for boxes alone.
+        mask_channels: of :class:`~labkit.models.detr.mask_head.DETRMaskHead`; None for boxes alone.
         frozen: only the mask head is trained.
         loss: weights of costs and losses.
         score_thresh: queries at or below it do not enter the panoptic map.
@@ -167,7 +167,7 @@ class DETR(nn.Module):
                 self.requires_grad_(False)
             skips = [self.backbone.channels[name] for name in config.levels[1:]]
             self.bbox_attention = AttentionMaps(d_model, config.num_heads)
-            self.mask_head = MaskHead(d_model, config.num_heads, skips, config.mask_channels)
+            self.mask_head = DETRMaskHead(d_model, config.num_heads, skips, config.mask_channels)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -56,7 +56,7 @@ class AttentionMaps(nn.Module):
         return logits.flatten(1).softmax(dim=1).view_as(logits)
 
 
-class MaskHead(nn.Module):
+class DETRMaskHead(nn.Module):
     """A small feature pyramid for every query: convolutions, joined by the backbone's finer maps.
 
     Notebook 08, section 8.9.
