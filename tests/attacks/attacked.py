@@ -222,7 +222,7 @@ def run(
 
     def stream() -> None:
         server = subprocess.Popen(
-            [sys.executable, "-m", "labkit.grading.execution.execute"],
+            [sys.executable, "-m", "labkit.grading.execution.submission_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
 from labkit.grading.authoring.release import notebook_bytes, write_notebook
 from labkit.grading.authoring.source import solution_lines
-from labkit.grading.execution.execute import execute_in_subprocess
+from labkit.grading.execution.submission_process import execute_in_subprocess
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.scoring.score import score
 from labkit.grading.states import State

@@ -46,7 +46,7 @@ class ExecutionServer:
     def __init__(self, lock: int | None = None, scratch: Path | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "labkit.grading.execution.execute"],
+            [sys.executable, "-m", "labkit.grading.execution.submission_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

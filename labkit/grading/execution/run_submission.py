@@ -1,7 +1,7 @@
 """Execute one submission in this process: from its file to ``harvest.json``.
 
 The answers are extracted, executed in the sandbox and probed; nothing here compares them. See
-:mod:`labkit.grading.execution.execute` for the process in which this runs.
+:mod:`labkit.grading.execution.submission_process` for the process in which this runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run_submission(task: dict[str, Any]) -> Harvest:
     """Execute a submission and write ``harvest.json`` and ``executed.ipynb`` into its folder.
 
     Args:
-        task: see :mod:`labkit.grading.execution.execute`.
+        task: see :mod:`labkit.grading.execution.submission_process`.
 
     Raises:
         LabkitError: the task is wrong, or a file cannot be written. Whatever is wrong with the

@@ -118,7 +118,7 @@ def harvests(assignment, tmp_path_factory):
         task = {"submission": str(root / f"{number}.ipynb"), "out": str(root / name)}
         tasks.append({**task, "assignment_dir": str(assignment.folder)})
     subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.execute"],
+        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
         input="".join(json.dumps(task) + "\n" for task in tasks),
         stdout=subprocess.DEVNULL,
         text=True,
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_notebook_is_told_why(assignment, tmp_path):
     submission = {"submission": str(tmp_path / "a.ipynb"), "out": str(tmp_path / "out")}
     (tmp_path / "a.ipynb").write_text("<!DOCTYPE html>")
     subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.execute"],
+        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
         input=json.dumps({**submission, "assignment_dir": str(assignment.folder)}) + "\n",
         stdout=subprocess.DEVNULL,
         text=True,

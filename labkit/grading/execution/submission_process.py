@@ -1,4 +1,4 @@
-"""Processes that execute submissions: ``python -m labkit.grading.execution.execute``.
+"""Processes that execute submissions: ``python -m labkit.grading.execution.submission_process``.
 
 Each line of standard input is a task in JSON:
 
@@ -44,7 +44,7 @@ def execute_in_subprocess(
         "out": str(out.resolve()),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.execute"],
+        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
         input=json.dumps(task) + "\n",
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.authoring.release import notebook_bytes
-from labkit.grading.execution.execute import execute_in_subprocess
+from labkit.grading.execution.submission_process import execute_in_subprocess
 from labkit.grading.intake.notebook_reader import BadNotebook, cells_of, parse
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
@@ -135,7 +135,7 @@ def harvested(assignment, tmp_path_factory):
             }
         )
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.execute"],
+        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
         input="".join(json.dumps(task) + "\n" for task in tasks),
         capture_output=True,
         text=True,
@@ -229,7 +229,7 @@ def test_killed_in_the_middle_nothing_is_left(assignment, tmp_path):
         "out": str(tmp_path / "out"),
     }
     server = psutil.Popen(
-        [sys.executable, "-m", "labkit.grading.execution.execute"],
+        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
