@@ -92,6 +92,9 @@ def write_package(folder: Path, name: str, broken: str = "", statement: str = ""
     for module in optional.PACKAGES[name].imports:
         path = folder.joinpath(*module.split("."))
         path.mkdir(parents=True, exist_ok=True)
+        # Without its own file a folder gives way to an installed package of the same name.
+        for parent in path.relative_to(folder).parents[:-1]:
+            (folder / parent / "__init__.py").touch()
         (path / "__init__.py").write_text(statement if module == broken else "")
 
 
