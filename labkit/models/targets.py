@@ -10,6 +10,17 @@ from labkit.structures import Target
 from labkit.system.message_text import counted
 
 
+def require_targets(targets: Sequence[Target] | None) -> Sequence[Target]:
+    """Return the targets of a batch, without which a model in training mode has no losses.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if targets is None:
+        raise ValueError("targets are needed in training mode; call model.eval() first?")
+    return targets
+
+
 def check_targets(targets: Sequence[Target] | None, num_classes: int) -> Sequence[Target]:
     """Return the targets; refuse what would make a loss meaningless or infinite.
 
@@ -22,8 +33,7 @@ def check_targets(targets: Sequence[Target] | None, num_classes: int) -> Sequenc
         LabkitError: boxes without area or not finite, labels outside the things, or numbers of
             boxes, labels and masks that differ.
     """
-    if targets is None:
-        raise ValueError("targets are needed in training mode; call model.eval() first?")
+    targets = require_targets(targets)
     for target in targets:
         where = f"target of image {target['image_id']}"
         boxes, labels = target["boxes"], target["labels"]

@@ -79,7 +79,6 @@ def _example(
     began = time.process_time()
     ended = _read(reader, root, {Path(path).name for path in files})
     seconds = time.process_time() - began
-    # The peak_memory only grows: a process that has reached the limit is replaced.
     tell(**ended, seconds=seconds, megabytes=peak_memory() // MEGABYTE - before)
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet, group_norm
 from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
-from labkit.models.semantic.losses import cross_entropy, label_maps, semantic_targets
+from labkit.models.semantic.losses import label_maps, semantic_losses
 from labkit.structures import Categories, Prediction, Target
 
 
@@ -122,10 +122,8 @@ class DeepLab(nn.Module):
         self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
     ) -> dict[str, Tensor]:
         """``loss_sem_seg``, the mean cross-entropy over the labelled pixels."""
-        if targets is None:
-            raise ValueError("targets are needed in training mode; call model.eval() first?")
-        gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)
-        return {"loss_sem_seg": cross_entropy(self.predict(features, batch), gt_labels)}
+        logits = self.predict(features, batch)
+        return semantic_losses(logits, batch, targets, len(self.categories))
 
     def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from labkit.errors import LabkitError
 from labkit.models.preprocess import Batch, pad_semantic
+from labkit.models.targets import require_targets
 from labkit.structures import IGNORE, Prediction, Target
 
 
@@ -51,6 +52,25 @@ def cross_entropy(logits: Tensor, gt_labels: Tensor) -> Tensor:
     """
     total = F.cross_entropy(logits, gt_labels, ignore_index=IGNORE, reduction="sum")
     return total / (gt_labels != IGNORE).sum().clamp(min=1)
+
+
+def semantic_losses(
+    logits: Tensor, batch: Batch, targets: Sequence[Target] | None, num_classes: int
+) -> dict[str, Tensor]:
+    """``loss_sem_seg`` of a semantic network, the mean cross-entropy over the labelled pixels.
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        batch: for its sizes.
+        targets: B targets with ``semantic``.
+        num_classes: C.
+
+    Raises:
+        ValueError: there are no targets.
+        LabkitError: see :func:`semantic_targets`.
+    """
+    gt_labels = semantic_targets(require_targets(targets), num_classes, batch.padded_size)
+    return {"loss_sem_seg": cross_entropy(logits, gt_labels)}
 
 
 def label_maps(logits: Tensor, batch: Batch) -> list[Prediction]:
