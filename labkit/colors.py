@@ -7,7 +7,8 @@ Pictures never tell regions apart by colour alone: they add outlines and names
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 Color = tuple[int, int, int]
 """RGB, 0 to 255."""
@@ -38,6 +39,52 @@ def distinct_colors(n: int) -> list[Color]:
         r, g, b = colorsys.hls_to_rgb(hue, light, 0.65)
         colors.append((round(255 * r), round(255 * g), round(255 * b)))
     return colors
+
+
+NATURAL: Mapping[str, Color] = {
+    "sky": (120, 186, 236),
+    "grass": (98, 158, 62),
+    "water": (36, 82, 158),
+    "sea": (36, 82, 158),
+    "river": (36, 82, 158),
+    "sand": (246, 236, 196),
+    "snow": (236, 240, 245),
+    "tree": (38, 102, 52),
+    "vegetation": (38, 102, 52),
+    "road": (96, 92, 104),
+    "dirt": (140, 108, 76),
+    "terrain": (140, 108, 76),
+}
+"""Colours that a reader expects of stuff, by the name of the class."""
+
+
+def class_colors(things: Sequence[str], stuff: Sequence[str]) -> list[Color]:
+    """Choose a colour for each class: natural ones for stuff, unlike them for the others.
+
+    Greys come last: :func:`labkit.visualize.overlay` draws over a grey image.
+
+    Args:
+        things: names of the things.
+        stuff: names of the stuff.
+
+    Returns:
+        One colour for each name, all different, things first.
+    """
+    natural: dict[int, Color] = {}
+    for index, name in enumerate(stuff, start=len(things)):
+        color = NATURAL.get(name.lower())
+        if color is not None and color not in natural.values():
+            natural[index] = color
+    total = len(things) + len(stuff)
+    candidates = distinct_colors(max(total, len(PETROFF_10)) + 2 * len(natural))
+    apart = [c for c in candidates if all(math.dist(c, n) >= 95 for n in natural.values())]
+    near = [c for c in candidates if c not in apart]
+    others = iter(sorted(apart, key=_is_grey) + near)
+    return [natural[i] if i in natural else next(others) for i in range(total)]
+
+
+def _is_grey(color: Color) -> bool:
+    return max(color) - min(color) < 30
 
 
 def object_color(number: int, stuff: Collection[Color | None]) -> Color:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.colors import PETROFF_10, distinct_colors
+from labkit.colors import PETROFF_10, class_colors
 from labkit.errors import LabkitError
 
 VOID = 0
@@ -55,7 +55,9 @@ class Categories(Sequence[Category]):
     def __init__(self, categories: Iterable[Category]) -> None:
         given = list(categories)
         things_first = [c for c in given if c.isthing] + [c for c in given if not c.isthing]
-        colors = distinct_colors(len(things_first))
+        colors = class_colors(
+            [c.name for c in given if c.isthing], [c.name for c in given if not c.isthing]
+        )
         self._items = tuple(
             # Up to ten classes the safe palette replaces a file's colours; beyond ten no palette is
             # safe by colour alone, so the colours that the data set's readers know are kept.

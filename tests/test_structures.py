@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from labkit.colors import class_colors
 from labkit.errors import LabkitError
 from labkit.structures import (
     IGNORE,
@@ -8,7 +9,6 @@ from labkit.structures import (
     Category,
     Panoptic,
     Segment,
-    distinct_colors,
 )
 
 SKY, SQUARE, DISC = (
@@ -65,7 +65,11 @@ def test_a_colour_is_read_as_a_list_or_in_hexadecimal_and_otherwise_chosen(writt
     entries = Categories(many_categories()).to_coco()
     entries[19]["color"] = written
     categories = Categories.from_coco(entries)
-    assert categories[19].color == (read or distinct_colors(20)[19])
+    things, stuff = categories.things, categories.stuff
+    chosen = class_colors(
+        [categories[i].name for i in things], [categories[i].name for i in stuff]
+    )[19]
+    assert categories[19].color == (read or chosen)
     assert categories[18].color == (11, 22, 244)
 
 

@@ -23,8 +23,9 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm[Any]:
         **options: tqdm's.
     """
     if "ipykernel" in sys.modules:
-        # Every redraw is kept in the notebook's file, so a notebook gets few.
-        options = {"file": sys.stdout, "mininterval": 1.0, **options}
+        # Every redraw is kept in the notebook's file, so a notebook gets few. The bar goes away in
+        # the end: what stays in a lesson's output is what the lesson wants to show.
+        options = {"file": sys.stdout, "mininterval": 1.0, "leave": False, **options}
     return tqdm(iterable, **options)
 
 

@@ -6,6 +6,7 @@ every region has an outline, and names stand on the picture. So the pictures can
 colour vision, and with more classes than the ten distinct colours of :mod:`labkit.colors`.
 """
 
+from labkit.visualize.box_drawing import draw_box, show_image
 from labkit.visualize.curves import loss_curves, training_curves
 from labkit.visualize.overlay import draw, overlay
 from labkit.visualize.panels import add_legend, panels
@@ -15,9 +16,11 @@ __all__ = [
     "Annotation",
     "add_legend",
     "draw",
+    "draw_box",
     "loss_curves",
     "overlay",
     "panels",
     "regions",
+    "show_image",
     "training_curves",
 ]

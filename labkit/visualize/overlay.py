@@ -1,4 +1,4 @@
-"""Overlays: an annotation's regions blended over an image, with outlines, names and boxes."""
+"""Overlays: an annotation's regions over a grey image, with outlines, names and boxes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ SMALLEST_NAMED = 6.0
 """Radius, in points of the figure, of the smallest circle in a region that gets its name: in a
 smaller one the text would hide the region and its neighbours' names."""
 
+OPACITY = 0.75
+"""Opacity of a region: less, and a bright or dark image changes the colour of a class."""
+
 DRAWN_SIDE = 384
 """Side to which smaller images are enlarged before their outlines are drawn."""
 
@@ -26,15 +29,15 @@ def overlay(
     image: Tensor,
     annotation: Annotation,
     categories: Categories,
-    alpha: float = 0.6,
+    alpha: float = OPACITY,
     scale: int = 1,
     by_object: bool = False,
 ) -> np.ndarray:
-    """Blend an annotation over an image.
+    """Blend an annotation over the image, drawn in grey: only the regions have colours.
 
     Args:
         image: ``(3, H, W)`` uint8 RGB.
-        annotation: what to draw; pixels outside its regions keep the image.
+        annotation: what to draw; without one the image keeps its colours.
         categories: gives the colours.
         alpha: opacity of the regions, 0 to 1.
         scale: enlarge the picture by this factor, so that an outline, one pixel of the result,
@@ -46,6 +49,8 @@ def overlay(
         ``(scale * H, scale * W, 3)`` uint8 RGB.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+    if annotation is not None:
+        pixels = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     base = _enlarged(pixels, scale).astype(np.float32)
     drawn = [(r, _enlarged(r.mask, scale)) for r in regions(annotation, categories)]
     for region, mask in drawn:
@@ -63,7 +68,7 @@ def draw(
     categories: Categories,
     *,
     names: bool = True,
-    alpha: float = 0.6,
+    alpha: float = OPACITY,
     by_object: bool = False,
     scores: bool = True,
 ) -> None:

@@ -20,6 +20,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from traitlets.config import Config
 
+from labkit.system.message_text import counted
+from labkit.workbook.notebook_sources import FOLDED
 from labkit.workbook.records import RECORD_MIME, format_value
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -87,7 +89,7 @@ class OfflineExporter(HTMLExporter):
 
 
 class _ShowRecords(Preprocessor):
-    """Adds a line with a cell's records below its outputs."""
+    """Adds a cell's records below its outputs, folded into one line."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         outputs = cell.get("outputs", [])
@@ -95,10 +97,28 @@ class _ShowRecords(Preprocessor):
         if records:
             values = {record["name"]: format_value(record["value"]) for record in records}
             pairs = [f"<b>{html.escape(n)}</b> {html.escape(v)}" for n, v in values.items()]
-            line = f'<div class="recorded">recorded: {" · ".join(pairs)}</div>'
+            summary = f"<summary>recorded: {counted(len(values), 'value')}</summary>"
+            line = f'<details class="recorded">{summary}{" · ".join(pairs)}</details>'
             seen = nbformat.v4.new_output("display_data", {"text/html": line})
             cell.outputs = [o for o in outputs if RECORD_MIME not in o.get("data", {})] + [seen]
         return cell, resources
+
+
+class _WithoutEmptyOutputs(Preprocessor):
+    """Removes streams of white space alone, which finished progress bars leave."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("text", "a stream").strip()]
+        return cell, resources
+
+
+def folded_title(cell: Any) -> str | None:
+    """Return what a folded cell says of itself, its first comment; None for a visible one."""
+    if FOLDED not in cell.metadata.get("tags", []):
+        return None
+    first = cell.source.partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else "Code"
 
 
 def notebook_html(notebook: Any, title: str, folder: Path) -> str:
@@ -114,6 +134,8 @@ def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     exporter.register_preprocessor(_ShowRecords(), enabled=True)
     # A progress bar redraws one line hundreds of times: keep what a terminal would show at the end.
     exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
+    exporter.register_preprocessor(_WithoutEmptyOutputs(), enabled=True)
+    exporter.register_filter("folded_title", folded_title)
     resources = {"metadata": {"name": title, "path": str(folder)}}
     page, _ = exporter.from_notebook_node(notebook, resources)
     return str(page)

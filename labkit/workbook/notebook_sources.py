@@ -3,6 +3,9 @@
 A notebook is edited as ``notebooks/src/NAME.py`` (jupytext's py:percent format) and committed
 as ``notebooks/NAME.ipynb`` without outputs. The second is a pure function of the first, to the
 byte: fixed metadata, no outputs, and cell ids derived from what is in the cells.
+
+A code cell with the tag ``hide-input`` is folded, in JupyterLab and on a page. Its first line, a
+comment, says what it holds.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import WORKBOOK
 from labkit.system.text_files import decoded
 from labkit.system.unknown_names import did_you_mean, unknown_name
+
+FOLDED = "hide-input"
+"""Tag of a code cell that is shown folded: set-up, plotting, bookkeeping. Jupyter Book's name."""
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
@@ -145,6 +151,8 @@ def from_source(text: str) -> Any:
         cell.id = digest.hexdigest()[:12]
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            if FOLDED in cell.metadata.get("tags", []):
+                cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab's own name
     notebook.metadata = nbformat.from_dict(
         {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     )

@@ -78,6 +78,7 @@ def main() -> None:
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     os.environ[RECORDING] = "1"  # the kernel inherits it
+    os.environ["TQDM_DISABLE"] = "1"  # nobody sees a bar there, and its redraws fill the file
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_interrupt_at_end_of_input, args=(events,), daemon=True).start()
     try:

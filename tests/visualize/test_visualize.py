@@ -6,7 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from labkit.colors import PETROFF_10, distinct_colors
+from labkit.colors import NATURAL, PETROFF_10, class_colors, distinct_colors
 from labkit.structures import (
     IGNORE,
     Categories,
@@ -37,9 +37,30 @@ def test_overlay_blends_the_class_colour_and_leaves_void_alone():
     assert picture.shape == (20, 30, 3)
     assert picture.dtype == np.uint8
     assert (picture[19] == 100).all()
-    expected = np.round(0.5 * 100 + 0.5 * np.array(PETROFF_10[0]))
+    expected = np.round(0.5 * 100 + 0.5 * np.array(CATEGORIES[0].color))
     assert abs(picture[8, 8] - expected).max() <= 1
     assert (picture[4, 8] == 255).all(), "regions have a white outline"
+
+
+def test_a_picture_under_an_annotation_is_grey():
+    """A class has one colour wherever it lies: the image beneath gives brightness alone."""
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[0], image[1] = 200, 40  # red; as grey 0.299 * 200 + 0.587 * 40 = 83
+    _, panoptic = _scene()
+    picture = overlay(image, panoptic, CATEGORIES)
+    assert (picture[19] == 83).all()
+    expected = 0.25 * 83 + 0.75 * np.array(CATEGORIES[0].color)
+    assert abs(picture[8, 8] - expected).max() <= 1
+    assert (overlay(image, None, CATEGORIES) == image.permute(1, 2, 0).numpy()).all()
+
+
+def test_stuff_has_the_colours_that_its_names_suggest():
+    colors = class_colors(["square", "circle"], ["Sky", "grass", "carpet"])
+    assert colors[2:4] == [NATURAL["sky"], NATURAL["grass"]]
+    assert len(set(colors)) == 5
+    assert PETROFF_10[0] not in colors, "a blue like the sky's"
+    assert class_colors(["a", "b"], []) == list(PETROFF_10[:2])
+    assert class_colors([], ["water", "sea"])[1] != NATURAL["water"], "one colour, one class"
 
 
 def test_two_objects_of_a_class_differ_in_shade():

@@ -57,6 +57,30 @@ def test_formula_that_cannot_be_converted_stays_readable(tex: str) -> None:
     assert to_mathml(tex, block=True) == f"<code>{tex.replace('<', '&lt;')}</code>"
 
 
+def test_cell_that_is_folded_shows_its_first_comment_and_its_outputs(tmp_path: Path) -> None:
+    printed = nbformat.v4.new_output("stream", text="7\n")
+    folded = nbformat.v4.new_code_cell(
+        "# Set-up: imports & data\nhidden = 7", metadata={"tags": ["hide-input"]}, outputs=[printed]
+    )
+    notebook = nbformat.v4.new_notebook(cells=[folded, nbformat.v4.new_code_cell("shown = 8")])
+    page = notebook_html(notebook, "x", tmp_path)
+    details = re.findall(r"<details class=\"folded.*?</details>", page, re.DOTALL)
+    assert len(details) == 1
+    assert "<summary>Set-up: imports &amp; data</summary>" in details[0]
+    assert "hidden" in details[0]
+    assert "<pre>7\n</pre>" not in details[0]
+    assert "<pre>7\n</pre>" in page
+    assert "shown" in page.replace(details[0], "")
+
+
+def test_finished_progress_bar_leaves_nothing(tmp_path: Path) -> None:
+    bar = nbformat.v4.new_output("stream", text="\r  0%|   | 0/4\r100%|###| 4/4\r             \r")
+    cell = nbformat.v4.new_code_cell("progress_bar()", outputs=[bar])
+    page = notebook_html(nbformat.v4.new_notebook(cells=[cell]), "x", tmp_path)
+    assert "%|" not in page
+    assert 'data-mime-type="application/vnd.jupyter.stdout"' not in page
+
+
 def test_records_are_one_line_below_the_cell(tmp_path: Path) -> None:
     def printed(text: str) -> Any:
         return nbformat.v4.new_output("stream", text=text)
@@ -69,7 +93,7 @@ def test_records_are_one_line_below_the_cell(tmp_path: Path) -> None:
     cell = nbformat.v4.new_code_cell("record()", outputs=[*outputs, recorded("<b>", 2)])
     notebook = nbformat.v4.new_notebook(cells=[cell])
     page = notebook_html(notebook, "x", tmp_path)
-    assert page.count(">recorded: ") == 1
-    assert "recorded: <b>&lt;b&gt;</b> 2 · <b>c</b> [1, 0.25]<" in page
+    assert page.count(">recorded: 2 values<") == 1
+    assert "</summary><b>&lt;b&gt;</b> 2 · <b>c</b> [1, 0.25]<" in page
     assert page.count("<pre>one\ntwo\n</pre>") == 1
     assert len(notebook.cells[0].outputs) == 5  # the notebook itself stays as it is
