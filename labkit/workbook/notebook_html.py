@@ -44,6 +44,8 @@ def to_mathml(tex: str, *, block: bool) -> str:
     """Convert a TeX formula to MathML, or to its source as code where that fails."""
     source = re.sub(r"\b(begin|end)\{aligned\}", r"\1{align*}", tex.strip())
     source = re.sub(r"\\operatorname\*", r"\\operatorname", source)
+    # The converter knows every named operator of LaTeX but this one.
+    source = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", source)
     if block:
         source = _WITH_LIMITS.sub(r"\\\1\\limits", source)
     try:

@@ -6,10 +6,18 @@ from typing import Any
 
 import nbformat
 import pytest
+from helpers.paths import CHECKOUT
 
+from labkit.workbook import notebook_html as module
 from labkit.workbook.notebook_html import notebook_html, to_mathml
+from labkit.workbook.notebook_sources import load_notebook
 from labkit.workbook.records import RECORD_MIME
 
+TEXTS = sorted(
+    path
+    for pattern in ("notebooks/src/*.py", "assignments/*/source.py")
+    for path in CHECKOUT.glob(pattern)
+)
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
     "WjR9awAAAABJRU5ErkJggg=="
@@ -50,6 +58,36 @@ def test_formula() -> None:
     assert "<munder>" in to_mathml(r"\sum_{i} x_i", block=True)
     assert "<msub>" in to_mathml(r"\sum_{i} x_i", block=False)
     assert "<mtable" in to_mathml(r"\begin{aligned} a &= b \\ c &= d \end{aligned}", block=True)
+
+
+def test_operators_of_latex_are_known() -> None:
+    assert "<mo>arg</mo><munder><mo>min</mo>" in to_mathml(r"\arg\min_{\sigma} C", block=True)
+    names = "arcsin arccos arctan sin cos tan cot csc sec sinh cosh tanh coth exp ln lg log"
+    names += " arg deg det dim gcd hom inf ker lim liminf limsup max min Pr sup"
+    unknown = [n for n in names.split() if "<code>" in to_mathml(f"\\{n}_x y", block=True)]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("source", TEXTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_formula_of_the_workbook_is_converted(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: dict[str, str] = {}
+
+    def convert(tex: str, *, block: bool) -> str:
+        return converted.setdefault(tex, to_mathml(tex, block=block))
+
+    monkeypatch.setattr(module, "to_mathml", convert)
+    cells = [cell for cell in load_notebook(source).cells if cell.cell_type == "markdown"]
+    for cell in cells:
+        cell.source = re.sub(
+            r"!\[[^]]*\]\([^)]*\)", "", cell.source
+        )  # pictures are not of interest
+    page = notebook_html(nbformat.v4.new_notebook(cells=cells), "x", tmp_path)
+    assert [tex for tex, mathml in converted.items() if not mathml.startswith("<math ")] == []
+    body = page.partition("<main>")[2]
+    words = re.sub(r"<code>.*?</code>|<pre.*?</pre>|<math .*?</math>", "", body, flags=re.DOTALL)
+    assert re.findall(r"\\[a-z]+|\$\$", words) == []  # a formula that was not recognised as one
 
 
 @pytest.mark.parametrize("tex", [r"\nosuchcommand{x} < 1", r"\left( x"])
