@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,6 +14,11 @@ from helpers import sharing_out
 
 from labkit.system import optional_packages
 from labkit.system.cpu_cores import available_cores
+
+# The tests start some hundred interpreters. Without bytecode on disk, which containers often
+# forbid, each of them would compile what it imports: of torch, as long as the import itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A run in the background of a shell begins with Ctrl-C ignored, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

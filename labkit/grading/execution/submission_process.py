@@ -17,16 +17,22 @@ takes longer than grading. When a task is done, one JSON line on standard output
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.system.processes import adopt_orphans, die_with_parent, kill_descendants
+
+KERNEL_PACKAGES = ("IPython", "debugpy", "ipykernel")
+"""What every kernel imports and this process does not. Compiling it takes a kernel longer than all
+the rest of its start; installers such as uv leave it to the first import."""
 
 
 def execute_in_subprocess(
@@ -64,6 +70,7 @@ def main() -> None:
     die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is not a reply
+    _write_bytecode(KERNEL_PACKAGES)
     prepared = set[str]()
     # Not through sys.stdin, which would read ahead and leave the rest to the fork.
     for line in iter(sys.stdin.readline, ""):
@@ -74,6 +81,14 @@ def main() -> None:
                 _prepare(Path(task["assignment_dir"]))
             replies.write(json.dumps(_fork(task)) + "\n")
             replies.flush()
+
+
+def _write_bytecode(packages: tuple[str, ...]) -> None:
+    """Compile packages once for all kernels, whose sandbox lets them write nothing."""
+    for name in packages:
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            compileall.compile_dir(Path(spec.origin).parent, quiet=2)
 
 
 def _prepare(folder: Path) -> None:

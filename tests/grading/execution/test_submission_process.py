@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -18,7 +20,11 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.authoring.release import notebook_bytes
-from labkit.grading.execution.submission_process import execute_in_subprocess
+from labkit.grading.execution.submission_process import (
+    KERNEL_PACKAGES,
+    _write_bytecode,
+    execute_in_subprocess,
+)
 from labkit.grading.intake.notebook_reader import BadNotebook, cells_of, parse
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
@@ -186,6 +192,32 @@ def test_an_exercise_that_ends_the_kernel_takes_no_other_with_it(assignment, tmp
     statuses = [found["probes"][name]["status"] for name in ("values", "gradients", "model")]
     assert statuses == ["not-run", "not-run", "answered"]
     assert score(tmp_path / "out", assignment).points == 3
+
+
+def test_kernels_find_bytecode(harvested):
+    for name in KERNEL_PACKAGES:
+        modules = Path(find_spec(name).origin).parent.glob("*.py")
+        assert [path for path in modules if not Path(cache_from_source(path)).is_file()] == []
+
+
+def test_bytecode_is_written_once_and_where_it_cannot_be_nothing_is_said(
+    tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "first" / "inner").mkdir(parents=True)
+    for path in ("first/__init__.py", "first/inner/a.py"):
+        (tmp_path / path).write_text("A = 1")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "__init__.py").write_text("A = 1")
+    (tmp_path / "second" / "wrong.py").write_text("not Python")
+    (tmp_path / "second" / "__pycache__").write_text("in the way")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    _write_bytecode(("first", "second", "nobody_has_this"))
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pyc")}
+    assert {path.name.split(".")[0] for path in written} == {"__init__", "a"}
+    _write_bytecode(("first", "second"))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pyc")} == written
+    assert capfd.readouterr() == ("", "")
 
 
 def test_mistakes_in_the_task_are_said(assignment, tmp_path):
