@@ -65,6 +65,20 @@ def download_folder() -> Path:
     return platformdirs.user_data_path("labkit", appauthor=False) / "downloads"
 
 
+def find_data(folder: str) -> Path | None:
+    """Find a data set's folder in ``$LABKIT_DATA`` or in the download folder.
+
+    Args:
+        folder: its name, such as ``PennFudanPed``.
+
+    Returns:
+        Its path, or None if it is in neither.
+    """
+    named = os.environ.get("LABKIT_DATA")
+    places = [*([Path(named)] if named else []), download_folder()]
+    return next((place / folder for place in places if (place / folder).is_dir()), None)
+
+
 def prepare_downloads(folder: Path) -> None:
     """Create the download folder.
 

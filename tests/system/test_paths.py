@@ -58,6 +58,21 @@ def test_download_folder(checkout, protected, monkeypatch) -> None:
     assert paths.download_folder() == Path("elsewhere")
 
 
+def test_data_is_found_in_the_named_folder_and_then_among_the_downloads(
+    tmp_path, monkeypatch
+) -> None:
+    named, downloads = tmp_path / "named", tmp_path / "downloads"
+    monkeypatch.setenv("LABKIT_DOWNLOADS", str(downloads))
+    monkeypatch.delenv("LABKIT_DATA", raising=False)
+    assert paths.find_data("PennFudanPed") is None
+    (downloads / "PennFudanPed").mkdir(parents=True)
+    assert paths.find_data("PennFudanPed") == downloads / "PennFudanPed"
+    monkeypatch.setenv("LABKIT_DATA", str(named))
+    assert paths.find_data("PennFudanPed") == downloads / "PennFudanPed"
+    (named / "PennFudanPed").mkdir(parents=True)
+    assert paths.find_data("PennFudanPed") == named / "PennFudanPed"
+
+
 def test_downloads_that_cannot_be_written(checkout, protected, tmp_path) -> None:
     paths.prepare_downloads(tmp_path / "new" / "folder")
     assert (tmp_path / "new" / "folder").is_dir()

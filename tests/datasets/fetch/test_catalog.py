@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -354,6 +356,15 @@ def test_the_catalogue():
             assert file.url.startswith("http")
             assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
             assert file.source or (file.sha256 is None and file.size is None)
+
+
+@pytest.mark.skipif("LABKIT_DATA" not in os.environ, reason="needs coco_panoptic_sample")
+def test_the_hashes_of_the_sample_are_those_of_its_files():
+    sample = catalogue()["coco-panoptic-sample"]
+    folder = Path(os.environ["LABKIT_DATA"]) / sample.folder
+    for file in sample.files:
+        content = (folder / file.to).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (file.size, file.sha256)
 
 
 @pytest.mark.parametrize(
