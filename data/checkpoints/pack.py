@@ -1,10 +1,11 @@
 """Put a trained run among the weights that come with labkit: float16, measured, recorded.
 
-    python data/checkpoints/pack.py RUN SECONDS
+    python data/checkpoints/pack.py RUN SECONDS [--name NAME]
 
 RUN is a folder that `labkit train` wrote, on Shapes, and SECONDS what it said that it took. The
 weights are rounded to float16 and measured as rounded. A run that began (`--init`) from weights
-that come with labkit is recorded with their commands and seconds before its own.
+that come with labkit is recorded with their commands and seconds before its own. NAME is for a
+second training of a preset; the first one has the preset's name.
 """
 
 import argparse
@@ -33,11 +34,13 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("seconds", type=int)
+    parser.add_argument("--name")
     arguments = parser.parse_args()
     record = tomllib.loads(RECORD.read_text()) if RECORD.exists() else {}
     run = read_run(arguments.run)
     half = {name: value.half() for name, value in load_run(arguments.run).state_dict().items()}
-    path = FOLDER / f"{run.preset}.safetensors"
+    name = arguments.name or run.preset
+    path = FOLDER / f"{name}.safetensors"
     save_file(half, path)
     path.chmod(0o644)  # a grader's sandbox reads it as another user
     if path.stat().st_size > LIMIT:
@@ -47,8 +50,9 @@ def main() -> None:
     commands, seconds = [*before["commands"], command(run)], before["seconds"] + arguments.seconds
     if before["commands"][-1:] == commands[-1:]:  # it was packed before
         commands, seconds = before["commands"], before["seconds"]
-    model = Shipped(run.preset, [], 0, {}, {}, {}).load()
+    model = Shipped(name, run.preset, [], 0, {}, {}, {}).load()
     entry = Shipped(
+        name,
         run.preset,
         commands,
         seconds,
@@ -120,6 +124,8 @@ def written(name: str, table: dict[str, object]) -> str:
     for key, value in table.items():
         if isinstance(value, dict):
             value = "{ " + ", ".join(f'"{k}" = {v}' for k, v in value.items()) + " }"
+        elif isinstance(value, str):
+            value = f'"{value}"'
         elif isinstance(value, list):
             value = "[\n" + "".join(f'    "{line}",\n' for line in value) + "]"
         lines.append(f"{key} = {value}")

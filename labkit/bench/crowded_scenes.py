@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import nn
 
 from labkit.checkpoints.run_folder import load_run, read_run
+from labkit.checkpoints.shipped import shipped
 from labkit.datasets.coco.panoptic_json import write_json
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
@@ -29,10 +30,27 @@ from labkit.models.upsnet.upsnet import UPSNet
 from labkit.structures import Panoptic, Prediction
 from labkit.system.progress_bars import progress_bar
 
-PRESETS = ("panoptic_fpn_tiny", "panoptic_fpn_tiny_dc5", "panoptic_fpn_tiny_c4", "upsnet_tiny")
+CHECKPOINTS = (
+    "panoptic_fpn_tiny",
+    "panoptic_fpn_tiny_1500",
+    "panoptic_fpn_tiny_dc5",
+    "panoptic_fpn_tiny_c4",
+    "upsnet_tiny",
+)
+"""The middle three were trained alike and differ in the backbone; the first and the last, in the
+segmentation heads."""
+
 LEARNING_RATE = 1.5e-3
 HEURISTIC = "upsnet_tiny, heuristic merge"
 """The row of UPSNet's networks with Panoptic FPN's merge in the place of the panoptic head."""
+
+COMPARISONS = (
+    ("upsnet_tiny", HEURISTIC),
+    ("panoptic_fpn_tiny", "upsnet_tiny"),
+    ("panoptic_fpn_tiny_1500", "panoptic_fpn_tiny_dc5"),
+    ("panoptic_fpn_tiny_1500", "panoptic_fpn_tiny_c4"),
+)
+"""Pairs that differ in one thing: fusion, method, backbone, backbone."""
 
 Scores = dict[str, float]
 """PQ of all, things and stuff, in percent."""
@@ -43,7 +61,7 @@ class StudyRow:
     """Scores of one setting for all seeds.
 
     Attributes:
-        name: preset, or :data:`HEURISTIC`.
+        name: weights that the training began from, or :data:`HEURISTIC`.
         seeds: the scores of each.
     """
 
@@ -65,7 +83,7 @@ def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
     Args:
         out: folder of the runs; the same call resumes after an interruption.
         steps: of each training.
-        seeds: how many trainings of each preset.
+        seeds: how many trainings from each of :data:`CHECKPOINTS`.
         images: of the crowded variant's ``val``, to measure on.
 
     Raises:
@@ -73,8 +91,8 @@ def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
     """
     found: dict[str, list[Scores]] = {}
     for seed in range(seeds):
-        for preset in PRESETS:
-            for name, scores in _one(out / f"{preset}-{seed}", preset, steps, seed, images).items():
+        for start in CHECKPOINTS:
+            for name, scores in _one(out / f"{start}-{seed}", start, steps, seed, images).items():
                 found.setdefault(name, []).append(scores)
     return [StudyRow(name, tuple(scores)) for name, scores in found.items()]
 
@@ -86,17 +104,17 @@ def differences(rows: Sequence[StudyRow], first: str, second: str, what: str) ->
     return [a[what] - b[what] for a, b in pairs]
 
 
-def _one(folder: Path, preset: str, steps: int, seed: int, images: int) -> Mapping[str, Scores]:
+def _one(folder: Path, start: str, steps: int, seed: int, images: int) -> Mapping[str, Scores]:
     """Scores of one training by name of the fusion."""
-    command = [sys.executable, "-m", "labkit", "train", preset, "--data", "crowded"]
-    command += ["--init", preset, "--steps", str(steps)]
+    command = [sys.executable, "-m", "labkit", "train", shipped()[start].preset]
+    command += ["--data", "crowded", "--init", start, "--steps", str(steps)]
     command += ["--lr", str(LEARNING_RATE), "--seed", str(seed)]
     record = folder / f"scores_{images}.json"
     if not record.exists():
         done = subprocess.run([*command, "--out", str(folder)], check=False).returncode
         if done:
             raise LabkitError(f"{folder}: the training ended with status {done}")
-        write_json(record, measure(load_run(folder), preset, images))
+        write_json(record, measure(load_run(folder), start, images))
     elif (before := read_run(folder).train["steps"]) != steps:
         raise LabkitError(f"{folder}: was trained for {before} steps; choose another folder")
     scores: dict[str, Scores] = json.loads(record.read_text(encoding="utf-8"))

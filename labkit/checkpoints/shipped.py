@@ -25,7 +25,8 @@ class Shipped:
     """Weights that come with labkit, with the record of their training.
 
     Attributes:
-        name: name of the preset.
+        name: name of the weights.
+        preset: name of the architecture, which may have several weights.
         commands: training commands, in order.
         seconds: training time on one core.
         metrics: metrics in percent on 500 images of Shapes' ``val``.
@@ -34,6 +35,7 @@ class Shipped:
     """
 
     name: str
+    preset: str
     commands: list[str]
     seconds: int
     metrics: dict[str, float]
@@ -51,7 +53,7 @@ class Shipped:
         from labkit.datasets.shapes import Shapes
         from labkit.models.presets import build
 
-        model = build(self.name, Shapes.categories)
+        model = build(self.preset, Shapes.categories)
         load_weights(self.path, model)
         model.categories = Shapes.categories  # type: ignore[assignment]  # semantic models count them
         return model.eval()

@@ -203,7 +203,7 @@ def crowded(
     images: Annotated[int, typer.Option(min=1, help="Number of evaluation images.")] = 200,
     json: Json = None,
 ) -> None:
-    """Fine-tune backbones and fusions on crowded images, with several seeds (12 trainings)."""
+    """Fine-tune backbones and fusions on crowded images, with several seeds (15 trainings)."""
     from rich.console import Console
     from rich.table import Table
 
@@ -215,9 +215,7 @@ def crowded(
     for row in rows:
         table.add_row(row.name, *(f"{row.mean(s):.1f} ± {row.spread(s):.1f}" for s in scores))
     Console().print(table)
-    pairs = [("upsnet_tiny", bench.HEURISTIC)]
-    pairs += [("panoptic_fpn_tiny", other) for other in bench.PRESETS[1:]]
-    differences = {f"{a} - {b}": bench.differences(rows, a, b, "PQ") for a, b in pairs}
+    differences = {f"{a} - {b}": bench.differences(rows, a, b, "PQ") for a, b in bench.COMPARISONS}
     for name, values in differences.items():
         typer.echo(f"PQ, {name}: {', '.join(f'{value:+.1f}' for value in values)}")
     if json is not None:

@@ -12,7 +12,7 @@ from labkit.models.panoptic_fpn.merge import merge
 
 
 def test_a_study_is_not_done_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "PRESETS", ("panoptic_fpn_tiny",))
+    monkeypatch.setattr(bench, "CHECKPOINTS", ("panoptic_fpn_tiny",))
     (row,) = bench.study(tmp_path, steps=1, seeds=1, images=2)
     monkeypatch.setattr(bench.subprocess, "run", None)  # would fail if it were called
     (again,) = bench.study(tmp_path, steps=1, seeds=1, images=2)

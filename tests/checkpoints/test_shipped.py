@@ -18,7 +18,7 @@ OWN = shipped()
 
 def test_each_file_has_a_record_and_each_record_a_file():
     assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(OWN)
-    assert set(OWN) <= set(PRESETS)
+    assert {each.preset for each in OWN.values()} <= set(PRESETS)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -31,7 +31,7 @@ def test_a_file_is_small_and_of_float16(name):
 @pytest.mark.parametrize("name", OWN)
 def test_the_commands_are_complete(name):
     words = [shlex.split(command) for command in OWN[name].commands]
-    assert words[-1][:3] == ["labkit", "train", name]
+    assert words[-1][:3] == ["labkit", "train", OWN[name].preset]
     for before, after in itertools.pairwise(words):
         assert after[after.index("--init") + 1].partition(":")[0] == before[2]
     assert "--init" not in words[0]

@@ -4,8 +4,8 @@
 
 A line of code counts unless it is empty or a comment. It is *folded* in a cell with the tag
 ``hide-input``, and otherwise *visible*; the parameters cell counts as neither. It *carries the
-idea* in a visible cell with the tag ``idea``, which the author gives to a cell that writes a concept
-of the section as code and does nothing else: no imports, no plots, no records.
+idea* in a visible cell with the tag ``idea``, which the author gives to a cell that writes a
+concept of the section as code and does nothing else: no imports, no plots, no records.
 """
 
 from __future__ import annotations
