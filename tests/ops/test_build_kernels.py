@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +20,25 @@ from labkit.ops import roi_align
 box = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
 print(roi_align(torch.ones(1, 1, 8, 8), box, 2, sampling_ratio=2).sum().item())
 """
+
+
+@pytest.fixture(scope="module")
+def path_of_compiler(tmp_path_factory):
+    """A PATH whose compiler compiles once and then copies: what is tested is what follows."""
+    folder = tmp_path_factory.mktemp("compiler")
+    compiler = next(filter(None, map(shutil.which, build_kernels.HOST_COMPILERS)))
+    kept, made = folder / "kept.so", build_kernels.LIBRARY
+    _script(
+        folder / build_kernels.HOST_COMPILERS[0],
+        f"#!/bin/sh\n[ -f {kept} ] && exec cp {kept} {made}\n"
+        f'{compiler} "$@" && cp {made} {kept}.part && mv {kept}.part {kept}\n',
+    )
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture
+def compiles_once(monkeypatch, path_of_compiler):
+    monkeypatch.setenv("PATH", path_of_compiler)
 
 
 @pytest.fixture
@@ -44,6 +64,7 @@ def _script(path, text):
     return str(path)
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_first_call_compiles_and_the_next_process_finds_it(cache, tmp_path):
     assert not cache.exists()
     (notice,) = _run_pool()
@@ -122,6 +143,7 @@ def test_compiler_without_a_message(cache, monkeypatch, tmp_path):
         build_kernels.build_kernels("cpu")
 
 
+@pytest.mark.usefixtures("compiles_once")
 @pytest.mark.parametrize("kind", ["a file", "read-only"])
 def test_cache_that_cannot_be_written(tmp_path, kind):
     folder = tmp_path / "cache"
@@ -139,6 +161,7 @@ def test_cache_that_cannot_be_written(tmp_path, kind):
     )
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_damaged_library_is_made_again(cache):
     # Loading it would end the process with a bus error.
     whole = build_kernels.build_kernels("cpu").path.read_bytes()
@@ -151,6 +174,7 @@ def test_damaged_library_is_made_again(cache):
     assert build_kernels.build_kernels("cpu").seconds > 0
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_the_first_of_two_builds_stays(cache):
     home = build_kernels.build_kernels("cpu").path.parent
     work = cache / "work"
@@ -190,6 +214,7 @@ def test_architectures_are_torchs_variables(monkeypatch):
         build_kernels.architectures("cuda")
 
 
+@pytest.mark.usefixtures("compiles_once")
 def test_command_builds_and_says_what(cache):
     command = [sys.executable, "-m", "labkit", "build"]
     first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
