@@ -38,7 +38,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     try:
         state = load_file(path)
     except Exception as error:  # of damaged bytes the library raises whatever it runs into
-        raise LabkitError(f"{path}: not a complete safetensors file ({error})") from None
+        raise LabkitError(
+            f"{path}: not a complete safetensors file ({error}); copy or download it again"
+        ) from None
     try:
         model.load_state_dict(without_wrapper(state))
     except RuntimeError as error:
