@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,8 @@ def progress_bar(iterable: Any = None, **options: Any) -> tqdm[Any]:
         # Every redraw is kept in the notebook's file, so a notebook gets few. The bar goes away in
         # the end: what stays in a lesson's output is what the lesson wants to show.
         options = {"file": sys.stdout, "mininterval": 1.0, "leave": False, **options}
+        # tqdm reads the variable only where the caller leaves `disable` open.
+        options["disable"] = options.get("disable") or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(iterable, **options)
 
 
