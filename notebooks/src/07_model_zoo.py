@@ -13,36 +13,41 @@
 # %% [markdown]
 # # 7. The model zoo
 #
-# **The question.** Others have trained for weeks, and the weights are free. What do you get when you
-# download a network: what does the file hold, may you trust it, what does it find on *your* picture,
-# and how do you tell that the code you run it with is right?
+# **The question.** Other people have trained networks for weeks, and the weights are free. What do you
+# get when you download one: what is in the file, can you trust it, what does the network find in *your*
+# image, and how do you know that the code around it is correct?
 #
-# By the end you have read the table of a model zoo, seen how much six digits of a hash are worth and
-# what a pickle can do to you, lost a layer without noticing, repeated the experiment of an article with
-# five networks on one photograph, found out what its numbers can and cannot say, measured time and
-# memory, and held this library against the original.
+# In this lesson you read the table of a model zoo, measure what a hash of six digits protects from, see
+# what a pickle can do, lose a layer without an error message, and repeat the experiment of an article with
+# several networks on one image. Then you find out what its numbers say and what they cannot say, measure
+# time and memory, and compare this library with the original.
 #
-# You need: notebooks 3, 4 and 5, and from notebook 6 that PQ is the quality of a panoptic map. **Nothing
-# is downloaded unless you ask for it.** The published networks of this lesson are 1.9 GB, so that
-# there are two ways to read it:
+# You need: notebooks 3, 4 and 5, and PQ from notebook 6.
+# [Glossary](../docs/glossary.md) of all terms.
 #
-# - as it is: every experiment runs on six small networks that come with labkit, trained on the drawn
-#   pictures of Shapes;
-# - with `fetch = True` (the profile `full` does that as well): the published networks come, and the
-#   same cells show photographs as well. What was fetched before is used without asking.
+# **Nothing is downloaded unless you ask for it.** The published networks of this lesson are 2 GB. There
+# are two ways to read it:
+#
+# - as it is: every experiment runs on seven small networks that come with labkit, trained on Shapes;
+# - with `fetch = True` (also the profile `full`): the published networks are downloaded, and the same
+#   cells show photographs too. Files that are already in the download folder are used without asking.
 
 # %% tags=["parameters"]
-profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: fetches, a GPU
-seed: int = 0  # of random weights and forged files; the pictures are always the same
-fetch: bool = False  # get the published networks, 1.9 GB, and the article's photograph
-photograph: str = ""  # a picture of your own: the name of a file
+profile: str = (
+    "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: downloads, a GPU
+)
+seed: int = 0  # of random weights and forged files; the images are always the same
+fetch: bool = False  # download the published networks, 2 GB, and the article's photograph
+photograph: str = ""  # an image of your own: the name of a file
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: imports, sizes of the profiles, images of Shapes
 # %matplotlib inline
 import hashlib
 import itertools
 import pickle
 import statistics
+import textwrap
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -78,30 +83,39 @@ from labkit.visualize import panels
 
 num, num_short, digits, repeats = {
     "smoke": (4, 2, 2, 2),
-    "quick": (100, 30, 4, 5),
+    "quick": (100, 30, 4, 3),
     "full": (500, 100, 4, 10),
 }[profile]
 fetch = fetch or profile == "full"
 _ = torch.manual_seed(seed)
-blue, orange, red, grey, purple, brown = [np.array(c) / 255 for c in PETROFF_10[:6]]
+colors = [np.array(c) / 255 for c in PETROFF_10]
 threads = torch.get_num_threads()
 
-SHOWN = 79  # the picture of Shapes that is drawn, see 7.4
+SHOWN = 79  # the image of Shapes that is drawn, see 7.4
 val_set = Shapes("val")
 shapes = val_set.categories
 indices = sorted({*range(num), SHOWN})
 val_items = [val_set[i] for i in progress_bar(indices, unit="image")]
+scratch = TemporaryDirectory(prefix="model_zoo_")  # removed when the notebook ends
+folder = Path(scratch.name)
 
 # %% [markdown]
 # ## 7.1 What a zoo publishes
 #
-# A **model zoo** is a table: for each network a configuration, a file of weights, and what it reaches on
-# a data set that everybody knows. The article that we follow (*Panoptic segmentation and instance
-# segmentation with Detectron2 on AMD GPUs*, 2024) takes five networks from Detectron2's zoo: two that
-# draw panoptic maps, and three Mask R-CNNs that differ in the feature map that the detector looks at.
-# We add UPSNet (notebook 5), and DETR (notebook 8), which works without anchors and suppression.
+# A **model zoo** is a table. For each network it has a configuration, a file of weights, and the results on
+# a data set that everybody knows. We follow the article *Panoptic segmentation and instance segmentation
+# with Detectron2 on AMD GPUs* (2024). It takes five networks from Detectron2's zoo: two Panoptic FPNs, and
+# three Mask R-CNNs that differ in their backbone. We add UPSNet (notebook 5) and DETR (notebook 8), which
+# needs neither anchors nor NMS.
+#
+# ![Panoptic FPN: the image goes through a ResNet and a feature pyramid; a region proposal network, RoIAlign
+# with box and mask heads, and a semantic branch all read the same pyramid; a merge makes one panoptic map of
+# their outputs](diagrams/panoptic_fpn.svg)
+#
+# A Mask R-CNN is the same without the semantic branch and the merge.
 
-# %%
+# %% tags=["hide-input"]
+# Table: the published networks and their licences
 PUBLISHED = [
     "panoptic_fpn_R_101_3x",
     "panoptic_fpn_R_50_3x",
@@ -118,55 +132,65 @@ for entry in zoo:
     row = "{:>8}{:>9}{:>6}".format(*numbers)
     print(f"{entry.name:24}{entry.preset:20}{entry.megabytes:5}{row}  {entry.hash}")
 for licence in dict.fromkeys(entry.licence for entry in zoo):
-    print(f"\n{', '.join(e.name for e in zoo if e.licence == licence)}:\n  {licence}")
+    holders = ", ".join(e.name for e in zoo if e.licence == licence)
+    print("\n" + textwrap.fill(f"{holders}: {licence}", 95, subsequent_indent="  "))
 labkit.record("megabytes_of_the_line_up", sum(entry.megabytes for entry in zoo))
 
 # %% [markdown]
-# The names are the configuration in short: `R_101` is a residual network of 101 layers, `C4`, `DC5` and
-# `FPN` the feature map (notebook 3), and `3x` the **schedule**: three times 90,000 steps of 16 images, of
-# the 118,287 in COCO's training set. How often has such a network seen each picture?
+# A name is the configuration in short. `R_101` is a residual network of 101 layers. `C4`, `DC5` and `FPN`
+# say which feature maps the heads use (notebook 3). `3x` is the **schedule**: three times 90,000 iterations
+# with 16 images each, from the 118,287 images of COCO's training set. How many epochs is that?
 
-# %%
-epochs = 3 * 90_000 * 16 / 118_287
-labkit.record("epochs_of_a_3x_schedule", epochs)
-print(f"{epochs:.1f} times")
+
+# %% tags=["idea"]
+def epochs(iterations, images_per_batch, images):
+    return iterations * images_per_batch / images
+
+
+epochs(3 * 90_000, 16, 118_287)
+
+# %% tags=["hide-input"]
+# Bookkeeping: numbers of 7.1
+labkit.record("epochs_of_a_3x_schedule", epochs(3 * 90_000, 16, 118_287))
+labkit.record("coco_thing_classes", len(coco_panoptic().things))
+labkit.record("coco_panoptic_classes", len(coco_panoptic()))
 
 # %% [markdown]
-# Read the numbers of a zoo with care. They are means over 5,000 pictures and eighty classes, measured by
-# the publisher, at all scores (AP) or at one threshold (PQ). None of them says what you will see on one
-# picture, and section 7.4 shows how far one picture is from any of them. And the licence is part of the
-# row: weights are a work, which may be under other terms than the code. CC BY-SA asks you to name the
-# authors and to share what you make of it alike; UPSNet's forbids commercial use, *also of a network that
-# was trained on from it*.
+# Read the numbers of a zoo with care. AP is a mean over COCO's 80 thing classes, PQ over its 133 panoptic
+# classes (80 things and 53 stuff), both over the 5,000 images of val2017. AP counts detections of all
+# scores, PQ a map that was made with one threshold. The publisher measured them. None of them tells what
+# you will see in one image.
+#
+# The licence is part of the row. Weights may have other terms than the code. CC BY-SA asks you to name the
+# authors and to publish derived work under the same licence. UPSNet's licence forbids commercial use, *also
+# of networks that were fine-tuned from it*.
 #
 # ## 7.2 A file from a stranger
 #
-# Three things can be wrong with a file of weights. It is **damaged**, or not the one that was meant. It is
-# **hostile**. Or it is whole and harmless and belongs to **another network** than the one in front of you.
+# Three things can be wrong with a file of weights. It is **damaged**. It is **hostile**. Or it is intact and
+# harmless, but belongs to **another network** than yours.
 #
-# **Damaged.** The publisher writes the first digits of the file's hash into its name: a download of
-# `model_final_cafdb1.pkl` must have an md5 that begins with `cafdb1`. A hash of a damaged file is as good
-# as random, so one in $16^6$ damaged files would pass, about one in 17 million. Against accidents that is
-# plenty. Against someone who *wants* another file to pass, we try: append a number to a forged file until
-# the digits are right.
+# **Damaged.** The publisher writes the first digits of the file's hash into its name: the md5 of
+# `model_final_cafdb1.pkl` must begin with `cafdb1`. The hash of a damaged file is as good as random, so one
+# of $16^6$ damaged files would pass, about one in 17 million. Against accidents that is plenty. What about
+# somebody who *wants* another file to pass? We try it: append a number to a forged file until the digits
+# fit.
 
 
-# %%
+# %% tags=["idea"]
 def forge(content, prefix):
-    """The first number that gives a file the wanted beginning of its md5."""
-    begun = hashlib.md5(content)
-
-    def fits(number):
-        copy = begun.copy()
-        copy.update(str(number).encode())
-        return copy.hexdigest().startswith(prefix)
-
-    return next(filter(fits, itertools.count()))
+    """The first number that, appended to a file, makes its md5 begin with the prefix."""
+    number = 0
+    while not hashlib.md5(content + str(number).encode()).hexdigest().startswith(prefix):
+        number += 1
+    return number
 
 
-wanted = [hashlib.md5(f"{seed} original {k}".encode()).hexdigest()[:digits] for k in range(20)]
+# %% tags=["hide-input"]
+# Measurement: tries and time until a forged file passes
+prefixes = [hashlib.md5(f"{seed} original {k}".encode()).hexdigest()[:digits] for k in range(20)]
 start = time.process_time()  # of this process alone, whatever else the machine does
-tries = [forge(f"forged {k}".encode(), prefix) + 1 for k, prefix in enumerate(wanted)]
+tries = [forge(f"forged {k}".encode(), prefix) + 1 for k, prefix in enumerate(prefixes)]
 each = (time.process_time() - start) / sum(tries)
 print(f"{digits} digits: {np.mean(tries):,.0f} tries on average, expected {16**digits:,}")
 print(f"{1e6 * each:.2f} µs a try; 6 digits (Detectron2): {16**6 * each:.0f} s")
@@ -175,52 +199,52 @@ labkit.record(f"tries_for_{digits}_digits_over_expected", np.mean(tries) / 16**d
 labkit.record("seconds_to_forge_6_digits", 16**6 * each)
 
 # %% [markdown]
-# Less than a minute, in Python, on one core. A hash prefix tells a *broken* file, never a forged one; only the whole
-# hash, from a place that you trust, does that. So the second question cannot be left to the hash.
+# Six digits are forged in about a minute or less, in Python, on one core. A short hash detects a *damaged*
+# file, never a forged one. Only the complete hash, from a source that you trust, detects both.
 #
-# **Hostile.** Detectron2's files are pickles, and a pickle is not data but a small program: it may name
-# any function and have it called. Here is one that calls `print`; it could as well have sent your keys
-# somewhere.
+# **Hostile.** Detectron2's files are pickles. A pickle is not only data: it is a small program that may
+# call any function. This one calls `print`; it could as well have sent your keys somewhere.
 
 
-# %%
+# %% tags=["idea"]
 class Trap:
     def __reduce__(self):
         return print, ("  >>> this line was printed by the FILE, while it was being read",)
 
 
-scratch = TemporaryDirectory(prefix="model_zoo_")  # removed when the notebook ends
-folder = Path(scratch.name)
 (folder / "trap.pkl").write_bytes(pickle.dumps({"model": Trap()}))
-print("pickle.load:")
 with (folder / "trap.pkl").open("rb") as file:
     pickle.load(file)
-print("labkit:")
+
+# %% tags=["hide-input"]
+# The same file, read by labkit
 try:
     read_pickle(folder / "trap.pkl")
     refused = False
 except LabkitError as error:
-    print(f"  {str(error).replace(str(folder), '...')}")
+    print(str(error).replace(str(folder), "..."))
     refused = True
 labkit.record("hostile_pickle_refused", refused)
 
 # %% [markdown]
-# `labkit.checkpoints.safe_unpickle` knows the handful of calls that rebuild an array and refuses every other
-# before anything is imported. (For PyTorch's own files `torch.load(..., weights_only=True)` does the same;
-# safetensors, the format of labkit's own weights, cannot hold a program at all.)
+# `labkit.checkpoints.safe_unpickle` allows the few functions that rebuild an array and refuses every other
+# one before anything is imported. For PyTorch's own files `torch.load(..., weights_only=True)` does the
+# same. Safetensors, the format of labkit's own weights, cannot contain code at all.
 #
-# **Of another network.** What is left is a dictionary: names and arrays. Other projects use other names
-# for the same layer. Below, a small network of labkit is written as Detectron2 would have written it, and
-# read back.
+# **Another network.** What remains is a dictionary of names and arrays. Each project has its own name for
+# the same layer. We write a small network of labkit with Detectron2's names and read it back.
 
 # %%
 model = load_model("panoptic_fpn_tiny")
 state = model.state_dict()
-theirs = detectron2.to_detectron2(state)
-print(f"{len(state)} arrays; some names here and there:")
-for ours, other in list(zip(state, theirs, strict=True))[::17]:
-    print(f"  {ours:44}{other if ours != other else '(the same)'}")
-content = {"model": {name: value.numpy() for name, value in theirs.items()}}
+renamed = detectron2.to_detectron2(state)
+
+# %% tags=["hide-input"]
+# Table: names of the same arrays; and the way there and back
+print(f"{len(state)} arrays; some names in labkit and in Detectron2:")
+for name, other in list(zip(state, renamed, strict=True))[::17]:
+    print(f"  {name:44}{other if name != other else '(the same)'}")
+content = {"model": {name: value.numpy() for name, value in renamed.items()}}
 (folder / "published.pkl").write_bytes(pickle.dumps(content))
 again = build("panoptic_fpn_tiny", shapes)
 detectron2.load(folder / "published.pkl", again)
@@ -228,41 +252,52 @@ wrong = sum(not torch.equal(value, state[name]) for name, value in again.state_d
 labkit.record("arrays_that_came_back_wrong", wrong)
 
 # %% [markdown]
-# Now the usual accident: one name does not fit, because a version renamed it or a rule was forgotten. In
-# many scripts stands `load_state_dict(..., strict=False)`, which leaves a layer without a partner as it
-# was: at random. What does that cost?
+# Now the usual accident: one name does not match, because a version renamed it or a rule was forgotten.
+# Many scripts call `load_state_dict(..., strict=False)`. A layer without a match then keeps its random
+# initialization, without an error. How much does that cost?
 
 
-# %%
+# %% tags=["idea"]
+def load_without(state, layer):
+    """A network for whose ``layer`` the file has no matching name."""
+    network = build("panoptic_fpn_tiny", shapes)
+    matching = {name: value for name, value in state.items() if not name.startswith(layer)}
+    network.load_state_dict(matching, strict=False)  # no error
+    return network.eval()
+
+
+# %% tags=["hide-input"]
+# Measurement: PQ without a layer
 def pq_of(network, items):
-    """Panoptic quality over some pictures."""
+    """Panoptic quality over some images."""
     predictor, metric = Predictor(network), PanopticQuality(shapes)
     for image, target in items:
         metric.update(predictor(image).panoptic, target["panoptic"])
     return metric.compute().all.pq
 
 
+torch.set_num_threads(
+    1
+)  # tensors of 128 pixels are so small that threads would wait for one another
 few, lost = val_items[:num_short], {}
 complete = pq_of(model, few)
 print(f"{'all layers':34}PQ {100 * complete:5.1f}")
 for layer in ("backbone.lateral4", "roi_heads.box_head.fc2", "roi_heads.mask_head.conv1"):
     _ = torch.manual_seed(seed)
-    lossy = build("panoptic_fpn_tiny", shapes)
-    kept = {name: value for name, value in state.items() if not name.startswith(layer)}
-    lossy.load_state_dict(kept, strict=False)  # no complaint
-    pq = pq_of(lossy.eval(), few)
+    pq = pq_of(load_without(state, layer), few)
     print(f"without {layer:26}PQ {100 * pq:5.1f}")
     lost[layer] = complete - pq
 for layer, points in lost.items():
     labkit.record(f"pq_lost_without_{layer}", points)
 
 # %% [markdown]
-# One of them costs a point, which nobody would notice, and none makes the network fail: it draws a
-# plausible map, only worse. (Residual connections and neighbouring levels carry a network over a broken
-# layer.) So labkit's readers accept a file only if *every* name and shape fits, otherwise the network
-# stays as it was and the difference is listed:
+# The first costs about a point, which nobody would notice. None of them makes the network fail: it still
+# predicts a plausible map, only a worse one. (The other pyramid levels compensate for a broken lateral
+# connection.) labkit therefore accepts a file only if *every* name and shape matches. Otherwise the network
+# is not changed, and the differences are listed:
 
-# %%
+# %% tags=["hide-input"]
+# A file with one renamed array, read by labkit
 content["model"]["roi_heads.box_head.fc_2.weight"] = content["model"].pop(
     "roi_heads.box_head.fc2.weight"
 )
@@ -279,13 +314,62 @@ labkit.record("arrays_changed_by_a_file_that_does_not_fit", changed)
 # %% [markdown]
 # ## 7.3 The line-up
 #
-# Now the files. `labkit zoo get NAME...` in a terminal does what the next cell does: it shows the licence,
-# resumes an interrupted download, checks the file against its hash, and only then gives it its name.
-# It runs if you asked for it; otherwise it says what would be fetched. Files that are already in the
-# download folder are used.
+# **What the article says about the networks, and what the code does.** The article describes Mask R-CNN in
+# a few paragraphs. Compare its sentences with the configurations that you are about to run:
+#
+# | the article | the networks |
+# | --- | --- |
+# | "The first stage, also called Regional Proposal Network (RPN), employs a ResNet based *backbone* for feature extraction and outputs proposal boxes." | The *region* proposal network is a few convolutions *on* the backbone's features. The backbone belongs to both stages. |
+# | "the pooled features from RoIAlign are passed to the second *backbone*" … "the same ResNet as in the first stage although they don't share features during training" | There is no second backbone, and the stages share their features. (The Mask R-CNN paper trained the RPN separately for its ablations; Detectron2 trains both stages together.) With FPN and DC5 the box head is two fully connected layers and the mask head four convolutions. Only C4 runs a part of a ResNet on each proposal: its last stage, `res5`. |
+# | "C4 and DC5 differ only on the last layer of the *backbone*." | They differ in the last *stage*, `res5`. C4 ends the backbone at `res4` and runs `res5` on each proposal. DC5 runs `res5` once on the whole image, dilated, so that its stride stays 16. |
+# | RoIAlign samples "4 points from each bin using bilinear interpolation of the surrounding pixels" and "helps retain spatial information at the pixel level". | It interpolates between cells of a *feature map* with a stride of 4 to 32 pixels. Four points are the paper's setting; Detectron2's `sampling_ratio = 0` takes as many as the bin has cells, rounded up. The points of a bin are averaged. What is kept is the *position* of the box to a fraction of a cell (notebook 2). |
+# | "*parallel* computation of classification […] and regression" distinguishes Mask R-CNN. | Fast R-CNN already had these two in parallel. Mask R-CNN adds the *mask* branch in parallel to them. |
+# | `get_cfg` returns, among others, the "Intersection over Union (IoU) threshold". | The code sets `SCORE_THRESH_TEST = 0.5`: a threshold on the *score* of a detection. |
+# | "There's a total of 80 COCO classes" | 80 things. The panoptic networks have 53 stuff classes as well (7.1). |
+#
+# The second row can be checked by counting. Where are the weights, and which layers of a ResNet are in the
+# second stage (`roi_heads`)?
 
 
-# %%
+# %% tags=["idea"]
+def million_parameters(module):
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def resnet_stages(module):
+    """The stages of a ResNet inside a module: ``res2`` to ``res5``."""
+    return [name for name, _ in module.named_children() if name.startswith("res")]
+
+
+# %% tags=["hide-input"]
+# Table: weights of the two stages (the networks are built without memory, on the device "meta")
+print(
+    f"{'million weights':25}{'backbone':>9}{'RPN':>7}{'RoI heads':>11}   ResNet stages in the RoI heads"
+)
+for entry in zoo[2:5]:
+    with torch.device("meta"):
+        network = build(entry.preset, entry.list_categories())
+    parts = [
+        million_parameters(part) for part in (network.backbone, network.rpn, network.roi_heads)
+    ]
+    stages = resnet_stages(network.roi_heads)
+    print(
+        f"{entry.name:25}{parts[0]:9.1f}{parts[1]:7.1f}{parts[2]:11.1f}   {', '.join(stages) or 'none'}"
+    )
+    labkit.record(f"resnet_stages_per_proposal_{entry.name}", len(stages))
+    labkit.record(f"million_weights_of_the_roi_heads_{entry.name}", parts[2])
+
+# %% [markdown]
+# (DC5's RoI heads are large because its first fully connected layer reads 2048 channels × 7 × 7 cells.)
+#
+# **The files.** `labkit zoo get NAME...` in a terminal does what the next cell does. It shows the licence,
+# resumes an interrupted download, checks the file against its hash, and only then gives it its name. The
+# cell downloads only if you asked for it; otherwise it lists what would be downloaded.
+
+# %% tags=["hide-input"]
+# Downloads, if asked for; what is here, and what is not
+
+
 def describe(entry):
     digits = entry.hash.partition(":")[2] or "none published"
     host = urlsplit(entry.url).hostname
@@ -302,63 +386,66 @@ for entry in zoo:
             model_zoo.fetch_weights(entry, home)
         except LabkitError as error:
             unreachable[host] = str(error)
-            print(f"NOT FETCHED: {error}")
+            print(f"NOT DOWNLOADED: {error}")
 if fetch and not catalog.is_here(article, home):
     try:
         catalog.fetch_dataset(article, home)
     except LabkitError as error:
-        print(f"NOT FETCHED: {error}")
+        print(f"NOT DOWNLOADED: {error}")
 
 here = [entry.name for entry in zoo if entry.path(home).is_file()]
 missing = [entry for entry in zoo if entry.name not in here]
 if missing:
-    print("Not here:" if fetch else "Not here; fetch = True would get, under the licences of 7.1:")
+    print("Not here:" if fetch else "Not here; fetch = True downloads, under the licences of 7.1:")
     print(*(f"  {describe(entry)}" for entry in missing), sep="\n")
 if here:
     print(f"These published networks are used: {', '.join(here)}.")
 else:
     print(
-        "NO PUBLISHED NETWORK IS HERE. All pictures and numbers below are of the six small networks"
-        " that come with labkit, on the drawn pictures of Shapes. They show the same effects, not the"
-        " article's numbers."
+        "NO PUBLISHED NETWORK IS HERE. All images and numbers below are of the small networks that\n"
+        "come with labkit, on Shapes. They show the same effects, not the article's numbers."
     )
 labkit.record("published_networks", len(here))
 labkit.record("ran_on", "published weights" if here else "small networks on Shapes")
 
 # %% [markdown]
-# A **scene** is some pictures and the networks that are asked about them. The first is always there: the
-# pictures of Shapes, whose truth we know, and the six small networks, C4, DC5 and FPN among them. With
-# published networks there is a second, the article's photograph (image 16 of COCO's test set: a batter,
-# a catcher and an umpire, before spectators). A photograph of your own (parameter `photograph`) is asked
-# about with the best that is here.
+# A **scene** is some images and the networks that predict them. The first is always there: images of
+# Shapes, whose ground truth we know, and the small networks. Three of these differ in the backbone alone, with
+# an equal budget of 1,500 steps: `panoptic_fpn_tiny_1500` (FPN), `panoptic_fpn_tiny_c4` and
+# `panoptic_fpn_tiny_dc5`. With published networks there is a second scene, the article's photograph
+# (image 16 of COCO's test set: a batter, a catcher and an umpire in front of spectators). The parameter
+# `photograph` adds one of your own.
+
+# %% tags=["hide-input"]
+# The scenes
 
 
-# %%
 @dataclass
 class Scene:
     title: str  # "Shapes", "the article's" or "yours"
     networks: list[str]
     categories: Categories
     images: list[torch.Tensor]
-    source: object  # for the app of 7.9: which picture
+    source: object  # for the app of 7.9: which image
     shown: int = 0  # which of the images is drawn
-    truth: list | None = None  # targets, where they are known
-    found: dict = field(default_factory=dict)  # by network, a prediction for each image
-    facts: dict = field(default_factory=dict)  # by network, what it costs
+    targets: list | None = None  # where the ground truth is known
+    predictions: dict = field(default_factory=dict)  # by network, one for each image
+    costs: dict = field(default_factory=dict)  # by network
 
 
-def small_enough(image, side=192):
-    """Our small networks know pictures of 128 pixels; a photograph is made small for them."""
-    shrink = side / max(image.shape[1:])
-    if shrink >= 1:
+def shrink(image, side=192):
+    """A photograph at a size that networks trained on 128 pixels can use."""
+    factor = side / max(image.shape[1:])
+    if factor >= 1:
         return image
-    smaller = F.interpolate(image[None].float(), scale_factor=shrink, mode="area")[0]
+    smaller = F.interpolate(image[None].float(), scale_factor=factor, mode="area")[0]
     return smaller.round().to(torch.uint8)
 
 
 small = [  # they come with labkit
     "mask_rcnn_tiny",
     "panoptic_fpn_tiny",
+    "panoptic_fpn_tiny_1500",
     "panoptic_fpn_tiny_c4",
     "panoptic_fpn_tiny_dc5",
     "upsnet_tiny",
@@ -383,23 +470,26 @@ if photograph and here:
     image = as_image(photograph)
     scenes.append(Scene("yours", here, coco_panoptic(), [image], Path(photograph)))
 elif photograph:
-    print("Your photograph is shown to networks that know squares, circles and triangles only.")
-    image = small_enough(as_image(photograph))
+    print("Your photograph is predicted by networks that know squares, circles and triangles only.")
+    image = shrink(as_image(photograph))
     plt.imsave(folder / "yours.png", image.permute(1, 2, 0).numpy())
     scenes.append(Scene("yours", small, shapes, [image], folder / "yours.png"))
 for scene in scenes:
     height, width = scene.images[scene.shown].shape[1:]
-    number = f"{len(scene.images)} pictures" if len(scene.images) > 1 else "one picture"
+    number = f"{len(scene.images)} images" if len(scene.images) > 1 else "one image"
     print(f"{scene.title}: {number} of {width} × {height} pixels, {len(scene.networks)} networks")
 
 # %% [markdown]
-# Each network in turn is loaded, asked about all pictures of a scene, and measured. Time is the median of
-# several runs after a first one that does not count (section 7.7). Memory is the most bytes that tensors
-# held at one moment, weights aside: we listen to every operation of PyTorch, note the storage of its
-# result, and cross it out when it is released. (What a compiled operator needs inside is not seen.)
+# The next cell runs each network on all images of a scene and measures its cost. Time is the median of
+# several runs after a first one that does not count (7.7). Memory is the largest number of bytes that
+# tensors hold at one moment, without the weights. To measure it, we intercept every operation of PyTorch,
+# note the storage of its result, and remove it when it is released. (What a compiled operator allocates
+# internally is not seen.)
+
+# %% tags=["hide-input"]
+# Measurement: predictions, time and memory of every network
 
 
-# %%
 class LiveTensors(TorchDispatchMode):
     """Bytes of the tensors that operations have made and that are still in use, now and at most."""
 
@@ -439,8 +529,7 @@ def seconds_of(predictor, image):
 
 
 def examine(scene, name):
-    """Ask a network about a scene's pictures, and note what it costs."""
-    # Tensors of 128 pixels are so small that threads would wait for one another.
+    """Predict a scene's images with a network, and measure what it costs."""
     torch.set_num_threads(1 if name in small else threads)
     predictor = Predictor(name)
     image = scene.images[scene.shown]
@@ -448,16 +537,15 @@ def examine(scene, name):
     times = [seconds_of(predictor, image) for _ in range(repeats)]
     with LiveTensors() as live:
         predictor(image)
-    weights = list(predictor.model.parameters())
-    scene.facts[name] = {
+    scene.costs[name] = {
         "first": first,
         "seconds": statistics.median(times),
-        "parameters": sum(w.numel() for w in weights) / 1e6,
-        "weights": sum(w.nbytes for w in weights) / 1e6,
+        "parameters": million_parameters(predictor.model),
+        "weights": sum(w.nbytes for w in predictor.model.parameters()) / 1e6,
         "peak": live.peak / 1e6,
     }
     bar = progress_bar(scene.images, desc=name, unit="image", disable=len(scene.images) < 10)
-    scene.found[name] = [predictor(image) for image in bar]
+    scene.predictions[name] = [predictor(image) for image in bar]
 
 
 for scene in scenes:
@@ -471,192 +559,195 @@ for scene in scenes:
 # %% [markdown]
 # ## 7.4 The experiment, and what was counted
 #
-# The article prints one number for each network: `len(outputs["panoptic_seg"][1])` for the panoptic ones
-# and `len(outputs["instances"])` for the others. It reports 7 and 6 "objects" for the two panoptic networks and
-# 4 for each of the three detectors. Here is what is behind such numbers:
+# The article prints one number for each network. For a panoptic network it is the number of segments, for a
+# detector the number of instances. It reports that the panoptic networks "identified 7 and 6 total objects,
+# respectively (`len(outputs['panoptic_seg'][1])`)", and of the three detectors: "All of them identified 4
+# objects, (`len(outputs['instances'])`), in the foreground accurately." Here are the same counts, with what
+# they consist of.
 
-# %%
+# %% tags=["idea"]
 SCORE = 0.5  # the article's threshold
 
 
-def sure(prediction, least=SCORE):
-    """The objects of a prediction from a score on."""
-    detections = prediction.detections
-    return detections[detections.scores >= least]
+def above(detections, threshold=SCORE):
+    return detections[detections.scores >= threshold]
 
 
-def count(prediction, categories):
-    """Segments, things among them, instances, and the names of the classes."""
-    instances, panoptic = sure(prediction), prediction.panoptic
-    segments = panoptic.segments if panoptic is not None else []
-    things = sum(segment.label in categories.things for segment in segments)
-    labels = [s.label for s in segments] or instances.labels.tolist()
-    classes = [categories[label].name for label in sorted(set(labels))]
-    return len(segments), things, len(instances), ", ".join(classes)
+def count_segments(panoptic, categories):
+    """Numbers of thing segments and of stuff segments."""
+    things = sum(segment.label in categories.things for segment in panoptic.segments)
+    return things, len(panoptic.segments) - things
 
 
-counts = {}
+# %% tags=["hide-input"]
+# Table: segments, instances and classes of every network
 for scene in scenes:
     print(f"{scene.title} ({'small networks' if scene.networks == small else 'published weights'})")
     print(f"  {'':24}segments = things + stuff   instances   classes")
-    if scene.truth:
-        true = scene.truth[scene.shown]
-        segments, things = len(true["panoptic"].segments), len(true["labels"])
-        print(f"  {'(the truth)':24}{segments:8}{things:9}{segments - things:8}{things:12}")
+    if scene.targets:
+        target = scene.targets[scene.shown]
+        things, stuff = count_segments(target["panoptic"], scene.categories)
+        print(f"  {'(ground truth)':24}{things + stuff:8}{things:9}{stuff:8}{things:12}")
     for name in scene.networks:
-        prediction = scene.found[name][scene.shown]
-        segments, things, instances, classes = count(prediction, scene.categories)
-        counts[scene.title, name] = segments, instances
-        row = (
-            f"{segments:8}{things:9}{segments - things:8}"
-            if segments
-            else f"{'–':>8}{'–':>9}{'–':>8}"
-        )
-        print(f"  {name:24}{row}{instances:12}   {classes}")
-for (title, name), (segments, instances) in counts.items():
-    if title != "yours":
-        where = "shapes" if title == "Shapes" else "article"
-        labkit.record(f"{where}_instances_{name}", instances)
-        if segments:
-            labkit.record(f"{where}_segments_{name}", segments)
+        prediction = scene.predictions[name][scene.shown]
+        instances, panoptic = above(prediction.detections), prediction.panoptic
+        row, labels = f"{'–':>8}{'–':>9}{'–':>8}", instances.labels.tolist()
+        if panoptic is not None:
+            things, stuff = count_segments(panoptic, scene.categories)
+            row = f"{things + stuff:8}{things:9}{stuff:8}"
+            labels = [segment.label for segment in panoptic.segments]
+        classes = ", ".join(scene.categories[label].name for label in sorted(set(labels)))
+        print(f"  {name:24}{row}{len(instances):12}   {classes}")
+        if scene.title != "yours":
+            where = "shapes" if scene.title == "Shapes" else "article"
+            labkit.record(f"{where}_instances_{name}", len(instances))
+            if panoptic is not None:
+                labkit.record(f"{where}_segments_{name}", things + stuff)
 
-# %%
+# %% tags=["hide-input"]
+# Figure: predictions of every network
 for scene in scenes:
-    rows = []
+    image, rows = scene.images[scene.shown], []
     for name in scene.networks:
-        prediction = scene.found[name][scene.shown]
-        drawn = sure(prediction) if prediction.panoptic is None else prediction.panoptic
-        rows.append((name, scene.images[scene.shown], drawn))
-    if scene.truth:
-        truth = scene.truth[scene.shown]["panoptic"]
-        rows.insert(0, ("the truth", scene.images[scene.shown], truth))
-    display(panels(rows, scene.categories, columns=3, size=3.6))
+        prediction = scene.predictions[name][scene.shown]
+        panoptic = prediction.panoptic
+        rows.append((name, image, above(prediction.detections) if panoptic is None else panoptic))
+    if scene.targets:
+        rows.insert(0, ("ground truth", image, scene.targets[scene.shown]["panoptic"]))
+    display(panels(rows, scene.categories, columns=3, size=3.3))
 
 # %% [markdown]
-# "All of them identified 4 objects, accurately", the article says of its detectors. Ours say 4 as well, all
-# five that have anchors: that is why this picture was chosen among a hundred. Look at the panels, and at the truth.
-# C4 has cut the large triangle in two, DC5 lists it a second time as a circle, and both have missed the small
-# one beside it. Two mistakes, and the count is right. DETR counts 6, since it says some objects twice and has
-# nothing that takes the second away.
+# The article's detectors found 4 each, and so do ours, all that have anchors: this image was chosen among a
+# hundred for that reason. Look at the panels and at the ground truth. C4 has cut the large triangle in two, DC5
+# predicts it a second time as a circle, and both have missed the small one beside it: two mistakes, and the
+# count is right. DETR counts 6, because it predicts some objects twice and has no NMS that removes duplicates.
 #
-# Three things about such numbers:
+# Three things to know about such numbers:
 #
-# - **7 and 4 are not counts of the same.** A panoptic map's segments are things *and* stuff: the grass and
-#   the wall are two of the 7. The detectors' 4 are things alone.
-# - **A count is a count at a threshold.** It was set to 0.5 there. Each network spreads its scores
-#   differently, so that at another threshold the order of the counts is another.
-# - **The same number is not the same answer.** One missed and one invented, and the count is right.
+# - **7 and 4 do not count the same.** The segments of a panoptic map are things *and* stuff. The article
+#   itself names two of them that are stuff: the second network "couldn't differentiate between the
+#   `playing field` and `dirt`". The detectors' 4 are things alone, and the article says so: "in the
+#   foreground".
+# - **A count depends on a threshold.** It was 0.5 there. Each network distributes its scores differently, so
+#   that another threshold gives another order of the counts.
+# - **Equal counts are not equal results.** With one object missed and one false positive the count is right.
 #
-# The last two can be measured. First the threshold: objects in a picture, on average, over the score from
-# which on they count.
+# The last two can be measured. First the threshold: the mean number of objects in an image, over the score
+# from which on a detection counts.
 
-# %%
-STYLES = list(
-    zip((blue, orange, red, purple, grey, brown), ("-", "--", "-.", ":", "-", "--"), strict=True)
-)
-least = np.linspace(0.05, 0.95, 37)
+# %% tags=["hide-input"]
+# Figure: number of objects over the score threshold
+STYLES = list(zip(colors[:7], ("-", "--", "-", "-.", ":", "--", "-"), strict=True))
+thresholds = np.linspace(0.05, 0.95, 37)
 figure, axes = plt.subplots(
-    1, len(scenes), figsize=(6.4 * len(scenes), 3.3), layout="constrained", squeeze=False
+    1, len(scenes), figsize=(6.4 * len(scenes), 3.4), layout="constrained", squeeze=False
 )
 for axis, scene in zip(axes[0], scenes, strict=True):
     for name, (color, style) in zip(scene.networks, STYLES, strict=False):
-        scores = torch.cat([p.detections.scores for p in scene.found[name]]).numpy()
-        curve = [(scores >= t).sum() / len(scene.images) for t in least]
-        axis.plot(least, curve, style, color=color, linewidth=2, label=name)
-    if scene.truth:
-        mean = np.mean([len(target["labels"]) for target in scene.truth])
+        scores = torch.cat([p.detections.scores for p in scene.predictions[name]]).numpy()
+        curve = [(scores >= t).sum() / len(scene.images) for t in thresholds]
+        axis.plot(thresholds, curve, style, color=color, linewidth=2, label=name)
+    if scene.targets:
+        mean = np.mean([len(target["labels"]) for target in scene.targets])
         axis.axhline(mean, color="black", linewidth=0.8)
-        axis.text(0.94, mean, "the truth", ha="right", va="bottom", fontsize=8)
+        axis.text(0.06, mean, "ground truth", va="bottom", fontsize=8)
     axis.axvline(SCORE, color="0.7", linewidth=0.8)
-    axis.set(xlabel="smallest score that counts", ylabel="objects a picture", title=scene.title)
-    axis.set(ylim=(0, None if scene.truth is None else 15))
+    axis.set(xlabel="score threshold", ylabel="objects per image", title=scene.title)
+    axis.set(ylim=(0, None if scene.targets is None else 15))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
 plt.show()
 for name in small:
-    scores = torch.cat([p.detections.scores for p in scenes[0].found[name]])
+    scores = torch.cat([p.detections.scores for p in scenes[0].predictions[name]])
     for t in (0.25, 0.5, 0.75):
         labkit.record(f"mean_count_{name}_at_{t}", (scores >= t).sum().item() / len(indices))
 
 # %% [markdown]
-# Where a curve is flat, the network knows what it thinks; where it is steep, the threshold decides. For
-# some threshold each network has the true count on average: any count can be reached by moving the
-# threshold.
+# Where a curve is flat, most scores are near 0 or near 1 and the threshold hardly matters. Where it is
+# steep, the threshold decides. Every curve crosses the ground truth somewhere: any count can be reached by
+# moving the threshold.
 #
-# Then the answer itself. An object of one list has a **partner** in another if there is one of its class
-# there with a mask IoU above one half. In how many pictures is the *count* right, and in how many the
-# *objects*, each true one found and nothing else?
+# Now the result itself. An object **matches** another list if that has an object of its class with a mask
+# IoU above one half.
 
 
-# %%
-def have_partners(a, b):
-    """For each object of ``a`` (labels, masks) whether it has a partner among those of ``b``."""
+# %% tags=["idea"]
+def matches(a, b):
+    """For each object of ``a`` (labels, masks): is there an object of its class in ``b``, IoU > 0.5?"""
     (labels_a, masks_a), (labels_b, masks_b) = a, b
     if not len(labels_a) or not len(labels_b):
         return torch.zeros(len(labels_a), dtype=torch.bool)
-    rows, columns = masks_a.flatten(1).float(), masks_b.flatten(1).float()
-    shared = rows @ columns.T
-    union = rows.sum(dim=1)[:, None] + columns.sum(dim=1)[None] - shared
-    same = labels_a[:, None] == labels_b[None]
-    return ((shared > union / 2) & same).any(dim=1)
+    masks_a, masks_b = masks_a.flatten(1).float(), masks_b.flatten(1).float()
+    intersection = masks_a @ masks_b.T
+    union = masks_a.sum(dim=1)[:, None] + masks_b.sum(dim=1)[None] - intersection
+    return ((intersection / union > 0.5) & (labels_a[:, None] == labels_b[None])).any(dim=1)
 
 
+def all_right(predicted, true):
+    """Every true object is found, exactly once, and nothing else."""
+    same_count = len(predicted[0]) == len(true[0])
+    return same_count and bool(matches(true, predicted).all() and matches(predicted, true).all())
+
+
+# %% [markdown]
+# In how many images is the *count* right, and in how many the *objects*?
+
+
+# %% tags=["hide-input"]
+# Table: right counts and right objects
 def objects_of(scene):
-    """Labels and masks of the sure objects, by network and image; the truth last."""
+    """Labels and masks of the detections above the threshold, by network and image."""
     lists = {}
     for name in scene.networks:
-        chosen = [sure(p) for p in scene.found[name]]
+        chosen = [above(p.detections) for p in scene.predictions[name]]
         lists[name] = [(d.labels, d.masks) for d in chosen]
-    if scene.truth:
-        lists["the truth"] = [(t["labels"], t["masks"]) for t in scene.truth]
+    if scene.targets:
+        lists["ground truth"] = [(t["labels"], t["masks"]) for t in scene.targets]
     return lists
 
 
 objects = {scene.title: objects_of(scene) for scene in scenes}
 of_shapes = objects["Shapes"]
-print(f"{'':26}count right   objects right   of {len(indices)} pictures")
-shares = {}
+print(f"{'':26}count right   objects right   of {len(indices)} images")
 for name in small:
-    pairs = list(zip(of_shapes[name], of_shapes["the truth"], strict=True))
-    counted = [len(mine[0]) == len(true[0]) for mine, true in pairs]
-    matched = [
-        same and bool(have_partners(true, mine).all() and have_partners(mine, true).all())
-        for same, (mine, true) in zip(counted, pairs, strict=True)
-    ]
-    shares[name] = np.mean(counted), np.mean(matched)
-    print(f"{name:26}{sum(counted):11}{sum(matched):16}")
-for name, (count_right, objects_right) in shares.items():
-    labkit.record(f"share_count_right_{name}", count_right)
-    labkit.record(f"share_objects_right_{name}", objects_right)
+    pairs = list(zip(of_shapes[name], of_shapes["ground truth"], strict=True))
+    counted = sum(len(predicted[0]) == len(true[0]) for predicted, true in pairs)
+    matched = sum(all_right(predicted, true) for predicted, true in pairs)
+    print(f"{name:26}{counted:11}{matched:16}")
+    labkit.record(f"share_count_right_{name}", counted / len(pairs))
+    labkit.record(f"share_objects_right_{name}", matched / len(pairs))
 
 # %% [markdown]
-# A count flatters, and the worse the network the more: with C4 and DC5 more than half of the right counts
-# are of wrong objects, with DETR about half. That five networks count 4 on *one* picture says next to nothing about them.
+# The count flatters, and the more the worse a network is: with C4 and DC5 more than half of the right counts
+# are of wrong objects, with DETR about half. That several networks count 4 in *one* image says next to
+# nothing about them.
 #
-# ## 7.5 Who agrees with whom
+# ## 7.5 Which networks agree
 #
-# Without the truth, which you do not have for your own pictures, networks can still be compared with one
-# another. Agreement of two lists: the share of the objects in both that have a partner in the other.
-
-# %%
+# For your own images you have no ground truth. Networks can still be compared with one another. The
+# **agreement** of two lists of objects is the share of objects in both that match the other list.
 
 
+# %% tags=["idea"]
 def agreement(a, b):
-    """2 · matched / (all of a + all of b), over the pictures."""
+    """2 · matched / (all of a + all of b), over the images."""
     matched = sum(
-        int(have_partners(x, y).sum() + have_partners(y, x).sum())
-        for x, y in zip(a, b, strict=True)
+        matches(x, y).sum().item() + matches(y, x).sum().item() for x, y in zip(a, b, strict=True)
     )
     return matched / max(sum(len(x[0]) + len(y[0]) for x, y in zip(a, b, strict=True)), 1)
 
 
+# %% tags=["hide-input"]
+# Figure: agreement of every two networks
 tables = {}
 figure, axes = plt.subplots(
-    1, len(scenes), figsize=(5.6 * len(scenes), 4.2), layout="constrained", squeeze=False
+    1, len(scenes), figsize=(6.4 * len(scenes), 4.8), layout="constrained", squeeze=False
 )
 for axis, scene in zip(axes[0], scenes, strict=True):
     lists = objects[scene.title]
-    table = np.array([[agreement(a, b) for b in lists.values()] for a in lists.values()])
+    table = np.eye(len(lists))
+    for (i, a), (j, b) in itertools.combinations(enumerate(lists.values()), 2):
+        table[i, j] = table[j, i] = agreement(a, b)
     tables[scene.title] = table
     axis.imshow(table, vmin=0, vmax=1, cmap="Blues")
     for y, x in np.ndindex(table.shape):
@@ -673,131 +764,160 @@ for a, b in itertools.combinations(
     labkit.record(f"agreement_{a}_{b}", tables["Shapes"][order.index(a), order.index(b)])
 
 # %% [markdown]
-# Does agreement mean that they are right? On Shapes we can ask. For each object that one of the six
-# reports: how many of them (itself included) report it, and is it true?
+# Are objects right because networks agree on them? On Shapes we can check. For each object that one of the
+# seven networks predicts: how many of them predict it (itself included), and is it in the ground truth?
 
-# %%
-votes, right = [], []
+
+# %% tags=["idea"]
+def supporters(name, k, lists):
+    """For each object of a network in image ``k``: how many networks have a matching one."""
+    return sum(matches(lists[name][k], lists[other][k]).int() for other in small)
+
+
+# %% tags=["hide-input"]
+# Table: share of true objects by the number of networks that predict them
+support, correct = [], []
 for name in small:
-    for k, mine in enumerate(of_shapes[name]):
-        votes.append(sum(have_partners(mine, of_shapes[other][k]).int() for other in small))
-        right.append(have_partners(mine, of_shapes["the truth"][k]))
-votes, right = torch.cat(votes).numpy(), torch.cat(right).numpy()
-print("reported by   objects   of them true")
-true_share = {}
-for number in np.unique(votes):
-    true_share[number] = right[votes == number].mean()
-    print(f"{number:11}{(votes == number).sum():10}{true_share[number]:15.1%}")
-for number, share in true_share.items():
+    for k, predicted in enumerate(of_shapes[name]):
+        support.append(supporters(name, k, of_shapes))
+        correct.append(matches(predicted, of_shapes["ground truth"][k]))
+support, correct = torch.cat(support).numpy(), torch.cat(correct).numpy()
+print("predicted by   objects   of them true")
+for number in np.unique(support):
+    share = correct[support == number].mean()
+    print(f"{number:12}{(support == number).sum():10}{share:15.1%}")
     labkit.record(f"true_if_reported_by_{number}", share)
 
 # %% [markdown]
-# What a single network claims is nearly always wrong, what all six claim is nearly always right, and no
-# truth was needed to sort them. But votes count only if the voters are independent. Three of ours
-# (`mask_rcnn_tiny`, `panoptic_fpn_tiny`, `upsnet_tiny`) were trained on from the same weights, and agree with
-# one another more than with the truth: compare the table. What they all get wrong has three votes as well.
-# (Exercise 3 looks for pictures on which all six agree and err.)
+# What a single network predicts is nearly always false, and what all predict is nearly always true. No ground
+# truth was needed to separate them. But agreement counts only among independent networks. Three of ours
+# (`mask_rcnn_tiny`, `panoptic_fpn_tiny`, `upsnet_tiny`) were fine-tuned from the same weights, and agree with
+# one another more than with the ground truth: compare the table. What they get wrong together is supported by
+# three networks as well. (Exercise 3 looks for images in which all agree and are wrong.)
 #
 # ## 7.6 Red and blue
 #
-# The article reads its photograph with matplotlib, which returns red, green, blue, and hands it to
-# Detectron2's `DefaultPredictor`, which expects blue first, as OpenCV reads. Nothing complains: three
-# channels are three channels. Were its results those of the network? We exchange red and blue and look.
+# The article reads its photograph with matplotlib, which returns red, green, blue. Then it calls
+# Detectron2's `DefaultPredictor`, which expects OpenCV's order, blue first. There is no error: three
+# channels are three channels. What do the networks predict if red and blue are exchanged?
 
-# %%
+
+# %% tags=["idea"]
+def exchange_red_and_blue(image):
+    return image.flip(0)  # (3, H, W)
+
+
+# %% tags=["hide-input"]
+# Measurement: PQ with red and blue exchanged
 names, measured = ["panoptic_fpn_tiny", "upsnet_tiny"], {}
 torch.set_num_threads(1)
-print(f"{'':44}{'PQ':>6}{'things':>8}{'stuff':>7}   segments a picture")
+print(f"{'':44}{'PQ':>6}{'things':>8}{'stuff':>7}   segments per image")
 for name in names:
     predictor = Predictor(name)
-    for title, flip in (("as it should", False), ("red and blue exchanged", True)):
+    for title, change in (("correct order", None), ("exchanged", exchange_red_and_blue)):
         metric, segments = PanopticQuality(shapes), []
-        for image, target in few:
-            panoptic = predictor(image.flip(0) if flip else image).panoptic
+        for k, (image, target) in enumerate(few):
+            ready = scenes[0].predictions[name][k]  # 7.3 has predicted the images as they are
+            panoptic = predictor(change(image)).panoptic if change else ready.panoptic
             metric.update(panoptic, target["panoptic"])
             segments.append(len(panoptic.segments))
         result, mean = metric.compute(), np.mean(segments)
         parts = [100 * part.pq for part in (result.all, result.things, result.stuff)]
         print(f"{name:20}{title:24}" + "{:6.1f}{:8.1f}{:7.1f}".format(*parts) + f"{mean:10.1f}")
-        measured[name, flip] = np.array([result.things.pq, result.stuff.pq, mean])
+        measured[name, title] = np.array([result.things.pq, result.stuff.pq, mean])
 for scene in scenes[1:]:
     image = scene.images[scene.shown]
     for name in scene.networks:
-        predictor = Predictor(name)
-        exchanged, usual = predictor(image.flip(0)), scene.found[name][scene.shown]
-        a, b = [(d.labels, d.masks) for d in (sure(usual), sure(exchanged))]
+        exchanged = above(Predictor(name)(exchange_red_and_blue(image)).detections)
+        usual = above(scene.predictions[name][scene.shown].detections)
+        a, b = [(d.labels, d.masks) for d in (usual, exchanged)]
         print(f"{scene.title}, {name}: {len(a[0])} objects, exchanged {len(b[0])}, ", end="")
         print(f"agreement {agreement([a], [b]):.2f}")
 for name in names:
-    things, stuff, more = measured[name, True] - measured[name, False]
+    things, stuff, more = measured[name, "exchanged"] - measured[name, "correct order"]
     labkit.record(f"pq_things_lost_by_the_exchange_{name}", -things)
     labkit.record(f"pq_stuff_lost_by_the_exchange_{name}", -stuff)
     labkit.record(f"segments_more_by_the_exchange_{name}", more)
 
 # %% [markdown]
-# Things lose a few points, since colour says little about a square. Stuff loses thirty and more: the sky has
-# become brown. And the **count goes up**. A mistake of this kind does not look like one; the network finds
-# something in any picture. What protects from it is a comparison of numbers with someone else's, on the same picture,
-# which is section 7.8.
+# Things lose a few points, since colour says little about a square. Stuff loses thirty points or more: the
+# sky has become brown. And the **count goes up**. Such a mistake is not visible as one, because a network
+# finds something in any image. Only a comparison of numbers with somebody else's, on the same image, shows
+# it (7.8).
 #
-# In labkit the order of the colours is part of a network's *preprocessing*, like the mean that is subtracted and
-# the size to which a picture is brought: `Predictor` takes red first, always, and hands on what the weights
-# were trained with.
+# In labkit the order of the channels is part of a network's *preprocessing*, like the mean that is
+# subtracted and the size to which an image is resized. `Predictor` always takes red first and converts to
+# what the weights were trained with.
 
-# %%
-for name in dict.fromkeys([*here, *small]):
-    preset = model_zoo.find(name).preset if name in here else name
+# %% tags=["hide-input"]
+# Table: preprocessing of the networks (the published ones are built without memory)
+configs = {}
+for entry in zoo:
     with torch.device("meta"):
-        classes = shapes if name in small else model_zoo.find(name).list_categories()
-        preprocessing = build(preset, classes).config.preprocessing
-    order = "blue, green, red" if preprocessing.bgr else "red, green, blue"
-    size = "as it is"
-    if preprocessing.resize is not None:
-        size = f"{preprocessing.min_size} to {preprocessing.max_size}"
-    print(f"{name:26}{order}, mean {[round(v, 3) for v in preprocessing.mean]}, size {size}")
+        configs[entry.name] = build(entry.preset, entry.list_categories()).config.preprocessing
+configs["the small networks"] = load_model("panoptic_fpn_tiny").config.preprocessing
+for name, config in configs.items():
+    order = "blue, green, red" if config.bgr else "red, green, blue"
+    mean = ", ".join(f"{value:.3g}" for value in config.mean)
+    size = "as it is" if config.resize is None else f"{config.min_size} to {config.max_size}"
+    print(f"{name:24}{order}   mean {mean:18}   size {size}")
+labkit.record("published_networks_with_blue_first", sum(c.bgr for c in configs.values()))
 
 # %% [markdown]
 # ## 7.7 What it costs
 #
-# "Do not use the above code snippets for benchmarking", says the article, and it is right: the first run
-# of a network also pays for what is done once, from memory that is asked for to kernels that are chosen. On
-# a GPU one would moreover measure how long it takes to *ask*, as the work itself goes on in the background
-# (notebook 10). Here: the first run, then the median of several, with the picture's way through resizing and back.
+# "Do not use the above code snippets for benchmarking as the `DefaultPredictor` function is only meant for
+# demo purposes", the article says, and it is right. The first run of a network also pays for what happens
+# once: memory is allocated, kernels are chosen. A GPU moreover works asynchronously. The clock must not
+# stop before it has finished (`torch.cuda.synchronize()`, or a copy of the result to the CPU). Here: the
+# first run, then the median of several, with resizing and pasting of masks included.
 
-# %%
+# %% tags=["hide-input"]
+# Table: weights, memory and time
 for scene in scenes:
     on = "1 thread" if scene.networks == small else f"{default_device().type}, {threads} threads"
     print(f"{scene.title} ({on})")
     print(f"  {'':26}{'million':>9}{'weights':>10}{'tensors':>12}{'first run':>12}{'median':>9}")
     print(f"  {'':26}{'weights':>9}{'MB':>10}{'at most, MB':>12}{'ms':>12}{'ms':>9}")
     for name in scene.networks:
-        f = scene.facts[name]
+        cost = scene.costs[name]
         print(
-            f"  {name:26}{f['parameters']:9.2f}{f['weights']:10.1f}{f['peak']:12.1f}"
-            f"{1000 * f['first']:12.0f}{1000 * f['seconds']:9.0f}"
+            f"  {name:26}{cost['parameters']:9.2f}{cost['weights']:10.1f}{cost['peak']:12.1f}"
+            f"{1000 * cost['first']:12.0f}{1000 * cost['seconds']:9.0f}"
         )
-facts = scenes[0].facts
+costs = scenes[0].costs
 for name in small:
-    labkit.record(f"million_weights_{name}", facts[name]["parameters"])
-    labkit.record(f"peak_megabytes_{name}", facts[name]["peak"])
-    labkit.record(f"milliseconds_{name}", 1000 * facts[name]["seconds"])
-fpn, c4 = facts["panoptic_fpn_tiny"], facts["panoptic_fpn_tiny_c4"]
+    labkit.record(f"million_weights_{name}", costs[name]["parameters"])
+    labkit.record(f"peak_megabytes_{name}", costs[name]["peak"])
+    labkit.record(f"milliseconds_{name}", 1000 * costs[name]["seconds"])
+fpn, c4 = costs["panoptic_fpn_tiny_1500"], costs["panoptic_fpn_tiny_c4"]
 labkit.record("peak_c4_over_fpn", c4["peak"] / fpn["peak"])
 labkit.record("seconds_c4_over_fpn", c4["seconds"] / fpn["seconds"])
 
 # %% [markdown]
-# C4 has the fewest weights, and needs by far the most time and memory: it runs the last stage of the
-# backbone on every region (notebook 3). The size of a file says little about what a network costs.
+# C4 has the fewest weights and needs by far the most time and memory, because it runs `res5` on every
+# proposal (7.3). The size of a file says little about the cost of a network.
 #
 # ## 7.8 Beside Detectron2
 #
-# Is what labkit computes what Detectron2 computes? Where Detectron2 is installed (`labkit install
-# detectron2`) both get the same weights and the same picture, and the answers are compared number by
-# number: with the published networks if they are here; otherwise with a ResNet-50 Mask R-CNN whose
-# random weights are made to find a hundred objects. For the equality of two programs any weights will do.
+# Does labkit compute what Detectron2 computes? Where Detectron2 is installed (`labkit install
+# detectron2`), both get the same weights and the same image, and the detections are compared number by
+# number. If the published networks are here, they are compared. Otherwise a ResNet-50 Mask R-CNN is, with
+# random weights that are scaled so that it detects a hundred objects. Equality of two programs can be
+# tested with any weights.
 
 
-# %%
+# %% tags=["idea"]
+def same_detections(difference):
+    """Same number and classes, boxes to a hundredth of a pixel, scores to a thousandth."""
+    d = difference
+    return d.boxes is not None and d.labels == 0 and d.boxes < 0.01 and d.scores < 1e-3
+
+
+# %% tags=["hide-input"]
+# Comparison with Detectron2, where it is installed
+
+
 def detectron2_predictor(entry):
     """Detectron2's own predictor with a file of its zoo."""
     from detectron2 import model_zoo
@@ -810,14 +930,13 @@ def detectron2_predictor(entry):
     return DefaultPredictor(config)
 
 
-def difference(name, ours, theirs):
-    """Print and record how far two lists of detections are apart."""
-    from labkit.bench.detectors import agreement as compare_detections
+def compare_with_detectron2(name, ours, theirs):
+    """Print the difference of two lists of detections, and note whether it is too large."""
+    from labkit.bench.detectors import agreement as difference_of
 
-    result = compare_detections(ours, theirs)
-    print(f"{name}: {result}")
-    same = result.boxes is not None and result.labels == 0 and result.boxes < 0.01
-    differing.append(not (same and result.scores < 1e-3))
+    difference = difference_of(ours, theirs)
+    print(f"{name}: {difference}")
+    differing.append(not same_detections(difference))
 
 
 differing = []
@@ -825,19 +944,19 @@ if problem := optional_packages.problem("detectron2"):
     print(f"Nothing is compared: {problem}")
 elif len(scenes) > 1 and scenes[1].networks == here:
     scene = scenes[1]
-    bgr = scene.images[0].flip(0).permute(1, 2, 0).numpy()  # blue first: see 7.6
+    bgr = np.ascontiguousarray(scene.images[0].flip(0).permute(1, 2, 0).numpy())  # see 7.6
     for entry in zoo:
         if entry.name not in scene.networks or entry.format != "detectron2":
             continue
-        predictor, bgr = detectron2_predictor(entry), np.ascontiguousarray(bgr)
-        answer = predictor(bgr)
+        predictor = detectron2_predictor(entry)
+        output = predictor(bgr)
         seconds = statistics.median(seconds_of(predictor, bgr) for _ in range(repeats))
-        d, prediction = answer["instances"].to("cpu"), scene.found[entry.name][0]
+        d, prediction = output["instances"].to("cpu"), scene.predictions[entry.name][0]
         theirs = Detections(d.pred_boxes.tensor, d.scores, d.pred_classes, d.pred_masks)
-        difference(entry.name, prediction.detections, theirs)
-        print(f"  median {seconds:.2f} s, labkit {scene.facts[entry.name]['seconds']:.2f} s")
+        compare_with_detectron2(entry.name, prediction.detections, theirs)
+        print(f"  median {seconds:.2f} s, labkit {scene.costs[entry.name]['seconds']:.2f} s")
         if prediction.panoptic is not None:
-            ids, segments = answer["panoptic_seg"]
+            ids, segments = output["panoptic_seg"]
             apart = int((ids.cpu() != prediction.panoptic.ids).sum())
             print(f"  {len(segments)} and {len(prediction.panoptic.segments)} segments; ", end="")
             print(f"the map differs in {apart} of {ids.numel()} pixels")
@@ -851,25 +970,25 @@ else:
     with torch.no_grad():
         theirs = pair.detections(pair.predict(image))
     ours = Predictor(pair.ours, torch.device("cpu"))(image).detections
-    difference("Mask R-CNN R50-FPN, random weights", ours, theirs)
+    compare_with_detectron2("Mask R-CNN R50-FPN, random weights", ours, theirs)
 labkit.record("compared_with_detectron2", len(differing))
 labkit.record("different_from_detectron2", sum(differing))
 
 # %% [markdown]
-# (Equal means: the same number of objects with the same classes, boxes to a hundredth of a pixel, scores
-# to a thousandth. Two programs that add in another order never agree to the last bit.)
+# (Two programs that add in another order never agree to the last bit.)
 #
 # ## 7.9 All of it to play with
 #
-# The figure shows the networks on the picture of section 7.4, with what is right and wrong where the truth
-# is known. The app below it is the same with controls: choose networks and a picture, your own included,
-# move the threshold, point at a segment to see what each network says about that pixel.
+# The figure shows the networks on the image of 7.4, with what is right and wrong where the ground truth is
+# known. The app below it is the same with controls: choose networks and an image, also your own, move the
+# threshold, point at a segment to see what each network predicts for that pixel.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: the networks side by side
 from labkit.widgets.compare.compare import compare
 
 last = scenes[-1]
-compare(last.networks, last.source, difference=last.truth is not None)
+compare(last.networks, last.source, difference=last.targets is not None)
 
 # %%
 from labkit.widgets import Compare
@@ -879,33 +998,36 @@ Compare(last.networks, last.source)
 # %% [markdown]
 # ## To take away
 #
-# - A row of a zoo is a configuration, a file, numbers that its publisher measured, and a licence.
-# - The beginning of a hash tells a damaged file, not a forged one. A pickle is a program: read arrays
-#   only. Load strictly: a network with a layer at random still draws plausible maps.
-# - Counting is not measuring. Segments and instances are different things, both depend on a threshold, and a
+# - A row of a zoo is a configuration, a file, the results that its publisher measured, and a licence.
+# - A short hash detects a damaged file, not a forged one. A pickle is a program: read arrays only. Load
+#   strictly: a network with a randomly initialized layer still predicts plausible maps.
+# - Mask R-CNN has one backbone, and both stages use its features. Only with C4 does a stage of the ResNet
+#   run on each proposal.
+# - A count is not a result. Segments and instances are different things, both depend on a threshold, and the
 #   right count may be of wrong objects.
-# - Agreement of networks sorts true objects from false ones without a truth, as far as the networks are
-#   independent.
-# - Wrong preprocessing (here red and blue) does not crash; it costs quality where you may not look.
-# - The number of weights says little about time and memory: regions that each run convolutions cost most.
+# - Agreement of networks separates true objects from false ones without ground truth, as far as the
+#   networks are independent.
+# - Wrong preprocessing (here red and blue) causes no error; it costs quality where you may not look.
+# - The number of weights says little about time and memory: convolutions on every proposal cost most.
 #
 # ## Exercises
 #
-# 1. **The schedule.** From the table of 7.1 and `labkit zoo list`: what do 50 more layers buy in AP and PQ,
-#    what does a schedule three times as long (`panoptic_fpn_R_50_1x` and `_3x`)? Which would you pay for?
-# 2. **More digits.** In 7.2 measure 3, 4 and 5 digits. How does the time grow, and how long would a forger
-#    need for the 8 digits of torchvision on your machine with all of its cores?
-# 3. **All agree and err.** Find the pictures of Shapes with an object that all six report and that is not
-#    true. Draw them. What do they have in common? Repeat 7.5 with `Shapes("val", crowded=True)`: is "all
-#    six" still a proof?
-# 4. **A fair threshold.** For each small network find the threshold at which its mean count is the truth's.
-#    In how many pictures are the *objects* right then?
+# 1. **The schedule.** From the table of 7.1 and `labkit zoo list`: what do 50 more layers gain in AP and PQ,
+#    and what does a schedule three times as long (`panoptic_fpn_R_50_1x` and `_3x`)? Which would you pay
+#    for?
+# 2. **More digits.** In 7.2 measure 3, 4 and 5 digits. How does the time grow, and how long would it take to
+#    forge the 8 digits of torchvision on your machine with all of its cores?
+# 3. **All agree, and all are wrong.** Find the images of Shapes with an object that all seven networks
+#    predict and that is not in the ground truth. Draw them. What do they have in common? Repeat 7.5 with
+#    `Shapes("val", crowded=True)`: is agreement of all seven still a proof?
+# 4. **A fair threshold.** For each small network find the threshold at which its mean count is that of the
+#    ground truth. In how many images are the *objects* right then?
 # 5. **Other preprocessing.** Instead of exchanging red and blue, subtract no mean (give the model another
-#    `config.preprocessing`, with `dataclasses.replace`), or shift the picture by ten grey levels. Which is
-#    worst, and does a count tell?
+#    `config.preprocessing`, with `dataclasses.replace`), or add ten grey levels to the image. Which costs
+#    most, and does a count show it?
 # 6. **Your photograph.** Set `photograph`. Without published networks: why do networks that know three
-#    classes find squares in it, and with which scores? With them: which of your objects belong to none of
-#    the 133 classes, and what are they called?
+#    classes find squares in it, and with which scores? With them: which objects in it belong to none of the
+#    133 classes, and what are they called?
 # 7. **Detectron2's defaults.** The article sets `SCORE_THRESH_TEST = 0.5`. Which results of the *panoptic*
 #    networks does that change, given that the merge has a threshold of its own (notebook 4)?
 #
