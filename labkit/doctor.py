@@ -53,6 +53,7 @@ def check_environment() -> list[PartStatus]:
             "Python", True, f"{platform.python_version()} ({sys.executable})", "runs everything"
         ),
         PartStatus("torch", True, version("torch"), "tensors, training, models"),
+        _torchvision(),
         PartStatus(
             "GPU",
             has_gpu,
@@ -93,6 +94,45 @@ def _device() -> tuple[bool, str]:
         kind = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
         return True, f"{torch.cuda.get_device_name()} ({kind})"
     return False, "CPU"
+
+
+def _torchvision() -> PartStatus:
+    """Status of torchvision: its operators must run where torch computes.
+
+    A torchvision built for another torch (from another index, CPU or CUDA beside ROCm) installs
+    without complaint; its operators are missing, or missing on the GPU only.
+    """
+    purpose = "NMS, the transforms, deformable convolution, RoIAlign where it is not compiled"
+    fix = (
+        "reinstall torchvision from the index where torch came from: "
+        "https://pytorch.org/get-started/locally/"
+    )
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return PartStatus("torchvision", False, "not installed", purpose, fix)
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        _run_operators(device)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        reason = f"{error}".strip().split("\n")[0]
+        found = f"{found}, its operators fail on {device}: {reason}"
+        return PartStatus("torchvision", False, found, purpose, fix)
+    return PartStatus("torchvision", True, f"{found}, operators run on {device}", purpose, fix)
+
+
+def _run_operators(device: str) -> None:
+    """Run each compiled operator of torchvision that labkit uses, on one box of one small map."""
+    import torch
+    from torchvision.ops import deform_conv2d, nms, roi_align
+
+    features = torch.zeros(1, 1, 4, 4, device=device)
+    box = torch.tensor([[0.0, 0.0, 2.0, 2.0]], device=device)
+    nms(box, box[:, 0], 0.5)
+    roi_align(features, [box], 2)
+    deform_conv2d(features, torch.zeros(1, 2, 4, 4, device=device), features[:, :, :1, :1])
 
 
 def _program(name: str, commands: tuple[str, ...], purpose: str, fix: str) -> PartStatus:

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from helpers.paths import CHECKOUT
 
 from labkit import doctor
@@ -33,7 +36,16 @@ def test_command_says_how_to_get_what_is_missing() -> None:
     command = [sys.executable, "-m", "labkit", "doctor", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     checks = {check["name"]: check for check in json.loads(ran.stdout)}
-    assert {"Python", "torch", "GPU", "C++ compiler", "nvcc", "hipcc", "Chromium"} <= set(checks)
+    assert {
+        "Python",
+        "torch",
+        "torchvision",
+        "GPU",
+        "C++ compiler",
+        "nvcc",
+        "hipcc",
+        "Chromium",
+    } <= set(checks)
     assert {"bubblewrap", "detectron2", "panopticapi", "LABKIT_DATA"} <= set(checks)
     assert checks["Python"]["present"]
     for check in checks.values():
@@ -71,6 +83,49 @@ def test_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found() == (True, str(tmp_path))
     monkeypatch.setenv("LABKIT_DATA", str(tmp_path / "none"))
     assert found() == (False, f"{tmp_path / 'none'} is not a folder")
+
+
+def test_torchvision_of_this_torch_runs() -> None:
+    status = checked("torchvision")
+    assert status.present
+    assert status.found.startswith(f"{version('torchvision')}, operators run on c")
+
+
+@pytest.mark.parametrize("operator", ["nms", "roi_align", "deform_conv2d"])
+def test_torchvision_without_an_operator(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside a torch that it was not built for; each operator may be the missing one."""
+
+    def missing(*_: object) -> None:
+        raise RuntimeError(f"operator torchvision::{operator} does not exist\nin two lines")
+
+    monkeypatch.setattr(torchvision.ops, operator, missing)
+    status = checked("torchvision")
+    assert not status.present
+    assert status.found.endswith(f": operator torchvision::{operator} does not exist")
+    assert "from the index where torch came from" in status.fix
+
+
+def test_torchvision_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctor has to survive it: this is what a user runs to find out."""
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    status = checked("torchvision")
+    assert not status.present
+    assert "operators fail on" in status.found
+
+
+def test_torchvision_on_a_gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU build beside a torch for a GPU: only a tensor on the GPU shows it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    tried: list[str] = []
+
+    def refuse(device: str) -> None:
+        tried.append(device)
+        raise NotImplementedError("Could not run 'torchvision::nms' with the 'CUDA' backend")
+
+    monkeypatch.setattr(doctor, "_run_operators", refuse)
+    assert "fail on cuda: Could not run" in checked("torchvision").found
+    assert tried == ["cuda"]
 
 
 @pytest.fixture
