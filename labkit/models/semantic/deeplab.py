@@ -4,7 +4,9 @@ L.-C. Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semant
 Segmentation" (DeepLabv3+), ECCV 2018, section 3. The backbone's late stages trade stride for
 dilation; the head looks at the result with several dilation rates at once (atrous spatial pyramid
 pooling); a small decoder sharpens the outlines with a map of stride 4. Convolutions are ordinary
-ones: at this size separable ones save no time.
+ones: at this size separable ones save no time. Without the decoder it is DeepLabv3 (Chen et al.,
+"Rethinking Atrous Convolution for Semantic Image Segmentation", 2017), without ASPP as well a
+dilated FCN.
 
 Letters in shapes: ``B`` images, ``C`` classes, ``H × W`` the padded batch, ``s`` the output stride,
 ``K`` channels of a branch.
@@ -32,18 +34,20 @@ class DeepLabConfig:
     Attributes:
         widths, blocks: of the backbone's stages.
         output_stride: s.
-        rates: dilation of the 3 × 3 branches, in cells of the output stride.
-        channels: K.
-        skip_channels: of the stride-4 map; few, because the deep features shall lead.
+        rates: dilation of ASPP's 3 × 3 branches, in cells of the output stride; None leaves ASPP
+            out.
+        channels: K, of ASPP and of the decoder.
+        skip_channels: of the stride-4 map in the decoder; few, because the deep features shall
+            lead. None leaves the decoder out.
         preprocessing: of the images.
     """
 
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
     output_stride: int
-    rates: tuple[int, ...]
+    rates: tuple[int, ...] | None
     channels: int
-    skip_channels: int
+    skip_channels: int | None
     preprocessing: Preprocessing = LABKIT
 
     def build(self, categories: Categories) -> DeepLab:
@@ -92,12 +96,20 @@ class DeepLab(nn.Module):
         super().__init__()
         self.config = config
         self.categories = categories
-        channels, skip_channels = config.channels, config.skip_channels
         self.backbone = TinyResNet(config.widths, config.blocks, config.output_stride)
-        in_channels = self.backbone.channels
-        self.aspp = ASPP(in_channels["res5"], channels, config.rates)
-        self.skip = _with_norm(StandardConv2d(in_channels["res2"], skip_channels, 1))
-        self.decoder = _with_norm(StandardConv2d(channels + skip_channels, channels, 3))
+        channels = self.backbone.channels["res5"]
+        self.aspp: nn.Module | None = None
+        if config.rates is not None:
+            self.aspp = ASPP(channels, config.channels, config.rates)
+            channels = config.channels
+        self.skip: nn.Module | None = None
+        self.decoder: nn.Module | None = None
+        if config.skip_channels is not None:
+            fine = self.backbone.channels["res2"]
+            self.skip = _with_norm(StandardConv2d(fine, config.skip_channels, 1))
+            joined = channels + config.skip_channels
+            self.decoder = _with_norm(StandardConv2d(joined, config.channels, 3))
+            channels = config.channels
         self.score = nn.Conv2d(channels, len(categories), 1)
 
     def forward(
@@ -131,11 +143,14 @@ class DeepLab(nn.Module):
 
     def predict(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
         """Logits ``(B, C, H, W)`` from the backbone's feature maps."""
-        context = self.aspp(features["res5"])  # (B, K, H/s, W/s)
-        detail = self.skip(features["res2"])  # (B, skip, H/4, W/4)
-        context = _upsample(context, detail.shape[2:])  # (B, K, H/4, W/4)
-        both = torch.cat([context, detail], dim=1)  # (B, K + skip, H/4, W/4)
-        return _upsample(self.score(self.decoder(both)).float(), batch.padded_size)
+        x = features["res5"]  # (B, c5, H/s, W/s)
+        if self.aspp is not None:
+            x = self.aspp(x)  # (B, K, H/s, W/s)
+        if self.skip is not None and self.decoder is not None:
+            detail = self.skip(features["res2"])  # (B, skip, H/4, W/4)
+            x = torch.cat([_upsample(x, detail.shape[2:]), detail], dim=1)
+            x = self.decoder(x)  # (B, K, H/4, W/4)
+        return _upsample(self.score(x).float(), batch.padded_size)  # (B, C, H, W)
 
 
 def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -1,6 +1,7 @@
 """FCN and DeepLab: sizes, strides, what dilation does, and the contract of every model."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +114,45 @@ def test_fcn_adds_skips_coarse_to_fine():
     torch.testing.assert_close(logits_of(model, batch), by_steps)
     model.skips["res3"].bias.data[1] = 7.0
     torch.testing.assert_close(logits_of(model, batch)[:, 1], by_steps[:, 1] + 7.0)
+
+
+PARTS = {
+    "dilation alone": {"rates": None, "skip_channels": None},
+    "ASPP without decoder": {"skip_channels": None},
+    "decoder without ASPP": {"rates": None},
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_deeplab_without_aspp_or_decoder(parts):
+    torch.manual_seed(0)
+    model = replace(PRESETS["deeplab_tiny"], **parts).build(CATEGORIES)
+    names = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    aspp, decoder = "rates" not in parts, "skip_channels" not in parts
+    expected = {"backbone", "score"}
+    expected |= {"aspp"} if aspp else set()
+    expected |= {"skip", "decoder"} if decoder else set()
+    assert names == expected
+    images = _images((64, 96))
+    losses = model(images, [{"semantic": torch.randint(0, 5, (64, 96))}])
+    losses["loss_sem_seg"].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert model.eval()(images)[0].semantic.shape == (64, 96)
+
+
+def test_dilation_alone_is_a_score_layer_on_stride_8_and_bilinear_upsampling():
+    torch.manual_seed(0)
+    model = replace(PRESETS["deeplab_tiny"], **PARTS["dilation alone"]).build(CATEGORIES).eval()
+    batch = preprocess(_images((64, 96)), LABKIT)
+    scores = model.score(model.backbone(batch.tensor)["res5"])
+    assert scores.shape == (1, 5, 8, 12)
+    by_hand = F.interpolate(scores, (64, 96), mode="bilinear")
+    torch.testing.assert_close(logits_of(model, batch), by_hand)
+    # A score layer and dilation: as many weights as FCN-32s has.
+    fcn = build("fcn32_tiny", CATEGORIES)
+    assert {n: p.shape for n, p in model.state_dict().items()} == {
+        n: p.shape for n, p in fcn.state_dict().items()
+    }
 
 
 def test_preprocessing_normalises_then_pads():
