@@ -67,6 +67,10 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", block=True)
 
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """Link to another lesson's page, which lies beside this one in the report."""
+        return super().link(text, re.sub(r"^([^/]+)\.ipynb(?=#|$)", r"\1.html", url), title)
+
 
 class OfflineExporter(HTMLExporter):
     """nbconvert's HTML exporter with MathML and without scripts."""

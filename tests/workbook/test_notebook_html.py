@@ -53,6 +53,24 @@ def test_picture_beside_the_notebook_is_embedded(tmp_path: Path) -> None:
     assert 'src="data:image/png;base64,' in notebook_html(notebook, "x", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("link", "in_report"),
+    [
+        ("03_mask_rcnn.ipynb", "03_mask_rcnn.html"),
+        ("03_mask_rcnn.ipynb#3.7-Average-precision", "03_mask_rcnn.html#3.7-Average-precision"),
+        ("https://example.org/a.ipynb", "https://example.org/a.ipynb"),
+        ("../docs/rocm.md", "../docs/rocm.md"),
+    ],
+)
+def test_link_to_another_lesson_leads_to_its_page(
+    link: str, in_report: str, tmp_path: Path
+) -> None:
+    cells = [nbformat.v4.new_markdown_cell(f"See [there]({link}).\n\n## 3.7 Average precision")]
+    page = notebook_html(nbformat.v4.new_notebook(cells=cells), "x", tmp_path)
+    assert f'<a href="{in_report}">there</a>' in page
+    assert 'id="3.7-Average-precision"' in page  # as JupyterLab names headings
+
+
 def test_formula() -> None:
     assert "<mfrac>" in to_mathml(r"\frac{1}{2}", block=False)
     assert "<munder>" in to_mathml(r"\sum_{i} x_i", block=True)
