@@ -32,6 +32,7 @@ def test_weights_come_back_as_they_were(tmp_path):
             value.add_(1)
     save_weights(tmp_path / "a.safetensors", saved)
     load_weights(tmp_path / "a.safetensors", loaded)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
     for name, value in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
 

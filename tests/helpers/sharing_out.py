@@ -30,6 +30,9 @@ LONGEST = (
     "tests/workbook/test_run_workbook.py",
     "tests/grading",
     "tests/models",
+    "tests/fuzzing",
+    "tests/test_wheel.py",
+    "tests/ops/test_build_kernels.py",
     "tests/cli/test_train_eval_predict.py",
 )
 
@@ -46,12 +49,13 @@ def workers(arguments: list[str]) -> int:
     """Return how many workers to start for the files and folders that were asked for.
 
     One file is run without workers (0): starting them would take longer than they save. Not so one
-    of those whose tests are dealt out.
+    of those whose tests are dealt out. There is one worker more than cores: often one of them
+    waits, for a browser, a process or a time limit.
     """
     files = {argument.partition("::")[0] for argument in arguments}
     alone = len(files) == 1 and all(Path(file).is_file() for file in files)
     many = arguments[0].endswith(ONE_BY_ONE) if alone else True
-    return available_cores() if many else 0
+    return available_cores() + 1 if many else 0
 
 
 def longest_first(items: list[pytest.Item]) -> None:

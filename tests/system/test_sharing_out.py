@@ -12,13 +12,13 @@ from helpers.paths import CHECKOUT
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], 6),
-        (["tests/runner"], 6),
+        ([], 7),
+        (["tests/runner"], 7),
         (["tests/system/test_cpu_cores.py"], 0),
         (["tests/system/test_cpu_cores.py::test_machine_without_limits"], 0),
         (["tests/system/test_cpu_cores.py::one", "tests/system/test_cpu_cores.py::other"], 0),
-        (["tests/system/test_cpu_cores.py", "tests/workbook/test_records.py"], 6),
-        (["tests/notebooks/test_workbook.py"], 6),
+        (["tests/system/test_cpu_cores.py", "tests/workbook/test_records.py"], 7),
+        (["tests/notebooks/test_workbook.py"], 7),
         (["tests/notebooks/test_workbook.py::test_there_are_notebooks"], 0),
     ],
 )
