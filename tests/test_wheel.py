@@ -76,10 +76,13 @@ def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
     names = {n.removeprefix(CARRIED) for n in wheel.namelist() if n.startswith(CARRIED)}
     lessons = {path.stem for path in CHECKOUT.glob("notebooks/src/[0-9][0-9]_*.py")}
     tables = {path.name for path in CHECKOUT.glob("notebooks/*.toml")}
+    drawings = {path.name for path in CHECKOUT.glob("notebooks/diagrams/*.svg")}
+    assert len(drawings) > 5
     assert {name for name in names if not name.startswith("data/")} == {
         *(f"notebooks/{name}.ipynb" for name in lessons),
         *(f"notebooks/src/{name}.py" for name in lessons),
         *(f"notebooks/{name}" for name in tables),
+        *(f"notebooks/diagrams/{name}" for name in drawings),
         *(f"assignments/{a.name}/{a.name}.ipynb" for a in assignments),
     }
     assert {name for name in names if name.startswith("data/")} == {
@@ -261,6 +264,7 @@ def test_lab_opens_a_copy(elsewhere: Elsewhere) -> None:
     assert said == f"opening the copy in {copy}\n"
     assert (copy / "assignments" / "a1_roi_align" / "a1_roi_align.ipynb").is_file()
     assert len(list((copy / "notebooks").glob("*.ipynb"))) == 9
+    assert (copy / "notebooks" / "diagrams" / "mask_rcnn.svg").is_file()
     assert list(copy.rglob("source.py")) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -104,7 +105,7 @@ def run_workbook(request: RunRequest, console: Console) -> RunReport:
 
         def end(job: Job) -> None:
             result = collect_result(job, profiles[job.name], expected.get(job.name, {}))
-            write_notebook_page(result, out, job.path.parent)
+            write_notebook_page(result, out, _folder(job.path))
             results[job.name] = result
             progress.end(result)
 
@@ -181,6 +182,15 @@ def _prepare_folder(out: Path, jobs: list[Job]) -> None:
     stale = [path for job in jobs for path in (job.output, job.output.with_suffix(".html"))]
     for path in (out / "index.html", *stale):
         path.unlink(missing_ok=True)
+    # The executed notebooks show the drawings that lie beside their originals.
+    for drawings in {_folder(job.path) / "diagrams" for job in jobs}:
+        if drawings.is_dir():
+            shutil.copytree(drawings, out / drawings.name, dirs_exist_ok=True)
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder from which a notebook's text names pictures, also of a source."""
+    return path.parents[1] if path.parent.name == "src" else path.parent
 
 
 def _is_report(folder: Path) -> bool:

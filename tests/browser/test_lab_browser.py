@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 from helpers.paths import CHECKOUT
 
 from labkit.workbook.notebook_sources import sync
+
+DRAWN = """() => [...document.querySelectorAll(".jp-RenderedMarkdown img")]
+    .map((img) => [img.alt, img.complete, img.naturalWidth])"""
 
 
 def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> None:
@@ -25,3 +29,20 @@ def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> Non
     assert page.locator(".jp-RenderedImage img").count() > 0
     assert page.locator(".Toastify__toast").count() == 0  # no question about news
     lab.screenshot(page, "lab")
+
+
+def test_a_drawing_beside_the_notebook_is_shown_in_a_copy(start_lab, tmp_path: Path) -> None:
+    notebooks = tmp_path / "workbook" / "notebooks"
+    (notebooks / "src").mkdir(parents=True)
+    (notebooks / "src" / "01_first.py").write_text(
+        "# %% [markdown]\n# ![a pyramid](diagrams/fpn.svg)\n", encoding="utf-8"
+    )
+    shutil.copytree(CHECKOUT / "notebooks" / "diagrams", notebooks / "diagrams")
+    sync(tmp_path / "workbook")
+    labkit = [sys.executable, "-m", "labkit", "lab", "1", "--copy", str(tmp_path / "mine")]
+    lab = start_lab([*labkit, "--no-browser", "--allow-root"], tmp_path / "workbook")
+    page = lab.visit("notebooks/01_first.ipynb", address="")
+    page.locator(".jp-RenderedMarkdown img").wait_for()
+    page.wait_for_function(f"({DRAWN})().every(([, complete]) => complete)")
+    assert page.evaluate(DRAWN) == [["a pyramid", True, 1000]]
+    lab.screenshot(page, "diagram")

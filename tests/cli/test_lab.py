@@ -78,6 +78,8 @@ def workbook(tmp_path: Path) -> Path:
     root = tmp_path / "workbook"
     (root / "notebooks" / "src").mkdir(parents=True)
     (root / "notebooks" / "src" / "01_first.py").write_text("# %%\n1 + 1\n")
+    (root / "notebooks" / "diagrams").mkdir()
+    (root / "notebooks" / "diagrams" / "network.svg").write_text("<svg/>")
     (root / "assignments" / "a1").mkdir(parents=True)
     (root / "assignments" / "a1" / "a1.ipynb").write_text("{}")
     (root / "notebooks" / "__pycache__").mkdir()
@@ -107,6 +109,7 @@ def test_a_copy_keeps_what_the_reader_did(workbook: Path, tmp_path: Path) -> Non
     assert files == [
         "assignments/a1/a1.ipynb",
         "notebooks/01_first.ipynb",
+        "notebooks/diagrams/network.svg",
         "notebooks/src/01_first.py",
     ]
     (copy / "notebooks" / "01_first.ipynb").write_text("my work")

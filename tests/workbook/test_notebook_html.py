@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def test_link_to_another_lesson_leads_to_its_page(
     page = notebook_html(nbformat.v4.new_notebook(cells=cells), "x", tmp_path)
     assert f'<a href="{in_report}">there</a>' in page
     assert 'id="3.7-Average-precision"' in page  # as JupyterLab names headings
+
+
+def test_drawing_beside_the_notebook_is_embedded_with_its_alternative_text() -> None:
+    drawing = CHECKOUT / "notebooks" / "diagrams" / "fpn.svg"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("![a pyramid](diagrams/fpn.svg)")]
+    )
+    page = notebook_html(notebook, "x", CHECKOUT / "notebooks")
+    data = base64.b64encode(drawing.read_bytes()).decode()
+    assert f'src="data:image/svg+xml;base64,{data}"' in page
+    assert 'alt="a pyramid"' in page
 
 
 def test_formula() -> None:

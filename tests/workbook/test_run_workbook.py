@@ -27,7 +27,7 @@ from labkit.workbook.run_workbook import RunRequest, run_workbook
 GOOD = """
 # %% [markdown]
 # # A good lesson
-# with a formula $x^2$
+# with a formula $x^2$ and a drawing ![a network](diagrams/network.svg)
 
 # %% tags=["injected-parameters"]
 raise RuntimeError("left behind by an earlier run")
@@ -131,6 +131,8 @@ def write_project(root: Path) -> Path:
     for name, source in NOTEBOOKS.items():
         (folder / f"{name}.py").write_text(source.lstrip())
     (root / "notebooks" / "expected.toml").write_text(EXPECTED)
+    (root / "notebooks" / "diagrams").mkdir()
+    (root / "notebooks" / "diagrams" / "network.svg").write_text("<svg/>")
     return root
 
 
@@ -251,6 +253,8 @@ def test_pages(finished: Finished) -> None:
     page = (finished.out / "01_good.html").read_text()
     assert "<math " in page
     assert "<script" not in page
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+" alt="a network"' in page
+    assert (finished.out / "diagrams" / "network.svg").read_text() == "<svg/>"
     anchor = re.search(r'href="01_good\.html#([^"]+)"><img', index)
     assert anchor is not None
     assert f'id="{anchor[1]}"' in page
@@ -260,6 +264,7 @@ def test_runs_do_not_litter_the_notebooks_folder(finished: Finished) -> None:
     assert (finished.out / "01_good" / "made here.txt").is_file()
     assert not (finished.out / "02_failing").exists()
     assert sorted(path.name for path in (finished.root / "notebooks").iterdir()) == [
+        "diagrams",
         "expected.toml",
         "src",
     ]
