@@ -83,7 +83,7 @@ from labkit.visualize import panels
 
 num, num_short, digits, repeats = {
     "smoke": (4, 2, 2, 2),
-    "quick": (100, 30, 4, 3),
+    "quick": (80, 30, 4, 3),
     "full": (500, 100, 4, 10),
 }[profile]
 fetch = fetch or profile == "full"
