@@ -46,7 +46,6 @@ text {{ font: {TEXT}px "Helvetica Neue", Helvetica, Arial, sans-serif; fill: {IN
 .badge {{ fill: #ffffff; font-weight: bold; }}
 .arrow {{ fill: none; stroke: {FAINT}; stroke-width: 1.6; marker-end: url(#head); }}
 .loss {{ stroke: {RED}; stroke-dasharray: 5 4; marker-end: url(#loss-head); }}
-.line {{ marker-end: none; }}
 """
 MARKER = (
     '<marker id="{}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"'
@@ -122,15 +121,11 @@ class Arrow:
             of the first and left of the last node where none is named.
         text: stands above the longest part.
         shift: moves the text right and down.
-        loss: drawn dashed; by itself if it leads to a loss.
-        line: without a head.
     """
 
     path: str
     text: str = ""
     shift: Point = (0, 0)
-    loss: bool = False
-    line: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,8 +187,8 @@ class Diagram:
         return at[axis] + 4 <= value <= at[axis] + at[axis + 2] - 4
 
     def is_loss(self, arrow: Arrow) -> bool:
-        """Whether the arrow is drawn as one of training."""
-        return arrow.loss or self.nodes[arrow.path.split(" -> ")[-1].split()[0]].role == "loss"
+        """Whether the arrow leads to a loss; it is drawn dashed."""
+        return self.nodes[arrow.path.split(" -> ")[-1].split()[0]].role == "loss"
 
     def label(self, arrow: Arrow) -> Point:
         """The middle of the base line of an arrow's text."""
@@ -252,7 +247,7 @@ class Diagram:
         return "\n".join([*filter(None, parts), "</svg>\n"])
 
     def _arrow(self, arrow: Arrow) -> str:
-        style = "arrow" + " loss" * self.is_loss(arrow) + " line" * arrow.line
+        style = "arrow" + " loss" * self.is_loss(arrow)
         return f'<path class="{style}" d="{_rounded(self.points(arrow))}"/>'
 
     def _legend(self) -> list[str]:
