@@ -45,7 +45,8 @@ def describe_environment() -> dict[str, str]:
 
 def check_environment() -> list[PartStatus]:
     """Check every part that labkit can use."""
-    from labkit.ops.build_kernels import HOST_COMPILERS  # here, because it takes torch along
+    # Here, because it takes torch along.
+    from labkit.ops.build_kernels import HOST_COMPILERS, find_gpu_compiler
 
     has_gpu, device = _device()
     return [
@@ -64,19 +65,19 @@ def check_environment() -> list[PartStatus]:
         ),
         _program(
             "C++ compiler",
-            HOST_COMPILERS,
+            next(filter(None, map(shutil.which, HOST_COMPILERS)), None),
             "the compiled RoIAlign; without it the slower PyTorch version serves",
             _system_install(apt="g++", dnf="gcc-c++", brew="gcc"),
         ),
         _program(
             "nvcc",
-            ("nvcc",),
+            find_gpu_compiler("nvcc"),
             "compiling RoIAlign for NVIDIA GPUs",
             "install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads",
         ),
         _program(
             "hipcc",
-            ("hipcc",),
+            find_gpu_compiler("hipcc"),
             "compiling RoIAlign for AMD GPUs",
             "install ROCm: https://rocm.docs.amd.com/projects/install-on-linux/",
         ),
@@ -135,12 +136,10 @@ def _run_operators(device: str) -> None:
     deform_conv2d(features, torch.zeros(1, 2, 4, 4, device=device), features[:, :, :1, :1])
 
 
-def _program(name: str, commands: tuple[str, ...], purpose: str, fix: str) -> PartStatus:
-    for command in commands:
-        path = shutil.which(command)
-        if path is not None:
-            return PartStatus(name, True, f"{_version_line(path)} ({path})", purpose, fix)
-    return PartStatus(name, False, "not found", purpose, fix)
+def _program(name: str, path: str | None, purpose: str, fix: str) -> PartStatus:
+    if path is None:
+        return PartStatus(name, False, "not found", purpose, fix)
+    return PartStatus(name, True, f"{_version_line(path)} ({path})", purpose, fix)
 
 
 def _browser() -> PartStatus:

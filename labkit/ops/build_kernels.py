@@ -33,6 +33,7 @@ Backend = Literal["cpu", "cuda", "hip"]
 CSRC = PACKAGE / "csrc"
 CPU_SOURCE, GPU_SOURCE, GPU_KERNELS = "roi_align_cpu.cpp", "roi_align_gpu.cpp", "roi_align_gpu.cu"
 HOST_COMPILERS = ("c++", "g++", "clang++")
+GPU_COMPILER_HOMES = {"nvcc": "CUDA_HOME", "hipcc": "ROCM_HOME"}
 LIBRARY, DIGEST = "library.so", "library.sha256"
 
 # Torch 2.10: the oldest version whose interface the sources use.
@@ -212,14 +213,14 @@ def gpu_kernel_command(backend: Backend, archs: list[str], output: Path) -> list
     if backend == "hip":
         offload = [f"--offload-arch={arch}" for arch in archs]
         host = ["-fPIC", "-DUSE_ROCM", "-D__HIP_PLATFORM_AMD__", "-x", "hip"]
-        hipcc = _gpu_compiler("hipcc", "ROCM_HOME")
+        hipcc = _gpu_compiler("hipcc")
         return [hipcc, *GPU_FLAGS, *offload, *include, *host, "-c", source, "-o", str(output)]
     targets = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
         code = f"compute_{number}" if arch.endswith("+PTX") else f"sm_{number}"
         targets += ["-gencode", f"arch=compute_{number},code={code}"]
-    nvcc = _gpu_compiler("nvcc", "CUDA_HOME")
+    nvcc = _gpu_compiler("nvcc")
     host = ["-Xcompiler", "-fPIC"]
     return [nvcc, *GPU_FLAGS, *targets, *include, *host, "-c", source, "-o", str(output)]
 
@@ -233,9 +234,14 @@ def _host_compiler() -> list[str]:
     raise BuildError(f"{wanted}; `labkit doctor` names the command that installs one")
 
 
-def _gpu_compiler(name: str, home: str) -> str:
-    folder = os.environ.get(home)
-    found = shutil.which(name, path=str(Path(folder) / "bin")) if folder else shutil.which(name)
+def find_gpu_compiler(name: str) -> str | None:
+    """Path of ``nvcc`` or ``hipcc``: in ``CUDA_HOME`` or ``ROCM_HOME`` if set, else on ``PATH``."""
+    folder = os.environ.get(GPU_COMPILER_HOMES[name])
+    return shutil.which(name, path=str(Path(folder) / "bin") if folder else None)
+
+
+def _gpu_compiler(name: str) -> str:
+    found = find_gpu_compiler(name)
     if found is None:
         raise BuildError(f"{name} was not found; `labkit doctor` says how to install it")
     return found

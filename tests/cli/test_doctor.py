@@ -72,6 +72,20 @@ def test_programs(programs: Path) -> None:
     assert "namespaces" in found["bubblewrap"].fix
 
 
+@pytest.mark.parametrize(("name", "home"), [("nvcc", "CUDA_HOME"), ("hipcc", "ROCM_HOME")])
+def test_gpu_compiler_is_the_one_that_the_build_takes(
+    name: str, home: str, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "toolkit" / "bin"
+    folder.mkdir(parents=True)
+    put(folder, name, "echo version 7.1")
+    assert not checked(name).present  # not on PATH
+    monkeypatch.setenv(home, str(folder.parent))
+    assert checked(name).found == f"version 7.1 ({folder / name})"
+    put(programs, name, "echo version 6.4")
+    assert checked(name).found == f"version 7.1 ({folder / name})"
+
+
 def test_real_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def found() -> tuple[bool, str]:
         check = next(check for check in doctor.check_environment() if check.name == "LABKIT_DATA")
