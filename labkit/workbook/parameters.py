@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,6 +155,7 @@ def coerce(
             )
         try:
             typed[name] = parameter.convert(text)
+            repr(typed[name])  # what is written into the notebook
         except ValueError:
             raise LabkitError(
                 f"{where}: parameter {name} = {text!r} is not allowed; "
@@ -189,6 +191,14 @@ def _statements(notebook: Any, where: str) -> list[ast.stmt]:
         ) from error
     if any(_depth(tree) > DEEPEST for tree in trees):
         raise LabkitError(f"{where}: the cell tagged parameters is nested too deeply")
+    try:
+        for tree in trees:
+            ast.unparse(tree)
+    except ValueError as error:  # a hexadecimal one that Python reads and does not print
+        raise LabkitError(
+            f"{where}: the cell tagged parameters has a number of more than "
+            f"{sys.get_int_max_str_digits()} digits; compute it in another cell"
+        ) from error
     return [node for tree in trees for node in tree.body]
 
 

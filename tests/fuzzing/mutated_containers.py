@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from fuzzing.mutated_values import damaged_bytes, damaged_json, damaged_tree
 
 
@@ -173,6 +172,8 @@ def damaged_torch(
     random: Random, content: bytes, damaged_file: Callable[[Random, str, bytes], bytes]
 ) -> bytes:
     """A file of torch.save with a value changed, or the file itself."""
+    import torch  # here: most processes damage other files
+
     if random.random() < 0.5:
         return damaged_zip(random, content, damaged_file)
     target = io.BytesIO()
@@ -187,6 +188,8 @@ def damaged_torch(
 
 def _with_arrays(random: Random, tree: Any) -> Any:
     """A tree with one place changed; in half of the cases that is an array."""
+    import torch
+
     owners = [tree, *(v for v in tree.values() if isinstance(v, dict))] if tree else []
     owners = [
         o for o in owners if any(isinstance(v, np.ndarray | torch.Tensor) for v in o.values())

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from fuzzing.readers import Reader
+from fuzzing.reader import Reader
 
 from labkit.errors import LabkitError
 

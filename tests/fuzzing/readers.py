@@ -12,8 +12,7 @@ import pickle
 import tempfile
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from fuzzing.mutated_values import TOKENS
+from fuzzing.reader import Reader
 from helpers.made_assignments import SOURCE, make_assignment
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -56,19 +56,6 @@ from labkit.workbook.parameters import (
 )
 
 HEIGHT, WIDTH = 18, 24
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One of them.
-
-    Attributes:
-        make: writes valid files into a run_folder.
-        read: reads the run_folder.
-    """
-
-    make: Callable[[Path], None]
-    read: Callable[[Path], None]
 
 
 def _write(path: Path, content: Any) -> None:

@@ -254,6 +254,16 @@ def test_notebook_without_parameters() -> None:
     assert read_parameters(nbformat.v4.new_notebook(), "07_demo") == {}
 
 
+def test_a_number_that_python_reads_and_does_not_print() -> None:
+    huge = "0x" + "f" * 5_000
+    with pytest.raises(LabkitError, match=r"07_demo: .* number of more than \d+ digits; compute"):
+        read_parameters(notebook_of(f"n = 1\nm = [1, {huge}]"), "07_demo")
+    found = read_parameters(notebook_of("n = None\nm = [[1]]"), "07_demo")
+    for name, text in (("n", huge), ("n", f"{{1: {huge}}}"), ("m", f"[{huge}, []]")):
+        with pytest.raises(LabkitError, match=f"07_demo: parameter {name} = .* is not allowed"):
+            coerce({name: text}, found, "07_demo")
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -271,6 +281,10 @@ def test_notebook_without_parameters() -> None:
         "x: '" + "(" * 10_000 + "' = 1",
         "x: '" + "int | " * 3_000 + "int' = 1",
         "x = " + "1" * 5_000,
+        "x = 0x" + "f" * 5_000,
+        "x: int = 1 + 0b" + "1" * 50_000,
+        "x: Literal[0x" + "f" * 5_000 + "] = 1",
+        "x: 'Literal[0x" + "f" * 5_000 + "]' = 1",
     ],
 )
 def test_what_python_itself_cannot_go_into(source: str) -> None:
