@@ -11,7 +11,7 @@ from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
-from labkit.system.paths import download_folder
+from labkit.system.paths import download_folder, find_data
 from labkit.system.unknown_names import unknown_name
 
 FORMS = {
@@ -70,9 +70,9 @@ def open_dataset(name: str, split: str) -> Any:
 
     Args:
         name: ``shapes`` or ``crowded``, Shapes and its harder variant at 128 pixels; ``penn_fudan``
-            in the download folder or, with ``:DIR``, in a folder ``PennFudanPed``; ``coco:DIR``
-            with ``annotations/instances_SPLIT.json``; ``coco_panoptic:DIR`` with
-            ``annotations/panoptic_SPLIT.json``; ``cityscapes:DIR`` with
+            in ``$LABKIT_DATA`` or the download folder or, with ``:DIR``, in a folder
+            ``PennFudanPed``; ``coco:DIR`` with ``annotations/instances_SPLIT.json``;
+            ``coco_panoptic:DIR`` with ``annotations/panoptic_SPLIT.json``; ``cityscapes:DIR`` with
             ``gtFine/cityscapes_panoptic_SPLIT.json`` and ``leftImg8bit/``.
         split: ``train``, ``val``, ...; COCO's year may be left out.
 
@@ -87,7 +87,8 @@ def open_dataset(name: str, split: str) -> Any:
         # Shapes itself refuses an unknown split.
         return Shapes(split, SHAPES_LENGTH.get(split, 0), crowded=kind == "crowded")  # type: ignore[arg-type]
     if kind == "penn_fudan":
-        return PennFudan(folder or download_folder() / "PennFudanPed", split)  # type: ignore[arg-type]
+        here = find_data("PennFudanPed") or download_folder() / "PennFudanPed"
+        return PennFudan(folder or here, split)  # type: ignore[arg-type]
     if kind == "coco" and folder:
         return CocoInstances.from_folder(folder, split)
     if kind == "coco_panoptic" and folder:

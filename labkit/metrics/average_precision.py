@@ -77,7 +77,7 @@ def average_precision(
     """Compute AP of the detections of all images.
 
     T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
-    3.7.
+    3.9.
 
     Args:
         pairs: detections and ground truth of each image. Equal scores keep this order.

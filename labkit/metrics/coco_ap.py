@@ -73,7 +73,7 @@ class COCOAP:
     """AP metric: ``update`` with each image, then ``compute``.
 
     T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014. Notebook 03, section
-    3.7.
+    3.9.
 
     In a data-parallel evaluation, every process updates with its share of the images and then calls
     ``all_reduce`` once.

@@ -35,7 +35,7 @@ def encode_boxes(boxes: Tensor, references: Tensor, weights: Sequence[float]) ->
     """Encode ``boxes`` as regression offsets from ``references``.
 
     R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
-    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
+    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.4.
 
     Args:
         boxes: ``(N, 4)`` what to reach.
@@ -64,7 +64,7 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
     """Apply regression ``offsets`` to ``references``; the inverse of :func:`encode_boxes`.
 
     R. Girshick et al., "Rich Feature Hierarchies for Accurate Object Detection and Semantic
-    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.3.
+    Segmentation", CVPR 2014, appendix C. Notebook 03, section 3.4.
 
     Args:
         offsets: ``(N, 4 C)``, four for each of C classes.

@@ -50,7 +50,7 @@ def nms_steps(boxes: Tensor, scores: Tensor, threshold: float) -> list[NMSStep]:
     """Suppress boxes that overlap a box with a higher score, step by step.
 
     P. F. Felzenszwalb et al., "Object Detection with Discriminatively Trained Part-Based Models",
-    PAMI 2010, section 7.2. Notebook 03, section 3.5.
+    PAMI 2010, section 7.2. Notebook 03, section 3.7.
 
     Every step keeps the best box that is left, and removes those that overlap it by more than the
     threshold. Boxes of equal score are taken in their order.

@@ -32,3 +32,16 @@ def test_names_stay_and_other_folders_say_what_is_missing(tmp_path, monkeypatch)
     (tmp_path / "photos").mkdir()
     with pytest.raises(LabkitError, match=r"photos: this folder is in no known format.*from-masks"):
         recognised_formats("photos", "train")
+
+
+def test_penn_fudan_is_looked_for_in_the_named_folder_and_then_among_the_downloads(
+    tmp_path, monkeypatch
+):
+    named, downloads = tmp_path / "named" / "PennFudanPed", tmp_path / "downloads" / "PennFudanPed"
+    monkeypatch.setenv("LABKIT_DATA", str(named.parent))
+    monkeypatch.setenv("LABKIT_DOWNLOADS", str(downloads.parent))
+    for expected in (downloads, named):  # without either, the message names where it would be
+        if expected is named:
+            named.mkdir(parents=True)
+        with pytest.raises(LabkitError, match=f"^{expected}: no PNGImages"):
+            open_dataset("penn_fudan", "train")

@@ -15,7 +15,7 @@ from labkit.models.backbones.resnet import Backbone
 class FPN(Backbone):
     """``p2`` … ``p5`` from ``res2`` … ``res5``, and ``p6`` for proposals of the largest objects.
 
-    Notebook 03, section 3.9.
+    Notebook 03, section 3.2.
 
     Args:
         bottom_up: the backbone; ``channels`` and ``strides`` by stage name.

@@ -187,7 +187,7 @@ class Stem(nn.Module):
 class ResNet(Backbone):
     """Stem and stages ``res2`` to ``res5``, strides 4, 8, 16 and 32.
 
-    Notebook 03, section 3.9.
+    Notebook 03, section 3.11.
 
     Args:
         depth: 50 or 101.

@@ -15,7 +15,7 @@ from torch import Tensor
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
     """Anchors of a cell: boxes around the origin, ``(A, 4)`` with A = sizes × ratios, size by size.
 
-    Notebook 03, section 3.2.
+    Notebook 03, section 3.3.
 
     Args:
         sizes: square roots of the areas, in pixels.
@@ -55,7 +55,7 @@ def legacy_cell_anchors(size: float, ratios: Sequence[float], stride: int) -> Te
 def grid_anchors(cell: Tensor, height: int, width: int, stride: tuple[int, int]) -> Tensor:
     """The anchors of a level, ``(h · w · A, 4)``: row by row, all A of a cell together.
 
-    Notebook 03, section 3.2.
+    Notebook 03, section 3.3.
 
     Args:
         cell: ``(A, 4)`` of :func:`cell_anchors`.

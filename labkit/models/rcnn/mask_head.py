@@ -21,7 +21,7 @@ from labkit.structures import Detections
 class MaskHead(nn.Module):
     """Convolutions, a deconvolution that doubles the resolution, one mask per class (section 3).
 
-    Notebook 03, section 3.6.
+    Notebook 03, section 3.8.
 
     One mask for *each* class, without competition between them: the box head decides the class.
 

@@ -65,7 +65,7 @@ class MaskRCNNOutput:
 class MaskRCNN(nn.Module):
     """Mask R-CNN: boxes, scores, classes and masks of objects.
 
-    K. He et al., "Mask R-CNN", ICCV 2017. Notebook 03, section 3.4.
+    K. He et al., "Mask R-CNN", ICCV 2017. Notebook 03, section 3.5.
 
     Args:
         config: the configuration.

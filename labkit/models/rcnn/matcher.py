@@ -17,7 +17,7 @@ def match_boxes(
     """Match every box to the object that it overlaps most, and label it.
 
     S. Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-    NIPS 2015, section 3.1. Notebook 03, section 3.3.
+    NIPS 2015, section 3.1. Notebook 03, section 3.4.
 
     Args:
         iou: ``(M, N)``; M may be 0.
@@ -50,7 +50,7 @@ def sample_boxes(
     """Sample boxes for a loss: at most a fraction positives, the rest negatives.
 
     S. Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-    NIPS 2015, section 3.1. Notebook 03, section 3.3.
+    NIPS 2015, section 3.1. Notebook 03, section 3.4.
 
     Negatives outnumber positives by thousands; without sampling they would decide the loss alone.
 

@@ -288,7 +288,7 @@ class RoIHeads(nn.Module):
 class FPNHeads(RoIHeads):
     """Fully connected layers for class and box, convolutions for the mask.
 
-    Notebook 03, section 3.5.
+    Notebook 03, section 3.7.
     """
 
     def __init__(
@@ -317,7 +317,7 @@ class FPNHeads(RoIHeads):
 class C4Heads(RoIHeads):
     """The backbone's last stage, run on the pooled features, for class, box and mask alike.
 
-    Notebook 03, section 3.9.
+    Notebook 03, section 3.11.
 
     Args:
         res5: the stage, of stride 2.

@@ -51,7 +51,7 @@ def pool(
 ) -> Tensor:
     """Pool every box from the level of its size.
 
-    Notebook 03, section 3.9.
+    Notebook 03, section 3.2.
 
     Args:
         features: ``(B, D, h, w)`` by level name.

@@ -71,7 +71,7 @@ class RPNConfig:
 class RPN(nn.Module):
     """A 3 × 3 convolution and two 1 × 1 layers, slid over every level (section 3.1).
 
-    Notebook 03, section 3.4.
+    Notebook 03, section 3.7.
 
     Args:
         channels: of the feature maps.
