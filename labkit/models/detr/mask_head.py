@@ -21,7 +21,7 @@ GROUPS = 8  # of the group norms
 class AttentionMaps(nn.Module):
     """Attention maps of the queries over the cells, for each head (attention without values).
 
-    Notebook 08, section 8.9.
+    Notebook 08, section 8.10.
 
     Args:
         d_model: D.
@@ -59,7 +59,7 @@ class AttentionMaps(nn.Module):
 class DETRMaskHead(nn.Module):
     """A small feature pyramid for every query: convolutions, joined by the backbone's finer maps.
 
-    Notebook 08, section 8.9.
+    Notebook 08, section 8.10.
 
     Args:
         d_model: D.

@@ -83,7 +83,7 @@ def panoptic_map(
 ) -> Panoptic:
     """Assign every pixel to the query with the largest mask logit.
 
-    Notebook 08, section 8.10.
+    Notebook 08, section 8.11.
 
     Masks of one stuff class are one region. Segments that come out too small are dropped and the
     pixels decided again, now without joining: a stuff mask that was joined to another one has no
@@ -136,7 +136,7 @@ def _winners(masks: Tensor, size: tuple[int, int], instead: Tensor | None) -> Te
 def boxes_map(things: Detections, stuff: Detections, categories: Categories) -> Panoptic:
     """The panoptic map of filled boxes: stuff below things, small stuff above large.
 
-    Notebook 08, section 8.8.
+    Notebook 08, section 8.9.
 
     Args:
         things: detections with their boxes filled as masks ``(n, H', W')``.
