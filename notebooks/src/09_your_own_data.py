@@ -14,28 +14,34 @@
 # # 9. Your own data
 #
 # **The question.** You have a folder of photographs and a folder of masks that somebody painted. What
-# lies between them and a panoptic model that works on your pictures?
+# lies between them and a panoptic model that works on your images?
 #
-# By the end you have turned masks into polygons and into run-length code yourself and counted the
-# pixels that the usual recipe gets wrong, written COCO's files and checked them pixel by pixel,
-# planted mistakes and seen which of them a program can find, trained a semantic and a panoptic model,
-# and measured what bad labels cost. Last, the same data goes to Detectron2, past its pitfalls.
+# In this lesson you convert masks to polygons and to run-length encoding (RLE), count the
+# pixels that the usual recipe gets wrong, write COCO's files and check them pixel by pixel,
+# plant mistakes and see which of them a program can find, train a semantic and a panoptic model,
+# and measure what bad labels cost. At the end the same data goes to Detectron2, past its pitfalls.
 #
 # You need: notebook 1 for IoU, notebook 4 for Panoptic FPN, notebook 6 for the panoptic format and PQ.
+# [Glossary](../docs/glossary.md) of all terms.
+#
+# ![From masks to a model: images and masks are converted by labkit data from-masks, which refuses damaged masks and
+# lists suspicious ones, into an instance file and a panoptic file in COCO's format; a model is trained on both from
+# pretrained weights and evaluated with mIoU, AP and PQ; an export leads to Detectron2](diagrams/your_own_data.svg)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
 seed: int = 0
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: imports and sizes of the profiles
 # %matplotlib inline
 import contextlib
+import copy
 import importlib.util
 import io
 import json
 import shlex
 import shutil
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +63,7 @@ from labkit.cli.commands import app
 from labkit.colors import PETROFF_10
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import read_png
+from labkit.datasets.in_memory import InMemory
 from labkit.datasets.masks.mask_categories import read_mask_categories
 from labkit.datasets.masks.mask_folder import MaskFolder
 from labkit.datasets.masks.mask_to_polygons import mask_to_polygons
@@ -75,12 +82,13 @@ from labkit.models.panoptic_fpn.merge import merge
 from labkit.structures import Panoptic, Segment
 from labkit.system import optional_packages
 from labkit.system.cpu_cores import use_threads
+from labkit.system.paths import find_data
 from labkit.system.progress_bars import progress_bar
-from labkit.visualize import loss_curves, panels
+from labkit.visualize import draw_box, loss_curves, panels, show_image
 
 num_train, num_val, semantic_steps, steps, seeds = {
     "smoke": (8, 4, 2, 2, 1),
-    "quick": (120, 40, 100, 50, 2),
+    "quick": (120, 40, 80, 40, 2),
     "full": (2000, 200, 2000, 1500, 3),
 }[profile]
 if profile != "full":
@@ -92,17 +100,18 @@ folder = Path(scratch.name)
 # %% [markdown]
 # ## 9.1 A building site
 #
-# To know afterwards what is right we need data whose truth we know, and so we draw it: a building site
-# seen from above. Three kinds of **things** are counted, concrete pipes that stand on end, planks and
-# bags of cement; three kinds of **stuff** are the ground, soil, concrete and puddles. Three properties
-# are those of real data. Objects **cover** one another. A plank across a pipe **splits** it. And a pipe
-# has a **hole**, through which one sees what lies beneath. (Your own pictures go through the
+# To check results we need data whose ground truth we know, so we draw it: a building site
+# seen from above. Its **things** are concrete pipes that stand on end, planks and
+# bags of cement; its **stuff** is soil, concrete and puddles. Three properties
+# are those of real data. Objects **occlude** one another. A plank across a pipe **splits** it. And a pipe
+# has a **hole**, through which the ground is visible. (Your own images go through the
 # commands of 9.5 and 9.6 and the training of 9.7; the other cells compare with the drawing.)
 #
-# We draw at four times the size and shrink the picture, so that edges are soft, as a camera makes them.
-# For each object the drawing keeps the *whole* mask, also what others hide.
+# We draw at four times the size and reduce the image, so that edges are soft, as in a photograph.
+# For each object the drawing keeps the *whole* mask, including what others occlude.
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: drawing of the building sites
 SIDE, FINE = 128, 4  # of a picture in pixels; how much finer we draw
 STUFF, THINGS = ("soil", "concrete", "puddle"), ("pipe", "plank", "bag")
 
@@ -182,7 +191,7 @@ def sampled(fine):
 
 
 def draw_site(random):
-    """A picture ``(SIDE, SIDE, 3)``, its ground ``(SIDE, SIDE)``, and (name, whole mask) upwards."""
+    """An image ``(SIDE, SIDE, 3)``, its ground ``(SIDE, SIDE)``, (name, whole mask) from below."""
     picture, ground = draw_ground(random)
     objects, seen, wanted = [], np.zeros((SIDE, SIDE), int), random.integers(3, 8)
     for _ in range(20):
@@ -212,6 +221,9 @@ SITES = {
     for number, (split, count) in enumerate((("train", num_train), ("val", num_val)))
 }
 names = {split: [f"site_{k:04d}" for k in range(len(sites))] for split, sites in SITES.items()}
+
+# %% tags=["hide-input"]
+# Figure: six of the images
 figure, axes = plt.subplots(1, 6, figsize=(12, 2.2), layout="constrained")
 for axis, (picture, _, objects) in zip(axes, SITES["train"], strict=False):
     axis.imshow(picture)
@@ -220,16 +232,18 @@ for axis, (picture, _, objects) in zip(axes, SITES["train"], strict=False):
 plt.show()
 
 
-# %%
+# %% tags=["idea"]
 def visible(objects):
-    """(name, mask) of each object without what those above it cover."""
-    found, covered = [], np.zeros((SIDE, SIDE), bool)
+    """(name, mask) of each object without what the objects above it occlude."""
+    masks, covered = [], np.zeros((SIDE, SIDE), bool)
     for name, mask in reversed(objects):
-        found.append((name, mask & ~covered))
+        masks.append((name, mask & ~covered))
         covered |= mask
-    return found[::-1]
+    return masks[::-1]
 
 
+# %% tags=["hide-input"]
+# Bookkeeping: how many objects are occluded or split
 def partly_hidden(objects):
     pairs = zip(objects, visible(objects), strict=True)
     return sum(mask.sum() < whole.sum() for (_, whole), (_, mask) in pairs)
@@ -242,37 +256,26 @@ parts = [
 ]
 split = sum(count > 1 for _, _, count in parts)
 hidden = sum(partly_hidden(objects) for _, _, objects in SITES["train"])
-print(f"{len(parts)} objects: {hidden} partly hidden, {split} of them in several parts")
+print(f"{len(parts)} objects: {hidden} partly occluded, {split} of them in several parts")
 labkit.record("share_partly_hidden", hidden / len(parts))
 labkit.record("share_in_several_parts", split / len(parts))
 
 # %% [markdown]
-# ## 9.2 Three ways to keep masks
+# ## 9.2 Three ways to store masks
 #
-# People keep masks in three ways. They do not say the same.
+# Masks are stored in three ways, which do not contain the same information.
 #
-# - **Classes.** One file a picture; the value (or the colour) of a pixel is its class.
-# - **Instances.** One file a picture with 16 bits a pixel: 1000 × the class + the number of the object,
-#   as Cityscapes has it. Stuff has its plain class.
-# - **Objects.** A folder for each picture with a black-and-white file for each object, named after its
-#   class. Only this way can say what is hidden.
-#
-# What the values mean stands in a small file of your own. We choose values with gaps, as they come out
-# of labelling programs, and not 0: it is wise to keep 0 for "nobody has looked at this pixel". labkit
-# reads all three by what it finds (`labkit.datasets.masks.mask_folder`).
+# - **Classes.** One file per image; the value (or the colour) of a pixel is its class.
+# - **Instances.** One file per image with 16 bits per pixel: 1000 × the class + the number of the object,
+#   as in Cityscapes. Stuff has the value of its class.
+# - **Objects.** A folder per image with a black-and-white file for each object, named after its
+#   class. Only this way can store what is occluded.
 
-# %%
+# %% tags=["idea"]
 VALUE = {"pipe": 2, "plank": 5, "bag": 9, "soil": 21, "concrete": 22, "puddle": 30}
-entries = [
-    {"name": name, "isthing": name in THINGS, "value": value, "id": value}
-    for name, value in VALUE.items()
-]
-(folder / "categories.json").write_text(json.dumps(entries, indent=1))
-print((folder / "categories.json").read_text()[:150], "...")
 
 
 def ground_of(ground):
-    """Which pixels are which stuff, by value."""
     return np.array([VALUE[name] for name in STUFF])[ground]
 
 
@@ -288,6 +291,21 @@ def as_instances(ground, objects):
     for number, (name, where) in enumerate(objects, start=1):
         mask[where] = 1000 * VALUE[name] + number
     return mask
+
+
+# %% [markdown]
+# The values are defined in a small file of your own. We choose values with gaps, as labelling programs often
+# do, and not 0: keep 0 for "nobody has labelled this pixel". labkit reads all three layouts and recognizes
+# them by their content (`labkit.datasets.masks.mask_folder`).
+
+# %% tags=["hide-input"]
+# Set-up: category file, and the masks in all three ways
+entries = [
+    {"name": name, "isthing": name in THINGS, "value": value, "id": value}
+    for name, value in VALUE.items()
+]
+(folder / "categories.json").write_text(json.dumps(entries, indent=1))
+print((folder / "categories.json").read_text()[:150], "...")
 
 
 def as_files(ground, objects):
@@ -318,12 +336,13 @@ for of, sites in SITES.items():
         masks = [made(ground, objects) for _, ground, objects in sites]
         write_masks(folder / of / way, dict(zip(names[of], masks, strict=True)))
 
-
+# %% tags=["hide-input"]
+# Figure: one image in the three ways
 example = max(range(num_train), key=lambda k: partly_hidden(SITES["train"][k][2]))
 picture, ground, objects = SITES["train"][example]
 files = as_files(ground, objects)
 figure, axes = plt.subplots(2, 5, figsize=(11, 4.6), layout="constrained")
-shown = [("picture", picture), ("classes", as_classes(ground, objects))]
+shown = [("image", picture), ("classes", as_classes(ground, objects))]
 mask = as_instances(ground, objects)
 shown += [("instances", np.unique(mask, return_inverse=True)[1].reshape(mask.shape))]
 shown += [(name, files[name]) for name in list(files)[-7:]]
@@ -334,13 +353,14 @@ for axis, (title, drawn) in zip(axes.flat, shown, strict=False):
 plt.show()
 
 # %% [markdown]
-# What comes back out of each? We read them and compare with what we have drawn.
+# What can be read back from each? We compare with what was drawn.
 
-# %%
+# %% tags=["hide-input"]
+# Table: objects and classes that come back
 classes = read_mask_categories(folder / "categories.json")
 categories = classes.categories
 LABEL = {category.name: label for label, category in enumerate(categories)}
-print(f"{'':12}{'objects':>9}{'pictures with the right number':>32}{'pixels of a wrong class':>25}")
+print(f"{'':12}{'objects':>9}{'images with the right number':>32}{'pixels of a wrong class':>25}")
 true_counts = [len(objects) for _, _, objects in SITES["train"]]
 print(f"{'drawn':12}{sum(true_counts):9}")
 for way in WAYS:
@@ -360,16 +380,18 @@ for way in WAYS:
     labkit.record(f"pixels_of_a_wrong_class_{way}", share)
 
 # %% [markdown]
-# **Classes** cannot be turned back into objects: whatever is connected becomes one, and whatever is
-# split two. Sometimes both mistakes cancel, so that not even the number shows them. **Objects** keep
-# everything but the order: whose file lies on top? labkit lets the later name lie on top, and
-# here that is wrong wherever a bag lies on a pipe or a plank, or a pipe on a plank. (Cut the files to what is visible, and they say the same as
-# instances.) **Instances** lose nothing that a panoptic model needs, and we go on with them.
+# **Classes** cannot be converted back to objects: everything that is connected becomes one object, and a split
+# object becomes two. Sometimes both mistakes cancel, so that not even the count shows them. **Objects** keep
+# everything but the order: which object is on top? labkit puts the later name on top, and
+# here that is wrong wherever a bag lies on a pipe or a plank, or a pipe on a plank. (Files that are cut to the
+# visible part contain the same as instances.) **Instances** lose nothing that a panoptic model needs, and we
+# use them from here on.
 #
-# **A mask is not a picture.** It looks like one, and programs treat it so. What happens to the values
-# if a mask is made smaller with interpolation, or saved as JPEG?
+# **A mask is not a photograph.** It looks like one, and programs treat it like one. What happens to the values
+# if a mask is resized with interpolation, or saved as JPEG?
 
-# %%
+# %% tags=["hide-input"]
+# Table: values after JPEG and after resizing
 mask = as_classes(ground, objects)
 _, jpeg = cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 95])
 smaller = cv2.resize(mask, (96, 96), interpolation=cv2.INTER_LINEAR)
@@ -383,35 +405,44 @@ OTHERS = {
 for name, values in OTHERS.items():
     present = np.unique(values)
     invented = ~np.isin(values, np.unique(mask))
-    print(f"{name:18}{len(present):3} values; {invented.mean():6.1%} of the pixels of no class")
+    print(
+        f"{name:18}{len(present):3} values; {invented.mean():6.1%} of the pixels have a new value"
+    )
     labkit.record(f"invented_{name.split(',')[-1].strip().replace(' ', '_')}", invented.mean())
 
 # %% [markdown]
-# Values that nobody painted, and some of them *are* classes: 5 and 9 lie between, so
-# a pipe gets an edge of plank and bag. PNG without loss, and nearest neighbour: nothing else.
+# There are values that nobody painted, and some of them *are* classes: 5 and 9 lie between 2 and 21, so
+# a pipe on soil gets an edge of plank and bag. Use lossless PNG and nearest-neighbour interpolation, nothing
+# else.
 #
 # ## 9.3 A mask as an outline
 #
-# COCO's instance files describe an object by polygons or by run-length code. First the polygon. A mask
-# is a set of unit squares, pixel $(x, y)$ covers $[x, x+1] \times [y, y+1]$, and its outline runs along
-# the *edges* of pixels. We walk them with the mask on the right hand: above a pixel from left to right,
-# at its right side down, and so on, wherever the neighbour is outside. Each corner says where the walk
-# goes on. The **shoelace formula** gives the area that a closed walk goes round,
+# COCO's instance files describe an object by polygons or by run-length encoding. First the polygon. A mask
+# is a set of unit squares, pixel $(x, y)$ covers $[x, x+1] \times [y, y+1]$, and its outline consists of
+# the *edges* of pixels whose neighbour is outside. We follow them with the mask on the right-hand side: above a
+# pixel from left to right, at its right side down, and so on. The **shoelace formula** gives the area inside
+# such a closed polygon,
 #
 # $$A = \tfrac12 \sum_i (x_i \, y_{i+1} - x_{i+1} \, y_i) ,$$
 #
-# positive for outer borders and *negative* round a hole, since with the mask on the right the walk goes
-# the other way round. So no pixel has to be filled: the sum over all walks must be the number of pixels,
-# exactly.
+# positive for outer borders and *negative* around a hole, where the direction is reversed. So no pixel has to
+# be filled: the sum over all outlines must be the number of pixels, exactly.
 
 
-# %%
+# %% tags=["idea"]
+def shoelace(corners):
+    x, y = corners.T
+    return (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
+
+
+# %% tags=["hide-input"]
+# The outlines of a mask: edges of pixels, joined to closed polygons
 def outlines(mask):
-    """Closed walks along the edges of pixels, ``(n, 2)`` corners x, y each, straight runs as one."""
+    """Closed polygons along the edges of pixels, corners ``(n, 2)``."""
     outside = ~np.pad(mask, 1)
     follow = defaultdict(list)
     for y, x in np.argwhere(mask).tolist():
-        if outside[y, x + 1]:  # the padding moves everything by one: this is the pixel above
+        if outside[y, x + 1]:  # padding shifts by one: the pixel above
             follow[x, y].append((x + 1, y))
         if outside[y + 1, x + 2]:
             follow[x + 1, y].append((x + 1, y + 1))
@@ -419,40 +450,37 @@ def outlines(mask):
             follow[x + 1, y + 1].append((x, y + 1))
         if outside[y + 1, x]:
             follow[x, y + 1].append((x, y))
-    walks = []
+    polygons = []
     while follow:
         here = first = next(iter(follow))
-        walk = []
+        path = []
         while True:
-            walk.append(here)
+            path.append(here)
             here = follow[here].pop()
-            if not follow[walk[-1]]:
-                del follow[walk[-1]]
+            if not follow[path[-1]]:
+                del follow[path[-1]]
             if here == first:
                 break
-        corners = np.array(walk)
+        corners = np.array(path)
         before, after = np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0)
-        walks.append(corners[((corners - before) != (after - corners)).any(axis=1)])
-    return walks
+        polygons.append(corners[((corners - before) != (after - corners)).any(axis=1)])
+    return polygons
 
 
-def shoelace(corners):
-    x, y = corners.T
-    return (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
-
-
+# %% tags=["hide-input"]
+# Test: areas by the shoelace formula; objects with holes
 error = max(abs(sum(map(shoelace, outlines(mask))) - mask.sum()) for _, mask, _ in parts)
 labkit.record("own_area_error", error)
-holes = sum(any(shoelace(walk) < 0 for walk in outlines(mask)) for _, mask, _ in parts)
+holes = sum(any(shoelace(polygon) < 0 for polygon in outlines(mask)) for _, mask, _ in parts)
 print(f"{holes} of {len(parts)} objects have a hole")
 
 # %% [markdown]
-# **The usual recipe.** Often the way from masks to COCO is four lines of OpenCV:
-# `findContours` with `RETR_EXTERNAL`, its points as the polygon, and `contourArea` of all of them
-# joined as the area.
+# **The usual recipe.** Many scripts convert masks to COCO with a few lines of OpenCV:
+# `findContours` with `RETR_EXTERNAL`, its points as the polygon, and as the area the `contourArea` of all of
+# them joined.
 
 
-# %%
+# %% tags=["idea"]
 def usual(mask):
     """Polygons and area as the usual recipe makes them."""
     contours, _ = cv2.findContours(
@@ -461,6 +489,8 @@ def usual(mask):
     return [c.ravel().tolist() for c in contours], cv2.contourArea(np.concatenate(contours))
 
 
+# %% tags=["hide-input"]
+# Table: area by the usual recipe, in % of the true area
 def filled(polygons, shape):
     """The pixels that COCO's own program makes of polygons."""
     codes = coco_mask.frPyObjects(polygons, *shape)
@@ -489,36 +519,38 @@ for kind, masks in KINDS.items():
 # %% [markdown]
 # Every row is wrong, for one of three reasons.
 #
-# **Too small.** OpenCV's contour does not run along the edges of the border pixels but through their
-# *middles*: half a pixel is lost all around. How much that is can be said exactly. The middles are the
+# **Too small.** OpenCV's contour does not follow the edges of the border pixels. It goes through their
+# *centres*: half a pixel is lost all around. The loss can be computed exactly. The centres are
 # points of a lattice, and for a polygon between lattice points **Pick's theorem** holds: with $I$ points
 # inside and $B$ on its border the area is $I + \frac B2 - 1$. All $N = I + B$ of them are pixels of the
-# mask, so that for one part without a hole
+# mask, so for one part without a hole
 #
 # $$A_{\text{contour}} = N - \tfrac B2 - 1 .$$
 #
-# The mistake grows with the perimeter: a tenth for a bag, more for a plank, all of it for a line.
+# The error grows with the perimeter: a tenth for a bag, more for a plank, everything for a line.
 
-# %%
+# %% tags=["hide-input"]
+# Test: Pick's theorem for every object without a hole
 gaps = []
 for _, mask, count in parts:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     points = contours[0][:, 0]
-    once = len(np.unique(points, axis=0)) == len(points)  # no spur that is walked to and fro
+    once = len(np.unique(points, axis=0)) == len(points)  # no spur that is followed back and forth
     if count == 1 and once and len(outlines(mask)) == 1:
         gaps.append(abs(cv2.contourArea(contours[0]) - (mask.sum() - len(points) / 2 - 1)))
 print(f"Pick's theorem holds for {gaps.count(0)} of {len(gaps)} objects without holes")
 labkit.record("picks_theorem_error", max(gaps))
 
 # %% [markdown]
-# **Too large.** `RETR_EXTERNAL` means outer borders only: the hole of a pipe is filled, with what lies
-# in it. **Nonsense.** Joined, the contours of several parts are one polygon that jumps from part to
-# part, and its signed pieces cancel or not, as it happens.
+# **Too large.** `RETR_EXTERNAL` returns outer borders only: the hole of a pipe is filled.
+# **Meaningless.** Joined, the contours of several parts are one polygon that jumps from part to
+# part, and its signed pieces may or may not cancel.
 #
-# **Two points.** A region one pixel wide has no inside: its contour goes there and back, and
+# **Polygons of two points.** A region that is one pixel wide has no inside: its contour goes there and back, and
 # `CHAIN_APPROX_SIMPLE` keeps the two ends. Let a slip of the brush be a line of nine pixels:
 
-# %%
+# %% tags=["hide-input"]
+# A line of nine pixels as a polygon, read by pycocotools
 slip = np.zeros((SIDE, SIDE), bool)
 slip[70, 60:69] = True
 polygons, area = usual(slip)
@@ -537,22 +569,22 @@ thin = Counter(min(len(p) // 2, 3) for _, mask, _ in parts for p in usual(mask)[
 print(f"in our {len(parts)} objects: {thin[1]} polygons of one point, {thin[2]} of two")
 
 # %% [markdown]
-# Four numbers in COCO's files are a *box*, and so pycocotools takes them. As a list, which is what comes
-# out of JSON, it stops with a message about a `bb` that nobody has written; as an array they are x 60,
-# y 70, 68 wide and 70 high, as far as the picture goes; and as a later part of an object the line is gone
-# without a word. It happens in good data too, wherever a plank hides all but a sliver of a bag. labkit
-# refuses such a polygon and says where it stands.
+# Four numbers in COCO's files mean a *box*, and pycocotools reads them as one. As a list, which is what JSON
+# gives, it raises an error about a `bb` that nobody has written. As an array they are the box x 60,
+# y 70, width 68, height 70, cut at the image's border. As a later part of an object the line disappears
+# without a message. It happens in good data too, wherever a plank occludes all but a thin strip of a bag. labkit
+# refuses such a polygon and says where it is.
 #
 # ## 9.4 A mask as run lengths
 #
-# COCO's other form has no corners: go through the mask **column by column** and write how long the runs
-# of 0 and 1 are, in turn, beginning with 0. Holes and parts need no thought. In a file the numbers are
-# packed: from the fourth on, each is replaced by its difference to the one two before (runs of
-# neighbouring columns are alike), and five bits at a time, low ones first, become a character, a sixth
-# bit saying that more follow.
+# COCO's other form has no corners: go through the mask **column by column** and write the lengths of the runs
+# of 0 and 1, alternating and beginning with 0. Holes and parts need no special treatment. In a file the numbers
+# are compressed. From the fourth on, each is replaced by its difference to the one two before (runs of
+# neighbouring columns are similar). Then five bits at a time, low ones first, become a character, with a sixth
+# bit that means "more follows".
 
 
-# %%
+# %% tags=["idea"]
 def run_lengths(mask):
     """Lengths of the runs of 0, 1, 0, ..., column by column."""
     values = np.concatenate([[False], mask.T.ravel()])
@@ -560,7 +592,7 @@ def run_lengths(mask):
     return np.diff([0, *changes, mask.size]).tolist()
 
 
-def packed(counts):
+def compress(counts):
     """Run lengths as COCO's text."""
     text = ""
     for k, count in enumerate(counts):
@@ -572,26 +604,30 @@ def packed(counts):
     return text
 
 
+# %% tags=["hide-input"]
+# Test: our run-length encoding against pycocotools'
 different = 0
 for _, mask, _ in parts:
     theirs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    different += packed(run_lengths(mask)) != theirs["counts"].decode()
-print(f"{run_lengths(slip)} is {packed(run_lengths(slip))!r}")
+    different += compress(run_lengths(mask)) != theirs["counts"].decode()
+print(f"{run_lengths(slip)} is {compress(run_lengths(slip))!r}")
 labkit.record("own_run_lengths_different", different)
 
 # %% [markdown]
 # **Area and box** come from the mask, not from the polygon: the number of its pixels, and x, y, width,
-# height with the *edges* of the outermost pixels, so that a single pixel is 1 wide and not 0.
+# height with the *edges* of the outermost pixels, so that a single pixel has width 1 and not 0.
 #
-# Now everything side by side: the polygon of the usual recipe; the outer walks of our own outline;
-# labkit's (`mask_to_polygons`, which comes from OpenCV too, but at twice the size, so that it runs a quarter of
-# a pixel inside the edges: near enough for COCO's program to give the mask back); and run-length code. What COCO's program makes of each is compared with the mask.
+# Now all forms side by side: the polygon of the usual recipe; the outer polygons of our own outline; labkit's
+# `mask_to_polygons`; and run-length encoding. (`mask_to_polygons` uses OpenCV too, but at twice the size, so
+# that the polygon is a quarter of a pixel inside the edges, and COCO's program returns the same mask.) What
+# COCO's program makes of each is compared with the mask.
 
 
-# %%
+# %% tags=["hide-input"]
+# Table: IoU of every form with the mask, and bytes
 def outer(mask):
-    """Outer borders along the edges as COCO has polygons."""
-    return [walk.ravel().tolist() for walk in outlines(mask) if shoelace(walk) > 0]
+    """Outer borders along the edges in COCO's form."""
+    return [p.ravel().tolist() for p in outlines(mask) if shoelace(p) > 0]
 
 
 def iou(a, b):
@@ -625,10 +661,11 @@ for form, made in FORMS.items():
         f"{np.mean(agreement[form, g]):11.3f} ({min(agreement[form, g]):.2f})" for g in GROUPS
     )
     print(f"{form:34}{cells}{size / len(parts):8.0f}")
-size = np.mean([len(packed(run_lengths(mask))) for _, mask, _ in parts])
+size = np.mean([len(compress(run_lengths(mask))) for _, mask, _ in parts])
 print(f"{'run lengths':34}" + f"{1:11.3f} (1.00)" * 3 + f"{size:8.0f}")
 
-# %%
+# %% tags=["hide-input"]
+# Figure: a pipe as three kinds of polygons
 ring = max(KINDS["pipe: closed ring"], key=lambda m: m.sum())
 rows, columns = np.flatnonzero(ring.any(axis=1)), np.flatnonzero(ring.any(axis=0))
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
@@ -645,21 +682,21 @@ for axis, (title, made) in zip(axes, FORMS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Along the edges the polygon of an object without a hole is the mask itself; through the middles it
-# misses some border pixels, which costs a thin plank more than a bag. But no polygon can say *hole*: a
-# list of polygons means all of them together. So labkit writes polygons only on request (`--polygons`)
-# and only where COCO's program makes at least 0.99 of IoU of them; a ring becomes run lengths, which
-# are always right and shorter as well. Polygons are for people who want to move a corner with the mouse.
-
-# %% [markdown]
+# Along the edges the polygon of an object without a hole is exactly the mask. Through the centres it
+# misses border pixels, which costs a thin plank more than a bag. But no list of polygons can describe a *hole*:
+# it means their union. So labkit writes polygons only on request (`--polygons`)
+# and only where COCO's program reaches an IoU of 0.99 with them. A ring becomes run lengths, which
+# are always exact, and shorter as well. Polygons are useful for people who want to move a corner with the mouse.
+#
 # ## 9.5 To COCO's files
 #
-# Nobody has to write all this again: `labkit data from-masks` reads the masks, checks them and writes
-# COCO's layout. (The commands of this lesson run as they would in a terminal, only within the notebook's
-# own Python, which saves the time to start one.)
+# You need not write all this yourself: `labkit data from-masks` reads the masks, checks them and writes
+# COCO's layout. (The commands of this lesson run inside the notebook's Python, as they would in a terminal,
+# which saves the time to start another one.)
 
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: commands of labkit in this lesson's folder
 def command(line):
     """Run a command of labkit in the folder of this lesson, as a terminal would show it."""
     print(f"$ labkit {line}")
@@ -671,31 +708,35 @@ def command(line):
             return error
 
 
+# %%
 for of in SITES:
     _ = command(
         f"data from-masks {of}/images {of}/instances --categories categories.json"
         f" --out site --split {of}"
     )
-    print()
+
+# %% tags=["hide-input"]
+# Table: the files
 for path in sorted((folder / "site").rglob("*")):
     if path.is_dir() or path.suffix == ".json":
         inside = f"{len(list(path.glob('*.png')))} PNGs" if path.is_dir() else ""
         print(path.relative_to(folder), inside)
 
 # %% [markdown]
-# It also says which annotations *look like* mistakes; we come to that in section 9.6. First the other
-# question: is what was written what we have drawn? Three readers have a look.
+# It also lists annotations that *look like* mistakes; see 9.6. First the other
+# question: do the files contain what we have drawn? Three readers check it.
 #
-# **labkit** reads the panoptic files; every pixel must have the class and the object that it had.
+# **labkit** reads the panoptic files; every pixel must have the class and the object that was drawn.
 # **pycocotools** reads the instance file; masks, areas and boxes must be those of the drawing.
-# **panopticapi** is the program that papers measure with. What it relies on: the ids in the PNG are those in
-# `segments_info`, neither more nor less; no id occurs twice in a picture; classes are those of
-# `categories`; areas are the numbers of pixels. (It checks ids and classes of predictions only; what the
-# truth says it believes.) We check these rules, and where the program is installed it also measures the
+# **panopticapi** is the program that papers measure with. It relies on these rules: the ids in the PNG are those
+# in `segments_info`, neither more nor fewer; no id occurs twice in an image; classes are those of
+# `categories`; areas are numbers of pixels. (It checks ids and classes of predictions only, not of the
+# ground truth.) We check the rules, and where the program is installed it also measures the
 # files against themselves.
 
 
-# %%
+# %% tags=["hide-input"]
+# Test: the files pixel by pixel, with labkit, pycocotools and panopticapi
 def panoptic_of(ground, objects):
     """The panoptic map of a drawing: the ground, then the objects upwards."""
     ids, segments = np.zeros((SIDE, SIDE), np.int32), []
@@ -756,21 +797,54 @@ else:
     print(f"panopticapi: PQ of the truth {itself['All']['pq']:.3f}, {itself['All']['n']} classes")
     disagreements = int(itself["All"]["pq"] != 1)
 labkit.record("panopticapi_disagreements", disagreements)
+print(
+    f"differences: {pixels} pixels, {objects_wrong} objects (labkit), {coco_wrong} objects"
+    f" (pycocotools), {rules} rules (panopticapi)"
+)
 
 # %% [markdown]
-# A trap for those who write such files themselves: an image's id must be a number. With its name for
-# an id everything looks well, but pycocotools takes a single text for a list of letters, so that
-# `getAnnIds(imgIds="site_0007")` finds nothing and says nothing, and Detectron2's loader of panoptic files
-# (`register_coco_panoptic`) stops at `int("site_0007")`. labkit numbers the images; `file_name` is what connects an entry with its picture.
+# A trap for those who write such files themselves: an image's id must be a number. With its name as
+# id everything seems to work. But pycocotools treats a string as a list of letters, so that
+# `getAnnIds(imgIds="site_0007")` returns nothing without an error, and Detectron2's loader of panoptic files
+# (`register_coco_panoptic`) stops at `int("site_0007")`. labkit numbers the images; `file_name` connects an
+# entry with its image.
 #
+# **Photographs.** The Penn-Fudan pedestrian database has a mask for each photograph in which the number of a
+# person is the value: instances of one class. `--instances-of` tells the command so. (`labkit data get
+# penn-fudan` downloads it, 54 MB; it is also used from the folder that `LABKIT_DATA` names.)
+# Look closely: some people have no mask. Missing labels are the subject of 9.6 and 9.8.
+
+# %% tags=["hide-input"]
+# Figure: annotations of four photographs, where they are here
+people = find_data("PennFudanPed")
+if people is None:
+    print("The photographs are not here: labkit data get penn-fudan")
+else:
+    for part in ("images", "masks"):
+        (folder / "people" / part).mkdir(parents=True)
+    for photo in sorted((people / "PNGImages").glob("*.png"))[:4]:
+        shutil.copy(photo, folder / "people/images")
+        mask_file = people / "PedMasks" / f"{photo.stem}_mask.png"
+        shutil.copy(mask_file, folder / "people/masks" / photo.name)
+    pedestrian = [{"name": "pedestrian", "isthing": True, "value": 1}]
+    (folder / "people.json").write_text(json.dumps(pedestrian))
+    _ = command(
+        "data from-masks people/images people/masks --categories people.json"
+        " --instances-of pedestrian --out people_annotated --split train"
+    )
+    _ = command("data show coco_panoptic:people_annotated --num 4 --out people.png")
+    display(Image(folder / "people.png", width=760))
+
+# %% [markdown]
 # ## 9.6 Mistakes that a program finds, and others
 #
-# Now we plant six mistakes in copies of masks: four that only look odd, two that cannot be right.
+# Now we plant six mistakes in copies of masks: four that only look suspicious, two that cannot be right.
 
-# %%
-spoilt_of = dict(zip(names["val"], SITES["val"], strict=True))
-chosen = sorted(spoilt_of, key=lambda name: -len(spoilt_of[name][2]))[: min(6, num_val)]
-masks = {name: as_instances(*spoilt_of[name][1:]) for name in chosen}
+# %% tags=["hide-input"]
+# Six planted mistakes; from-masks refuses two of them
+site_of = dict(zip(names["val"], SITES["val"], strict=True))
+chosen = sorted(site_of, key=lambda name: -len(site_of[name][2]))[: min(6, num_val)]
+masks = {name: as_instances(*site_of[name][1:]) for name in chosen}
 a, b, c, d = chosen[:4]
 planted = {}
 
@@ -782,74 +856,75 @@ def plant(kind, name, where, value):
 
 corner = np.s_[2:4, 2:4]
 plant("tiny", a, corner, 1000 * VALUE["bag"] + 99)  # a slip of the brush
-_, whole = max(visible(spoilt_of[b][2]), key=lambda o: o[1].sum())
+_, whole = max(visible(site_of[b][2]), key=lambda o: o[1].sum())
 half = whole & (np.arange(SIDE) > np.median(np.nonzero(whole)[1]))
 plant("touching", b, half, masks[b][whole][0] + 90)  # one object under two numbers
-plant("unlabelled", c, np.s_[:100], 0)  # the brush was put down too early
-plant("empty", d, np.s_[:], 0)  # never begun
+plant("unlabelled", c, np.s_[:100], 0)  # the annotator stopped too early
+plant("empty", d, np.s_[:], 0)  # never annotated
 good = masks[a].copy(), masks[b].copy()
 masks[a][60, 60] = 12  # a value of no class
 masks[b] = masks[b][:, :-2]  # of a copy of the picture that was cropped
 
 
-def write_spoilt():
-    shutil.rmtree(folder / "spoilt", ignore_errors=True)
-    pictures = {name: spoilt_of[name][0][..., ::-1] for name in chosen}
-    write_masks(folder / "spoilt/images", pictures)
-    write_masks(folder / "spoilt/masks", masks)
-    line = "data from-masks spoilt/images spoilt/masks --categories categories.json"
-    return command(f"{line} --out spoilt_annotated --split val")
+def write_planted():
+    shutil.rmtree(folder / "planted", ignore_errors=True)
+    pictures = {name: site_of[name][0][..., ::-1] for name in chosen}
+    write_masks(folder / "planted/images", pictures)
+    write_masks(folder / "planted/masks", masks)
+    line = "data from-masks planted/images planted/masks --categories categories.json"
+    return command(f"{line} --out planted_annotated --split val")
 
 
-refused = write_spoilt()
+refused = write_planted()
 labkit.record(
     "damaged_masks_refused", isinstance(refused, LabkitError) and str(refused).count("png")
 )
 
 # %% [markdown]
-# What cannot be right is refused, all of it at once and before anything is written: a value that stands
-# for nothing, a mask that does not fit its picture. We repair these two. The other four are allowed in
-# the format and only *look* like mistakes, so they are written and reported. (`labkit data check` says
-# the same about any data set in COCO's formats, and `labkit.datasets.sanity_checks`
+# What cannot be right is refused, all of it at once and before anything is written: a value of no
+# class, and a mask of another size than its image. We repair these two. The other four are allowed in
+# the format and only *look* like mistakes, so they are written and reported. (`labkit data check` reports
+# the same for any data set in COCO's formats, and `labkit.datasets.sanity_checks`
 # does the same checks from Python.)
 
-# %%
+# %% tags=["hide-input"]
+# The other four: written, and reported
 masks[a], masks[b] = good
-write_spoilt()
+write_planted()
 
 
-def found_in(data):
+def count_findings(data):
     """How many findings of each kind there are in each picture of a folder, by its name."""
     return Counter((Path(f.image).stem, f.kind) for f in check_annotations(data))
 
 
-before = found_in(CocoPanoptic.from_folder(folder / "site", "val"))
-after = found_in(CocoPanoptic.from_folder(folder / "spoilt_annotated"))
-found = {
+before = count_findings(CocoPanoptic.from_folder(folder / "site", "val"))
+after = count_findings(CocoPanoptic.from_folder(folder / "planted_annotated"))
+detected = {
     kind: after[name, kind] > before[name, kind]  # not one that was there before
     for kind, name in planted.items()
 }
 print(
-    "\nplanted:", ", ".join(f"{kind} {'found' if v else 'NOT found'}" for kind, v in found.items())
+    "\nplanted:",
+    ", ".join(f"{kind} {'found' if v else 'NOT found'}" for kind, v in detected.items()),
 )
-labkit.record("planted_mistakes_found", sum(found.values()))
+labkit.record("planted_mistakes_found", sum(detected.values()))
 alarms = [sum(n for (name, _), n in before.items() if name == one) for one in names["val"]]
 print(
-    f"on the clean masks: {sum(alarms)} alarms in {sum(v > 0 for v in alarms)} of {num_val} pictures"
+    f"on the clean masks: {sum(alarms)} findings in {sum(v > 0 for v in alarms)} of {num_val} images"
 )
 labkit.record("clean_pictures_with_an_alarm", np.mean(np.array(alarms) > 0))
 
 # %% [markdown]
-# All four are found. The price is alarms where nothing is wrong: on a building site two pipes *do* lie
+# All four are found. The price is false alarms: on a building site two pipes *do* lie
 # side by side, and no program can know from a mask that they are two. A finding is a place to look at,
 # not a verdict.
 #
-# **And now mistakes that are perfectly good annotations.** A mask that lies six pixels beside its
-# object, an object under another class's name, an object that was overlooked so that its pixels count
-# as what lies beneath. The format has no objection. We need these three again in section 9.8, for a share of all
-# objects.
+# **And mistakes that are perfectly valid annotations:** a mask that is shifted by six pixels, an object with
+# another class's name, an object that was overlooked so that its pixels belong to what lies beneath. No rule of
+# the format is broken. We need these three again in 9.8, for a share of all objects.
 
-# %%
+# %% tags=["idea"]
 SHARE, SHIFT = 0.4, 6  # of the objects; pixels, in any direction
 
 
@@ -858,9 +933,9 @@ def moved(mask, dx, dy):
     return cv2.warpAffine(mask.astype(np.uint8), move, mask.shape[::-1]) > 0
 
 
-def spoilt(objects, kind, random, share=SHARE):
-    """Objects of which a share is moved, renamed or left out, and which these are."""
-    left, hit = [], random.random(len(objects)) < share
+def corrupt(objects, kind, random, share=SHARE):
+    """Objects of which a share is shifted, renamed or dropped, and which these are."""
+    kept, hit = [], random.random(len(objects)) < share
     for (name, mask), bad in zip(objects, hit, strict=True):
         angle, other = random.uniform(0, 2 * np.pi), random.integers(2)
         if bad and kind == "shift":
@@ -868,15 +943,17 @@ def spoilt(objects, kind, random, share=SHARE):
         if bad and kind == "swap":
             name = [n for n in THINGS if n != name][other]
         if not (bad and kind == "drop"):
-            left.append((name, mask))
-    return left, hit
+            kept.append((name, mask))
+    return kept, hit
 
 
+# %% tags=["hide-input"]
+# Table: findings of labkit data check in corrupted annotations
 shown = list(zip(names["train"], SITES["train"], strict=True))[:40]
 for kind in ("true", "shift", "swap", "drop"):
     pictures = {name: picture[..., ::-1] for name, (picture, _, _) in shown}
     masks = {
-        name: as_instances(ground, spoilt(objects, kind, np.random.default_rng((seed, k)))[0])
+        name: as_instances(ground, corrupt(objects, kind, np.random.default_rng((seed, k)))[0])
         for k, (name, (_, ground, objects)) in enumerate(shown)
     }
     write_masks(folder / kind / "images", pictures)
@@ -888,15 +965,16 @@ for kind in ("true", "shift", "swap", "drop"):
         )
     data = CocoPanoptic.from_folder(folder / f"{kind}_annotated")
     kinds = Counter(finding.kind for finding in check_annotations(data))
-    print(f"{kind}: {kinds.total()} findings in {len(data)} pictures: {dict(kinds)}")
+    print(f"{kind}: {kinds.total()} findings in {len(data)} images: {dict(kinds)}")
     labkit.record(f"findings_a_picture_{kind}", kinds.total() / len(data))
 
 # %% [markdown]
-# With four objects in ten wrong the checks say about as much as before, of dropped objects less:
-# what is not there touches nothing. Against such mistakes there are only eyes. `labkit data show` draws
-# a contact sheet, here of four: dropped, shifted, as drawn, swapped.
+# With four objects in ten wrong the checks report about as much as before, and less for dropped objects:
+# an object that is missing touches nothing. Only a person who looks finds such mistakes. `labkit data show` draws
+# a contact sheet, here of four images each: dropped, shifted, as drawn, swapped.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: contact sheets: dropped, shifted, as drawn, swapped
 for kind in ("drop", "shift", "true", "swap"):
     _ = command(f"data show coco_panoptic:{kind}_annotated --num 4 --out {kind}.png")
     display(Image(folder / f"{kind}.png", width=760))
@@ -905,85 +983,78 @@ for kind in ("drop", "shift", "true", "swap"):
 # ## 9.7 Two models
 #
 # Any folder in COCO's format trains with one command: `labkit train PRESET --data coco_panoptic:site --out
-# RUN` takes its split `train`, and `labkit eval RUN` its `val`; with instances alone it is `coco:DIR`. Here we call what these commands call. The pictures are read
-# once and mirrored at random; mirroring is the cheapest way to more data where left and right mean the
-# same.
+# RUN` uses its split `train`, and `labkit eval RUN` its `val`; with instances alone it is `coco:DIR`. Here we
+# call the functions behind these commands. The images are read
+# once and flipped at random, the cheapest augmentation where left and right mean the same.
 #
-# **A semantic model.** FCN-8s of notebook 1, from nothing: a class for every pixel, no objects.
+# **A semantic model.** FCN-8s of notebook 1, from random weights: a class for every pixel, no objects.
+
+# %% tags=["hide-input"]
+# Set-up: the data sets in memory
+train_set, val_set = [InMemory(CocoPanoptic.from_folder(folder / "site", of)) for of in SITES]
 
 
-# %%
-class Kept(torch.utils.data.Dataset):
-    """Items that are read once and kept in memory."""
-
-    def __init__(self, items):
-        self.items, self.categories = list(items), categories
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
-
-
-def mirrored(dataset):
+# %% tags=["idea"]
+def with_flips(dataset):
     return TransformedDataset(dataset, JointTransform(v2.RandomHorizontalFlip()))
 
 
-train_set, val_set = [
-    Kept(progress_bar(CocoPanoptic.from_folder(folder / "site", of), desc=of, unit="image"))
-    for of in SITES
-]
-_ = torch.manual_seed(seed)
-semantic = build("fcn8_tiny", categories)
-settings = TrainConfig(
-    steps=semantic_steps, batch_size=8, lr=3e-3, warmup=min(10, semantic_steps), seed=seed
-)
-start = time.perf_counter()
-_ = train(semantic, mirrored(train_set), settings)
-print(f"{semantic_steps} steps in {time.perf_counter() - start:.0f} s")
-result = evaluate(semantic.eval(), val_set, progress=False).semantic
+def train_semantic(dataset):
+    _ = torch.manual_seed(seed)
+    network, warmup = build("fcn8_tiny", categories), min(10, semantic_steps)
+    settings = TrainConfig(steps=semantic_steps, batch_size=8, lr=3e-3, warmup=warmup, seed=seed)
+    _ = train(network, with_flips(dataset), settings)
+    return network.eval()
+
+
+# %%
+semantic = train_semantic(train_set)
+
+# %% tags=["hide-input"]
+# Table: IoU of every class
+result = evaluate(semantic, val_set, progress=False).semantic
 print(f"mIoU {100 * result.miou:.1f}: ", end="")
 print(", ".join(f"{c.name} {100 * v:.1f}" for c, v in zip(categories, result.iou, strict=True)))
 labkit.record("semantic_miou", result.miou)
 
 # %% [markdown]
-# **A panoptic model, with a warm start.** A hundred pictures are few. A network that begins at random
-# must learn from them what an edge is before it learns what a pipe is. So begin with weights that know:
+# **A panoptic model, fine-tuned.** A hundred images are few. A network with random weights
+# must learn from them what an edge is before it learns what a pipe is. So start from pretrained weights:
 # for photographs those of COCO (`labkit zoo list`), for our small drawings `panoptic_fpn_tiny`, which
-# comes with labkit and has learnt squares, circles and triangles on grass. No class is the same. What
-# carries over are the features, the proposals and the outlines of "some object".
+# comes with labkit and has learnt squares, circles and triangles. None of the classes is the same. The
+# features, the proposals and the outlines of "some object" are useful nevertheless.
 #
-# `start_from` copies every layer whose name and shape agree. The layer that says the semantic classes
-# does not fit, seven classes there and six here, and stays fresh. The layers that say the things *do*
-# fit, because there are three in both: pipes begin as squares. That does no harm, the training moves
-# them, but it shows how little agreeing shapes prove. (`labkit train ... --init panoptic_fpn_tiny` does
-# the same; with `:backbone` at the end only the backbone is taken, the choice when a model has other
+# `start_from` copies every layer whose name and shape agree. The semantic score layer
+# does not fit (seven classes there, six here) and keeps its random weights. The layers that classify things
+# *do* fit, because both have three: pipes begin as squares. That does no harm, because training changes
+# them, but it shows how little equal shapes prove. (`labkit train ... --init panoptic_fpn_tiny` does
+# the same. With `:backbone` at the end only the backbone is copied, the choice when a model has other
 # heads.)
 
-# %%
-BATCH, RATE = 4, 3e-3
 
-
-def fitted(dataset, init="panoptic_fpn_tiny", seed=seed):
-    """A panoptic model that was trained on a data set, and its losses."""
+# %% tags=["idea"]
+def fine_tune(dataset, init="panoptic_fpn_tiny", seed=seed):
+    """A panoptic model trained on a data set, its losses, and the layers that were not copied."""
     _ = torch.manual_seed(seed)
     network = build("panoptic_fpn_tiny", categories)
-    fresh = start_from(network, load_model(init)) if init else ["everything"]
-    config = TrainConfig(steps=steps, batch_size=BATCH, lr=RATE, warmup=min(10, steps), seed=seed)
-    start = time.perf_counter()
-    losses = train(network, mirrored(dataset), config).losses
-    seconds = time.perf_counter() - start
-    print(f"fresh: {', '.join(fresh)}; {steps} steps in {seconds:.0f} s")
-    return network.eval(), losses
+    fresh = start_from(network, load_model(init)) if init else ["all layers"]
+    settings = TrainConfig(steps=steps, batch_size=4, lr=3e-3, warmup=min(10, steps), seed=seed)
+    losses = train(network, with_flips(dataset), settings).losses
+    return network.eval(), losses["total"], fresh
 
-
-panoptic, warm = fitted(train_set)
-cold_one, cold = fitted(train_set, init=None)
-display(loss_curves({"warm start": warm["total"], "from nothing": cold["total"]}, smooth=10))
 
 # %%
-for name, network in (("warm start", panoptic), ("from nothing", cold_one)):
+panoptic, losses_pretrained, fresh = fine_tune(train_set)
+scratch_model, losses_scratch, _ = fine_tune(train_set, init=None)
+print(f"not copied: {', '.join(fresh)}")
+
+# %% tags=["hide-input"]
+# Figure: losses
+display(loss_curves({"pretrained": losses_pretrained, "from scratch": losses_scratch}, smooth=10))
+
+# %% tags=["hide-input"]
+# Table: PQ, mIoU and AP of both
+for name, network in (("pretrained", panoptic), ("from scratch", scratch_model)):
     result = evaluate(network, val_set, progress=False)
     quality, ap = result.panoptic, result.detection
     print(
@@ -1005,54 +1076,58 @@ for name, network in (("warm start", panoptic), ("from nothing", cold_one)):
             labkit.record(f"pq_of_{one.name}", one.pq)
 
 # %% [markdown]
-# The warm start is worth much for the things: proposals, boxes and outlines of objects carry over. For the
-# stuff it is worth nothing here (in `quick`, with one seed, even a few points less): three grounds that
-# differ in colour are quickly learnt from nothing. The total of the
-# losses hides both; look at what you want to know.
+# Pretrained weights gain much for the things: features, proposals and outlines of objects carry over. For the
+# stuff they gain nothing here: three grounds that differ in colour are learnt quickly from scratch. The total
+# loss hides both. Look at the metric that you need.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: predictions of both models
 rows, by_class, by_segment = [], Predictor(semantic), Predictor(panoptic)
 for image, target in val_set.items[:3]:
-    rows += [("picture", image, None), ("truth", image, target["panoptic"])]
+    rows += [("image", image, None), ("ground truth", image, target["panoptic"])]
     rows += [("semantic model", image, by_class(image).semantic)]
     rows += [("panoptic model", image, by_segment(image).panoptic)]
-panels(rows, categories, columns=4)
+panels(rows, categories, columns=4, size=2.5)
 
 # %% [markdown]
-# The semantic model sees what is where and cannot say how many; where two bags touch it has one region.
-# The panoptic model tells them apart, often sees through pipes, and leaves some pixels open: a
-# pixel that its semantic branch takes for a thing, while no object was found there, belongs to nobody
-# and stays unpainted (notebook 4). Planks are its worst class: most are missed or covered by less than
-# half, perhaps because, long, thin and lying askew, they fill little of their boxes. Where *your* data differ from what a model was made for, the table by class is the place to see
-# it.
+# The semantic model knows which class is where but not how many objects there are: two bags that touch are one
+# region. The panoptic model separates them, often predicts the hole of a pipe, and leaves some pixels
+# without a label: those that its semantic branch assigns to a thing while no object was detected there
+# (notebook 4). Planks are its worst class: most are missed or covered by less than
+# half, perhaps because long, thin, rotated objects fill little of their boxes. The table by class shows where
+# *your* data differ from what a model was designed for.
 #
 # ## 9.8 What bad labels do to the result
 #
-# How much care do labels need? We spoil the masks of the *training* set as in section 9.6, four
-# objects in ten, and measure on the clean validation set. Everything else stays: the pictures, the steps, the
-# weights to begin with. Two seeds each in `quick`, for which objects are hit and for the training.
+# How much care do labels need? We corrupt the masks of the *training* set as in 9.6, four
+# objects in ten, and measure on the clean validation set. Everything else is unchanged: the images, the steps,
+# the initial weights. In `quick` there are two seeds, for the choice of objects and for the training; the figure
+# shows both values.
 #
-# - **shift**: the mask lies six pixels beside its object;
+# - **shift**: the mask is six pixels away from its object;
 # - **swap**: the object has the name of another thing;
 # - **drop**: the object is not labelled; its pixels belong to what lies beneath.
 #
-# Before you look: which of the three is the worst, and which number will notice it?
+# Before you look: which of the three is the worst, and which metric will show it?
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: corrupted training sets, and all metrics on the clean validation set
 SCORES = (0.1, 0.2, 0.3, 0.5, 0.7)
 
 
-def spoilt_set(kind, seed):
-    """The training set with spoilt labels, and for each picture which objects were hit."""
+def corrupted_set(kind, seed):
+    """The training set with corrupted labels, and for each image which objects were hit."""
     items, hits = [], []
     for k, ((image, target), (_, ground, objects)) in enumerate(
         zip(train_set.items, SITES["train"], strict=True)
     ):
-        left, hit = spoilt(objects, kind, np.random.default_rng((seed, k)))
-        now = target_from_panoptic(panoptic_of(ground, left), categories, target["image_id"])
+        kept, hit = corrupt(objects, kind, np.random.default_rng((seed, k)))
+        now = target_from_panoptic(panoptic_of(ground, kept), categories, target["image_id"])
         items.append((image, now))
         hits.append(hit)
-    return Kept(items), hits
+    corrupted = copy.copy(train_set)
+    corrupted.items = items
+    return corrupted, hits
 
 
 def measure(network):
@@ -1073,8 +1148,8 @@ def measure(network):
                 min_stuff_area=network.config.min_stuff_area,
             )
             quality.update(made, target["panoptic"])
-    found = {score: quality.compute() for score, quality in qualities.items()}
-    usual_ = found[0.5]
+    results = {score: quality.compute() for score, quality in qualities.items()}
+    usual_ = results[0.5]
     return {
         "mIoU": confusion.compute().miou,
         "AP": ap.compute().segm.ap,
@@ -1082,21 +1157,21 @@ def measure(network):
         "things": usual_.things.pq,
         "stuff": usual_.stuff.pq,
         **{one.name: one.pq for one in usual_.per_class if one.isthing},
-        "over scores": [found[score].things.pq for score in SCORES],
+        "over scores": [results[score].things.pq for score in SCORES],
     }
 
 
-scores = {("clean", seed): measure(panoptic)}
-networks = {("clean", seed): panoptic}
+# %%
+networks, scores = {("clean", seed): panoptic}, {("clean", seed): measure(panoptic)}
 for s in range(seed, seed + seeds):
     for kind in ("clean", "shift", "swap", "drop"):
         if (kind, s) not in scores:
-            print(f"{kind}, seed {s}: ", end="")
-            dataset = train_set if kind == "clean" else spoilt_set(kind, s)[0]
-            networks[kind, s], _ = fitted(dataset, seed=s)
+            dataset = train_set if kind == "clean" else corrupted_set(kind, s)[0]
+            networks[kind, s], *_ = fine_tune(dataset, seed=s)
             scores[kind, s] = measure(networks[kind, s])
 
-# %%
+# %% tags=["hide-input"]
+# Figure and table: every metric with clean and with corrupted labels
 LABELS = ("clean", "shift", "swap", "drop")
 COLUMNS = ("mIoU", "AP", "PQ", "stuff", "things", *THINGS)
 mean = {
@@ -1120,7 +1195,7 @@ spread = max(
     for column in ("mIoU", "AP", "PQ")
 )
 labkit.record("largest_difference_between_seeds", spread)
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.3), layout="constrained", width_ratios=[1.7, 1])
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained", width_ratios=[1.7, 1])
 places = np.arange(len(COLUMNS))
 for i, (kind, color) in enumerate(zip(LABELS, (grey, blue, orange, red), strict=True)):
     heights = [100 * mean[kind][column] for column in COLUMNS]
@@ -1131,12 +1206,12 @@ for i, (kind, color) in enumerate(zip(LABELS, (grey, blue, orange, red), strict=
     style = ("-", "--", "-.", ":")[i]
     axes[1].plot(SCORES, 100 * mean[kind]["over scores"], style, color=color, label=kind)
 axes[0].set_xticks(places, COLUMNS)
-axes[0].set_title("mean of the seeds; points: each seed; from PQ on all are PQ", fontsize=9)
+axes[0].set_title("bars: mean of the seeds, points: each seed; from PQ on all are PQ", fontsize=9)
 axes[0].grid(axis="y", alpha=0.3)
 axes[0].legend(frameon=False, ncols=4, fontsize=8, loc="upper left")
 axes[0].set_ylim(0, 110)
 axes[1].set_title("PQ of things", fontsize=9)
-axes[1].set_xlabel("lowest score of an object in the panoptic map", fontsize=9)
+axes[1].set_xlabel("score threshold of the panoptic map", fontsize=9)
 axes[1].set_ylim(bottom=0)
 axes[1].grid(alpha=0.3)
 plt.show()
@@ -1146,64 +1221,69 @@ for kind in LABELS:
     print(f"{kind}: PQ of things is best from score {SCORES[best]} on, {100 * gain:+.1f}")
     labkit.record(f"gain_of_the_best_score_{kind}", gain)
 
-# %%
+# %% tags=["hide-input"]
+# Figure: predictions of the networks trained on clean and corrupted labels
 rows, predictors = [], {kind: Predictor(networks[kind, seed]) for kind in LABELS}
 for image, target in val_set.items[3:6]:
-    rows += [("truth", image, target["panoptic"])]
+    rows += [("ground truth", image, target["panoptic"])]
     rows += [(kind, image, predictors[kind](image).panoptic) for kind in LABELS]
-panels(rows, categories, columns=5, size=2.2)
+panels(rows, categories, columns=5, size=2.0)
 
 # %% [markdown]
-# **Not every number notices every mistake.** (Of `quick`, on two seeds, which differ by up to seven points,
-# single classes by fifteen.) Shifts cost *AP*, which looks at outlines, and *PQ* of the things, but hardly
-# *mIoU*: most pixels of a shifted mask are still right. Dropped objects cost mIoU, since their pixels teach
-# that a plank is soil, but hardly AP, which counts unsure objects as well. Swapped names cost all three.
-# Stuff is as good as before, since its labels are.
+# (The numbers are of `quick`. With two seeds, differences of a few points mean nothing, and single classes differ
+# more.)
 #
-# **It depends on the object.** A bag is thick: moved by six pixels it still covers more than half of
-# itself. The wall of a pipe is four to six pixels wide: moved by six, less than four tenths of it still lie on
-# the pipe, at an IoU of about 0.2. And planks, the class with the lowest PQ to begin with, are nearly gone
-# under every mistake: what is barely learnt has no reserve.
+# **Not every metric shows every mistake.** Shifts lower *AP*, which depends on outlines, and *PQ* of the
+# things, but hardly *mIoU*: most pixels of a shifted mask are still right. Dropped objects lower mIoU, because
+# their pixels teach that a plank is soil, but hardly AP, which also counts detections with low scores. Swapped
+# names lower all three. Stuff is as good as before, because its labels are.
 #
-# **Doubt is not ignorance.** The right figure turns the score from which on objects enter the panoptic map.
-# With swapped and dropped labels PQ of the things gains ten points or so if less sure objects are let
-# in: a model that has seen four of ten bags without a label, or with another, cannot be sure of any bag,
-# and 0.5 is not a natural constant. Much of what seemed to be lost is there, below the threshold. For
-# shifts less is to be won: an outline does not get better by believing it. (To choose the threshold one
-# needs clean labels, at least of a few validation pictures. If care is limited, that is where to spend
-# it.)
+# **It depends on the object.** A bag is thick: shifted by six pixels it still covers more than half of
+# itself. The wall of a pipe is four to six pixels wide: shifted by six, less than four tenths of it still lie on
+# the pipe, an IoU of about 0.2. Planks, the class with the lowest PQ, are nearly lost with every mistake: a
+# class that is barely learnt has no reserve.
 #
-# **The model as a proofreader.** A model does not learn all of its labels by heart, certainly not in so
-# few steps. So ask the one that was trained on swapped labels about its own training pictures: for each
-# object, how much surer is it of another class than of the one in the label? Where the difference is
+# **Low scores are not lost objects.** The right figure varies the score threshold of the panoptic map.
+# With swapped and dropped labels PQ of the things gains about ten points with a lower threshold: a model that
+# has seen four of ten bags without a label, or with another one, predicts every bag with a lower score. Much of
+# what seemed to be lost is there, below 0.5. For shifts less can be gained, because a threshold does not improve
+# an outline. (To choose the threshold you need clean labels, at least of a few validation images. If your time
+# for labels is limited, spend it there.)
+#
+# **The model as a proofreader.** A model does not memorize all of its labels, certainly not in so
+# few steps. So run the model that was trained on swapped labels on its own training images: for each
+# object, how much higher is the score of another class than that of the label? Where the difference is
 # largest a person should look first.
 
 
-# %%
-def doubts(network, dataset, hits):
-    """(how much surer of another class, was it swapped?, picture, object, that class) by doubt."""
-    found, predictor = [], Predictor(network)
-    for k, ((image, target), hit) in enumerate(
-        zip(progress_bar(dataset.items, unit="image"), hits, strict=True)
-    ):
-        detections = predictor(image).detections
-        masks, true = detections.masks.flatten(1).float(), target["masks"].flatten(1).float()
-        shared = true @ masks.T
-        either = true.sum(dim=1)[:, None] + masks.sum(dim=1) - shared
-        score = torch.where(
-            shared > 0.5 * either, detections.scores, 0.0
-        )  # 0: not about this object
-        for n, (row, label) in enumerate(zip(score, target["labels"].tolist(), strict=True)):
-            best = [max([0.0, *row[detections.labels == c].tolist()]) for c in range(len(THINGS))]
-            other = int(np.argmax([-1 if c == label else v for c, v in enumerate(best)]))
-            found.append((best[other] - best[label], bool(hit[n]), k, n, other))
-    return sorted(found, key=lambda row: -row[0])
+# %% tags=["idea"]
+def best_scores(detections, mask):
+    """The best score of each class among the detections that match a mask."""
+    intersection = (detections.masks & mask).flatten(1).sum(dim=1)
+    union = (detections.masks | mask).flatten(1).sum(dim=1)
+    scores = torch.where(intersection > 0.5 * union, detections.scores, 0.0)
+    return [max([0.0, *scores[detections.labels == c].tolist()]) for c in range(len(THINGS))]
 
 
-dataset, hits = spoilt_set("swap", seed)
-ranked = doubts(networks["swap", seed], dataset, hits)
+def suspect(detections, mask, label):
+    """How much higher another class's score is than the label's, and which class."""
+    best = best_scores(detections, mask)
+    other = max((c for c in range(len(best)) if c != label), key=lambda c: best[c])
+    return best[other] - best[label], other
+
+
+# %% tags=["hide-input"]
+# Figure: suspicious labels, and how many of them are really wrong
+dataset, hits = corrupted_set("swap", seed)
+predictor, ranked = Predictor(networks["swap", seed]), []
+for k, ((image, target), hit) in enumerate(zip(dataset.items, hits, strict=True)):
+    detections = predictor(image).detections
+    for n, (mask, label) in enumerate(zip(target["masks"], target["labels"].tolist(), strict=True)):
+        difference, other = suspect(detections, mask, label)
+        ranked.append((difference, bool(hit[n]), k, n, other))
+ranked.sort(key=lambda row: -row[0])
 right = np.array([swapped for _, swapped, *_ in ranked])
-reports = sum(doubt > 0 for doubt, *_ in ranked)
+reports = sum(difference > 0 for difference, *_ in ranked)
 first = min(50, len(ranked))
 print(f"{len(ranked)} objects, {right.sum()} with a swapped label; {reports} reports")
 print(
@@ -1214,67 +1294,70 @@ labkit.record("first_50_reports_right", right[:first].mean())
 labkit.record("reports_right", right[:reports].mean() if reports else 0.0)
 labkit.record("swapped_labels_reported", right[:reports].sum() / max(1, right.sum()))
 figure, axes = plt.subplots(
-    1, 7, figsize=(12, 2.4), layout="constrained", width_ratios=[2.2, *[1] * 6]
+    1, 6, figsize=(10, 2.2), layout="constrained", width_ratios=[2.2, *[1] * 5]
 )
 counts = np.arange(1, len(ranked) + 1)
 axes[0].plot(counts, right.cumsum() / counts, color=blue)
 axes[0].axhline(right.mean(), color="0.5", linestyle=":")
 axes[0].axvline(reports, color="0.5", linewidth=0.8)
-axes[0].set(ylim=(0, 1.05), xlabel="objects looked at, surest first")
+axes[0].set(ylim=(0, 1.05), xlabel="objects checked, highest first")
 axes[0].set_title("share with a swapped label", fontsize=9)
-for axis, (_, swapped, k, n, other) in zip(axes[1:], ranked[:first:8], strict=False):
+for axis, (_, swapped, k, n, other) in zip(axes[1:], ranked[:first:10], strict=False):
     image, target = dataset[k]
     x1, y1, x2, y2 = target["boxes"][n].tolist()
-    axis.imshow(image.permute(1, 2, 0))
+    show_image(axis, image)
+    draw_box(axis, (x1, y1, x2, y2), "white")
     x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    axis.set(xlim=(x - 32, x + 32), ylim=(y + 32, y - 32), xticks=[], yticks=[])
+    axis.set(xlim=(x - 32, x + 32), ylim=(y + 32, y - 32))
     name = categories[int(target["labels"][n])].name
     text = f"label: {name}\nmodel: {categories[other].name}"
     axis.set_title(text, fontsize=8, color="black" if swapped else red)  # red: a false alarm
 plt.show()
 
 # %% [markdown]
-# Three in four of the first fifty suspects are rightly suspected, where chance would find two in five,
-# and two thirds of all swapped labels are among the reports: an hour of looking that is spent well.
-# (False alarms have a red title.) With fewer wrong labels the proofreader ought to make fewer mistakes of its
-# own, but has fewer to find; exercise 7 is about it.
+# About three in four of the first fifty suspects really have a swapped label, where chance would give two in
+# five, and about two thirds of all swapped labels are among the reports: an hour of checking that is spent well.
+# (False alarms have a red title.) With fewer wrong labels the model should make fewer mistakes of its
+# own, but there are fewer to find; see exercise 7.
 #
 # ## 9.9 The same data in Detectron2
 #
-# Many models live in Detectron2, and much goes wrong on the way there, mostly without a message. The
-# pitfalls in the order in which they bite:
+# Many models are written for Detectron2, and much can go wrong on the way there, mostly without a message. The
+# pitfalls in the order in which you meet them:
 #
-# **Two class counts that mean two things.** `MODEL.ROI_HEADS.NUM_CLASSES` counts things (the background
+# **Two class counts with different meanings.** `MODEL.ROI_HEADS.NUM_CLASSES` counts things (the background
 # is added inside). `MODEL.SEM_SEG_HEAD.NUM_CLASSES` counts, for Panoptic FPN, the stuff **and one more**,
-# class 0, "things", all objects together. (labkit's tiny model keeps the things apart in its semantic
-# branch and so has 6 classes there; Detectron2's has one for all, so 4.) Both have COCO's defaults, 80 and
-# 54. Forget one and nothing fails as long as the data have fewer: a head with 80 classes learns three as well, only never fires for the rest. Setting both to the
-# same number, as one reads it often, is right for no data but by chance.
+# class 0, "things", all objects together. (labkit's tiny model has separate thing classes in its semantic
+# branch and so 6 classes there; Detectron2's has one for all, so 4.) Both have COCO's defaults, 80 and
+# 54. If you forget one, there is no error as long as the data have fewer: a head with 80 classes learns three as
+# well, and never predicts the rest. Setting both to the same number, as some tutorials do, is right only by
+# chance.
 #
-# **Ids are not classes.** Networks count 0, 1, 2, ...; files have the ids that somebody chose (ours: 2,
-# 5, 9, 21, 22, 30). For things Detectron2's loader numbers the sorted ids itself and notes it as
-# `thing_dataset_id_to_contiguous_id`, which must not contradict yours. For stuff nobody translates: the
-# PNGs must have the network's numbers already, and the sister table only serves to measure.
+# **Ids are not class indices.** Networks count 0, 1, 2, ...; files have the ids that somebody chose (ours: 2,
+# 5, 9, 21, 22, 30). For things Detectron2's loader numbers the sorted ids itself and stores the mapping as
+# `thing_dataset_id_to_contiguous_id`, which must not contradict yours. For stuff nothing is mapped: the
+# PNGs must contain the network's indices already, and the corresponding mapping is used only for evaluation.
 #
 # **Semantic PNGs.** The semantic head does not read the panoptic PNGs but others, with its own classes:
 # 0 for all things, then the stuff, 255 where nothing is labelled. Pass the raw mask, and class 21 meets
 # a 4-class head.
 #
-# **The learning rate belongs to the batch.** The files of the model zoo have 0.02 for 16 pictures a
-# step. With fewer the gradient is noisier, and the usual rule makes the rate proportional (Goyal et al.,
-# 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that every picture
-# is seen as often.
+# **The learning rate depends on the batch size.** The files of the model zoo use 0.02 for 16 images per
+# step. With fewer images the gradient is noisier, and the usual rule makes the rate proportional (Goyal et al.,
+# 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that the number of epochs
+# is the same.
 #
-# **And the small print.** `register_coco_panoptic_separated` takes every picture for a `.jpg`; pictures
-# without things are left out unless `DATALOADER.FILTER_EMPTY_ANNOTATIONS` is false; run-length codes need
+# **And the details.** `register_coco_panoptic_separated` assumes that every image is a `.jpg`; images
+# without things are left out unless `DATALOADER.FILTER_EMPTY_ANNOTATIONS` is false; run-length encodings need
 # `INPUT.MASK_FORMAT` "bitmask".
 #
-# `labkit export-detectron2` takes care of all of it. The training starts from weights of COCO, whose
+# `labkit export-detectron2` handles all of them. The training starts from weights of COCO, whose
 # licence it prints:
 
-# %%
+# %% tags=["hide-input"]
+# Table: learning rates; the exported configuration
 things, stuff = [c for c in categories if c.isthing], [c for c in categories if not c.isthing]
-print(f"{'pictures a step':>16}{'learning rate':>15}{'steps for 36 epochs':>21}")
+print(f"{'images a step':>16}{'learning rate':>15}{'steps for 36 epochs':>21}")
 for b in (1, 2, 4, 8, 16):
     print(f"{b:16}{0.02 * b / 16:15.5f}{round(36 * num_train / b):21}")
 out = "for_detectron2"
@@ -1292,19 +1375,20 @@ labkit.record("class_count_semantic", config["MODEL"]["SEM_SEG_HEAD"]["NUM_CLASS
 labkit.record("learning_rate_for_2", config["SOLVER"]["BASE_LR"])
 
 # %% [markdown]
-# Do the semantic PNGs say what we have drawn? And the two other lines that are easily missed:
-# `MASK_FORMAT: bitmask`, since our masks are run-length codes (with `polygon` Detectron2 stops at the
-# first), and `STUFF_AREA_LIMIT`: the fusion drops stuff under 4096 pixels, which is a quarter of our
-# pictures and so most puddles; the limit here has COCO's *share* of a picture.
+# Do the semantic PNGs contain what we have drawn? And two other lines that are easily missed:
+# `MASK_FORMAT: bitmask`, because our masks are run-length encoded (with `polygon` Detectron2 stops at the
+# first), and `STUFF_AREA_LIMIT`: the merge removes stuff below 4096 pixels, which is a quarter of our
+# images and so most puddles. The exported limit is the same *share* of an image as in COCO.
 
-# %%
+# %% tags=["hide-input"]
+# Test: the semantic PNGs; puddles below the limit
 wrong = 0
 for name, (_, ground, objects) in zip(names["train"], SITES["train"], strict=True):
     png = cv2.imread(str(folder / out / "semantic/train" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-    mine = 1 + ground.astype(int)  # soil, concrete, puddle have rising ids
+    expected = 1 + ground.astype(int)  # soil, concrete, puddle have rising ids
     for _, mask in objects:
-        mine[mask] = 0
-    wrong += int((png != mine).sum())
+        expected[mask] = 0
+    wrong += int((png != expected).sum())
 labkit.record("semantic_pixels_wrong", wrong)
 puddles = [
     int((panoptic_of(g, o).semantic() == LABEL["puddle"]).sum()) for _, g, o in SITES["train"]
@@ -1318,12 +1402,12 @@ labkit.record("puddles_under_4096_pixels", np.mean(np.array(puddles) < 4096))
 labkit.record("puddles_under_the_limit", np.mean(np.array(puddles) < limit))
 
 # %% [markdown]
-# Beside the configuration lies `train.py`, which registers both splits and trains: `python train.py`
-# is all. Where Detectron2 is installed we let it register the data, read a picture of ours back through
-# *its* mapper and build the model, and count classes once more where they end: in the shapes of
-# the last layers.
+# Beside the configuration is `train.py`, which registers both splits and trains: `python train.py`.
+# Where Detectron2 is installed, we let it register the data, read one of our images through
+# *its* mapper and build the model, and count classes once more in the shapes of the last layers.
 
-# %%
+# %% tags=["hide-input"]
+# Test: the export in Detectron2, where it is installed
 holds = {}
 if problem := optional_packages.problem("detectron2"):
     print(f"The export is not run: {problem}")
@@ -1339,7 +1423,7 @@ else:
     cfg = exported.config("MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(128,)")
     entries_ = DatasetCatalog.get(registered[0])
     read = DatasetMapper(cfg, is_train=True, augmentations=[])(entries_[0])
-    print(f"{registered}: {len(entries_)} pictures, {len(read['instances'])} objects in the first")
+    print(f"{registered}: {len(entries_)} images, {len(read['instances'])} objects in the first")
     print("things:", MetadataCatalog.get(registered[0]).thing_classes, end="; ")
     print("semantic classes:", MetadataCatalog.get(registered[0]).stuff_classes)
     network = build_model(cfg)
@@ -1352,8 +1436,8 @@ else:
     count = {"boxes": len(things) + 1, "masks": len(things), "semantic": len(stuff) + 1}
     holds["the last layers count the classes"] = outputs == count
     _, ground, objects = SITES["train"][0]
-    mine = np.where(np.any([mask for _, mask in objects], axis=0), 0, 1 + ground.astype(int))
-    holds["semantic map as drawn"] = bool((read["sem_seg"].numpy() == mine).all())
+    expected = np.where(np.any([mask for _, mask in objects], axis=0), 0, 1 + ground.astype(int))
+    holds["semantic map as drawn"] = bool((read["sem_seg"].numpy() == expected).all())
     seen = [(LABEL[name], mask) for name, mask in visible(objects) if mask.any()]
     drawn = sorted((label, mask.tobytes()) for label, mask in seen)
     masks = read["instances"].gt_masks.tensor.numpy()
@@ -1373,19 +1457,19 @@ labkit.record("detectron2_statements_not_true", len(failed))
 # %% [markdown]
 # ## To take away
 #
-# - Keep instances apart when you paint: from classes no objects come back, and the errors of merging and
-#   splitting hide each other. Masks are PNGs, resized by nearest neighbour, and 0 is nobody's class.
-# - A contour through the middles of pixels has the area $N - B/2 - 1$: half of the border pixels, and one more, are lost; outer contours fill
-#   holes; joined contours are nonsense; thin regions become polygons of two points. Areas and boxes come
-#   from the mask. Run-length code has none of these problems.
-# - Believe a conversion after a round trip, pixel by pixel, not after a look.
-# - A program finds what is malformed and can point at what is odd. What is merely *false* it cannot see.
-# - With few pictures begin from trained weights, and do not read agreement of shapes as agreement of
-#   classes.
-# - Bad labels cost most where objects are thin or hardly learnt. Shifts are seen by AP, dropped objects by
-#   mIoU, both and swapped names by PQ. Part of the loss is only doubt: look at lower scores before you despair.
+# - Label instances: classes alone do not give objects back, and errors of merging and
+#   splitting hide each other. Masks are PNGs, resized with nearest neighbour, and 0 is no class.
+# - A contour through the centres of pixels has the area $N - B/2 - 1$: half of the border pixels, and one
+#   more, are lost. Outer contours fill holes, joined contours are meaningless, thin regions become polygons of
+#   two points. Areas and boxes come from the mask. Run-length encoding has none of these problems.
+# - Trust a conversion after a round trip, pixel by pixel, not after a look.
+# - A program finds what is malformed and can point at what is suspicious. It cannot find what is merely
+#   *wrong*.
+# - With few images start from pretrained weights, and do not take equal shapes for equal classes.
+# - Bad labels cost most where objects are thin or hardly learnt. AP shows shifts, mIoU dropped objects, PQ
+#   both and swapped names. Part of the loss is only lower scores: try a lower threshold.
 # - A model that was trained on labels with mistakes is a good proofreader of them.
-# - Two class counts, ids against classes, semantic PNGs, the rate for the batch: let them follow from the
+# - Two class counts, ids and class indices, semantic PNGs, the learning rate: let them follow from the
 #   data instead of typing them.
 #
 # ## Exercises
@@ -1393,23 +1477,23 @@ labkit.record("detectron2_statements_not_true", len(failed))
 # 1. **Your own pictures.** Paint ten photographs with any program that saves PNGs, write a category
 #    file, use `data from-masks`, `data check` and `data show`, then train as in 9.7. Which findings were
 #    mistakes?
-# 2. **A keyhole.** A polygon can say *hole* after all: cut the ring open along a line and let the walk go
-#    in, round the hole and out again. Join the two walks of `outlines` like this. What IoU does COCO's
-#    program make of it, and what would a person who edits polygons say?
+# 2. **A keyhole.** A polygon can describe a *hole* after all: cut the ring open along a line and let the
+#    polygon go in, around the hole and out again. Join the two polygons of `outlines` like this. What IoU does COCO's
+#    program make of it, and how useful is it to a person who edits polygons?
 # 3. **Pick with holes.** Derive the error of `contourArea` for a mask with $h$ holes if `RETR_CCOMP` is
 #    used and the holes' areas are subtracted, and check it on the pipes. (The contour of a hole runs
 #    through pixels of the mask, outside the hole.)
-# 4. **Fewer corners.** `cv2.approxPolyDP` makes polygons lighter. Draw the mean IoU of bags and planks
+# 4. **Fewer corners.** `cv2.approxPolyDP` makes polygons lighter. Plot the mean IoU of bags and planks
 #    over the bytes for tolerances from 0.5 to 4 pixels. Where would you stop?
 # 5. **A systematic mistake.** Let all masks be shifted by three pixels in the *same* direction. Is that
 #    better or worse for the model than six pixels at random? Look at SQ and at the predictions.
-# 6. **How much care?** Repeat section 9.8 with shares of 0.1, 0.2, 0.3 and draw PQ over the share. Is
+# 6. **How much care?** Repeat section 9.8 with shares of 0.1, 0.2, 0.3 and plot PQ over the share. Is
 #    there a share below which it does not matter?
 # 7. **A better proofreader.** With a share of 0.3 of swapped labels, how many of the first fifty reports
 #    are right? And let the model that was trained on dropped labels report detections without a label:
-#    from which score on are most of them dropped objects?
-# 8. **Is it the labels or their number?** Train on the clean labels of six pictures in ten alone. Is that better
-#    than all pictures with four names in ten swapped?
+#    above which score are most of them dropped objects?
+# 8. **Is it the labels or their number?** Train on the clean labels of six images in ten alone. Is that better
+#    than all images with four names in ten swapped?
 #
 # ## References
 #
