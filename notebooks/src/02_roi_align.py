@@ -13,21 +13,39 @@
 # %% [markdown]
 # # 2. RoIAlign
 #
-# **The question.** A box has real coordinates, a feature map has a few coarse cells. How do we cut
-# the box out of the map, always to the same size, without losing *where* it is?
+# **The question.** A box has real coordinates, a feature map has a few coarse cells. How can the
+# features of a box be cropped from the map, always to the same size, without losing its position?
 #
-# By the end you have worked three answers by hand (RoIPool, RoIWarp, RoIAlign), moved a box by a
-# quarter of a pixel and seen two of them jump, turned the third into two small matrices, looked
-# into a compiled PyTorch operator, followed a gradient back, and repeated the experiment of the
-# Mask R-CNN paper that decided between them.
+# By the end you have computed three operators by hand (RoIPool, RoIWarp, RoIAlign), moved a box by a
+# quarter of a pixel and seen two of them jump, written the third as two small matrices, looked into a
+# compiled PyTorch operator, followed a gradient backwards, and repeated the experiment of the Mask
+# R-CNN paper that decided between them.
 #
-# You need: notebook 1, bilinear interpolation, and patience for two minutes of training in all.
+# You need: notebook 1, bilinear interpolation, and about two minutes for the training.
+#
+# > **Before you start.** Two terms that [notebook 3](03_mask_rcnn.ipynb) explains are used here.
+# >
+# > - A **region proposal network (RPN)** is a small convolutional head. At each cell of a feature map
+# >   it predicts for several reference boxes of fixed size (*anchors*) whether they contain an object,
+# >   and how to move them onto it. Its best boxes are the *proposals*
+# >   ([3.2](03_mask_rcnn.ipynb#3.2-Anchors) to
+# >   [3.5](03_mask_rcnn.ipynb#3.5-Non-maximum-suppression)).
+# > - **Average precision (AP)** is the area under the precision-recall curve of the detections, from 0
+# >   to 100, averaged over the classes and over ten IoU thresholds from 0.50 to 0.95. A detection is
+# >   correct if its IoU with an object reaches the threshold. AP₅₀ and AP₇₅ use one threshold; AP₇₅ is
+# >   the stricter one ([3.7](03_mask_rcnn.ipynb#3.7-Average-precision)).
+#
+# **What RoIAlign changes, in one sentence:** it does not round the box to whole cells, but samples the
+# feature map by bilinear interpolation at exact positions in the box.
+#
+# ![Left: a box with real coordinates on the cells of a feature map, divided into 2 × 2 bins with 2 × 2 samples each. Middle: one sample between four cells; its value is their mean, weighted by the opposite areas. Right: the output, one mean per bin.](diagrams/roi_align.svg)
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
 seed: int = 0
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: imports, sizes of the profiles, data
 # %matplotlib inline
 import io
 import os
@@ -44,7 +62,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torchvision
-from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -54,10 +71,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.transforms import v2
 
 import labkit
 from labkit.colors import PETROFF_10
+from labkit.datasets.in_memory import InMemory
 from labkit.datasets.shapes import Shapes
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.preprocess import LABKIT, preprocess
@@ -67,13 +87,12 @@ from labkit.structures import Detections
 from labkit.system.cpu_cores import use_threads
 from labkit.system.distributed import default_device
 from labkit.system.progress_bars import progress_bar
-from labkit.visualize import panels
+from labkit.visualize import draw_box, panels, show_image
 from labkit.widgets import RoIAlignExplorer
-from labkit.widgets.roi_align.explorer import draw_roi_align
 
 num_train, num_val, backbone_steps, head_steps, seeds = {
     "smoke": (16, 8, 2, 2, 1),
-    "quick": (700, 120, 350, 125, 2),
+    "quick": (600, 100, 320, 115, 2),
     "full": (4000, 1000, 6000, 3000, 5),
 }[profile]
 _ = torch.manual_seed(seed)
@@ -83,44 +102,37 @@ random = np.random.default_rng(seed)
 blue, orange, red, grey, purple = [np.array(c) / 255 for c in PETROFF_10[:5]]
 COLORS = {"RoIPool": red, "RoIWarp": orange, "RoIAlign": blue}
 
-train_set = Shapes("train", num=num_train, seed=seed)
-val_set = Shapes("val", num=num_val, seed=seed)
+train_set = InMemory(Shapes("train", num=num_train, seed=seed))
+val_set = InMemory(Shapes("val", num=num_val, seed=seed))
 categories = train_set.categories
 
 # %% [markdown]
 # ## 2.1 Why rounding hurts
 #
-# A detector looks at a picture once, with a convolutional network, and then asks about many
-# *regions of interest* (RoIs): boxes that may hold an object. Each region is cut out of the feature
-# map and resampled to the same small grid, say $7 \times 7$ bins, for a head that says what is in
-# it. A map of stride 16 has one cell for $16 \times 16$ pixels, so the corner $x = 41.3$ becomes
-# $41.3 / 16 = 2.58$ cells.
+# A detector computes the feature maps of an image once, with a convolutional network. Then it
+# classifies many **regions of interest** (RoIs): boxes that may contain an object. The features of each
+# region are resampled to the same small grid, usually $7 \times 7$ *bins*, and given to a head that
+# predicts class, box and mask. A map of stride 16 has one cell for $16 \times 16$ pixels, so that the
+# coordinate $x = 41.3$ becomes $41.3 / 16 = 2.58$ cells.
 #
-# The first answer, **RoIPool** (Girshick, 2015), rounds: the region consists of the whole cells from
-# $\mathrm{round}(x_1/16)$ to $\mathrm{round}(x_2/16)$, both included. Below, the box in blue, and in
-# red what RoIPool looks at instead.
+# The first operator, **RoIPool** (Girshick, 2015), rounds: the region is made of the whole cells from
+# $\mathrm{round}(x_1/16)$ to $\mathrm{round}(x_2/16)$, both included, and the same in $y$.
 
 
-# %%
-def rounded(boxes, stride):
-    """The pixels that RoIPool takes for each box, ``(K, 4)``."""
+# %% tags=["idea"]
+def pooled_boxes(boxes, stride):
+    """The pixels under the cells that RoIPool takes for each box, ``(K, 4)``."""
     cells = (boxes / stride + 0.5).floor()  # round; coordinates are not negative here
     return torch.cat([cells[:, :2], cells[:, 2:] + 1], dim=1) * stride
 
 
-def frame(axis, box, color, style="-", width=2.2, **options):
-    x1, y1, x2, y2 = [float(v) for v in box]
-    options = {"fill": False, "edgecolor": color, "linestyle": style, "linewidth": width, **options}
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **options))
+# %% [markdown]
+# Three boxes (blue, solid) and the regions that RoIPool takes for them on a map of stride 16 (red,
+# dashed). The table has the mean IoU of the two for all objects of the validation set.
 
 
-def show_pixels(axis, image):
-    """A picture in the coordinates of boxes: pixel (r, c) covers [c, c + 1] × [r, r + 1]."""
-    height, width = image.shape[1:]
-    axis.imshow(image.permute(1, 2, 0), extent=(0, width, height, 0), interpolation="nearest")
-    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-
-
+# %% tags=["hide-input"]
+# Figure and table: boxes and the regions that RoIPool takes for them
 def iou(a, b):
     return torchvision.ops.box_iou(a[None], b[None]).item()
 
@@ -130,43 +142,44 @@ for axis, index in zip(axes, (0, 1, 4), strict=True):
     image, target = val_set[index]
     area = (target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(dim=1)
     box = target["boxes"][area.argsort()[len(area) // 2]]  # of middle size
-    taken = rounded(box[None], 16)[0]
-    show_pixels(axis, image)
+    taken = pooled_boxes(box[None], 16)[0]
+    show_image(axis, image)
     for line in range(16, 128, 16):
         axis.axvline(line, color="white", linewidth=0.7, alpha=0.55)
         axis.axhline(line, color="white", linewidth=0.7, alpha=0.55)
-    frame(axis, taken, "white", width=4)
-    frame(axis, taken, red, "--")
-    frame(axis, box, "white", width=4)
-    frame(axis, box, blue)
+    draw_box(axis, taken, "white", linewidth=4)
+    draw_box(axis, taken, red, linewidth=2.2, linestyle="--")
+    draw_box(axis, box, "white", linewidth=4)
+    draw_box(axis, box, blue, linewidth=2.2)
     axis.set_title(f"stride 16: IoU of the two boxes {iou(box, taken):.2f}", fontsize=10)
 plt.show()
 
 boxes = torch.cat([target["boxes"] for _, target in val_set])
 area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-small, large = val_set.area_limits
+small, large = Shapes("val", num=num_val, seed=seed).area_limits
 groups = {
     "small": area < small,
     "medium": (area >= small) & (area < large),
     "large": area >= large,
     "all": area > 0,
 }
-print("mean IoU of a box with its rounded self\nstride " + "".join(f"{g:>8}" for g in groups))
+print("mean IoU of a box and its region\nstride " + "".join(f"{g:>8}" for g in groups))
 for stride in (4, 8, 16, 32):
-    overlap = torchvision.ops.box_iou(boxes, rounded(boxes, stride)).diagonal()
+    overlap = torchvision.ops.box_iou(boxes, pooled_boxes(boxes, stride)).diagonal()
     print(f"{stride:6} " + "".join(f"{overlap[g].mean():8.2f}" for g in groups.values()))
     labkit.record(f"iou_after_rounding_stride_{stride}", overlap.mean())
 
 # %% [markdown]
-# A head that sees the red box has to guess where in it the object lies, and the answer differs
-# from box to box, so it cannot be learnt. For a class label that may not matter much. For a mask it
-# does.
+# The head gets the features of the red region and has to predict the position of the object in the
+# blue one. The offset differs from box to box, so it cannot be learnt. For a class that may not matter
+# much. For a mask it does.
 #
-# The second harm is a jump. Move a box slowly to the right, by a quarter of a pixel at a time. The
-# picture is real, the feature map its mean over blocks of $16 \times 16$ pixels, the region is cut
-# to $2 \times 2$ bins, and the curve shows the top left one.
+# The second problem is a jump. Move a box to the right in steps of a quarter of a pixel. The image is
+# real, the feature map its mean over blocks of $16 \times 16$ pixels, the region is pooled to
+# $2 \times 2$ bins, and the curve shows the upper left one.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: the value of a bin while the box moves
 image, target = val_set[4]
 grey_map = F.avg_pool2d(image.float().mean(dim=0)[None, None] / 255, 16)  # (1, 1, 8, 8)
 shifts = torch.arange(0, 64, 0.25)
@@ -183,8 +196,7 @@ for name, pooled in curves.items():
     axis.plot(shifts, curve, color=COLORS[name], label=name, linewidth=2, drawstyle="default")
     steps = pooled.flatten(1).diff(dim=0).abs().amax(dim=1)  # largest change of any bin
     unmoved = (steps == 0).float().mean().item()
-    print(f"{name:8} a quarter of a pixel changes nothing in {unmoved:.0%} of the moves,", end=" ")
-    print(f"and a bin by up to {steps.max():.3f} in the others")
+    print(f"{name:8} unchanged after {unmoved:4.0%} of the steps, largest change {steps.max():.3f}")
     labkit.record(f"largest_jump_{name}", steps.max())
     labkit.record(f"moves_without_effect_{name}", unmoved)
 axis.set(xlabel="the box moves to the right, pixels", ylabel="value of the first bin")
@@ -193,28 +205,28 @@ axis.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# The two that round the corners stand still for up to 16 pixels, then a quarter of a pixel changes
-# everything. RoIAlign answers every move with a small change.
+# RoIPool and RoIWarp (section 2.2), which round the corners, stay constant for up to 16 pixels and
+# then jump. RoIAlign changes a little at every step.
 #
 # ## 2.2 Three operators by hand
 #
-# Five by five cells, one channel; in cell coordinates, so that cell $(r, c)$ covers
+# The feature map has five by five cells and one channel. In cell coordinates, cell $(r, c)$ covers
 # $[c, c+1] \times [r, r+1]$ and its centre is at $(c + \frac12, r + \frac12)$. The region is
-# $x$ from 0.75 to 2.75 and $y$ from 1.25 to 3.25, to be cut into $2 \times 2$ bins:
+# $x$ from 0.75 to 2.75 and $y$ from 1.25 to 3.25, to be pooled into $2 \times 2$ bins:
 #
-# $$F = \begin{pmatrix} 1&3&2&0&4\\ 5&9&6&2&1\\ 2&7&8&4&0\\ 0&4&5&3&2\\ 3&1&0&6&8 \end{pmatrix}$$
+# $$F = \left(\begin{matrix} 1&3&2&0&4\\ 5&9&6&2&1\\ 2&7&8&4&0\\ 0&4&5&3&2\\ 3&1&0&6&8 \end{matrix}\right)$$
 #
-# **RoIPool.** Corners rounded: cells 1 to 3 in both directions. Three cells do not divide into two
-# bins; each bin's edges are rounded outwards, so the bins are cells 1–2 and 2–3 and share the middle
-# one. The largest value of each:
+# **RoIPool** (Girshick, 2015). The corners are rounded: cells 1 to 3 in both directions. Three cells do
+# not divide into two bins; each bin's edges are rounded outwards, so the bins are cells 1–2 and 2–3 and
+# share the middle one. The output is the largest value of each bin:
 # $\max(9,6,7,8) = 9$, $\max(6,2,8,4) = 8$, $\max(7,8,4,5) = 8$, $\max(8,4,5,3) = 8$. The
-# same cell, 8, is the answer of three bins.
+# same cell, 8, is the value of three bins.
 #
-# **RoIWarp** (Dai et al., 2016). Corners rounded as before, so the region is $[1, 4] \times [1, 4]$,
-# but the bins keep their true width of 1.5. One sample in the middle of each, at 1.75 and 3.25.
-# Measured from the centre of cell 0 that is $1.75 - 0.5 = 1.25$: a quarter of the way from cell 1 to
-# cell 2. In row 1: $\frac34 \cdot 9 + \frac14 \cdot 6 = 8.25$; in row 2:
-# $\frac34 \cdot 7 + \frac14 \cdot 8 = 7.25$; and between the rows
+# **RoIWarp** (Dai et al., 2016). The corners are rounded as before, so the region is
+# $[1, 4] \times [1, 4]$, but the bins keep their true width of 1.5. One sample is taken in the middle
+# of each bin, at 1.75 and 3.25. Measured from the centre of cell 0 that is $1.75 - 0.5 = 1.25$: a
+# quarter of the way from cell 1 to cell 2. In row 1: $\frac34 \cdot 9 + \frac14 \cdot 6 = 8.25$; in row
+# 2: $\frac34 \cdot 7 + \frac14 \cdot 8 = 7.25$; and between the rows
 # $\frac34 \cdot 8.25 + \frac14 \cdot 7.25 = 8$.
 #
 # **RoIAlign** (He et al., 2017). Nothing is rounded. Bins are 1 wide, their middles at $x = 1.25$
@@ -222,24 +234,13 @@ plt.show()
 # 2.25. The first: row 1 gives $\frac14 \cdot 5 + \frac34 \cdot 9 = 8$, row 2 gives
 # $\frac14 \cdot 2 + \frac34 \cdot 7 = 5.75$, and between them
 # $\frac34 \cdot 8 + \frac14 \cdot 5.75 = 7.4375$.
-
-# %%
-BY_HAND = {
-    "RoIPool": [[9, 8], [8, 8]],
-    "RoIWarp": [[8, 3.5], [5, 3.875]],
-    "RoIAlign": [[7.4375, 7], [5.0625, 7]],
-}
-cells = torch.tensor(
-    [[1.0, 3, 2, 0, 4], [5, 9, 6, 2, 1], [2, 7, 8, 4, 0], [0, 4, 5, 3, 2], [3, 1, 0, 6, 8]]
-)
-region = (0.75, 1.25, 2.75, 3.25)
-
-# %% [markdown]
-# The definitions in code, for one region of one channel. Two rules of the border belong to them: a
-# sample up to one cell outside the map takes the border's value, and farther out it counts as zero.
+#
+# The definitions in code, for one region of one channel, begin with bilinear interpolation. Two rules
+# for samples near the border belong to it: up to one cell outside the map a sample has the border's
+# value, farther out it is zero.
 
 
-# %%
+# %% tags=["idea"]
 def bilinear(F, y, x):
     """The map at a point, measured from the centre of cell (0, 0)."""
     height, width = F.shape
@@ -254,8 +255,14 @@ def bilinear(F, y, x):
     )
 
 
-def sampled(F, box, bins, s):
-    """Cut a box into bins × bins and average s × s samples in each."""
+# %% [markdown]
+# RoIWarp and RoIAlign share the sampling: $s \times s$ points in each bin, then their mean. They differ
+# in the box: RoIWarp rounds it first.
+
+
+# %% tags=["idea"]
+def sample_bins(F, box, bins, s):
+    """The mean of s × s samples in each of bins × bins parts of a box."""
     x1, y1, x2, y2 = box
     width, height = (x2 - x1) / bins, (y2 - y1) / bins
     out = torch.zeros(bins, bins, dtype=F.dtype)
@@ -273,6 +280,20 @@ def round_half_up(value):
     return int(np.floor(value + 0.5))
 
 
+def my_roi_warp(F, box, bins, s=1):
+    x1, y1, x2, y2 = [round_half_up(v) for v in box]
+    return sample_bins(F, (x1, y1, x2 + 1, y2 + 1), bins, s)
+
+
+def my_roi_align(F, box, bins, s=1):
+    return sample_bins(F, box, bins, s)
+
+
+# %% [markdown]
+# RoIPool rounds twice, the box and then the edges of the bins, and takes the maximum of whole cells:
+
+
+# %% tags=["idea"]
 def my_roi_pool(F, box, bins):
     x1, y1, x2, y2 = [round_half_up(v) for v in box]
     width, height = (x2 - x1 + 1) / bins, (y2 - y1 + 1) / bins
@@ -287,18 +308,21 @@ def my_roi_pool(F, box, bins):
     return out
 
 
-def my_roi_warp(F, box, bins, s=1):
-    x1, y1, x2, y2 = [round_half_up(v) for v in box]
-    return sampled(F, (x1, y1, x2 + 1, y2 + 1), bins, s)
+# %% tags=["hide-input"]
+# Check: the twelve values by hand
+BY_HAND = {
+    "RoIPool": [[9, 8], [8, 8]],
+    "RoIWarp": [[8, 3.5], [5, 3.875]],
+    "RoIAlign": [[7.4375, 7], [5.0625, 7]],
+}
+cells = torch.tensor(
+    [[1.0, 3, 2, 0, 4], [5, 9, 6, 2, 1], [2, 7, 8, 4, 0], [0, 4, 5, 3, 2], [3, 1, 0, 6, 8]]
+)
+region = (0.75, 1.25, 2.75, 3.25)
 
-
-def my_roi_align(F, box, bins, s=1):
-    return sampled(F, box, bins, s)
-
-
-MINE = {"RoIPool": my_roi_pool, "RoIWarp": my_roi_warp, "RoIAlign": my_roi_align}
+OWN = {"RoIPool": my_roi_pool, "RoIWarp": my_roi_warp, "RoIAlign": my_roi_align}
 wrong = sum(
-    MINE[name](cells, region, 2).tolist()[i][j] != values[i][j]
+    OWN[name](cells, region, 2).tolist()[i][j] != values[i][j]
     for name, values in BY_HAND.items()
     for i in range(2)
     for j in range(2)
@@ -307,7 +331,8 @@ labkit.record("values_by_hand_that_are_wrong", wrong)
 print(f"values that differ from those by hand: {wrong} of 12")
 
 
-# %%
+# %% tags=["hide-input"]
+# Figure: the three operators on the map, and their outputs
 def show_cells(axis, F, box=None):
     height, width = F.shape
     axis.imshow(F, cmap="Greys", alpha=0.35, extent=(0, width, height, 0), vmin=-2, vmax=12)
@@ -329,17 +354,18 @@ for (name, values), axis, below in zip(BY_HAND.items(), *axes, strict=True):
     if name == "RoIPool":
         for x, y in [(1, 1), (2, 1), (1, 2), (2, 2)]:  # overlapping bins: darker where they do
             shade = {"fill": True, "facecolor": (*color, 0.13)}
-            frame(axis, (x + 0.06, y + 0.06, x + 1.94, y + 1.94), color, ":", width=1, **shade)
-        frame(axis, (1, 1, 4, 4), color)
+            inner = (x + 0.06, y + 0.06, x + 1.94, y + 1.94)
+            draw_box(axis, inner, color, linestyle=":", linewidth=1, **shade)
+        draw_box(axis, (1, 1, 4, 4), color, linewidth=2.2)
     else:
         x1, y1, x2, y2 = (1, 1, 4, 4) if name == "RoIWarp" else region
-        frame(axis, (x1, y1, x2, y2), color)
+        draw_box(axis, (x1, y1, x2, y2), color, linewidth=2.2)
         axis.plot([(x1 + x2) / 2] * 2, [y1, y2], color=color, linewidth=1.2)
         axis.plot([x1, x2], [(y1 + y2) / 2] * 2, color=color, linewidth=1.2)
         xs, ys = [(3 * x1 + x2) / 4, (x1 + 3 * x2) / 4], [(3 * y1 + y2) / 4, (y1 + 3 * y2) / 4]
         axis.plot(np.repeat(xs, 2), ys * 2, "o", color=color, markersize=6, markeredgecolor="white")
     if name != "RoIAlign":
-        frame(axis, region, "0.2", "--", width=1.3)
+        draw_box(axis, region, "0.2", linestyle="--", linewidth=1.3)
     axis.set_title(name, fontsize=11, color=color, fontweight="bold")
     below.imshow(np.array(values), cmap="Greys", alpha=0.35, vmin=-2, vmax=12)
     for i in range(2):
@@ -349,10 +375,12 @@ for (name, values), axis, below in zip(BY_HAND.items(), *axes, strict=True):
 plt.show()
 
 # %% [markdown]
-# The true box is dashed. Now the same on random regions, many of them partly outside the map,
-# against the operators of `labkit.ops` and of torchvision:
+# The dashed box is the region, the coloured one what each operator pools; below, its output. The same
+# comparison on 100 random regions, many of them partly outside the map, with the operators of
+# `labkit.ops` and of torchvision:
 
-# %%
+# %% tags=["hide-input"]
+# Check: random regions against labkit and torchvision
 worst = defaultdict(float)
 for _ in range(100):
     values = torch.tensor(random.normal(size=(7, 9)))
@@ -375,35 +403,39 @@ for _ in range(100):
             torchvision.ops.roi_align(batch, rois, 3, 1.0, 2, aligned=True),
         ),
     }
-    for name, (mine, other) in pairs.items():
-        worst[name] = max(worst[name], (mine - other).abs().max().item())
+    for name, (own, other) in pairs.items():
+        worst[name] = max(worst[name], (own - other).abs().max().item())
 for name, difference in worst.items():
     labkit.record(name, difference)
-    print(f"{name.replace('_vs_', ' and '):22} differ by {difference:.2g} at most")
+    print(f"{name.replace('_vs_', ' and '):22} largest difference {difference:.2g}")
 
 # %% [markdown]
 # ## 2.3 The half pixel
 #
-# Why subtract $\frac12$? Because two conventions meet. A box counts in *edges*: $x = 0$ is the left
-# edge of the picture. A map is indexed by *centres*: $F[0]$ is the value in the middle of the first
-# cell, half a cell from the edge. The first RoIAlign forgot that (`aligned=False`) and read every
-# region half a cell too far to the lower right: eight pixels at stride 16. It also widened each
-# region to at least one cell. `aligned=True` subtracts the half; both remain in use, because
-# published weights expect the one they were trained with.
+# Why was $\frac12$ subtracted in the code above? Because two conventions meet. The coordinates of a box
+# count *edges*: $x = 0$ is the left edge of the image. A map is indexed by *centres*: $F[0]$ is the
+# value at the centre of the first cell, half a cell from the edge. The first implementation of RoIAlign
+# did not subtract it (`aligned=False`) and read every region half a cell too far to the lower right:
+# eight pixels at stride 16. It also enlarged each region to at least one cell. `aligned=True` subtracts
+# the half. Both remain in use, because published weights need the one they were trained with.
 #
-# A picture shows it best. Average it over blocks of $8 \times 8$ pixels, and ask RoIAlign for a
-# region of that coarse map. Does it show the same part of the scene as a crop of the picture?
+# To see it, average the image over blocks of $8 \times 8$ pixels and apply RoIAlign to that map.
+# Does the output show the same part of the image as a crop? (The first two lines measure the shift on
+# a map that holds the position of every pixel.)
 
-# %%
+# %% tags=["hide-input"]
+# Figure: a region with and without the half pixel
 stride, bins = 8, 48
-ramp = torch.arange(128.0) + 0.5  # every pixel holds the place of its centre
+ramp = torch.arange(128.0) + 0.5  # every pixel has the position of its centre
 places = torch.stack([ramp.expand(128, 128), ramp[:, None].expand(128, 128)])
 box = torch.tensor([[37.0, 29.0, 101.0, 93.0]])
 for aligned in (False, True):
-    cut = roi_align(F.avg_pool2d(places, stride)[None], [box], 4, 1 / stride, 2, aligned=aligned)[0]
+    pooled = roi_align(
+        F.avg_pool2d(places, stride)[None], [box], 4, 1 / stride, 2, aligned=aligned
+    )[0]
     middles = box[0, 0] + (torch.arange(4) + 0.5) * 16  # of the bins, along x
-    shift = (cut[0] - middles).mean().item()
-    print(f"aligned={aligned}: the bins lie {shift:+.1f} pixels from where they should be")
+    shift = (pooled[0] - middles).mean().item()
+    print(f"aligned={aligned}: the bins are shifted by {shift:+.1f} pixels")
     labkit.record(f"shift_in_pixels_aligned_{aligned}", shift)
 
 image, target = val_set[7]
@@ -412,15 +444,15 @@ first = (centre - 32).round().clamp(8, 56)
 box = torch.cat([first, first + 64])[None]
 coarse = F.avg_pool2d(image.float()[None] / 255, stride)
 crops = {
-    "crop of the picture": roi_align(image.float()[None] / 255, [box], bins, 1.0, 2, aligned=True),
+    "crop of the image": roi_align(image.float()[None] / 255, [box], bins, 1.0, 2, aligned=True),
     "aligned=True": roi_align(coarse, [box], bins, 1 / stride, 2, aligned=True),
     "aligned=False": roi_align(coarse, [box], bins, 1 / stride, 2, aligned=False),
 }
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained")
-show_pixels(axes[0], image)
-frame(axes[0], box[0], "white", width=4)
-frame(axes[0], box[0], blue)
-axes[0].set_title("picture and region", fontsize=10)
+show_image(axes[0], image)
+draw_box(axes[0], box[0], "white", linewidth=4)
+draw_box(axes[0], box[0], blue, linewidth=2.2)
+axes[0].set_title("image and region", fontsize=10)
 mask = roi_align(target["masks"][:1, None].float(), [box], 256, 1.0, 1, aligned=True)[0, 0]
 places = (np.arange(256) + 0.5) / 4
 for axis, (name, crop) in zip(axes[1:], crops.items(), strict=True):
@@ -431,55 +463,45 @@ for axis, (name, crop) in zip(axes[1:], crops.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The white outline is the object's true one in the region. With the half pixel the blurred object
-# lies in it, without it has slipped to the upper left by half a cell.
+# The white outline is the object's ground truth in the region. With the half pixel the blurred object
+# lies inside it. Without, it is shifted to the upper left by half a cell.
 #
-# ## 2.4 Where RoIAlign looks
+# ## 2.4 Where RoIAlign samples
 #
-# How many samples a bin takes is the last choice: `sampling_ratio=s` takes $s \times s$ of them, and
-# $s \le 0$ takes as many as the bin has cells, $\lceil h_\text{bin} \rceil \times \lceil
-# w_\text{bin} \rceil$, so that large regions are not read with gaps.
-#
-# For the rest of the lesson we need a real feature map. The network below gives one, and boxes to
-# look at. It is trained for two tasks that use *no RoI operator at all*: a semantic map, as in
-# notebook 1, and a *region proposal network* (taken from torchvision; notebook 3 builds it), which
-# says for each cell which boxes around it may hold an object. Its features therefore prefer none of
-# the operators that we shall compare on them in section 2.9.
+# The last choice is the number of samples in a bin. `sampling_ratio=s` takes $s \times s$ of them;
+# $s \le 0$ takes as many as the bin has cells,
+# $\lceil h_\text{bin} \rceil \times \lceil w_\text{bin} \rceil$, so that large regions are sampled
+# without gaps. In each direction the samples are equally spaced:
 
 
-# %%
-class Drawn(torch.utils.data.Dataset):
-    """Images drawn once, and mirrored at random."""
-
-    def __init__(self, dataset):
-        self.items = [dataset[i] for i in progress_bar(range(len(dataset)), unit="image")]
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return mirrored(*self.items[index]) if torch.rand(()) < 0.5 else self.items[index]
+# %% tags=["idea"]
+def sampling_points(box, bins, s):
+    """x and y of the samples of a region: the columns and rows of a grid, ``(bins * s,)`` each."""
+    x1, y1, x2, y2 = box.tolist()
+    t = (np.arange(bins * s) + 0.5) / (bins * s)
+    return x1 + t * (x2 - x1), y1 + t * (y2 - y1)
 
 
-def mirrored(image, target):
-    boxes = target["boxes"].clone()
-    boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
-    flipped = {key: target[key].flip(-1) for key in ("masks", "semantic")}
-    return image.flip(-1), {**flipped, "boxes": boxes, "labels": target["labels"]}
+# %% [markdown]
+# For the rest of the lesson we need a real feature map. We train a backbone for two tasks that use *no
+# RoI operator*: a semantic map, as in notebook 1, and region proposals (with torchvision's RPN). So its
+# features prefer none of the operators that section 2.9 compares on them.
 
 
+# %% tags=["hide-input"]
+# The network: backbone, semantic head, torchvision's RPN
 class Backbone(nn.Module):
-    """Feature maps of stride 8 and 16, taught by a semantic map and by proposals."""
+    """Feature maps of stride 8 and 16, trained by semantic segmentation and by proposals."""
 
     STRIDES = types.MappingProxyType({"res3": 8, "res4": 16})
 
     def __init__(self, num_classes):
         super().__init__()
         self.body = TinyResNet()
-        self.body.res5 = nn.Identity()  # a stage that nobody here asks for
+        self.body.res5 = nn.Identity()  # this stage is not used here
         widths = self.body.channels
-        # One score per class for each of the 4 × 4 pixel blocks in a cell: features have to say
-        # where in their cell something is.
+        # Logits for every block of 4 × 4 pixels in a cell, so that the features have to encode
+        # positions within the cell.
         self.score = nn.ModuleDict(
             {
                 name: nn.Sequential(
@@ -507,51 +529,45 @@ class Backbone(nn.Module):
         proposals, losses = self.propose(image_list, {"res3": features["res3"]}, targets)
         if targets is None:
             return features, proposals
-        scores = sum(score(features[name]) for name, score in self.score.items())
-        scores = F.interpolate(scores, batch.padded_size, mode="bilinear")
-        truth = torch.stack([target["semantic"] for target in targets])
-        return {**losses, "loss_sem_seg": F.cross_entropy(scores, truth, ignore_index=255)}
+        logits = sum(score(features[name]) for name, score in self.score.items())
+        logits = F.interpolate(logits, batch.padded_size, mode="bilinear")
+        gt_labels = torch.stack([target["semantic"] for target in targets])
+        return {**losses, "loss_sem_seg": F.cross_entropy(logits, gt_labels, ignore_index=255)}
 
 
-drawn = Drawn(train_set)
+# %%
 _ = torch.manual_seed(seed)
 backbone = Backbone(len(categories))
-_ = train(backbone, drawn, TrainConfig(steps=backbone_steps, lr=3e-3, seed=seed))
+mirrored = TransformedDataset(train_set, JointTransform(v2.RandomHorizontalFlip()))
+_ = train(backbone, mirrored, TrainConfig(steps=backbone_steps, lr=3e-3, seed=seed))
 _ = backbone.cpu().eval().requires_grad_(False)
 
 # %% [markdown]
-# One region on the picture and on a feature map of stride 8 (the channel with the largest
-# contrast), its $7 \times 7$ bins, and the points that RoIAlign reads. On the left the rule of
-# most detectors, $s = 2$; on the right the adaptive one, which needs a single sample per bin here,
-# as the bins are smaller than a cell.
+# One region on the image and on the map of stride 8 (the channel with the largest variance), its
+# $7 \times 7$ bins, and the samples of RoIAlign. Left and middle: $s = 2$, the value of most detectors.
+# Right: the adaptive rule, which takes one sample per bin here, because the bins are smaller than a
+# cell.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: samples of one region
 image, target = val_set[1]
 features = backbone([image])[0]["res3"][0]  # (C, 16, 16)
 channel = features.var(dim=(1, 2)).argmax()
 area = (target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(dim=1)
 region = target["boxes"][area.argmax()]
 
-
-def sampling_points(box, bins, s):
-    """Coordinates of all samples of a region in pixels: x and y of shape ``(bins * s,)``."""
-    x1, y1, x2, y2 = box.tolist()
-    t = (np.arange(bins * s) + 0.5) / (bins * s)
-    return x1 + t * (x2 - x1), y1 + t * (y2 - y1)
-
-
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), layout="constrained")
 adaptive = int(((region[2] - region[0]) / 8 / 7).ceil())
 for axis, s, title in (
-    (axes[0], 2, "the picture, 2 × 2 samples"),
+    (axes[0], 2, "image, 2 × 2 samples"),
     (axes[1], 2, "stride 8, 2 × 2 samples"),
     (axes[2], adaptive, f"stride 8, adaptive: {adaptive} × {adaptive}"),
 ):
     if axis is axes[0]:
-        show_pixels(axis, image)
+        show_image(axis, image)
     else:
         axis.imshow(features[channel], cmap="viridis", extent=(0, 128, 128, 0))
-    frame(axis, region, "white", width=2)
+    draw_box(axis, region, "white", linewidth=2)
     x1, y1, x2, y2 = region.tolist()
     for t in np.linspace(0, 1, 8)[1:-1]:
         axis.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], color="white", linewidth=0.6)
@@ -565,41 +581,34 @@ for axis, s, title in (
 plt.show()
 
 # %% [markdown]
-# The same up close: the box above on that channel, cut into $4 \times 4$ bins, with all three operators
-# side by side. Each number below can be followed from the cells of the map to the bin; the arithmetic is
-# at the bottom. (The values come from `labkit.ops`, RoIAlign's from its loop over single samples.)
+# The same region in detail on that channel, with $4 \times 4$ bins and all three operators side by
+# side. Each number can be followed from the cells of the map to the bin; the arithmetic is at the
+# bottom. In JupyterLab the figure is interactive: drag the box by a fraction of a cell, or move it
+# with the arrow keys, and watch which of the three grids change; click on a bin to see its samples.
 
 # %%
 in_cells = (region / 8).tolist()
-draw_roi_align(features[channel], in_cells, image=image, selected=(1, 2))
-
-# %% [markdown]
-# In JupyterLab the picture answers. Drag the box by a fraction of a cell, or move it with the arrow keys,
-# and watch which of the three grids change; click on a bin to see its points.
-
-# %%
 RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 
 # %% [markdown]
-# ## 2.5 The separable insight
+# ## 2.5 RoIAlign as two matrix products
 #
-# Look at the orange points: they form a *grid*. Every sample of bin $(i, j)$ pairs one of $s$
-# heights with one of $s$ widths, and bilinear weights are products of a weight along $y$ and a
-# weight along $x$. Write $\lambda(t, r) = \max(0, 1 - |t - r|)$ for the weight of cell $r$ at
-# point $t$. Then
+# The samples form a *grid*. Every sample of bin $(i, j)$ combines one of $s$ heights with one of $s$
+# widths, and a bilinear weight is the product of a weight along $y$ and a weight along $x$. Write
+# $\lambda(t, r) = \max(0, 1 - |t - r|)$ for the weight of cell $r$ at point $t$, and $y_{ia}$, $x_{jb}$
+# for the coordinates of the samples. Then
 #
 # $$\text{out}_{ij} = \frac{1}{s^2} \sum_{a,b} \sum_{r,c} \lambda(y_{ia}, r)\, \lambda(x_{jb}, c)\, F_{rc}
 # = \sum_{r,c} \underbrace{\Big[\frac1s \sum_a \lambda(y_{ia}, r)\Big]}_{(A_y)_{ir}} F_{rc}
 # \underbrace{\Big[\frac1s \sum_b \lambda(x_{jb}, c)\Big]}_{(A_x)_{jc}}
 # = \big(A_y\, F\, A_x^{\top}\big)_{ij} .$$
 #
-# The sums over the samples have moved *inside* two small matrices that do not depend on the
-# channel. Four nested loops over $s^2$ samples of four cells each, for every channel, have become
-# two products; the samples are walked once per axis and region, $2 \cdot 7 \cdot s$ of them instead
-# of $49\, s^2 C$.
+# The sums over the samples are now *inside* two small matrices, which do not depend on the channel.
+# Four nested loops over $s^2$ samples of four cells each, for every channel, became two products. The
+# samples are visited once per axis and region: $2 \cdot 7 \cdot s$ of them instead of $49\, s^2 C$.
 
 
-# %%
+# %% tags=["idea"]
 def my_sampling_matrix(start, end, bins, s, size):
     """A of one axis, ``(bins, size)``: the weight of every cell in every bin."""
     A = torch.zeros(bins, size, dtype=torch.float64)
@@ -614,9 +623,19 @@ def my_sampling_matrix(start, end, bins, s, size):
     return A
 
 
-x1, y1, x2, y2 = (region / 8).tolist()
+def separable_roi_align(F, box, bins, s):
+    """RoIAlign ``(C, bins, bins)`` of a map ``(C, H, W)`` and a box in cells."""
+    x1, y1, x2, y2 = box
+    A_y = my_sampling_matrix(y1, y2, bins, s, F.shape[1]).to(F.dtype)
+    A_x = my_sampling_matrix(x1, x2, bins, s, F.shape[2]).to(F.dtype)
+    return A_y @ F @ A_x.T
+
+
+# %% tags=["hide-input"]
+# Figure: the two matrices of a region; check against torchvision
+x1, y1, x2, y2 = in_cells
 A_y, A_x = my_sampling_matrix(y1, y2, 7, 2, 16), my_sampling_matrix(x1, x2, 7, 2, 16)
-product = A_y @ features.double() @ A_x.T  # (C, 7, 7)
+product = separable_roi_align(features.double(), in_cells, 7, 2)  # (C, 7, 7)
 reference = torchvision.ops.roi_align(
     features[None].double(), [region[None].double()], 7, 1 / 8, 2, aligned=True
 )[0]
@@ -638,16 +657,16 @@ for axis, (matrix, title, across, down, cmap) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# Each row of $A_y$ sums to one and is non-zero on the few cells under its bin. The saving grows with
-# $s$: large regions under the adaptive rule take many samples, and the matrices only get their
-# numbers once. How much is it worth in plain Python, for one region of all channels? Below, the
-# four loops of section 2.2 (for one channel, times the number of channels) against two matrices
-# filled by loops and two products:
+# Each row of $A_y$ sums to one and is non-zero at the few cells under its bin. The saving grows with
+# $s$, because the samples cost time only while the matrices are filled. How much is it in plain Python,
+# for one region of all channels? Below, the four loops of section 2.2 (for one channel, times the
+# number of channels) against `separable_roi_align`:
 
 
-# %%
+# %% tags=["hide-input"]
+# Measuring loop: loops against two products
 def best_time(function, repeats=5):
-    """The shortest of several runs, in seconds: what disturbs a measurement only lengthens it."""
+    """The shortest of several runs in seconds; disturbances only lengthen a run."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -656,18 +675,11 @@ def best_time(function, repeats=5):
     return min(times)
 
 
-cells_of_region = tuple((region / 8).tolist())
 ratios = {}
 for s in (1, 2, 4):
-    loops = best_time(lambda s=s: sampled(features[channel], cells_of_region, 7, s), 2)
+    loops = best_time(lambda s=s: sample_bins(features[channel], in_cells, 7, s), 2)
     loops *= len(features)
-
-    def two_products(s=s):
-        A_y = my_sampling_matrix(y1, y2, 7, s, 16).float()
-        A_x = my_sampling_matrix(x1, x2, 7, s, 16).float()
-        return A_y @ features @ A_x.T
-
-    products = best_time(two_products)
+    products = best_time(lambda s=s: separable_roi_align(features, in_cells, 7, s))
     ratios[s] = loops / products
     print(
         f"s = {s}: loops {loops:7.3f} s, separable {products * 1e3:6.2f} ms, {ratios[s]:6.0f} times"
@@ -675,35 +687,36 @@ for s in (1, 2, 4):
 labkit.record("separable_over_loops_s_2", ratios[2])
 
 # %% [markdown]
-# `labkit.ops.roi_align_separable` does the same for all regions at once, without a Python loop over samples,
-# differentiable by autograd and on any device that PyTorch knows.
+# `labkit.ops.roi_align_separable` does the same for all regions at once, without a Python loop over
+# samples, differentiable by autograd and on every device of PyTorch.
 #
 # ## 2.6 The compiled operator
 #
-# PyTorch gets us this far. Two things it cannot do for us: skip the zeros of the matrices (they are
-# banded: a bin touches a few rows of the map), and keep the cells of the map in the processor's cache
-# while many regions read them. Both take a loop in a compiled language, and PyTorch lets us add one as
-# an *operator* of our own. These are the parts of such an extension:
+# Two things are left that PyTorch's own operators cannot do: skip the zeros of the matrices (a bin
+# touches a few rows of the map), and keep the cells of the map in the processor's cache while many
+# regions read them. Both need a loop in a compiled language, and PyTorch lets us add one as an
+# *operator* of our own. The parts of such an extension:
 #
-# | part | where | what it says |
+# | part | file | what it contains |
 # | --- | --- | --- |
-# | schema | `csrc/roi_align_cpu.cpp` | name, arguments and result, as PyTorch should see them |
+# | schema | `csrc/roi_align_cpu.cpp` | name, arguments and result of the operator |
 # | kernel | `csrc/roi_align_cpu.cpp` | the arithmetic, once forward, once backward |
 # | autograd | `ops/roi_align_compiled.py` | which operator is the gradient of which |
-# | fake kernel | `ops/roi_align_compiled.py` | the result's shape without computing it, for `torch.compile` |
-# | build | `ops/build.py` | calls the compiler at first use and keeps the library |
+# | fake kernel | `ops/roi_align_compiled.py` | the result's shape without its values, for `torch.compile` |
+# | build | `ops/build_kernels.py` | calls the compiler at first use and keeps the library |
 #
-# The heart is short. Here it is, read from the file that is compiled: the two matrices are kept as
+# The core is short. Here it is, read from the file that is compiled. The two matrices are kept as
 # lists of *taps* (a cell and its weight), and the two loops over a bin's taps are
 # $\sum_r (A_y)_{ir} \sum_c (A_x)_{jc} F_{rc}$, with as many channels at a time as a vector register
 # holds.
 
-# %%
+# %% tags=["hide-input"]
+# Excerpt: the kernel
 PACKAGE = Path(labkit.__file__).parent
 
 
 def excerpt(file, first_words):
-    """The paragraph of a source file in which a line begins with the given words."""
+    """The paragraph of a source file that has a line with this beginning."""
     for paragraph in (PACKAGE / file).read_text().split("\n\n"):
         if any(line.strip().startswith(first_words) for line in paragraph.splitlines()):
             return textwrap.dedent(paragraph.strip("\n"))
@@ -713,24 +726,30 @@ def excerpt(file, first_words):
 print(excerpt("csrc/roi_align_cpu.cpp", "void pool_box"))
 
 # %% [markdown]
-# Where does the compiled library come from? Compiling a PyTorch extension used to take a minute,
-# because its C++ headers are enormous, and the result worked with one version of PyTorch only. Since
-# version 2.10 there is a *stable* C++ interface: a few small headers with a fixed meaning. The
-# library below is made in seconds at first use and kept in a cache, so the second use finds it.
-# Without a compiler the separable version serves instead; numbers stay, speed goes.
+# When is it compiled? A PyTorch extension used to take a minute, because the C++ headers of PyTorch
+# are large, and the library worked with one version of PyTorch only. Since version 2.10 there is a
+# *stable* C++ interface: a few small headers that keep their meaning. labkit's library is compiled in
+# seconds at first use and kept in a cache, where the second use finds it. Without a compiler the
+# separable version runs instead: the same numbers, more slowly.
+#
+# **On a GPU.** `csrc/roi_align_gpu.cu` is one source for NVIDIA and AMD. `nvcc` compiles it for CUDA,
+# `hipcc` for ROCm; without them torchvision's operator runs on the GPU. For an AMD GPU you need the
+# ROCm builds of torch *and* torchvision. PyTorch then calls the GPU `cuda`, so every command and cell
+# of this course stays as it is. `docs/rocm.md` has the installation, and `labkit doctor` checks it.
 
-# %%
+# %% tags=["hide-input"]
+# Measuring: the time of the first and of the second use
 missing = None if roi_align_compiled.operator_available("cpu") else "compiled"
-if not missing and profile != "smoke":  # compile it again, as on a machine that never has
+if not missing and profile != "smoke":  # compile again, into an empty cache
     before = os.environ.get("LABKIT_CACHE")
     with TemporaryDirectory() as empty:
         os.environ["LABKIT_CACHE"] = empty
         seconds = {}
-        for visit in ("first", "second"):
+        for use in ("first", "second"):
             start = time.perf_counter()
             size = build_kernels("cpu").path.stat().st_size
-            seconds[visit] = time.perf_counter() - start
-            print(f"{visit} use: {seconds[visit]:.3f} s for a library of {size / 1024:.0f} KiB")
+            seconds[use] = time.perf_counter() - start
+            print(f"{use} use: {seconds[use]:.3f} s for a library of {size / 1024:.0f} KiB")
     labkit.record("build_first_use_over_second", seconds["first"] / seconds["second"])
     if before is None:
         del os.environ["LABKIT_CACHE"]
@@ -738,43 +757,51 @@ if not missing and profile != "smoke":  # compile it again, as on a machine that
         os.environ["LABKIT_CACHE"] = before
 
 # %% [markdown]
-# A kernel alone would be a function that PyTorch can call and nothing more. What is registered beside
-# it makes it an operator: the rule for its gradient (shown below) and a *fake kernel* that computes
-# shapes only. With the fake kernel PyTorch can plan with results that would not fit into memory, and
-# `torch.compile` can pass through the operator without breaking its graph. `opcheck` examines all of
-# it: that schema, gradient, fake kernel and kernel tell the same story.
+# With a kernel alone, PyTorch can call the function and nothing more. Two registrations make it a full
+# operator: the rule for its gradient (below) and a *fake kernel*, which computes shapes only. With the
+# fake kernel PyTorch can plan with results that do not fit into memory, and `torch.compile` can include
+# the operator in its graph. `torch.library.opcheck` tests that schema, gradient, fake kernel and kernel
+# agree.
 
-# %%
+# %% tags=["hide-input"]
+# Excerpt: the rule for the gradient
 print(excerpt("ops/roi_align_compiled.py", "def differentiate_forward"))
 
-# %%
+# %% tags=["hide-input"]
+# Check: opcheck, and torch.compile without a graph break
 if not missing and profile != "smoke":
     operator = torch.ops.labkit.roi_align
     huge = torch.empty(64, 256, 2000, 3000, device="meta")  # 393 GB, if it existed
     pooled = operator(huge, torch.empty(100_000, 5, device="meta"), 0.25, 7, 7, 2, True)
-    print("planned with:", tuple(pooled.shape))
+    print("shape without computation:", tuple(pooled.shape))
 
     values = torch.randn(2, 5, 9, 11, requires_grad=True)
     rois = torch.tensor([[0, 3.0, 2.0, 30.0, 28.0], [1, -4.0, 5.0, 12.0, 50.0]])
-    answers = torch.library.opcheck(operator, (values, rois, 0.25, 7, 7, 2, True))
-    print(answers)
-    labkit.record("opcheck_failures", sum(answer != "SUCCESS" for answer in answers.values()))
+    outcomes = torch.library.opcheck(operator, (values, rois, 0.25, 7, 7, 2, True))
+    failed = [name for name, outcome in outcomes.items() if outcome != "SUCCESS"]
+    print(f"opcheck: {len(outcomes) - len(failed)} of {len(outcomes)} tests passed")
+    labkit.record("opcheck_failures", len(failed))
 
-    def both(values):
+    def pooled_sine(values):
         return roi_align(values.relu(), rois, 7, 0.25, 2, aligned=True).sin()
 
-    whole_graph = torch.compile(both, fullgraph=True, backend="aot_eager")  # fails on a graph break
-    labkit.record("compiled_graph_difference", (whole_graph(values) - both(values)).abs().max())
+    whole_graph = torch.compile(
+        pooled_sine, fullgraph=True, backend="aot_eager"
+    )  # fails on a graph break
+    labkit.record(
+        "compiled_graph_difference", (whole_graph(values) - pooled_sine(values)).abs().max()
+    )
 
 # %% [markdown]
-# ## 2.7 The speed ladder
+# ## 2.7 Four implementations compared
 #
-# The same numbers four times: `loop` is plain Python, `separable` PyTorch only, `torchvision` its C++
-# operator, and `compiled` the one above. A map of an ordinary detector, 256 channels at stride 8 of an
-# $800 \times 1216$ picture, and 7 × 7 bins. On the left every bin takes 2 × 2 samples; on the right the
-# adaptive rule with regions four times as large. Times depend on the machine, so look at the ratios.
+# All four compute the same numbers: `loop` is plain Python, `separable` PyTorch only, `torchvision` its
+# C++ operator, and `compiled` the one above. The map is that of an ordinary detector, 256 channels at
+# stride 8 of an $800 \times 1216$ image, with 7 × 7 bins. Left: 2 × 2 samples in every bin. Right: the
+# adaptive rule, with regions four times as large. Times depend on the machine, so compare the ratios.
 
-# %%
+# %% tags=["hide-input"]
+# Measuring loop and figure: time per region
 channels, height, width = (32, 25, 38) if profile == "smoke" else (256, 100, 152)
 num_boxes = 20 if profile == "smoke" else 100
 generator = torch.Generator().manual_seed(seed)
@@ -792,20 +819,17 @@ speed = {}
 for case, (boxes, ratio) in cases.items():
     expected = None
     for impl in reversed(IMPLEMENTATIONS):
-        chosen = boxes[:2] if impl == "loop" else boxes  # two regions are enough to wait for
+        chosen = boxes[:2] if impl == "loop" else boxes  # the loop is slow: two regions
 
         def call(chosen=chosen, impl=impl, ratio=ratio):
             return roi_align(big_map, [chosen], 7, 1 / 8, ratio, aligned=True, impl=impl)
 
-        out = call()  # the first call is slower, and gives the numbers
+        out = call()  # the first call is slower; its result is compared
         expected = out if expected is None else expected
         difference = (out - expected[: len(out)]).abs().max().item()
         seconds = best_time(call, 1 if impl == "loop" else 4) / len(chosen)
         speed[case, impl] = seconds
-        print(
-            f"{case:24} {impl:12} {seconds * 1e6:10.1f} µs a region, "
-            f"largest difference to {IMPLEMENTATIONS[-1]} {difference:.1e}"
-        )
+        print(f"{case:24} {impl:12} {seconds * 1e6:10.1f} µs a region, difference {difference:.1e}")
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 2.6), layout="constrained", sharey=True)
 for axis, case in zip(axes, cases, strict=True):
@@ -830,16 +854,17 @@ for case, name in zip(cases, ("two_samples", "adaptive"), strict=True):
 #
 # ## 2.8 Gradients
 #
-# A head that learns sends a gradient $G = \partial L / \partial\, \text{out}$ back through the
-# operator. Since $\text{out} = A_y F A_x^\top$ is linear in $F$, the way back is the transpose:
+# In training, a gradient $G = \partial L / \partial\, \text{out}$ comes back from the head. Since
+# $\text{out} = A_y F A_x^\top$ is linear in $F$, its gradient is the transpose:
 #
 # $$\frac{\partial L}{\partial F} = A_y^{\top}\, G\, A_x .$$
 #
-# No sum over samples here either. Three checks: against torchvision's backward pass, against finite
-# differences (change a cell by $\varepsilon$, see what the loss does), and PyTorch's own
-# `gradcheck`, which does the second for every cell.
+# Again without a sum over samples. Three checks: torchvision's backward pass, finite differences
+# (change a cell by $\varepsilon$ and see how the loss changes), and PyTorch's `gradcheck`, which does
+# this for every cell.
 
-# %%
+# %% tags=["hide-input"]
+# Check: the formula, torchvision, finite differences
 small_map = torch.randn(1, 3, 8, 9, dtype=torch.float64, requires_grad=True)
 small_region = [torch.tensor([[1.3, -0.8, 7.9, 6.1]], dtype=torch.float64)]
 G = torch.randn(3, 4, 5, dtype=torch.float64)
@@ -852,10 +877,10 @@ def loss_of(values, operator=roi_align):
 x1, y1, x2, y2 = small_region[0][0].tolist()
 B_y, B_x = my_sampling_matrix(y1, y2, 4, 2, 8), my_sampling_matrix(x1, x2, 5, 2, 9)
 by_formula = (B_y.T @ G @ B_x)[None]
-(ours,) = torch.autograd.grad(loss_of(small_map), small_map)
-(theirs,) = torch.autograd.grad(loss_of(small_map, torchvision.ops.roi_align), small_map)
-labkit.record("gradient_formula_vs_labkit", (by_formula - ours).abs().max())
-labkit.record("gradient_labkit_vs_torchvision", (theirs - ours).abs().max())
+(own,) = torch.autograd.grad(loss_of(small_map), small_map)
+(reference,) = torch.autograd.grad(loss_of(small_map, torchvision.ops.roi_align), small_map)
+labkit.record("gradient_formula_vs_labkit", (by_formula - own).abs().max())
+labkit.record("gradient_labkit_vs_torchvision", (reference - own).abs().max())
 
 epsilon, worst_cell = 1e-5, 0.0
 with torch.no_grad():
@@ -863,29 +888,31 @@ with torch.no_grad():
         nudge = torch.zeros_like(small_map)
         nudge[0, c, r, k] = epsilon
         slope = (loss_of(small_map + nudge) - loss_of(small_map - nudge)) / (2 * epsilon)
-        worst_cell = max(worst_cell, (slope - ours[0, c, r, k]).abs().item())
+        worst_cell = max(worst_cell, (slope - own[0, c, r, k]).abs().item())
 labkit.record("gradient_vs_finite_differences", worst_cell)
 labkit.record("gradcheck", torch.autograd.gradcheck(loss_of, small_map))
 print(
-    f"torchvision differs by {(theirs - ours).abs().max():.2g}, the formula by "
-    f"{(by_formula - ours).abs().max():.2g}, finite differences by {worst_cell:.2g}"
+    f"largest differences: torchvision {(reference - own).abs().max():.2g}, the formula "
+    f"{(by_formula - own).abs().max():.2g}, finite differences {worst_cell:.2g}"
 )
 
 # %% [markdown]
-# Where does the gradient of *one* bin go? The bin in the middle of a $3 \times 3$ grid, with weight 1,
-# on a random map of $9 \times 9$ cells:
+# Which cells get the gradient of *one* bin? The bin in the middle of a $3 \times 3$ grid, with
+# $G = 1$, on a random map of $9 \times 9$ cells. *RoIAlign × max* takes the maximum of the samples in
+# place of their mean.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: gradients of one bin
 noise = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(5))
 one_region = [torch.tensor([[1.4, 1.7, 7.3, 8.2]])]
-WAYS = {
+VARIANTS = {
     "RoIPool": lambda f: roi_pool(f, one_region, 3),
     "RoIWarp": lambda f: roi_warp(f, one_region, 3),
     "RoIAlign × max": lambda f: F.max_pool2d(roi_align(f, one_region, 6, 1.0, 1, aligned=True), 2),
     "RoIAlign": lambda f: roi_align(f, one_region, 3, 1.0, 2, aligned=True),
 }
 figure, axes = plt.subplots(1, 4, figsize=(11, 3.2), layout="constrained")
-for axis, (name, operator) in zip(axes, WAYS.items(), strict=True):
+for axis, (name, operator) in zip(axes, VARIANTS.items(), strict=True):
     features_in = noise.clone().requires_grad_()
     operator(features_in)[0, 0, 1, 1].backward()
     gradient = features_in.grad[0, 0]
@@ -895,7 +922,7 @@ for axis, (name, operator) in zip(axes, WAYS.items(), strict=True):
         text = f"{gradient[r, c]:.2f}".lstrip("0")
         axis.text(c + 0.5, r + 0.5, text, ha="center", va="center", fontsize=8, color=shade)
     x1, y1, x2, y2 = one_region[0][0].tolist()
-    frame(axis, (x1, y1, x2, y2), "white", "--", width=1.2)
+    draw_box(axis, (x1, y1, x2, y2), "white", linestyle="--", linewidth=1.2)
     for t in (1 / 3, 2 / 3):
         axis.plot([x1 + t * (x2 - x1)] * 2, [y1, y2], "--", color="white", linewidth=0.6)
         axis.plot([x1, x2], [y1 + t * (y2 - y1)] * 2, "--", color="white", linewidth=0.6)
@@ -905,10 +932,10 @@ for axis, (name, operator) in zip(axes, WAYS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# RoIPool teaches one cell, the winner, and RoIWarp teaches the cells of a region that is not quite
-# the dashed one. The gradient always sums to one. None of the operators here has a gradient for the
-# *box*: the two that round have none that is not zero, and RoIAlign's is left out by common
-# agreement (proposals are treated as given).
+# RoIPool gives the gradient to one cell, the maximum. RoIWarp gives it to the cells of a region that
+# differs from the dashed one. It always sums to one. None of the operators has a gradient for the
+# *box*: with rounding it is zero almost everywhere, and RoIAlign's is left out by convention
+# (proposals are treated as constants).
 #
 # ## 2.9 The experiment that decided
 #
@@ -923,31 +950,35 @@ plt.show()
 # | RoIAlign | ✓ | ✓ | max | 30.2 | 51.0 | 31.8 |
 # | RoIAlign | ✓ | ✓ | ave | 30.3 | 51.2 | 31.5 |
 #
-# Bilinear samples alone bought nothing, alignment bought three points and five in AP₇₅, and the
-# aggregate did not matter. Does that hold for our drawn pictures?
-#
-# The backbone is the one of section 2.4, frozen, so that features and proposals can be computed once
-# and every operator sees the same. Then one head (torchvision's bookkeeping, small layers of ours:
-# class, box refinement, mask) is trained from the same first weights, on the same batches in the same
-# order, once per operator. Objects here are a few cells wide at stride 8, as COCO's are at stride 16.
+# Bilinear samples alone gained nothing, alignment gained three points of AP and five of AP₇₅, and the
+# aggregate did not matter. Does that hold on Shapes? The five operators:
 
-# %%
+# %% tags=["idea"]
 OPERATORS = {
     "RoIPool  max": roi_pool,
     "RoIWarp  max": lambda f, b, n, scale: roi_warp(f, b, n, scale, reduce="max"),
     "RoIWarp  ave": roi_warp,
-    # 2 × 2 samples of a bin are single samples of half as large bins.
+    # 2 × 2 samples of a bin are single samples of bins half as large.
     "RoIAlign max": lambda f, b, n, scale: F.max_pool2d(
         roi_align(f, b, 2 * n, scale, 1, aligned=True), 2
     ),
     "RoIAlign ave": lambda f, b, n, scale: roi_align(f, b, n, scale, 2, aligned=True),
 }
+
+# %% [markdown]
+# The backbone of section 2.4 is frozen, so that feature maps and proposals are computed once and are
+# the same for every operator. Then one head (class, box refinement, mask) is trained per operator, with
+# torchvision's matching, sampling and losses. Objects are a few cells wide at stride 8, as COCO's are
+# at stride 16.
+
+# %% tags=["hide-input"]
+# The head: torchvision's RoIHeads with small layers
 SIDE, BINS, HIDDEN, BATCH = 128, 7, 48, 8
-NUM_CLASSES = len(categories.things) + 1  # and background, which is class 0 inside the head
+NUM_CLASSES = len(categories.things) + 1  # and background, which is class 0 of the head
 
 
 class BoxHead(nn.Module):
-    """Features of a region to scores and a refinement of its box for every class."""
+    """RoI features to class logits and a box refinement for every class."""
 
     def __init__(self, channels):
         super().__init__()
@@ -966,7 +997,7 @@ class BoxHead(nn.Module):
 
 
 def mask_head(channels):
-    """Features of a region to a mask of 14 × 14 for every class."""
+    """RoI features to mask logits of 14 × 14 for every class."""
     return nn.Sequential(
         nn.Conv2d(channels, HIDDEN, 3, padding=1),
         nn.ReLU(),
@@ -1001,50 +1032,50 @@ def make_head(operator, channels, stride):
 
 
 @torch.no_grad()
-def seen_by_backbone(items):
-    """Feature maps and proposals of all pictures, once for all operators."""
-    seen = []
+def with_features(items):
+    """Feature maps, proposals and targets of all images, once for all operators."""
+    examples = []
     for start in progress_bar(range(0, len(items), 16), unit="batch"):
         part = items[start : start + 16]
         maps, proposals = backbone([image for image, _ in part])
         for k, (_, target) in enumerate(part):
-            inside = {name: values[k] for name, values in maps.items()}
+            features = {name: values[k] for name, values in maps.items()}
             objects = {"boxes": target["boxes"], "labels": target["labels"] + 1}
             objects["masks"] = target["masks"].to(torch.uint8)
-            seen.append((inside, proposals[k], objects))
-    return seen
+            examples.append((features, proposals[k], objects))
+    return examples
 
 
-val_items = [val_set[i] for i in range(num_val)]
-train_seen = seen_by_backbone(drawn.items)
-val_seen = seen_by_backbone(val_items)
+train_examples, val_examples = with_features(train_set.items), with_features(val_set.items)
 
-
-# %%
 device = default_device()
 
 
 def batch_of(part, level):
     maps, proposals, objects = zip(*part, strict=True)
-    features = {"map": torch.stack([inside[level] for inside in maps]).to(device)}
+    features = {"map": torch.stack([of_image[level] for of_image in maps]).to(device)}
     proposals = [boxes.to(device) for boxes in proposals]
     objects = [{key: value.to(device) for key, value in one.items()} for one in objects]
     return features, proposals, [(SIDE, SIDE)] * len(part), objects
 
 
+# %% [markdown]
+# For a fair comparison, `run` seeds the initial weights, the batches and the sampling of proposals: for
+# the same run they are the same for every operator.
+
+
+# %% tags=["idea"]
 def train_head(operator, level, run):
-    """A head trained with an operator; ``run`` decides its first weights and its batches."""
-    torch.manual_seed(run)
+    """A head trained with an operator on the feature maps of a level."""
+    torch.manual_seed(run)  # the initial weights and the order of the images
     head = make_head(operator, backbone.body.channels[level], backbone.STRIDES[level]).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=4e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, head_steps, pct_start=0.1)
-    order = torch.cat(
-        [torch.randperm(len(train_seen)) for _ in range(head_steps * BATCH // len(train_seen) + 1)]
-    )
-    for step in range(head_steps):
-        torch.manual_seed(1000 * run + step)  # the head's own sampling of regions
-        part = [train_seen[i] for i in order[step * BATCH : (step + 1) * BATCH].tolist()]
-        _, losses = head(*batch_of(part, level))
+    epochs = head_steps * BATCH // len(train_examples) + 1
+    order = torch.cat([torch.randperm(len(train_examples)) for _ in range(epochs)])
+    for step, batch in enumerate(order.split(BATCH)[:head_steps]):
+        torch.manual_seed(1000 * run + step)  # the sampling of proposals
+        _, losses = head(*batch_of([train_examples[i] for i in batch.tolist()], level))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -1052,21 +1083,23 @@ def train_head(operator, level, run):
     return head.eval()
 
 
+# %% tags=["hide-input"]
+# Measuring loop: detections and COCO's AP of every operator and run
 @torch.no_grad()
 def detect(head, level):
-    """Detections with masks for every picture of the validation set."""
-    found = []
-    for start in range(0, len(val_seen), 16):
-        *inputs, _ = batch_of(val_seen[start : start + 16], level)
+    """Detections with masks for every image of the validation set."""
+    detections = []
+    for start in range(0, len(val_examples), 16):
+        *inputs, _ = batch_of(val_examples[start : start + 16], level)
         for one in head(*inputs)[0]:
             one = {key: value.cpu() for key, value in one.items()}
             masks = paste_masks_in_image(one["masks"], one["boxes"], (SIDE, SIDE))[:, 0] > 0.5
-            found.append(Detections(one["boxes"], one["scores"], one["labels"] - 1, masks))
-    return found
+            detections.append(Detections(one["boxes"], one["scores"], one["labels"] - 1, masks))
+    return detections
 
 
 def as_coco(boxes, labels, masks, image_id):
-    """COCO's form of the objects of a picture."""
+    """The objects of an image in COCO's format."""
     for (x1, y1, x2, y2), label, mask in zip(
         boxes.tolist(), labels.tolist(), masks.numpy(), strict=True
     ):
@@ -1080,24 +1113,24 @@ def as_coco(boxes, labels, masks, image_id):
         }
 
 
-def coco_truth():
-    truth, objects = COCO(), []
-    for k, (_, target) in enumerate(val_items):
+def coco_ground_truth():
+    ground_truth, objects = COCO(), []
+    for k, (_, target) in enumerate(val_set.items):
         objects += as_coco(target["boxes"], target["labels"], target["masks"], k)
-    truth.dataset = {
+    ground_truth.dataset = {
         "info": {},
         "images": [{"id": k, "height": SIDE, "width": SIDE} for k in range(num_val)],
         "categories": [{"id": label + 1} for label in categories.things],
         "annotations": [{**o, "id": number} for number, o in enumerate(objects, start=1)],
     }
-    truth.createIndex()
-    return truth
+    ground_truth.createIndex()
+    return ground_truth
 
 
-def average_precision(found):
+def average_precision(of_images):
     """COCO's AP, AP50 and AP75 in percent: of the masks and of the boxes."""
     results = []
-    for k, one in enumerate(found):
+    for k, one in enumerate(of_images):
         for result, score in zip(
             as_coco(one.boxes, one.labels, one.masks, k), one.scores.tolist(), strict=True
         ):
@@ -1106,9 +1139,9 @@ def average_precision(found):
         return np.zeros((2, 3))
     scores = []
     with redirect_stdout(io.StringIO()):
-        detections = truth.loadRes(results)
+        detections = ground_truth.loadRes(results)
         for kind in ("segm", "bbox"):
-            evaluation = COCOeval(truth, detections, kind)
+            evaluation = COCOeval(ground_truth, detections, kind)
             # Objects of all sizes together, and all detections: the only numbers used here.
             evaluation.params.areaRng = evaluation.params.areaRng[:1]
             evaluation.params.areaRngLbl = ["all"]
@@ -1123,34 +1156,30 @@ def average_precision(found):
 
 
 with redirect_stdout(io.StringIO()):
-    truth = coco_truth()
+    ground_truth = coco_ground_truth()
 runs = [("res3", name, run) for run in range(seeds) for name in OPERATORS]
 runs += [("res4", name, 0) for name in ("RoIPool  max", "RoIAlign ave")]  # once
 mask_ap, box_ap, examples = defaultdict(list), defaultdict(list), {}
 for level, name, run in progress_bar(runs, unit="head"):
-    found = detect(train_head(OPERATORS[name], level, seed + run), level)
-    masks, boxes = average_precision(found)
+    detections = detect(train_head(OPERATORS[name], level, seed + run), level)
+    masks, boxes = average_precision(detections)
     mask_ap[level, name].append(masks)
     box_ap[level, name].append(boxes)
-    examples[level, name] = found[:8]
+    examples[level, name] = detections[:8]
 
-# %%
-print(
-    "                          masks: AP  AP50  AP75   boxes: AP  AP50  AP75   masks' AP, each run"
-)
+# %% tags=["hide-input"]
+# Table and figure: AP of the five operators
+print(f"{'':26}{'mask AP':>8}{'AP50':>6}{'AP75':>6}{'box AP':>8}   mask AP of each run")
 for (level, name), values in mask_ap.items():
     mask, box = np.mean(values, axis=0), np.mean(box_ap[level, name], axis=0)
     each = ", ".join(f"{value[0]:.1f}" for value in values)
     print(
-        f"stride {backbone.STRIDES[level]:2}  {name}     "
-        + "".join(f"{v:6.1f}" for v in mask)
-        + "     "
-        + "".join(f"{v:6.1f}" for v in box)
-        + f"     {each}"
+        f"stride {backbone.STRIDES[level]:2}  {name:15}{mask[0]:8.1f}{mask[1]:6.1f}{mask[2]:6.1f}"
+        f"{box[0]:8.1f}   {each}"
     )
 
 figure, axes = plt.subplots(
-    1, 4, figsize=(11, 3.4), layout="constrained", sharey=True, width_ratios=[5, 5, 5, 2.4]
+    1, 4, figsize=(10, 3.4), layout="constrained", sharey=True, width_ratios=[5, 5, 5, 2.4]
 )
 short = {name: "\n".join(name.removeprefix("RoI").split()) for name in OPERATORS}
 for k, (axis, title) in enumerate(zip(axes, ("AP", "AP₅₀", "AP₇₅", "AP, stride 16"), strict=True)):
@@ -1160,14 +1189,16 @@ for k, (axis, title) in enumerate(zip(axes, ("AP", "AP₅₀", "AP₇₅", "AP, 
         values = np.array(mask_ap[level, name])[:, metric]
         axis.bar(place, values.mean(), color=COLORS[name.split()[0]], width=0.72)
         axis.plot([place] * len(values), values, "o", color="black", markersize=3.5)
-        axis.text(place, values.max() + 1, f"{values.mean():.1f}", ha="center", fontsize=9)
+        top, above = (place, values.max()), {"xytext": (0, 4), "textcoords": "offset points"}
+        axis.annotate(f"{values.mean():.1f}", top, **above, ha="center", fontsize=9)
     axis.set_xticks(range(len(shown)), [short[name] for name in shown], fontsize=8)
     axis.set_title(title, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 axes[0].set_ylabel("mask AP, %")
 plt.show()
 
-# %%
+# %% tags=["hide-input"]
+# Bookkeeping: gains for the report
 mean = {key: np.mean(values, axis=0) for key, values in mask_ap.items()}
 
 
@@ -1196,73 +1227,73 @@ spread = max(np.ptp([v[0] for v in values]) for values in mask_ap.values())
 labkit.record("largest_spread_between_runs", spread)
 
 # %% [markdown]
-# The bars are means, the dots are single runs, with other first weights and other batches. Two runs of
-# one operator differ by up to four points of AP. Operators are compared within a run, which is fairer,
-# but differences of one or two points still say nothing. (In the profile `smoke` nothing has learnt
-# anything, and all bars are near zero.)
+# The bars are means, the dots single runs with other initial weights and other batches; with two runs
+# we give both numbers. They can differ by a few points of AP. Operators are compared within a run,
+# which is fairer, but differences of one or two points are still noise. (In the profile `smoke` nothing
+# has been learnt, and all bars are near zero.)
 #
-# What remains is the paper's table, more strongly:
+# The result is the paper's, with larger differences:
 #
-# - **Interpolation alone buys nothing.** RoIWarp samples as finely as RoIAlign, but in the wrong
-#   region. It is as good as RoIPool, give or take two points.
-# - **Alignment buys five points of AP or more**, where the paper had three, and most at AP₇₅, the
-#   measure that asks for good outlines. Boxes gain as well, since the head refines them from the same
+# - **Interpolation alone gains nothing.** RoIWarp samples as finely as RoIAlign, but in the wrong
+#   region. It is as good as RoIPool within two points.
+# - **Alignment gains about five points of AP**, against three in the paper, and most in AP₇₅, which
+#   needs accurate outlines. Box AP gains as well, since the head refines the boxes from the same
 #   features.
-# - **Max or mean** differ by less than one run from the next.
-# - **A coarser map loses more.** At stride 16 everything falls by half or so. RoIAlign is still well
-#   ahead of RoIPool; the paper, in its Table 2d, saw it ahead by more than before. One run a bar is
-#   too little to confirm that here.
+# - **Max or mean** differ by less than two runs of one operator.
+# - **A coarser map loses more.** At stride 16 all values fall by half or so. RoIAlign is still well
+#   ahead of RoIPool. In the paper (Table 2d, stride 32) its lead grows with the stride; one run per bar
+#   is too little to confirm that here.
 #
-# Why is the gap wider than the paper's? Our backbone is frozen and cannot adapt to its operator, as
-# theirs could; our objects are small, two or three cells across at the median; and training is so
-# short that a head has no time to learn how to live with a wrong region. The same three reasons keep
-# all numbers low.
+# Why is the difference larger than the paper's? Our backbone is frozen and cannot adapt to its
+# operator, as theirs could; our objects are small, two or three cells across at the median; and the
+# training is so short that a head cannot learn to compensate a wrong region. The same three reasons
+# keep all values low.
 #
-# What the heads say with a score above one half. They are beginners and often mistake the class; look
-# at where the boxes and outlines lie.
+# Detections with a score above 0.5. After this short training the classes are often wrong; look at the
+# positions of the boxes and outlines.
 
-# %%
+# %% tags=["hide-input"]
+# Figure: detections of three operators
 rows = []
 confident = [
     sum(int((examples["res3", name][k].scores > 0.5).sum()) for name in OPERATORS) for k in range(8)
 ]
-for k in np.argsort(confident)[::-1][:3]:  # of the first eight, where the heads found most
-    image, target = val_items[k]
-    truth = Detections(
+for k in np.argsort(confident)[::-1][:3]:  # the three of the first eight with most detections
+    image, target = val_set[k]
+    gt = Detections(
         target["boxes"], torch.ones(len(target["boxes"])), target["labels"], target["masks"]
     )
-    rows.append(("truth", image, truth))
+    rows.append(("ground truth", image, gt))
     for name in ("RoIPool  max", "RoIWarp  ave", "RoIAlign ave"):
-        found = examples["res3", name][k]
-        rows.append((name, image, found[found.scores > 0.5]))
-panels(rows, categories, columns=4, names=False)
+        detections = examples["res3", name][k]
+        rows.append((name, image, detections[detections.scores > 0.5]))
+panels(rows, categories, columns=4, scores=False)
 
 # %% [markdown]
 # ## To take away
 #
 # - A region has real coordinates, the map has cells. Rounding the corners (RoIPool, RoIWarp) moves
-#   the region by up to half a cell and makes the answer jump; sampling (RoIAlign) does neither.
-# - The gain is in alignment, not in interpolation: RoIWarp interpolates and gains nothing.
-# - The coarser the map and the stricter the measure, the more it matters: masks more than labels,
-#   AP₇₅ more than AP₅₀.
-# - A box counts edges, a map counts centres: half a cell between them, `aligned=True`.
+#   them by up to half a cell and makes the output jump; RoIAlign samples at the true coordinates.
+# - The gain comes from alignment, not from interpolation: RoIWarp interpolates and gains nothing.
+# - The stricter the measure, the more it matters: AP₇₅ gains more than AP₅₀.
+# - Box coordinates count edges, map indices count centres, half a cell apart: `aligned=True`.
 # - $\text{RoIAlign} = A_y F A_x^{\top}$, whatever the sampling ratio, and its gradient is
 #   $A_y^{\top} G A_x$.
 # - An operator is more than a kernel: schema, gradient, fake kernel, and a test that they agree.
 #
 # ## Exercises
 #
-# 1. **By hand.** Cut the region $x$ from 1 to 3, $y$ from 0.5 to 4.5 of the map in 2.2 into
+# 1. **By hand.** Pool the region $x$ from 1 to 3, $y$ from 0.5 to 4.5 of the map in 2.2 into
 #    $2 \times 1$ bins (two rows, one column) with all three operators, on paper, and check with
-#    `labkit.ops`. Its corners in $x$ are whole numbers: which of the three take a column too many
-#    nevertheless, and why?
+#    `labkit.ops`. Its corners in $x$ are whole numbers. Which of the three still take one column too
+#    many, and why?
 # 2. **A straight line.** Let $F_{rc} = a r + b c + d$. Show that RoIAlign of a region inside the map
-#    returns the value of this plane in the middle of each bin, for any number of samples. (Bilinear
+#    returns the value of this plane at the middle of each bin, for any number of samples. (Bilinear
 #    interpolation is exact on planes, and the samples lie symmetrically.) What does RoIPool return?
 # 3. **Max after samples.** Why can RoIAlign × max not be written as $A_y F A_x^{\top}$? Which part
 #    of the speed does it lose?
-# 4. **The half pixel, learnt.** Add `aligned=False` to `OPERATORS` and run 2.9 again. The loss is
-#    small, and may not be there at all. Look at the stem of `TinyResNet`: with padding 2 and stride
+# 4. **The half pixel, learnt.** Add `aligned=False` to `OPERATORS` and run 2.9 again. AP falls little
+#    or not at all. Look at the stem of `TinyResNet`: with padding 2 and stride
 #    2, which pixel is in the middle of the first cell? So where *is* the centre of a cell of `res3`,
 #    and what can a frozen network have learnt about it?
 # 5. **How much rounding?** Round the boxes to halves or quarters of a cell before `roi_align`, and
