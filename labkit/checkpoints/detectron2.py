@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from labkit.checkpoints.key_map import KeyMap, Rule
-from labkit.checkpoints.safe_unpickle import read_pickle, read_torch, without_wrapper
+from labkit.checkpoints.safe_unpickle import name_of, read_pickle, read_torch, without_wrapper
 from labkit.errors import LabkitError
 
 NAMES = KeyMap(
@@ -92,6 +92,7 @@ def load_backbone(path: Path, model: nn.Module) -> None:
     if not isinstance(weights, dict):
         raise LabkitError(f'{path}: its "blobs" are no dictionary of arrays')
     keys = [key for key in model.state_dict() if re.match(_BACKBONE, key)]
+    weights = without_wrapper(weights)
     CAFFE2_NAMES.load(path, weights, model, keys, "It should hold a Caffe2 backbone.")
 
 
@@ -125,7 +126,7 @@ def _weights(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Return the arrays by name, without the prefix of a data-parallel wrapper."""
     weights = content.get("model")
     if not isinstance(weights, dict):
-        found = ", ".join(map(str, list(content)[:5])) or "nothing"
+        found = ", ".join(map(name_of, list(content)[:5])) or "nothing"
         raise LabkitError(
             f'{path}: not a Detectron2 checkpoint: it has no "model" among {found}; an ImageNet'
             " backbone is read by labkit.checkpoints.detectron2.load_backbone"

@@ -231,7 +231,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     if not _is_state_dict(content):
         inner = next((content[name] for name in ENTRIES if _is_state_dict(content.get(name))), None)
         if inner is None:
-            found = ", ".join(map(str, list(content)[:5])) or "nothing"
+            found = ", ".join(map(name_of, list(content)[:5])) or "nothing"
             raise LabkitError(
                 f"{path}: holds no state dict: neither tensors by name nor an entry "
                 f"{', '.join(ENTRIES)} with them; it holds {found}. Save it with "
@@ -247,11 +247,19 @@ def without_wrapper(weights: Mapping[Any, Any]) -> dict[str, Any]:
     ``nn.DataParallel`` and ``DistributedDataParallel`` put ``module.`` before every name,
     ``torch.compile`` puts ``_orig_mod.``.
     """
-    plain = {str(name): value for name, value in weights.items()}
+    plain = {name_of(key): value for key, value in weights.items()}
     for word in WRAPPERS * 2:  # one may be around the other, in either order
         if plain and all(name.startswith(word) for name in plain):
             plain = {name.removeprefix(word): value for name, value in plain.items()}
     return plain
+
+
+def name_of(key: Any) -> str:
+    """Return a key of a file's dictionary as text, whatever it is."""
+    try:
+        return str(key)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a number of {key.bit_length()} bits"
 
 
 def _is_state_dict(content: Any) -> bool:

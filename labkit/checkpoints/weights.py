@@ -86,6 +86,9 @@ def load_training_state(
         then, now = json.loads(state["config"]), json.loads(json.dumps(config))
         changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
         losses = {name: [float(v) for v in values] for name, values in state["losses"].items()}
+        steps = {len(values) for values in losses.values()}
+        if len(steps) > 1 or 0 in steps:
+            raise ValueError("its losses are not of the same steps")
         validation = {  # earlier versions had no validation
             name: {int(step): float(value) for step, value in values.items()}
             for name, values in state.get("validation", {}).items()

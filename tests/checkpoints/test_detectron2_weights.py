@@ -235,6 +235,22 @@ def test_one_difference_is_enough(tiny, write, change):
     assert same(model, before)
 
 
+@pytest.mark.parametrize("key", [5, None, (1, 2), 10**5_000], ids=["5", "None", "pair", "huge"])
+def test_names_that_are_no_text(tiny, write, key):
+    model, other = tiny
+    before, wrong = copy(model), {**arrays(other), key: np.zeros(1, np.float32)}
+    path = write(wrong)
+    with pytest.raises(LabkitError, match=r"weights\.pkl: .*\nunknown to the model \(1\):\n  \S"):
+        load(path, model)
+    path.write_bytes(pickle.dumps(wrong, 2))
+    with pytest.raises(LabkitError, match=r"weights\.pkl: .*Caffe2 backbone\.\n"):
+        load_backbone(path, build("mask_rcnn_r50", device="meta"))
+    path.write_bytes(pickle.dumps({key: 1}, 2))
+    with pytest.raises(LabkitError, match=r'weights\.pkl: .* has no "model" among \S'):
+        load(path, model)
+    assert same(model, before)
+
+
 def test_a_prefix_on_some_names_only_is_not_stripped(tiny, write):
     model, other = tiny
     weights = arrays(other)

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.checkpoints.weights import load_weights, save_weights
+from labkit.checkpoints.weights import (
+    load_training_state,
+    load_weights,
+    save_training_state,
+    save_weights,
+)
 from labkit.errors import LabkitError
 
 
@@ -100,3 +105,25 @@ def test_weights_of_another_model(tmp_path):
         load_weights(tmp_path / "a.safetensors", model(outputs=4))
     with pytest.raises(LabkitError, match=r"(?s)another model.*Missing key"):
         load_weights(tmp_path / "a.safetensors", nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("losses", "right"),
+    [
+        ({}, True),
+        ({"a": [1.0, 2.0], "total": [1.0, 2.0]}, True),
+        ({"total": []}, False),
+        ({"a": [1.0], "total": [1.0, 2.0]}, False),
+        ({"a": [], "total": [1.0]}, False),
+    ],
+)
+def test_losses_are_of_the_same_steps(tmp_path, losses, right):
+    network = model()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    state = network, optimizer, torch.amp.GradScaler("cpu"), {}
+    save_training_state(tmp_path / "last.pt", *state, losses, {})
+    if right:
+        assert load_training_state(tmp_path / "last.pt", *state) == (losses, {})
+    else:
+        with pytest.raises(LabkitError, match=r"last\.pt: damaged; .*not of the same steps"):
+            load_training_state(tmp_path / "last.pt", *state)
