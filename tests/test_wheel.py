@@ -22,7 +22,8 @@ from labkit.grading.authoring.release import write_notebook
 from labkit.grading.authoring.source import Role, solution_lines
 from labkit.grading.authoring.validate import IMPORT, MIN_TELLING
 
-PARTS = ("labkit", "notebooks", "assignments", "data", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("labkit", "notebooks", "assignments", "data", "docs")
+PARTS = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
 HIDDEN = (".gitignore",)
 UV = shutil.which("uv")
 CARRIED = "labkit/course/"
@@ -84,6 +85,7 @@ def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
         *(f"notebooks/{name}" for name in tables),
         *(f"notebooks/diagrams/{name}" for name in drawings),
         *(f"assignments/{a.name}/{a.name}.ipynb" for a in assignments),
+        "docs/glossary.md",
     }
     assert {name for name in names if name.startswith("data/")} == {
         *(f"data/{name}" for name in ("README.md", "datasets.toml", "zoo.toml")),

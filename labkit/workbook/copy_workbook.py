@@ -9,13 +9,13 @@ from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import writable
 
-COPIED = ("notebooks", "assignments")
+COPIED = ("notebooks", "assignments", "docs/glossary.md")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
 """Files that are not copied; the source of an assignment contains the solution."""
 
 
 def copy_workbook(root: Path, to: Path) -> Path:
-    """Copy notebooks and assignments; keep the files that the copy already has.
+    """Copy notebooks, assignments and the glossary; keep the files that the copy already has.
 
     Args:
         root: the workbook.
@@ -32,7 +32,7 @@ def copy_workbook(root: Path, to: Path) -> Path:
         if to == root or to.is_relative_to(root / name):
             raise LabkitError(f"{to}: is inside the workbook itself; name another folder")
     for name in COPIED:
-        for source in sorted((root / name).rglob("*")):
+        for source in [root / name, *sorted((root / name).rglob("*"))]:
             place = to / source.relative_to(root)
             if source.is_file() and not place.exists() and not LEFT_OUT & set(source.parts):
                 with atomic_write(place) as temporary:

@@ -68,7 +68,12 @@ class _Renderer(IPythonRenderer):
         return to_mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", block=True)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        """Link to another lesson's page, which lies beside this one in the report."""
+        """Link to another lesson's page, which lies beside this one in the report.
+
+        What lies outside of the notebooks' folder is not in the report: its text stays, unlinked.
+        """
+        if url.startswith("../"):
+            return text
         return super().link(text, re.sub(r"^([^/]+)\.ipynb(?=#|$)", r"\1.html", url), title)
 
 

@@ -26,6 +26,7 @@
 # errors, and exchanged its backbone.
 #
 # You need: notebooks [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and patience for two minutes of training in all.
+# [Glossary](../docs/glossary.md) of all terms.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU

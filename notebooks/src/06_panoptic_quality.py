@@ -326,8 +326,8 @@ plt.show()
 #
 # ## 6.3 PQ = SQ × RQ
 #
-# With the numbers of matched pairs (TP), of predicted segments without a match (FP) and of true segments
-# without a match (FN) of a class,
+# Of a class, let TP (true positives) be the number of matched pairs, FP (false positives) that of predicted
+# segments without a match, and FN (false negatives) that of true segments without a match. Then
 #
 # $$\mathrm{PQ} = \frac{\sum_{(p,g) \in TP} \mathrm{IoU}(p,g)}{TP + \frac12 FP + \frac12 FN}
 # = \mathrm{SQ} \times \mathrm{RQ}, \qquad

@@ -26,7 +26,7 @@
 #   write the mask head and the read-out, and train the mask head on a frozen detector.
 #
 # You need [notebook 3](03_mask_rcnn.ipynb) (anchors, NMS, box AP) and
-# [notebook 4](04_panoptic_fpn.ipynb) (panoptic maps).
+# [notebook 4](04_panoptic_fpn.ipynb) (panoptic maps). [Glossary](../docs/glossary.md) of all terms.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU

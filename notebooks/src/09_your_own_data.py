@@ -1018,9 +1018,9 @@ print(", ".join(f"{c.name} {100 * v:.1f}" for c, v in zip(categories, result.iou
 labkit.record("semantic_miou", result.miou)
 
 # %% [markdown]
-# **A panoptic model, fine-tuned.** A hundred images are few. A network with random weights
-# must learn from them what an edge is before it learns what a pipe is. So start from pretrained weights:
-# for photographs those of COCO (`labkit zoo list`), for our small drawings `panoptic_fpn_tiny`, which
+# **A panoptic model by fine-tuning.** A hundred images are few. A network with random weights
+# must learn from them what an edge is before it learns what a pipe is. So start from a checkpoint, a file of
+# pretrained weights: for photographs those of COCO (`labkit zoo list`), for our small drawings `panoptic_fpn_tiny`, which
 # comes with labkit and has learnt squares, circles and triangles. None of the classes is the same. The
 # features, the proposals and the outlines of "some object" are useful nevertheless.
 #
@@ -1343,8 +1343,8 @@ plt.show()
 # a 4-class head.
 #
 # **The learning rate depends on the batch size.** The files of the model zoo use 0.02 for 16 images per
-# step. With fewer images the gradient is noisier, and the usual rule makes the rate proportional (Goyal et al.,
-# 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that the number of epochs
+# step. With fewer images the gradient is noisier, and the usual rule, **linear scaling**, makes the rate
+# proportional (Goyal et al., 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that the number of epochs
 # is the same.
 #
 # **And the details.** `register_coco_panoptic_separated` assumes that every image is a `.jpg`; images

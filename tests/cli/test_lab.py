@@ -84,6 +84,9 @@ def workbook(tmp_path: Path) -> Path:
     (root / "assignments" / "a1" / "a1.ipynb").write_text("{}")
     (root / "notebooks" / "__pycache__").mkdir()
     (root / "notebooks" / "__pycache__" / "x.pyc").write_text("")
+    (root / "docs").mkdir()
+    (root / "docs" / "glossary.md").write_text("| **anchor** |")
+    (root / "docs" / "commands.md").write_text("not copied")
     sync(root)
     return root
 
@@ -108,6 +111,7 @@ def test_a_copy_keeps_what_the_reader_did(workbook: Path, tmp_path: Path) -> Non
     files = sorted(p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file())
     assert files == [
         "assignments/a1/a1.ipynb",
+        "docs/glossary.md",
         "notebooks/01_first.ipynb",
         "notebooks/diagrams/network.svg",
         "notebooks/src/01_first.py",

@@ -60,7 +60,6 @@ def test_picture_beside_the_notebook_is_embedded(tmp_path: Path) -> None:
         ("03_mask_rcnn.ipynb", "03_mask_rcnn.html"),
         ("03_mask_rcnn.ipynb#3.7-Average-precision", "03_mask_rcnn.html#3.7-Average-precision"),
         ("https://example.org/a.ipynb", "https://example.org/a.ipynb"),
-        ("../docs/rocm.md", "../docs/rocm.md"),
     ],
 )
 def test_link_to_another_lesson_leads_to_its_page(
@@ -70,6 +69,12 @@ def test_link_to_another_lesson_leads_to_its_page(
     page = notebook_html(nbformat.v4.new_notebook(cells=cells), "x", tmp_path)
     assert f'<a href="{in_report}">there</a>' in page
     assert 'id="3.7-Average-precision"' in page  # as JupyterLab names headings
+
+
+def test_link_to_a_file_outside_of_the_report_is_text(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_markdown_cell("See the [glossary](../docs/glossary.md).")]
+    page = notebook_html(nbformat.v4.new_notebook(cells=cells), "x", tmp_path)
+    assert "<p>See the glossary.</p>" in page
 
 
 def test_drawing_beside_the_notebook_is_embedded_with_its_alternative_text() -> None:
