@@ -515,8 +515,9 @@ plt.show()
 # object, and 0.1 for one with the target $\varnothing$; this weight is called `eos_coef`. The box losses
 # concern matched queries only. The loss is the sum of the three.
 #
-# - **The matching has no gradient.** It is computed from the predictions but is a discrete choice, like a
-#   label: gradients flow through the losses of the chosen pairs only.
+# - **The matching has no gradient.** It is a discrete choice: a small change of the predictions does not
+#   change the best assignment, so there is nothing to differentiate. The matching only gives the queries
+#   their targets; gradients flow through the losses.
 # - **The cost has $-p$, the loss $-\log p$.** A probability is at most 1, so the class and the box terms
 #   of the cost have similar sizes, and one small probability does not rule a query out.
 
@@ -568,8 +569,8 @@ labkit.record("own_loss_vs_labkit", max(abs(float(ours[n] - theirs[n])) for n in
 labkit.record("match_by_hand_as_labkit", sorted(query_of.tolist()) == sorted(pair[0].tolist()))
 
 # %% [markdown]
-# **Auxiliary losses.** These three losses are computed after *every* decoder layer, each with a matching of its
-# own, and summed. So each layer is trained directly to output a set.
+# **Auxiliary losses.** The three losses are computed after *every* decoder layer, each time with a matching
+# of its own, and summed. So each layer is trained directly to output a set.
 #
 # **Why a low weight for no object?** Most queries are matched to $\varnothing$. With weight 1 they
 # dominate $L_{ce}$, and the network tends to predict "no object" everywhere. With too low a weight, the
@@ -717,16 +718,16 @@ for name, detections in DETECTIONS.items():
 # ## 8.5 Where positions enter: sine positions
 #
 # Attention treats its input as a set of cells. Shuffle the cells, and the output is the same, shuffled.
-# So every cell needs an encoding of its position. With $t = 2\pi \cdot (\text{row} + 1) / h$ and
-# $d = D/2$ channels for the row, then as many for the column,
+# So every cell needs an encoding of its position. The first $D/2$ channels encode
+# the row, the others the column in the same way. With $t = 2\pi \cdot (\text{row} + 1) / h$,
 #
-# $$\mathrm{pos}_{2k}(t) = \sin\bigl(t / 10000^{2k/d}\bigr), \qquad
-# \mathrm{pos}_{2k+1}(t) = \cos\bigl(t / 10000^{2k/d}\bigr).$$
+# $$\mathrm{pos}_{2k}(t) = \sin\bigl(t / 10000^{4k/D}\bigr), \qquad
+# \mathrm{pos}_{2k+1}(t) = \cos\bigl(t / 10000^{4k/D}\bigr).$$
 #
-# Positions are **added to queries and keys, never to values**, in every layer anew: they determine *where* a
-# query attends, not *what* it gets from there. In the encoder they are added to the queries and the keys, in
-# the decoder to the keys of cross-attention. The decoder's own queries get the learnt object queries
-# instead. (In Vaswani et al.'s transformer positions are added once, to the input.)
+# Positions are **added to queries and keys, never to values**, in every layer anew: they determine
+# *where* a query attends, not *what* it gets from there. In the encoder they are added to the queries and
+# the keys, in the decoder to the keys of cross-attention. The decoder's own queries get the learnt object
+# queries instead. (In Vaswani et al.'s transformer positions are added once, to the input.)
 
 
 # %% tags=["idea"]
@@ -792,13 +793,13 @@ with torch.no_grad():
 # | attention | queries from | keys, values from | weights $a$ |
 # | --- | --- | --- | --- |
 # | encoder self-attention | cells + positions | keys: cells + positions; values: cells | $(M, T, T)$ |
-# | decoder self-attention | query features + object queries | the same; values: query features | $(M, Q, Q)$ |
+# | decoder self-attention | query features + object queries | keys: the same; values: query features | $(M, Q, Q)$ |
 # | decoder cross-attention | query features + object queries | keys: memory + positions; values: memory | $(M, Q, T)$ |
 #
 # The decoder's query features **start as zeros**; what distinguishes the queries is the learnt
 # object-query vector that is added in every layer. Self-attention lets the queries divide the objects
-# among themselves; cross-attention brings in the image. After each attention, and after the two linear layers
-# at the end of a layer, the result is added to the input and normalised.
+# among themselves; cross-attention brings in the image. After each attention, and after the two linear
+# layers at the end of a layer, the result is added to the input and normalised.
 
 
 # %% tags=["idea"]
@@ -1156,9 +1157,9 @@ plt.show()
 labkit.record("objects_that_changed_their_query", np.mean(changed))
 
 # %% [markdown]
-# After so few images Mask R-CNN already detects objects; DETR's loss has fallen by half, yet its AP is nearly 0. (The
-# bottom-up network was trained inside a Mask R-CNN. If its features still favour one of the two, they
-# favour Mask R-CNN.) The curve on the right shows a reason: the class and the box of an object are learnt
+# After so few images Mask R-CNN already detects objects; DETR's loss has fallen by half, yet its AP is
+# nearly 0. (The bottom-up network was trained inside a Mask R-CNN. If its features still favour one of
+# the two, they favour Mask R-CNN.) The curve on the right shows a reason: the class and the box of an object are learnt
 # only by the query that is matched to it, and at first most objects are matched to another query than ten
 # steps before. What one query has begun to learn, it must then unlearn. Two more reasons: attention
 # starts out uniform (8.7), and no anchor lies near an object from the start.
@@ -1177,8 +1178,9 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 #   matched queries, after every decoder layer (auxiliary losses).
 # - In every layer, positions are added to the encoder's queries and keys and to the keys of
 #   cross-attention, never to values. Object queries differ only by their learnt vectors.
-# - The price: long training, since the matching is unstable and attention uniform at first; memory that
-#   grows with the square of the number of cells; and never more objects than queries.
+# - Against Mask R-CNN there are no anchors, no proposals, no NMS, and none of their thresholds. The price:
+#   long training, since the matching is unstable and attention uniform at first; weak small objects;
+#   memory that grows with the square of the number of cells; and never more objects than queries.
 #
 # **A good place to stop.** Of Part I the text of Part II needs only the object queries, the encoder memory
 # and the no-object class; its cells need those of Part I to be run again.
@@ -1296,7 +1298,7 @@ labkit.record("pq_triangle_gt_boxes", pq_triangle)
 # | attention maps | $n$ × 8 × 16 × 16 |
 # | concatenated with the projected features (128 channels) | $n$ × 136 × 16 × 16 |
 # | two 3 × 3 convolutions (`lay1`, `lay2`) | $n$ × 64 × 16 × 16 |
-# | upsampled 2×, plus a 1 × 1 convolution of the finer map p2 (`adapter1`) | $n$ × 64 × 32 × 32 |
+# | upsampled 2×, plus a 1 × 1 convolution (`adapter1`) of the FPN's finer map p2 | $n$ × 64 × 32 × 32 |
 # | 3 × 3 convolution (`lay3`) | $n$ × 32 × 32 × 32 |
 # | 3 × 3 convolution (`out_lay`): mask logits | $n$ × 32 × 32 |
 #
@@ -1353,10 +1355,10 @@ labkit.record("million_weights_of_the_mask_head", trained / 1e6)
 #
 # **Live.** We train the mask head for a minute on the frozen `detr_tiny`. (Stage 1 does not fit into a
 # lesson, section 8.8.) For so short a training the new head is initialised with care: the entries of an
-# attention map are about 1/2048 and the features beside them about 1, so a random first convolution
-# hardly depends on the maps, and all queries get the same mask. Therefore the two linear layers start as those of
-# the decoder's last cross-attention, and the convolution's weights for the maps are multiplied by the number
-# of cells. (`detr_panoptic_tiny` started without this, and had 1500 steps.)
+# attention map are about 1/2048 and the features beside them about 1, so the output of a random
+# first convolution hardly depends on the maps, and all queries get the same mask. Therefore the two linear
+# layers start as those of the decoder's last cross-attention, and the convolution's weights for the maps
+# are multiplied by the number of cells. (`detr_panoptic_tiny` started without this, and had 1500 steps.)
 
 # %% tags=["hide-input"]
 # Initialisation and training of the mask head; losses
@@ -1574,10 +1576,10 @@ panels(shown, categories, columns=4, size=2.45)
 # the comparison below. The right cure is a longer stage 1: a DETR that has learnt to predict each object
 # once needs no NMS. Stuff hardly changes; more of its regions would have to be predicted.
 #
-# **The two training stages as commands.** In labkit a training stage is a preset, which also defines what is
-# frozen. `--init` names the weights to start from (a shipped model, or the folder of your own run); with
-# `:backbone`, only that part of them. If a training is interrupted, run the same command again to resume.
-# These commands, each with `--out RUN` for its folder, made our two networks:
+# **The two training stages as commands.** In labkit a training stage is a preset, which also defines what
+# is frozen. `--init` names the weights to start from (a shipped model, or the folder of your own run);
+# with `:backbone`, only that part of them. If a training is interrupted, run the same command again to
+# resume. These commands, each with `--out RUN` for its folder, made our two networks:
 
 # %% tags=["hide-input"]
 # The recorded commands
@@ -1633,7 +1635,7 @@ for of in SETS:
 labkit.record("ms_slowest_over_fastest_Shapes", max(on_shapes) / min(on_shapes))
 
 # %% [markdown]
-# On Shapes, after this training, DETR is far behind both, with more weights and twice the training time.
+# After this training DETR is far behind both, on both sets, with more weights and twice the training time.
 # Most of the gap is in RQ (duplicates, and stuff that is not found); some is in SQ. In CPU
 # time for one image of Shapes (ms, on this machine) the three differ by no more than a factor of two or so.
 #
@@ -1718,5 +1720,7 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 # - F. Li et al. DN-DETR: Accelerate DETR Training by Introducing Query DeNoising. CVPR 2022: the unstable
 #   matching, measured. X. Zhu et al. Deformable DETR. ICLR 2021: why DETR trains slowly, and a tenth of
 #   the epochs.
+# - *Train DETR for Panoptic Segmentation*, a tutorial with images of construction sites: the two rows of
+#   8.11.
 # - B. Cheng et al. Masked-attention Mask Transformer for Universal Image Segmentation. CVPR 2022: a
 #   successor of these ideas.
