@@ -669,7 +669,8 @@ plt.show()
 # - With perfect outlines SQ stays at 100 %, however many segments are degraded. Only RQ changes, and it
 #   follows the formulas.
 # - With shifted outlines both fall, but differently. SQ is a mean over *matches*, so for a class
-#   that has any it stays above one half. A segment that gets worse than that leaves SQ and lowers RQ,
+#   that has any it stays above one half (a class without a match has SQ 0, which lowers the mean in the
+#   table further). A segment that gets worse than that leaves SQ and lowers RQ,
 #   small and thin segments first: SQ flattens while RQ keeps falling.
 # - Stuff loses less than things: a shifted outline is a small part of a large region.
 # - A wrong class costs twice as much as no prediction, a split four times. **PQ rewards leaving out** a
