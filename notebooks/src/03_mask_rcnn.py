@@ -526,10 +526,11 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 #
 # Every anchor gets a label from its IoU with the ground-truth boxes:
 #
-# - **positive**, if its IoU with some object is at least 0.7;
-# - also **positive**, if no anchor has a higher IoU with some object: otherwise the objects that have
-#   no anchor above 0.7 (most of them, see the last column above) would never be learnt;
-# - **negative**, if its IoU with every object is below 0.3;
+# - **positive** (foreground), if its IoU with some object is at least 0.7;
+# - also **positive**, if it is the best anchor of an object, the one with the highest IoU, even below
+#   0.7: otherwise an object that no anchor covers so well (most of them, see the last column above)
+#   would never be learnt;
+# - **negative** (background), if its IoU with every object is below 0.3;
 # - **ignored** in all other cases: it covers an object too badly for an example of an object, and too
 #   well for an example of background. It takes no part in the loss.
 #
@@ -575,11 +576,13 @@ def my_sample(match_labels, batch_size=128, positive_fraction=0.5):
 
 # %% tags=["hide-input"]
 # Bookkeeping: labels of all anchors of the validation set, compared with labkit's
-wrong, tally, alone, sample_differs = 0, Counter(), [], 0
+labels_differ, sample_differs, tally, best_below = 0, 0, Counter(), []
 for _, target in val_items:
     iou = box_iou(target["boxes"], anchors)
     match_labels = my_match(iou)
-    wrong += int((match_labels != match_boxes(iou, 0.3, 0.7, allow_low_quality=True)[1]).sum())
+    labels_differ += int(
+        (match_labels != match_boxes(iou, 0.3, 0.7, allow_low_quality=True)[1]).sum()
+    )
     with torch.random.fork_rng():
         expected = sample_boxes(match_labels, rpn.batch_size_per_image, 0.5)
     positive, negative = my_sample(match_labels)
@@ -591,13 +594,13 @@ for _, target in val_items:
     tally["negative"] += int((match_labels == 0).sum())
     tally["sampled positive"] += len(positive)
     tally["sampled negative"] += len(negative)
-    alone.append(iou.amax(dim=1) < 0.7)
+    best_below.append(iou.amax(dim=1) < 0.7)
 example = torch.tensor([[0.75, 0.5, 0.25, 0.1, 0.0], [0.0, 0.1, 0.45, 0.4, 0.2]])
 labkit.record("match_of_the_example", my_match(example).tolist() == [1, -1, 1, -1, 0])
-labkit.record("own_match_vs_labkit", wrong)
+labkit.record("own_match_vs_labkit", labels_differ)
 labkit.record("own_sample_vs_labkit", sample_differs)
 labkit.record("negatives_for_each_positive", tally["negative"] / tally["positive"])
-labkit.record("objects_saved_by_their_best_anchor", torch.cat(alone).float().mean())
+labkit.record("objects_saved_by_their_best_anchor", torch.cat(best_below).float().mean())
 print("anchors of an image, on average:")
 print(", ".join(f"{v / num_val:.1f} {k}" for k, v in tally.items()))
 
@@ -1156,6 +1159,8 @@ if len(first):  # hardly any in the profile smoke
     print(f"mean IoU: proposals {first.mean():.3f}, after the second stage {second.mean():.3f}")
 
 # %% [markdown]
+# The RPN finds the objects; the second stage makes the boxes precise.
+#
 # ## 3.8 The mask head
 #
 # For each detection the mask head gives $28 \times 28$ logits for *each class*. Only the mask of the
@@ -1617,8 +1622,8 @@ labkit.record("box_cost_dc5_over_fpn", box_cost["DC5"] / box_cost["FPN"])
 measured = {}
 print(f"{'AP of masks':18}" + "".join(f"{h:>8}" for h in HEADS))
 for kind, network in trained.items():
-    found = [p for p, _ in Predictor(network).predict_dataset(val_items)]
-    measured[kind] = measure(found, val_items)
+    detected = [p for p, _ in Predictor(network).predict_dataset(val_items)]
+    measured[kind] = measure(detected, val_items)
     print_row(kind, measured[kind].segm)
     labkit.record(f"trained_masks_ap_{kind}", measured[kind].segm.ap)
     labkit.record(f"trained_boxes_ap_{kind}", measured[kind].bbox.ap)
