@@ -22,6 +22,7 @@
 # The rest of the course is about that picture.
 #
 # You need: convolutions and a training loop in PyTorch, and about two minutes for the training.
+# [Glossary](../docs/glossary.md) of all terms.
 #
 # ![Above: FCN-32s enlarges the class scores of res5 32 times; FCN-8s adds the scores of res4 and res3 on the way. Below: DeepLabv3+ with a dilated backbone, ASPP on res5, and a decoder that joins the enlarged result with res2.](diagrams/semantic.svg)
 #
@@ -560,10 +561,9 @@ for index in range(2):
 # - **Skips** gain ten points of mIoU or more, with 0.001 M weights and almost no time.
 # - **Dilation** alone gains most, about twenty points over FCN-32s, and more than skips. It adds no
 #   weights; the finer maps cost about 1.4 times the training time.
-# - **ASPP** *loses* here. In the papers it gains. A likely reason is the short training: the dilated
-#   network has one new layer, the logits, behind a trained backbone, while ASPP puts 0.26 M untrained
-#   weights between the two. This experiment cannot separate the part from its training time;
-#   exercise 3 does.
+# - **ASPP** *loses* here. In the papers it gains. Two reasons are possible. Its 0.26 M weights start
+#   untrained, between a trained backbone and the logits. And on images of 128 pixels it has little to
+#   add: the receptive field of `res5`, 193 pixels, already covers the image. Exercise 3 trains longer.
 # - **The decoder** gains more near borders than overall, which is its purpose. The authors of
 #   DeepLabv3+ found the same on photographs (their section 4.4).
 #
@@ -652,9 +652,9 @@ panels(
 #    stages has two 3 × 3 convolutions, and the first of `res3`, `res4` and `res5` has stride 2.)
 # 2. Add a row to `CONFIGS`: dilation with `output_stride=16`. Where between FCN-32s and dilation does
 #    it fall, in mIoU and in time?
-# 3. Is ASPP worse, or not trained enough? Train "dilation" and "+ ASPP" for 200, 600 and 1800 steps
-#    (set `steps` before `fine_tune` is called) and plot mIoU over the steps. Add the row "decoder
-#    without ASPP", `replace(v3plus, rates=None)`.
+# 3. Is ASPP not trained enough, or of no use on images of this size? Train "dilation" and "+ ASPP" for
+#    200, 600 and 1800 steps (set `steps` before `fine_tune` is called) and plot mIoU over the steps.
+#    Add the row "decoder without ASPP", `replace(v3plus, rates=None)`.
 # 4. Add the skip of `res2` to the notebook's `FCN`. Does border mIoU gain more than mIoU? Why?
 # 5. Find the smallest change to the semantic map, a map of the same size with more values, from
 #    which objects can be counted. You have just invented the panoptic format of notebook 6.

@@ -21,19 +21,20 @@
 # compiled PyTorch operator, followed a gradient backwards, and repeated the experiment of the Mask
 # R-CNN paper that decided between them.
 #
-# You need: notebook 1, bilinear interpolation, and about two minutes for the training.
+# You need: [notebook 1](01_semantic_review.ipynb), bilinear interpolation, and about two minutes for the training.
+# [Glossary](../docs/glossary.md) of all terms.
 #
 # > **Before you start.** Two terms that [notebook 3](03_mask_rcnn.ipynb) explains are used here.
 # >
 # > - A **region proposal network (RPN)** is a small convolutional head. At each cell of a feature map
 # >   it predicts for several reference boxes of fixed size (*anchors*) whether they contain an object,
 # >   and how to move them onto it. Its best boxes are the *proposals*
-# >   ([3.2](03_mask_rcnn.ipynb#3.2-Anchors) to
-# >   [3.5](03_mask_rcnn.ipynb#3.5-Non-maximum-suppression)).
+# >   ([3.3](03_mask_rcnn.ipynb#3.3-Anchors) to
+# >   [3.7](03_mask_rcnn.ipynb#3.7-Non-maximum-suppression,-and-the-second-stage)).
 # > - **Average precision (AP)** is the area under the precision-recall curve of the detections, from 0
 # >   to 100, averaged over the classes and over ten IoU thresholds from 0.50 to 0.95. A detection is
 # >   correct if its IoU with an object reaches the threshold. AP₅₀ and AP₇₅ use one threshold; AP₇₅ is
-# >   the stricter one ([3.7](03_mask_rcnn.ipynb#3.7-Average-precision)).
+# >   the stricter one ([3.9](03_mask_rcnn.ipynb#3.9-Average-precision)).
 #
 # **What RoIAlign changes, in one sentence:** it does not round the box to whole cells, but samples the
 # feature map by bilinear interpolation at exact positions in the box.

@@ -15,6 +15,8 @@ from labkit.workbook.notebook_sources import FOLDED, load_notebook, sources
 
 LESSONS = {path.stem: path for path in sources(CHECKOUT)}
 REWRITTEN = [
+    "01_semantic_review",
+    "02_roi_align",
     "03_mask_rcnn",
     "06_panoptic_quality",
     "07_model_zoo",
