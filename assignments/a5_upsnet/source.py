@@ -39,7 +39,8 @@ from labkit.checks import Checks, equal, has_shape
 # %% [markdown]
 # ## Exercise 1. The semantic part (2 points)
 #
-# $X^{thing}_i$: the semantic logits of the object's class, inside its box; 0 outside.
+# $X_{mask_i}$: the *semantic* logits of the object's class, inside its box; 0 outside. (The names
+# $X_{mask_i}$ and $Y_{mask_i}$ are the paper's.)
 
 
 # %% exercise="semantic"
@@ -82,7 +83,7 @@ check.report()
 # %% [markdown]
 # ## Exercise 2. The mask (2 points)
 #
-# $Y^{mask}_i$: the mask's logits, $m \times m$ of them, resized to the box by bilinear
+# $Y_{mask_i}$: the mask's logits, $m \times m$ of them, resized to the box by bilinear
 # interpolation (`F.interpolate(..., mode="bilinear", align_corners=False)`); 0 outside the box.
 
 
@@ -131,9 +132,10 @@ check.report()
 # What competes for a pixel, in this order:
 #
 # - for every class of stuff its semantic logit;
-# - for every object $Z_i = X^{thing}_i + Y^{mask}_i$;
-# - *unknown*, "there is a thing, but none of the objects": $\max_{c < T} S_c - \max_i X^{thing}_i$,
-#   at each pixel. The masks play no part in it. Without objects it is $\max_{c < T} S_c$.
+# - for every object $Z_i = X_{mask_i} + Y_{mask_i}$;
+# - *unknown*, "there is a thing, but none of the objects": $\max_{c < T} X_c - \max_i X_{mask_i}$,
+#   at each pixel, with the semantic logits $X_c$ of class $c$. The masks play no part in it. Without
+#   objects it is $\max_{c < T} X_c$.
 
 
 # %% exercise="logits"

@@ -110,7 +110,7 @@ def prune(
 
 
 def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
-    """X_thing: the semantic logits of each object's class in its box, 0 outside.
+    """The paper's X_mask: the semantic logits of each object's class in its box, 0 outside.
 
     Args:
         scores: ``(C, H, W)`` semantic logits.
@@ -128,7 +128,7 @@ def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
 
 
 def mask_term(masks: list[Tensor], windows: list[Window], scores: Tensor) -> Tensor:
-    """Y_mask: the mask logits of each object in its box, 0 outside.
+    """The paper's Y_mask: the mask logits of each object in its box, 0 outside.
 
     Args:
         masks: of :func:`resized_masks`.
