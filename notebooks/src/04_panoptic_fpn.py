@@ -13,41 +13,58 @@
 # %% [markdown]
 # # 4. Panoptic FPN
 #
-# **The question.** One network says which class each pixel has, another finds the objects. Can one
-# network do both, and how do its two answers become one map in which nothing overlaps?
+# **The question.** One network gives every pixel a class, another finds the objects. Can one network do
+# both, and how do its two outputs become one map without overlaps?
 #
-# By the end you have counted the pixels on which the two answers contradict one another, built the
-# semantic branch and taken its answer apart level by level, trained both branches together, turned
-# the weight between them and seen how little a short study may claim, written the merge, moved each of
-# its thresholds, and compared three backbones.
+# By the end you have counted the pixels on which the two outputs contradict each other, built the semantic
+# branch, measured what it costs, trained both branches together, varied the weight between their losses,
+# written the merge, moved each of its thresholds, and compared three backbones.
 #
-# You need: notebooks 1 and 3, and patience for two minutes of training in all. Notebook 6 has panoptic
-# quality, PQ = SQ × RQ, in detail; here it is enough that SQ is how well the segments that were found
-# fit, and RQ how many were found and how many invented.
+# You need: notebooks 1 and 3, and about two minutes of training in all.
+#
+# > **Before you start: panoptic quality.** A predicted segment and a ground-truth segment of the same class
+# > *match* if their IoU is above 0.5. PQ = SQ × RQ: **SQ** is the mean IoU of the matches, **RQ** =
+# > TP / (TP + ½ FP + ½ FN) is the F1 score of finding segments. Both are computed for each class and
+# > averaged. [Notebook 6, section 6.3](06_panoptic_quality.ipynb) derives them.
+#
+# ![Diagram of Panoptic FPN: one backbone with a feature pyramid feeds the instance branch of Mask R-CNN and a semantic branch; the losses of class, box and mask are weighted by lambda i, the semantic loss by lambda s; the merge makes one panoptic map of both outputs.](diagrams/panoptic_fpn.svg)
+#
+# The whole network. The upper branch is Mask R-CNN. The lower branch is new. In training, $\lambda_i$ and
+# $\lambda_s$ weight the losses of the two branches (section 4.4). In inference, the merge makes one map
+# (section 4.6).
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
 seed: int = 0
 
-# %%
+# %% tags=["hide-input"]
+# Set-up: imports, sizes of the profiles, data.
 # %matplotlib inline
+import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torchvision
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from torch import nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 import labkit
 from labkit.checkpoints.run_folder import start_from
+from labkit.checkpoints.shipped import shipped
 from labkit.colors import PETROFF_10
+from labkit.datasets.in_memory import InMemory
 from labkit.datasets.shapes import Shapes
+from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.predictor import Predictor, load_model
 from labkit.engine.train import TrainConfig, train
 from labkit.metrics.coco_ap import COCOAP
@@ -55,7 +72,10 @@ from labkit.metrics.panoptic_matching import summarize
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
+from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
+from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.panoptic_fpn.merge import merge
+from labkit.models.panoptic_fpn.semantic_head import ConvGroupNorm, SemanticFPN, SemanticFPNConfig
 from labkit.models.preprocess import preprocess
 from labkit.models.presets import PRESETS
 from labkit.models.semantic.losses import cross_entropy, label_maps, semantic_targets
@@ -68,12 +88,14 @@ from labkit.structures import (
 )
 from labkit.system.cpu_cores import use_threads
 from labkit.system.progress_bars import progress_bar
-from labkit.visualize import draw, loss_curves, panels
+from labkit.visualize import draw, panels
+from labkit.widgets import Compare
+from labkit.widgets.compare.compare import compare
 
-num_train, num_val, num_study, steps, branch_steps, study_steps = {
-    "smoke": (16, 6, 4, 2, 1, 1),
-    "quick": (500, 100, 60, 160, 100, 60),
-    "full": (10_000, 300, 300, 6000, 1000, 2000),
+num_train, num_val, num_study, branch_steps, study_steps = {
+    "smoke": (16, 6, 4, 1, 1),
+    "quick": (300, 100, 60, 100, 60),
+    "full": (10_000, 300, 300, 1000, 2000),
 }[profile]
 BATCH = 8 if profile == "full" else 2
 _ = torch.manual_seed(seed)
@@ -87,10 +109,7 @@ val_set = Shapes("val", num=num_val, seed=seed)
 crowded_set = Shapes("val", num=num_val, crowded=True, seed=seed)
 categories = train_set.categories
 THINGS, STUFF = len(categories.things), len(categories.stuff)
-SETS = {
-    name: [dataset[i] for i in progress_bar(range(num_val), unit="image")]
-    for name, dataset in (("Shapes", val_set), ("crowded", crowded_set))
-}
+SETS = {"Shapes": InMemory(val_set).items, "crowded": InMemory(crowded_set).items}
 
 # %% [markdown]
 # ## 4.1 The task
@@ -100,21 +119,22 @@ SETS = {
 # \mathcal{L}^{St}$:
 #
 # - **things** are countable: all pixels with the same $(\ell_i, z_i)$ are one object;
-# - **stuff** is not: $z_i$ says nothing, and all the grass of a picture is one segment.
+# - **stuff** is not: $z_i$ has no meaning, and all grass of an image is one segment.
 #
-# A pixel has one pair, so segments **do not overlap**. A semantic segmentation has the $\ell_i$ and no
-# $z_i$. An instance segmentation has things only, and its masks may overlap as they like. The
-# crowded variant of Shapes shows why it matters: squares that touch are one region in the middle
-# picture, and on the right they are counted.
+# Each pixel has one pair, so segments **do not overlap**. A semantic segmentation has the $\ell_i$ but no
+# $z_i$. An instance segmentation has things only, and its masks may overlap. The crowded variant of Shapes
+# shows the difference: squares that touch are one region in the middle image and separate objects on the
+# right.
 
-# %%
-rows, full = [], {}
-for name, items in SETS.items():  # of the first pictures the one with the most objects in sight
-    _, full[name] = max(
+# %% tags=["hide-input"]
+# Figure: semantic and panoptic ground truth.
+rows, densest = [], {}
+for name, items in SETS.items():  # of the first images the one with the most visible objects
+    _, densest[name] = max(
         (sum(s.label < THINGS for s in target["panoptic"].segments), k)
         for k, (_, target) in enumerate(items[:8])
     )
-    image, target = items[full[name]]
+    image, target = items[densest[name]]
     rows += [
         (name, image, None),
         ("the class ℓ of each pixel", image, target["semantic"]),
@@ -123,383 +143,463 @@ for name, items in SETS.items():  # of the first pictures the one with the most 
 panels(rows, categories, columns=3)
 
 # %% [markdown]
-# ## 4.2 Why two answers disagree
+# ## 4.2 Why two outputs disagree
 #
-# The obvious way is to ask two networks, one for the classes of all pixels and one for the objects.
-# Here are a Mask R-CNN (notebook 3) and a semantic segmenter, both trained on Shapes and loaded from
-# the weights that come with labkit. (The segmenter is the semantic half of `panoptic_fpn_tiny`, whose
-# other half we use in a moment.) Neither knows what the other said, and at each pixel four things may
-# go wrong:
+# The simplest way is two networks: one for the classes of all pixels and one for the objects. Here are a
+# Mask R-CNN (notebook 3) and a semantic segmentation network, both trained on Shapes and loaded from the
+# weights that come with labkit. (The second one is the semantic half of `panoptic_fpn_tiny`; its instance
+# half follows below.) Neither network sees the output of the other. At each pixel, four things can go wrong:
 
-# %%
+# %% tags=["idea"]
 KINDS = (
     "agree",
-    "two objects want the pixel",
-    "an object here, stuff there",
-    "an object here, another class there",
-    "a thing there, no object here",
+    "two objects claim the pixel",
+    "object in one, stuff in the other",
+    "object in one, another thing class in the other",
+    "no object in one, a thing in the other",
 )
-CONFIDENT = 0.5
 
 
-def contradictions(found, semantic):
-    """For every pixel the number of what is wrong in ``KINDS``; ``found`` is the instance answer."""
-    sure = found[found.scores >= CONFIDENT]
-    masks, labels = sure.masks, sure.labels
-    claims = masks.sum(dim=0)  # (H, W)
-    top = torch.full(semantic.shape, -1)
-    for mask, label in zip(masks.flip(0), labels.flip(0), strict=True):  # the best score last
-        top[mask] = label
-    wrong = torch.zeros_like(semantic)
-    wrong[(claims == 0) & (semantic < THINGS)] = 4
-    wrong[(claims > 0) & (semantic < THINGS) & (semantic != top)] = 3
-    wrong[(claims > 0) & (semantic >= THINGS)] = 2
-    wrong[claims > 1] = 1
-    return wrong
+def contradictions(detections, semantic):
+    """For every pixel, the index in ``KINDS``; the detections are sorted by score, best first."""
+    claims = detections.masks.sum(dim=0)  # (H, W): how many objects claim the pixel
+    label = torch.full_like(semantic, -1)  # class of the best object
+    for mask, value in zip(detections.masks.flip(0), detections.labels.flip(0), strict=True):
+        label[mask] = value
+    kind = torch.zeros_like(semantic)
+    kind[(claims == 0) & (semantic < THINGS)] = 4
+    kind[(claims > 0) & (semantic < THINGS) & (semantic != label)] = 3
+    kind[(claims > 0) & (semantic >= THINGS)] = 2
+    kind[claims > 1] = 1
+    return kind
 
 
-detector, panoptic_fpn = load_model("mask_rcnn_tiny"), load_model("panoptic_fpn_tiny")
+# %% tags=["hide-input"]
+# Table: shares of contradicting pixels.
+def confident(detections, score_thresh=0.5):
+    return detections[detections.scores >= score_thresh]
 
 
 def predictions_of(model, items):
-    """A model's answers to all pictures, and the milliseconds that one takes."""
-    predictor, answers, times = Predictor(model), [], []
+    """A model's predictions for all images, and the milliseconds that one takes (the median)."""
+    predictor, predictions, times = Predictor(model), [], []
     for image, _ in progress_bar(items, unit="image", leave=False):
         start = time.perf_counter()
-        answers.append(predictor(image))
+        predictions.append(predictor(image))
         times.append(time.perf_counter() - start)
-    return answers, 1000 * float(np.median(times))
+    return predictions, 1000 * float(np.median(times))
 
 
-said = {name: predictions_of(panoptic_fpn, items) for name, items in SETS.items()}
-ms_of_fpn = said["Shapes"][1]
-said = {name: answers for name, (answers, _) in said.items()}
+detector, panoptic_fpn = load_model("mask_rcnn_tiny"), load_model("panoptic_fpn_tiny")
+by_fpn = {name: predictions_of(panoptic_fpn, items)[0] for name, items in SETS.items()}
 by_detector = {name: predictions_of(detector, items)[0] for name, items in SETS.items()}
 
-print(
-    f"{'contradictions, % of':32}" + "".join(f"{k:>13}" for k in ("things", "stuff", "all pixels"))
-)
-shares = {}
+print(f"{'contradictions, % of the pixels of':36}{'things':>8}{'stuff':>8}{'all':>8}")
 for name, items in SETS.items():
-    for who, objects in (("two networks", by_detector[name]), ("one network", said[name])):
-        count, pixels = np.zeros((2, len(KINDS))), np.zeros(2)
-        for with_objects, with_classes, (_, target) in zip(objects, said[name], items, strict=True):
-            wrong = contradictions(with_objects.detections, with_classes.semantic)
-            for row, part in enumerate((target["semantic"] < THINGS, target["semantic"] >= THINGS)):
-                count[row] += np.bincount(wrong[part], minlength=len(KINDS))
+    for networks, predictions in (
+        ("two networks", by_detector[name]),
+        ("one network", by_fpn[name]),
+    ):
+        wrong, pixels = np.zeros(2), np.zeros(2)
+        for instance, semantic, (_, target) in zip(predictions, by_fpn[name], items, strict=True):
+            kind = contradictions(confident(instance.detections), semantic.semantic)
+            thing = target["semantic"] < THINGS
+            for row, part in enumerate((thing, ~thing)):
+                wrong[row] += int((kind[part] > 0).sum())
                 pixels[row] += int(part.sum())
-        shares[name, who] = count[:, 1:].sum() / pixels.sum()
-        values = [*(count[:, 1:].sum(axis=1) / pixels), shares[name, who]]
-        print(f"{name + ', ' + who:32}" + "".join(f"{100 * v:13.1f}" for v in values))
-        labkit.record(f"contradictions_{who}_{name}".replace(" ", "_"), shares[name, who])
+        values = [*(wrong / pixels), wrong.sum() / pixels.sum()]
+        print(f"{name + ', ' + networks:36}" + "".join(f"{100 * v:8.1f}" for v in values))
+        labkit.record(f"contradictions_{networks}_{name}".replace(" ", "_"), values[-1])
 
 # %% [markdown]
-# On the picture with the most of them:
+# The crowded image with the most contradictions between the two networks:
 
-# %%
-most = int(
-    np.argmax(
-        [
-            (contradictions(a.detections, b.semantic) > 0).float().mean()
-            for a, b in zip(by_detector["crowded"], said["crowded"], strict=True)
-        ]
-    )
-)
-image, target = SETS["crowded"][most]
+# %% tags=["hide-input"]
+# Figure: contradictions on one image.
+pairs = [
+    (confident(a.detections), b.semantic)
+    for a, b in zip(by_detector["crowded"], by_fpn["crowded"], strict=True)
+]
+worst = int(np.argmax([(contradictions(*pair) > 0).float().mean() for pair in pairs]))
+(image, _), (objects, classes) = SETS["crowded"][worst], pairs[worst]
+kind = contradictions(objects, classes)
 colors = ["white", "black", "#ffd21a", "#e0007f", "#00a087"]  # none is a colour of a class
-figure, axes = plt.subplots(1, 4, figsize=(11.4, 3.6), layout="constrained")
-first, second = by_detector["crowded"][most].detections, said["crowded"][most].semantic
-
-
-def confident(detections):
-    """Those that are counted in ``contradictions``."""
-    return detections[detections.scores >= CONFIDENT]
-
-
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.2), layout="constrained")
 for axis, title, shown in (
     (axes[0], "image", None),
-    (axes[1], "the objects", confident(first)),
-    (axes[2], "the classes", second),
+    (axes[1], "objects of network 1", objects),
+    (axes[2], "classes of network 2", classes),
 ):
     draw(axis, image, shown, categories, names=False)
     axis.set_title(title, fontsize=9)
-wrong = contradictions(first, second)
 axes[3].imshow(image.float().mean(dim=0), cmap="gray", alpha=0.35)
 axes[3].imshow(
-    np.ma.masked_equal(wrong, 0), cmap=ListedColormap(colors), vmin=0, vmax=4, interpolation="none"
+    np.ma.masked_equal(kind, 0), cmap=ListedColormap(colors), vmin=0, vmax=4, interpolation="none"
 )
 axes[3].set_axis_off()
-axes[3].set_title(f"contradictions: {float((wrong > 0).float().mean()):.0%} of the pixels", size=9)
+axes[3].set_title(f"contradictions: {float((kind > 0).float().mean()):.0%} of the pixels", size=9)
 figure.legend(
     handles=[Patch(color=c, label=k) for c, k in zip(colors[1:], KINDS[1:], strict=True)],
     loc="outside lower center",
-    ncols=4,
+    ncols=2,
     fontsize=8,
     frameon=False,
 )
 plt.show()
 
 # %% [markdown]
-# Outlines that differ by a pixel, an object that only one of them saw, a square that the other takes for
-# a triangle, and masks that overlap because nothing forbids it. Two networks contradict one another, and
-# so do, hardly less, the two branches of one: sharing features does not make them agree. Some rule has to
-# decide (section 4.6). But must it be two networks, with twice the weights and twice the
-# time? That is the question of *Panoptic Feature Pyramid Networks* (Kirillov et al., 2019).
+# The figure shows outlines that differ by a pixel, objects that only one network found, a square that the
+# other network calls a triangle, and masks that overlap because nothing forbids it. And two networks are not
+# the cause. The two branches of *one* network contradict each other about as often: on Shapes on 1.9 % of the
+# pixels (two networks: 2.2 %), in the crowd on 5.3 % (5.2 %). Shared features do not make two outputs agree. A
+# rule has to decide; section 4.6 has one.
+#
+# But are two networks needed at all, with more weights and more time? That is the question of *Panoptic
+# Feature Pyramid Networks* (Kirillov et al., 2019).
 #
 # ## 4.3 The semantic branch
 #
-# A Mask R-CNN on a feature pyramid has everything that a semantic segmentation needs: maps that are fine
-# *and* know what they see. The smallest possible addition brings all its levels to one size and adds
-# them:
+# A Mask R-CNN with a feature pyramid (FPN) already has what a semantic segmentation needs: feature maps that
+# are fine *and* have deep semantics. The semantic branch upsamples all levels to stride 4, adds them, and
+# classifies each cell:
 #
-# $$s = W \Big( \sum_{l=2}^{5} u_l(P_l) \Big) + b, \qquad
-# u_l = \underbrace{(\uparrow_2 \circ \mathrm{ReLU} \circ \mathrm{GN} \circ \mathrm{conv}_{3 \times 3})}_{
-# l - 2 \text{ times}} .$$
+# $$s = W \Big( \sum_{l=2}^{5} u_l(P_l) \Big) + b .$$
 #
-# The level $P_5$ of stride 32 is convolved and doubled three times, $P_4$ twice, $P_3$ once, and $P_2$,
-# which already has stride 4, is convolved once without doubling. The sum is as large as a quarter of
-# the picture; $W$ is a $1 \times 1$ convolution; and the scores are enlarged four times at the end.
+# Let $\mathrm{conv}$ be a $3 \times 3$ convolution with group norm and ReLU, each time with its own weights, and
+# $\mathrm{up}$ bilinear upsampling by two. Then
+#
+# $$u_2(P_2) = \mathrm{conv}(P_2), \qquad u_3(P_3) = \mathrm{up}(\mathrm{conv}(P_3)), \qquad
+# u_4(P_4) = \mathrm{up}(\mathrm{conv}(\mathrm{up}(\mathrm{conv}(P_4)))),$$
+#
+# $$u_5(P_5) = \mathrm{up}(\mathrm{conv}(\mathrm{up}(\mathrm{conv}(\mathrm{up}(\mathrm{conv}(P_5)))))) .$$
+#
+# So level $l > 2$ is convolved and upsampled $l - 2$ times. $P_2$ already has stride 4: it is convolved once
+# and not upsampled. $W$ and $b$ are a $1 \times 1$ convolution. The logits $s$ are upsampled four times at
+# the end, to one for each pixel.
 
 
-# %%
+# %% tags=["idea"]
+def conv_norm_relu(in_channels, channels):
+    """A 3 × 3 convolution, group norm, ReLU."""
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.GroupNorm(channels // 4, channels), nn.ReLU())
+
+
 class SemanticBranch(nn.Module):
-    def __init__(self, inputs, channels, outputs, doublings):
-        super().__init__()
-        self.doublings = doublings  # by level
-        for level, number in doublings.items():
-            layers = []
-            for k in range(max(1, number)):
-                layers += [
-                    nn.Conv2d(inputs if k == 0 else channels, channels, 3, padding=1, bias=False),
-                    nn.GroupNorm(channels // 4, channels),
-                ]
-            self.add_module(level, nn.ModuleList(layers))
-        self.predictor = nn.Conv2d(channels, outputs, 1)
+    """P2 to P5 (B, D, h, w) to logits (B, C, H/4, W/4)."""
 
-    def bring(self, level, x, tell=lambda what, x: None):
-        """A level (B, D, h, w) at the common size (B, c, H/4, W/4)."""
-        layers = list(self.get_submodule(level))
-        for conv, norm in zip(layers[::2], layers[1::2], strict=True):
-            x = F.relu(norm(conv(x)))
-            tell("convolved", x)
-            if self.doublings[level]:
+    def __init__(self, in_channels, channels, num_classes):
+        super().__init__()
+        self.blocks = nn.ModuleDict()
+        for level in (2, 3, 4, 5):
+            inputs = [in_channels, channels, channels][: max(1, level - 2)]
+            self.blocks[f"p{level}"] = nn.ModuleList(conv_norm_relu(n, channels) for n in inputs)
+        self.predictor = nn.Conv2d(channels, num_classes, 1)
+
+    def to_stride_4(self, name, x):
+        """u_l of the level ``name``."""
+        for block in self.blocks[name]:
+            x = block(x)
+            if name != "p2":
                 x = F.interpolate(x, scale_factor=2, mode="bilinear")
-                tell("doubled", x)
         return x
 
     def forward(self, features):
-        return self.predictor(sum(self.bring(level, features[level]) for level in self.doublings))
+        return self.predictor(sum(self.to_stride_4(name, features[name]) for name in self.blocks))
 
-
-DOUBLINGS = {"p2": 0, "p3": 1, "p4": 2, "p5": 3}
-theirs = panoptic_fpn.sem_seg_head
-branch = SemanticBranch(64, 64, len(categories), DOUBLINGS)
-# The same layers in the same order, under other names: the weights are copied one by one.
-weights = zip(branch.state_dict(), theirs.state_dict().values(), strict=True)
-_ = branch.load_state_dict(dict(weights))
-
-with torch.no_grad():
-    batch = preprocess([SETS["Shapes"][0][0]], panoptic_fpn.config.preprocessing)
-    features = panoptic_fpn.backbone(batch.tensor)
-    for level in DOUBLINGS:
-        print(f"{level}: {'':8}{tuple(features[level].shape)}")
-        branch.bring(level, features[level], lambda what, x: print(f"    {what:9}{tuple(x.shape)}"))
-    logits = branch(features)
-    enlarged = F.interpolate(logits, batch.padded_size, mode="bilinear")
-    print(f"sum and classes {tuple(logits.shape)}, enlarged {tuple(enlarged.shape)}")
-    worst = 0.0
-    for image, _ in SETS["Shapes"][:10]:
-        batch = preprocess([image], panoptic_fpn.config.preprocessing)
-        features = panoptic_fpn.backbone(batch.tensor)
-        worst = max(worst, (branch(features) - theirs(features)).abs().max().item())
-labkit.record("own_branch_vs_labkit", worst)
-size = {
-    "detector": sum(p.numel() for p in detector.parameters()),
-    "branch": sum(p.numel() for p in branch.parameters()),
-}
-print(", ".join(f"{k}: {v / 1e6:.2f} million weights" for k, v in size.items()))
-labkit.record("branch_over_detector_weights", size["branch"] / size["detector"])
 
 # %% [markdown]
-# **Who says what.** After the sum everything is linear, so the scores of the branch are *exactly* the
-# sum of what the levels contribute, $s = \sum_l W u_l(P_l) + b$. That lets us ask the branch what it
-# would say without its finer levels: for a level that is left out we put its mean over the picture, so
-# that it still says what it says on average, and no longer where.
+# We give it the weights of the trained `panoptic_fpn_tiny`, follow the shapes through both, and compare the
+# logits:
 
-# %%
-ORDER = ("p5", "p4", "p3", "p2")
-confusions = {level: ConfusionMatrix(categories) for level in ORDER}
+# %% tags=["hide-input"]
+# Check: shapes level by level, and the same logits as labkit's branch.
+their_branch = panoptic_fpn.sem_seg_head
+branch = SemanticBranch(64, 64, len(categories))
+# The same layers in the same order, under other names: the weights are copied one by one.
+weights = zip(branch.state_dict(), their_branch.state_dict().values(), strict=True)
+_ = branch.load_state_dict(dict(weights))
+
+
+def features_of(image):
+    batch = preprocess([image], panoptic_fpn.config.preprocessing)
+    return panoptic_fpn.backbone(batch.tensor), batch.padded_size
+
+
+with torch.no_grad():
+    features, padded_size = features_of(SETS["Shapes"][0][0])
+    for name in branch.blocks:
+        layers = their_branch.get_submodule(name)
+        x, shapes = features[name], [tuple(features[name].shape[1:])]
+        for layer in layers:
+            x = layer(x)
+            shapes.append(
+                "conv" if isinstance(layer, ConvGroupNorm) else f"up {tuple(x.shape[1:])}"
+            )
+        print(f"{name}: " + " → ".join(map(str, shapes)))
+        labkit.record(f"convolutions_{name}", sum(isinstance(m, ConvGroupNorm) for m in layers))
+        labkit.record(f"upsamplings_{name}", sum(isinstance(m, nn.Upsample) for m in layers))
+    logits = branch(features)
+    enlarged = F.interpolate(logits, padded_size, mode="bilinear")
+    print(f"sum, 1 × 1 conv: {tuple(logits.shape[1:])}, 4 × upsampled: {tuple(enlarged.shape[1:])}")
+    gap = 0.0
+    for image, _ in SETS["Shapes"][:10]:
+        features, _ = features_of(image)
+        gap = max(gap, (branch(features) - their_branch(features)).abs().max().item())
+labkit.record("own_branch_vs_labkit", gap)
+print(f"largest difference to labkit's branch: {gap:.1g}")
+
+
+def millions(*networks):
+    return sum(p.numel() for network in networks for p in network.parameters()) / 1e6
+
+
+print(f"weights: detector {millions(detector):.2f} M, semantic branch {millions(branch):.2f} M")
+labkit.record("branch_over_detector_weights", millions(branch) / millions(detector))
+
+# %% [markdown]
+# **What each level contributes.** After the sum everything is linear, so the logits of the branch are
+# *exactly* a sum over the levels: $s = \sum_l W u_l(P_l) + b$. We can therefore remove the finer levels from
+# the trained branch. A level that is removed is replaced by its mean over the image: its average effect on
+# each class stays, its spatial detail goes.
+
+
+# %% tags=["idea"]
+def contributions(branch, features):
+    """W u_l(P_l) of each level, coarsest first."""
+    maps = {name: branch.to_stride_4(name, features[name]) for name in ("p5", "p4", "p3", "p2")}
+    return {name: F.conv2d(x, branch.predictor.weight) for name, x in maps.items()}
+
+
+def logits_down_to(last, parts, bias):
+    """The logits from p5 down to the level ``last``, with the means of the finer levels."""
+    total, removed = bias[:, None, None], False
+    for name, part in parts.items():
+        total = total + (part.mean((2, 3), keepdim=True) if removed else part)
+        removed = removed or name == last
+    return total
+
+
+# %% tags=["hide-input"]
+# Table and figure: mIoU with the levels down to p5, p4, p3, p2.
+LEVELS = ("p5", "p4", "p3", "p2")
+confusions = {level: ConfusionMatrix(categories) for level in LEVELS}
 shown, gap = [], 0.0
 with torch.no_grad():
     for k, (image, target) in enumerate(progress_bar(SETS["Shapes"][:40], unit="image")):
-        batch = preprocess([image], panoptic_fpn.config.preprocessing)
-        features = panoptic_fpn.backbone(batch.tensor)
-        of_level = {
-            level: F.conv2d(branch.bring(level, features[level]), branch.predictor.weight)
-            for level in ORDER
-        }  # (1, C, H/4, W/4) each
-        for last in range(len(ORDER)):
-            total = branch.predictor.bias[:, None, None]
-            for level in ORDER:
-                used = ORDER.index(level) <= last
-                total = total + (of_level[level] if used else of_level[level].mean((2, 3), True))
-            enlarged = F.interpolate(total, batch.padded_size, mode="bilinear")
-            answer = enlarged[0].argmax(dim=0)
-            confusions[ORDER[last]].update(answer, target["semantic"])
-            if k == full["Shapes"]:
-                shown.append((f"and {ORDER[last]}" if last else "p5 alone", image, answer))
-        gap = max(gap, (total - branch(features)).abs().max().item())
-        if k == full["Shapes"]:
-            shown.append(("truth", image, target["semantic"]))
+        features, padded_size = features_of(image)
+        parts = contributions(branch, features)
+        for last in LEVELS:
+            logits = logits_down_to(last, parts, branch.predictor.bias)
+            labels = F.interpolate(logits, padded_size, mode="bilinear")[0].argmax(dim=0)
+            confusions[last].update(labels, target["semantic"])
+            if k == densest["Shapes"]:
+                shown.append((f"and {last}" if last != "p5" else "p5 alone", image, labels))
+        gap = max(gap, (logits - branch(features)).abs().max().item())
+        if k == densest["Shapes"]:
+            shown.append(("ground truth", image, target["semantic"]))
 labkit.record("sum_of_levels_vs_branch", gap)
-for level in ORDER:
+print(f"{'mIoU, levels':16}{'all':>6}{'stuff':>8}{'things':>8}")
+for level in LEVELS:
     result = confusions[level].compute()
     stuff, things = np.nanmean(result.iou[THINGS:]), np.nanmean(result.iou[:THINGS])
-    print(f"down to {level}: mIoU {result.miou:.2f}, of stuff {stuff:.2f}, of things {things:.2f}")
+    name = "p5" if level == "p5" else f"p5 to {level}"
+    print(f"{name:16}{100 * result.miou:6.0f}{100 * stuff:8.0f}{100 * things:8.0f}")
     labkit.record(f"miou_down_to_{level}", result.miou)
-panels(shown, categories, columns=5, names=False, size=2.3)
+panels(shown, categories, columns=5, names=False, size=2.0)
 
 # %% [markdown]
-# The levels were trained to work together, so none of the first answers is what a branch on that level
-# alone would learn; but it shows who is responsible for what. Large objects appear with $P_4$, as blobs, and
-# get their outlines and small neighbours from the finer levels. Stuff waits for those almost entirely: here
-# it differs by texture, and a texture is a matter of a few pixels.
+# The levels were trained together, so this is not what a branch on P5 alone would learn. It shows which level
+# is responsible for what. Large objects appear with $P_4$, as blobs; the finer levels add their outlines and
+# the small objects. Stuff depends almost entirely on the fine levels, because here it differs by texture, and
+# a texture is visible only in a few pixels.
 #
+# **What does it cost?** The usual alternative for a fine feature map is *dilation* (notebook 1): the last
+# stages of the backbone keep a stride of 16 or 8 and dilate their filters instead. Then their many channels
+# are computed on 4 or 16 times as many cells. FPN leaves the backbone at stride 32 and adds a few
+# convolutions. We count both: the multiplications of all convolutions, and the memory of their outputs,
+# which training must keep for the backward pass.
+
+
+# %% tags=["idea"]
+def cost(network, height, width):
+    """Multiplications of all convolutions, and bytes of their outputs in float32, for one image."""
+    total = Counter()
+
+    def count(conv, inputs, output):
+        per_value = conv.in_channels // conv.groups * prod(conv.kernel_size)
+        total["multiplications"] += output.numel() * per_value
+        total["bytes"] += output.numel() * 4
+
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks = [conv.register_forward_hook(count) for conv in convs]
+    network(torch.zeros(1, 3, height, width, device=convs[0].weight.device))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+# %% tags=["hide-input"]
+# Table: dilated backbones against FPN.
+KEEP_STRIDE = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+
+
+def resnet(depth, stride):
+    """torchvision's ResNet, dilated so that its largest stride is ``stride``."""
+    make = getattr(torchvision.models, f"resnet{depth}")
+    return make(weights=None, replace_stride_with_dilation=KEEP_STRIDE[stride])
+
+
+def fpn_and_branch(depth, pyramid, channels, num_classes):
+    fpn = BackboneConfig("fpn", depth, pyramid=pyramid, stride_in_1x1=False).build()
+    config = SemanticFPNConfig(("p2", "p3", "p4", "p5"), channels, merge_things=False)
+    return fpn, SemanticFPN(pyramid, fpn.strides, num_classes, config)
+
+
+with torch.device("meta"), torch.no_grad():  # shapes without numbers: nothing is computed
+    photo = 1024, 2048
+    costs = {}
+    for depth in (50, 101):
+        for stride in (32, 16, 8):
+            costs[f"R{depth}", f"stride {stride}"] = cost(resnet(depth, stride), *photo)
+        fpn, head = fpn_and_branch(depth, 256, 128, 19)
+        costs[f"R{depth}", "FPN"] = cost(fpn, *photo)
+        costs[f"R{depth}", "FPN + branch"] = cost(nn.Sequential(fpn, head), *photo)
+    for stride in (32, 16, 8):
+        trunk = TinyResNet(TINY_WIDTHS, TINY_BLOCKS, stride)
+        costs["tiny", f"stride {stride}"] = cost(trunk, 128, 128)
+    fpn, head = fpn_and_branch(0, 64, 64, len(categories))
+    costs["tiny", "FPN"] = cost(fpn, 128, 128)
+    costs["tiny", "FPN + branch"] = cost(nn.Sequential(fpn, head), 128, 128)
+    published = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]
+    of_r50 = cost(resnet(50, 32), 224, 224)["multiplications"] / 1e9
+labkit.record("r50_gigamultiplications_over_published", of_r50 / published)
+
+VARIANTS = {
+    "stride 32": ("no dilation", 32),
+    "stride 16": ("dilated", 16),
+    "stride 8": ("dilated", 8),
+    "FPN": ("FPN", 4),
+    "FPN + branch": ("FPN + branch", 4),
+}
+print(f"{'':8}{'':14}{'output stride':>14}{'multiplications':>18}{'activations':>14}")
+for network, scale, unit, memory, unit_memory in (
+    ("tiny", 1e6, "M", 2**20, "MiB"),
+    ("R50", 1e9, "G", 2**30, "GiB"),
+    ("R101", 1e9, "G", 2**30, "GiB"),
+):
+    for key, (name, stride) in VARIANTS.items():
+        value = costs[network, key]
+        print(
+            f"{network:8}{name:14}{stride:14}{value['multiplications'] / scale:16.0f} {unit}"
+            f"{value['bytes'] / memory:10.2f} {unit_memory}"
+        )
+    for what in ("multiplications", "bytes"):
+        dilated = costs[network, "stride 8"][what] / costs[network, "FPN + branch"][what]
+        labkit.record(f"{what}_dilated_8_over_fpn_{network}", dilated)
+        dilated = costs[network, "stride 16"][what] / costs[network, "FPN + branch"][what]
+        labkit.record(f"{what}_dilated_16_over_fpn_{network}", dilated)
+
+# %% [markdown]
+# R50 and R101 are counted on 1024 × 2048 pixels, the size of Cityscapes; tiny on our 128 × 128. (The counter
+# agrees with torchvision's published number for R50.)
+#
+# With stride 8, dilation of R101 costs 2.8 times the multiplications and 2.4 times the memory of FPN with the
+# semantic branch, and its map is twice as coarse. With stride 16 it costs about as much as FPN (0.8 and 0.9
+# times), and its map is four times as coarse. In the tiny network FPN saves nothing (183 M against 150 M
+# multiplications): its last stages have only 96 and 128 channels, little more than the 64 of the pyramid. FPN
+# pays where the deep stages are wide, as in every ResNet.
+#
+# The paper reports the same for whole networks on Cityscapes (table 1a, which the lecture shows; multiply-adds
+# in $10^{12}$, memory in $10^9$ activations):
+#
+# | network | backbone | mIoU | FLOPs | memory |
+# | --- | --- | --- | --- | --- |
+# | DeepLabV3 | ResNet-101, dilated, stride 8 | 77.8 | 1.9 | 1.9 |
+# | PSANet101 | ResNet-101, dilated, stride 8 | 77.9 | 2.0 | 2.0 |
+# | DeepLabV3+ | Xception-71, dilated, stride 16 | 79.6 | 0.5 | 1.9 |
+# | Semantic FPN | ResNet-101, FPN | 77.7 | 0.5 | 0.8 |
+# | Semantic FPN | ResNeXt-101, FPN | 79.1 | 0.8 | 1.4 |
+#
+# **Two details that the paper studied.** *Sum or concatenation?* Concatenation keeps the four levels apart but
+# makes the predictor's input four times as wide; the mIoU was no better (Cityscapes: sum 74.5, concatenation
+# 74.4; COCO: sum 40.2, concatenation 39.9), so the cheaper sum stays. *Grouped FPN:* do the two tasks compete for
+# the channels of the pyramid? With one half of the channels for each task, PQ was 0.2 lower (COCO: shared
+# 39.0, grouped 38.8; Cityscapes: 57.7 and 57.5), so both tasks share all channels.
+
+# %% [markdown]
 # ## 4.4 Joint training
 #
-# Both branches read the same maps, so both send their gradients into the same backbone. The losses are
-# added:
+# Both branches read the same feature maps, so the gradients of both flow into the same backbone. The losses
+# are added with two weights:
 #
-# $$L = \lambda_i (L_c + L_b + L_m) + \lambda_s L_s$$
+# $$L = L_{rpn} + \lambda_i (L_c + L_b + L_m) + \lambda_s L_s$$
 #
-# with the three losses of the instance branch (class, box, mask), those of the proposal network in
-# addition, and $L_s$, the cross-entropy of the classes, a mean over all labelled pixels. Why the weights?
-# The losses are means over different things, some tens of boxes there and thousands of pixels here, and
-# are of different size. We compute the sum by hand from our own branch and compare:
+# $L_{rpn}$ are the two losses of the RPN (without a weight of its own). $L_c$, $L_b$ and $L_m$ are those of
+# class, box and mask. $L_s$ is the cross-entropy of the pixels' classes. **$\lambda_i$ scales the gradient of
+# the object losses, $\lambda_s$ that of the pixel loss; their ratio decides which branch has more influence on
+# the shared backbone.** Weights are needed because the losses are means over different things, some tens of
+# boxes and thousands of pixels, and have different sizes.
 
-# %%
+
+# %% tags=["idea"]
+def joint_loss(losses, lambda_i, lambda_s):
+    """The loss of Panoptic FPN from its parts."""
+    rpn = losses["loss_rpn_cls"] + losses["loss_rpn_loc"]
+    objects = losses["loss_cls"] + losses["loss_box_reg"] + losses["loss_mask"]
+    return rpn + lambda_i * objects + lambda_s * losses["loss_sem_seg"]
+
+
+# %% tags=["hide-input"]
+# Check: the joint loss by hand, with our own branch, against labkit's.
 images, targets = zip(*(SETS["Shapes"][k % num_val] for k in range(2)), strict=True)
 plain = panoptic_fpn.config
-truth = torch.stack([target["semantic"] for target in targets])
+
+
+def labkit_losses(lambda_i, lambda_s):
+    """What labkit returns: the losses times their weights, with the same sampled proposals."""
+    panoptic_fpn.config = replace(
+        plain, instance_loss_weight=lambda_i, semantic_loss_weight=lambda_s
+    )
+    torch.manual_seed(seed)  # proposals are sampled
+    return panoptic_fpn(images, targets)
+
+
 with torch.no_grad():
     panoptic_fpn.train()  # losses, not predictions; nothing in this network behaves differently
-    torch.manual_seed(seed)  # proposals are sampled: the same ones twice
-    panoptic_fpn.config = replace(plain, instance_loss_weight=1.0, semantic_loss_weight=1.0)
-    one = panoptic_fpn(images, targets)
-    torch.manual_seed(seed)
-    panoptic_fpn.config = replace(plain, instance_loss_weight=0.5, semantic_loss_weight=2.0)
-    total = sum(panoptic_fpn(images, targets).values())
+    parts = labkit_losses(1.0, 1.0)
+    total = sum(labkit_losses(0.5, 2.0).values())
     _ = panoptic_fpn.eval()
     panoptic_fpn.config = plain
     batch = preprocess(images, plain.preprocessing)
     logits = branch(panoptic_fpn.backbone(batch.tensor))
-    enlarged = F.interpolate(logits, batch.padded_size, mode="bilinear")
-    L_s = F.cross_entropy(enlarged, truth, ignore_index=IGNORE)
-L_c, L_b, L_m = one["loss_cls"], one["loss_box_reg"], one["loss_mask"]
-by_hand = one["loss_rpn_cls"] + one["loss_rpn_loc"] + 0.5 * (L_c + L_b + L_m) + 2.0 * L_s
-print(", ".join(f"{k} {float(v):.3f}" for k, v in one.items()))
-labkit.record("joint_loss_by_hand_error", abs(float(total - by_hand)))
+    logits = F.interpolate(logits, batch.padded_size, mode="bilinear")
+    gt_labels = torch.stack([target["semantic"] for target in targets])
+    parts["loss_sem_seg"] = F.cross_entropy(logits, gt_labels, ignore_index=IGNORE)
+print(", ".join(f"{k.removeprefix('loss_')} {float(v):.3f}" for k, v in parts.items()))
+by_hand = float(joint_loss(parts, lambda_i=0.5, lambda_s=2.0))
+print(f"λ_i = 0.5, λ_s = 2: by hand {by_hand:.4f}, labkit {float(total):.4f}")
+labkit.record("joint_loss_by_hand_error", abs(float(total) - by_hand))
 
 # %% [markdown]
-# Now both branches together, from nothing. A minute of training does not make a good model; it makes the
-# losses visible.
+# **A live training.** A minute of training from random weights finds no object, because a detector learns its
+# parts one after the other: proposals, then classes, then masks. In practice nobody starts there. We start
+# from `mask_rcnn_tiny`, the detector of notebook 3, which comes with labkit, and only the semantic branch is
+# new. It is trained in two steps:
+#
+# 1. *Only the branch*: the detector is frozen, because the first gradients of a random branch would disturb it.
+# 2. *Both branches*, with $\lambda_i = \lambda_s = 1$.
+#
+# For comparison the same number of joint steps also runs from random weights.
 
-
-# %%
-class Drawn(torch.utils.data.Dataset):
-    """Images drawn once, and mirrored at random."""
-
-    def __init__(self, dataset):
-        self.items = [dataset[i] for i in progress_bar(range(len(dataset)), unit="image")]
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        image, target = self.items[index]
-        if torch.rand(()) < 0.5:
-            return image, target
-        boxes = target["boxes"].clone()
-        boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
-        maps = {key: target[key].flip(-1) for key in ("masks", "semantic")}
-        return image.flip(-1), {**target, **maps, "boxes": boxes}
-
-
-def measure(answers, items):
-    """AP of masks, mIoU and PQ."""
-    ap, iou = COCOAP(categories, val_set.area_limits), ConfusionMatrix(categories)
-    pq = PanopticQuality(categories)
-    for answer, (_, target) in zip(answers, items, strict=True):
-        ap.update(answer, target)
-        iou.update(answer.semantic, target["semantic"])
-        pq.update(answer.panoptic, target["panoptic"])
-    return {"AP": ap.compute().segm.ap, "mIoU": iou.compute().miou, "PQ": pq.compute()}
-
-
-drawn = Drawn(train_set)
+# %% tags=["hide-input"]
+# Set-up: training images, the network of step 1, metrics.
+train_data = TransformedDataset(InMemory(train_set), JointTransform(v2.RandomHorizontalFlip()))
 study_items = SETS["Shapes"][:num_study]
-_ = torch.manual_seed(seed)
-model = build("panoptic_fpn_tiny", categories)
-start = time.perf_counter()
-history = train(model, drawn, TrainConfig(steps=steps, batch_size=BATCH, seed=seed))
-print(f"{steps} steps in {time.perf_counter() - start:.0f} s")
-losses = {name: np.array(values) for name, values in history.losses.items()}
-loss_curves(
-    {
-        "$L_s$, classes of pixels": losses["loss_sem_seg"],
-        "$L_c + L_b + L_m$, objects": losses["loss_cls"]
-        + losses["loss_box_reg"]
-        + losses["loss_mask"],
-        "proposals": losses["loss_rpn_cls"] + losses["loss_rpn_loc"],
-    }
-)
-
-# %%
-answers = [p for p, _ in Predictor(model).predict_dataset(study_items)]
-result = measure(answers, study_items)
-pq = result["PQ"]
-print(
-    f"after {steps} steps from nothing: AP {100 * result['AP']:.1f}, mIoU {100 * result['mIoU']:.1f},"
-    f" PQ {100 * pq.all.pq:.1f} (things {100 * pq.things.pq:.1f}, stuff {100 * pq.stuff.pq:.1f})"
-)
-labkit.record("scratch_miou", result["mIoU"])
-labkit.record("scratch_pq_things", pq.things.pq)
-labkit.record("scratch_pq_stuff", pq.stuff.pq)
-labkit.record("scratch_loss_last_over_first", losses["total"][-20:].mean() / losses["total"][0])
-panels(
-    [
-        item
-        for k in (0, 3)
-        for item in (
-            ("image", study_items[k][0], None),
-            ("after a short training", study_items[k][0], answers[k].panoptic),
-            ("truth", study_items[k][0], study_items[k][1]["panoptic"]),
-        )
-    ],
-    categories,
-    columns=3,
-)
-
-# %% [markdown]
-# The classes of the pixels come first: grass and water are told apart by texture, at each pixel anew,
-# while an object must be proposed, classified and outlined before it counts.
-#
-# ## 4.5 One network or two, and how much of each
-#
-# In practice nobody starts from nothing. We take the trained detector and add the branch. The detector
-# is frozen for the first steps, so that the fresh branch, whose first gradients mean little, spoils
-# nothing. That is a baseline in itself: a network with both answers, in which only the branch has learnt
-# that there is stuff.
-
-# %%
-_ = torch.manual_seed(seed)
-joined = build("panoptic_fpn_tiny", categories)
-fresh = start_from(joined, detector)
-print(f"{len(fresh)} tensors stay fresh, all in", ", ".join({name.split(".")[0] for name in fresh}))
 
 
 class SemanticFPNAlone(nn.Module):
-    """The backbone and the semantic branch of a Panoptic FPN, without the objects."""
+    """The backbone and the semantic branch of a Panoptic FPN, without the instance branch."""
 
     def __init__(self, whole):
         super().__init__()
@@ -516,59 +616,180 @@ class SemanticFPNAlone(nn.Module):
         return {"loss_sem_seg": cross_entropy(logits, gt_labels)}
 
 
-_ = joined.backbone.requires_grad_(False)
-config = TrainConfig(steps=branch_steps, batch_size=2 * BATCH, lr=3e-3, warmup=10, seed=seed)
-history = train(SemanticFPNAlone(joined), drawn, config)
-_ = joined.backbone.requires_grad_(True)
-beginning = {name: value.clone() for name, value in joined.state_dict().items()}
+def measure(predictions, items):
+    """AP of masks, mIoU and PQ."""
+    ap, iou = COCOAP(categories, val_set.area_limits), ConfusionMatrix(categories)
+    pq = PanopticQuality(categories)
+    for prediction, (_, target) in zip(predictions, items, strict=True):
+        ap.update(prediction, target)
+        iou.update(prediction.semantic, target["semantic"])
+        pq.update(prediction.panoptic, target["panoptic"])
+    return {"AP": ap.compute().segm.ap, "mIoU": iou.compute().miou, "PQ": pq.compute()}
 
-# %% [markdown]
-# From this common beginning, all for the same number of steps on the same pictures:
-#
-# - **two networks**: the detector goes on alone, and so does a copy with nothing but the backbone and
-#   the branch (*Semantic FPN*); each has a backbone to itself, and their answers are merged;
-# - **one network**, with $\lambda_i = 1$ and three values of $\lambda_s$.
-#
-# Everything is done twice with different seeds, so that we see at least roughly how far two runs of the
-# *same* row lie apart. A seed decides which pictures come in which order, for all rows alike. (Steps are AdamW's, which divides every weight's gradient by its usual size: for a
-# weight that only $L_s$ reaches, $\lambda_s$ then cancels. What $\lambda_s$ decides is who is heard in
-# the weights that both reach, the backbone. With SGD, as in the paper, it scales the steps as well.)
+
+def evaluate(network):
+    """Predictions for the images of the study, their metrics, and milliseconds an image."""
+    predictions, ms = predictions_of(network, study_items)
+    return predictions, measure(predictions, study_items), ms
+
+
+COLUMNS = {
+    "AP": lambda r: r["AP"],
+    "PQ Th": lambda r: r["PQ"].things.pq,
+    "mIoU": lambda r: r["mIoU"],
+    "PQ St": lambda r: r["PQ"].stuff.pq,
+    "PQ": lambda r: r["PQ"].all.pq,
+}
+_ = torch.manual_seed(seed)
 
 # %%
+model = build("panoptic_fpn_tiny", categories)
+fresh = start_from(model, detector)  # the names of the weights that the detector lacks
+print(f"{len(fresh)} tensors stay random, all in", {name.split(".")[0] for name in fresh})
+model.backbone.requires_grad_(False)
+branch_config = TrainConfig(branch_steps, batch_size=2 * BATCH, lr=3e-3, warmup=10, seed=seed)
+_ = train(SemanticFPNAlone(model), train_data, branch_config)
+_ = model.backbone.requires_grad_(True)
+beginning = {name: value.clone() for name, value in model.state_dict().items()}
+
+joint_config = TrainConfig(study_steps, batch_size=BATCH, lr=1e-3, warmup=10, seed=seed)
+before = evaluate(model)
+histories = {"from mask_rcnn_tiny": train(model, train_data, joint_config)}
+after = evaluate(model)
+scratch = build("panoptic_fpn_tiny", categories)
+histories["from random weights"] = train(scratch, train_data, joint_config)
+from_random = evaluate(scratch)
+
+# %% tags=["hide-input"]
+# Figure and table: losses, metrics, two images.
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.0), layout="constrained")
+LOSSES = {
+    "$L_{rpn}$": ("loss_rpn_cls", "loss_rpn_loc"),
+    "$L_c + L_b + L_m$": ("loss_cls", "loss_box_reg", "loss_mask"),
+    "$L_s$": ("loss_sem_seg",),
+}
+window = min(10, study_steps)
+for axis, (title, names) in zip(axes, LOSSES.items(), strict=True):
+    for (label, history), color, style in zip(
+        histories.items(), (blue, orange), ("-", "--"), strict=True
+    ):
+        values = sum(np.array(history.losses[name]) for name in names)
+        mean = np.convolve(values, np.ones(window) / window, mode="valid")
+        axis.plot(values, color=color, alpha=0.25, linewidth=0.8)
+        axis.plot(np.arange(window - 1, len(values)), mean, style, color=color, label=label)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("joint step", fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+figure.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+)
+plt.show()
+ROWS = {
+    f"{branch_steps} steps of the branch": before,
+    f"and {study_steps} steps of both": after,
+    f"{study_steps} steps, random start": from_random,
+}
+print(f"{'':28}" + "".join(f"{name:>8}" for name in COLUMNS))
+for (row, (_, result, _)), short in zip(ROWS.items(), ("branch", "joint", "scratch"), strict=True):
+    print(f"{row:28}" + "".join(f"{100 * column(result):8.1f}" for column in COLUMNS.values()))
+    for name, column in COLUMNS.items():
+        labkit.record(f"{short}_{name.replace(' ', '_')}", column(result))
+panels(
+    [
+        item
+        for k in (0, 3)
+        for item in (
+            ("image", study_items[k][0], None),
+            ("ground truth", study_items[k][0], study_items[k][1]["panoptic"]),
+            ("started from mask_rcnn_tiny", study_items[k][0], after[0][k].panoptic),
+            ("started from random weights", study_items[k][0], from_random[0][k].panoptic),
+        )
+    ],
+    categories,
+    columns=4,
+    size=2.4,
+)
+
+# %% [markdown]
+# After step 1 the network has the objects of the detector (PQ of things 89) and poor stuff (PQ of stuff 34): the
+# frozen features of a detector are not all that stuff needs. In the joint steps the backbone may change, and PQ of
+# stuff rises to 64. PQ of things stays at 88. From random weights the same 60 steps end with PQ of things 0: the
+# losses fall, but no object has a score of 0.5 and a good mask yet. That takes more than a lesson can wait:
+# `panoptic_fpn_tiny_1500`, trained for 1500 steps from random weights, reaches PQ of things 83 (section 4.9).
+#
+# ## 4.5 One network or two, and what λ does
+#
+# **What $\lambda_s$ changes depends on the optimizer.** SGD moves a weight in proportion to its gradient. AdamW
+# divides the gradient of each weight by a running root mean square of that gradient. If the gradient of a
+# weight is five times as large at every step, so is the divisor, and the step stays the same:
+
+
+# %% tags=["idea"]
+def first_step(optimizer, scale):
+    """How far the first step moves a weight whose loss has the gradient ``scale``."""
+    weight = nn.Parameter(torch.zeros(()))
+    (scale * weight).backward()
+    optimizer([weight]).step()
+    return abs(weight.item())
+
+
+# %% tags=["hide-input"]
+# Table: first steps of SGD and AdamW.
 WEIGHTS = (0.1, 1.0, 5.0)
+print(f"{'λ_s':8}" + "".join(f"{value:10g}" for value in WEIGHTS))
+for name, optimizer in {
+    "SGD": partial(torch.optim.SGD, lr=1e-3),
+    "AdamW": partial(torch.optim.AdamW, lr=1e-3),
+}.items():
+    moved = [first_step(optimizer, value) for value in WEIGHTS]
+    print(f"{name:8}" + "".join(f"{step:10.4f}" for step in moved))
+    labkit.record(f"step_for_lambda_5_over_0.1_{name}", moved[-1] / moved[0])
+
+# %% [markdown]
+# A weight of the semantic branch gets its gradient from $L_s$ alone. With AdamW, which we use, $\lambda_s$
+# therefore does not change its steps. A weight of the backbone gets the sum $g_i + \lambda_s \, g_s$ of two
+# gradients. There $\lambda_s$ does matter: it decides how much of the sum comes from the pixels. With SGD,
+# which the paper uses, $\lambda_s$ does both: it scales the steps of the branch, and it weights the sum in the
+# backbone.
+#
+# **The experiment.** All rows start from the network of 4.4 after its first step (*only the branch*), and run
+# the same number of steps on the same images:
+#
+# - **two networks**: the detector goes on alone, and so does a copy of the backbone with the semantic branch
+#   (*Semantic FPN*). Each has its own backbone. Their outputs are merged.
+# - **one network**, with $\lambda_i = 1$ and three values of $\lambda_s$.
+#
+# Every row is trained twice. A seed decides the order of the images, for all rows alike. **In this course
+# "±" is the sample standard deviation (with n − 1) over the runs; with only two runs, as here, we give both
+# numbers instead.**
+
+# %% tags=["hide-input"]
+# Training and table: two networks, and one with three values of λ_s, two seeds each.
 study = defaultdict(list)  # row to one result for each seed
-cost = {}  # row to (weights, seconds of training, milliseconds an image)
+price = {}  # row to (million weights, milliseconds an image)
 
 
 def trained(network, config):
-    """Train, then answer; with seconds of training and milliseconds an image."""
-    start = time.perf_counter()
-    train(network, drawn, config)
-    seconds = time.perf_counter() - start
-    return (*predictions_of(network, study_items), seconds)
-
-
-def weights_of(*networks):
-    return sum(p.numel() for network in networks for p in network.parameters()) / 1e6
+    """Train and evaluate a network whose predictions may lack one of the two outputs."""
+    train(network, train_data, config)
+    return predictions_of(network, study_items)
 
 
 def one_network(value):
-    preset = replace(PRESETS["panoptic_fpn_tiny"], semantic_loss_weight=value)
-    network = preset.build(categories)
+    network = replace(PRESETS["panoptic_fpn_tiny"], semantic_loss_weight=value).build(categories)
     network.load_state_dict(beginning)
     return network
 
 
-before = one_network(1.0)
-answers, ms = predictions_of(before, study_items)
-study["only the branch"].append(measure(answers, study_items))
-cost["only the branch"] = (weights_of(before), 0.0, ms)
+study["only the branch"].append(before[1])
+price["only the branch"] = millions(model), before[2]
 for run in range(2):
-    config = TrainConfig(steps=study_steps, batch_size=BATCH, lr=1e-3, warmup=10, seed=seed + run)
+    config = replace(joint_config, seed=seed + run)
     objects, classes = build("mask_rcnn_tiny", categories), SemanticFPNAlone(one_network(1.0))
     _ = start_from(objects, detector)
-    first, ms_first, seconds_first = trained(objects, config)
-    second, ms_second, seconds_second = trained(classes, config)
+    first, ms_first = trained(objects, config)
+    second, ms_second = trained(classes, config)
     both = [
         Prediction(
             a.detections,
@@ -578,43 +799,32 @@ for run in range(2):
         for a, b in zip(first, second, strict=True)
     ]
     study["two networks"].append(measure(both, study_items))
-    cost["two networks"] = (
-        weights_of(objects, classes),
-        seconds_first + seconds_second,
-        ms_first + ms_second,
-    )
+    price["two networks"] = millions(objects, classes), ms_first + ms_second
     for value in WEIGHTS:
-        network = one_network(value)
-        answers, ms, seconds = trained(network, config)
-        study[f"one, λ_s = {value:g}"].append(measure(answers, study_items))
-        cost[f"one, λ_s = {value:g}"] = (weights_of(network), seconds, ms)
+        if run == 0 and value == 1.0:  # this run is the one of 4.4
+            result, ms = after[1:]
+        else:
+            network = one_network(value)
+            predictions, ms = trained(network, config)
+            result = measure(predictions, study_items)
+        study[f"one, λ_s = {value:g}"].append(result)
+        price[f"one, λ_s = {value:g}"] = millions(model), ms
 
-COLUMNS = {
-    "AP": lambda r: r["AP"],
-    "PQ Th": lambda r: r["PQ"].things.pq,
-    "mIoU": lambda r: r["mIoU"],
-    "PQ St": lambda r: r["PQ"].stuff.pq,
-    "PQ": lambda r: r["PQ"].all.pq,
-}
-print(f"{'':18}" + "".join(f"{c:>13}" for c in COLUMNS) + "   weights   train  an image")
+print(f"{'':17}" + "".join(f"{c:^12}" for c in COLUMNS) + f"{'weights':>9}")
 for row, results in study.items():
-    text = ""
-    for column in COLUMNS.values():
-        of_runs = [100 * column(r) for r in results]
-        spread = f" ± {np.ptp(of_runs) / 2:.1f}" if len(of_runs) > 1 else ""
-        text += f"{np.mean(of_runs):7.1f}{spread:6}"
-    millions, seconds, ms = cost[row]
-    print(f"{row:18}{text}{millions:8.2f} M{seconds:6.0f} s{ms:7.0f} ms")
+    cells = [" ".join(f"{100 * column(r):.1f}" for r in results) for column in COLUMNS.values()]
+    print(f"{row:17}" + "".join(f"{cell:^12}" for cell in cells) + f"{price[row][0]:7.2f} M")
 
-# %%
+# %% tags=["hide-input"]
+# Figure: both runs of each row.
 rows = [row for row in study if row != "only the branch"]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
 for axis, name in zip(axes, ("AP", "mIoU", "PQ"), strict=True):
     for run, marker in enumerate("os"):
         values = [100 * COLUMNS[name](study[row][run]) for row in rows]
         axis.plot(values, marker + "-", color=(blue, orange)[run], label=f"seed {seed + run}")
-    before = 100 * COLUMNS[name](study["only the branch"][0])
-    axis.axhline(before, color="0.4", linestyle=":", label="only the branch")
+    start_value = 100 * COLUMNS[name](study["only the branch"][0])
+    axis.axhline(start_value, color="0.4", linestyle=":", label="only the branch")
     ticks = [row.replace("one, λ_s", "$λ_s$").replace(" n", "\nn") for row in rows]
     axis.set_xticks(range(len(rows)), ticks)
     axis.tick_params(axis="x", labelsize=8)
@@ -630,52 +840,46 @@ figure.legend(
 )
 plt.show()
 
+# %% tags=["hide-input"]
+# Table: differences between rows, seed by seed. Bookkeeping: numbers for the report.
 for column in ("AP", "mIoU", "PQ"):
-    for row, of_row in study.items():
+    for row, results in study.items():
         short = row.replace("one, λ_s = ", "weight_").replace(" ", "_")
-        labkit.record(f"{column}_{short}", float(np.mean([COLUMNS[column](r) for r in of_row])))
+        labkit.record(f"{column}_{short}", float(np.mean([COLUMNS[column](r) for r in results])))
     spreads = [np.ptp([COLUMNS[column](r) for r in study[row]]) for row in rows]
     labkit.record(f"largest_difference_between_two_seeds_{column}", max(spreads))
-
-print(f"\n{'differences of runs':24}" + "".join(f"{c:>17}" for c in ("AP", "mIoU", "PQ")))
 PAIRS = {
-    "weight_1_minus_0.1": ("one, λ_s = 1", "one, λ_s = 0.1"),
-    "weight_5_minus_1": ("one, λ_s = 5", "one, λ_s = 1"),
-    "one_minus_two": ("one, λ_s = 1", "two networks"),
+    "λ_s = 1 minus 0.1": ("weight_1_minus_0.1", "one, λ_s = 1", "one, λ_s = 0.1"),
+    "λ_s = 5 minus 1": ("weight_5_minus_1", "one, λ_s = 5", "one, λ_s = 1"),
+    "one minus two": ("one_minus_two", "one, λ_s = 1", "two networks"),
 }
-paired = {}
-for name, (row, other) in PAIRS.items():
+print(f"{'differences':20}" + "".join(f"{c:^14}" for c in ("AP", "mIoU", "PQ")))
+for title, (short, row, other) in PAIRS.items():
     text = ""
     for column in ("AP", "mIoU", "PQ"):
         gaps = [
             100 * (COLUMNS[column](a) - COLUMNS[column](b))
             for a, b in zip(study[row], study[other], strict=True)
         ]
-        paired[column, name] = float(np.mean(gaps)) / 100
-        text += f"{', '.join(f'{gap:+.1f}' for gap in gaps):>17}"
-    print(f"{name.replace('_', ' '):24}{text}")
-for (column, name), gap in paired.items():
-    labkit.record(f"{column}_{name}", gap)
-labkit.record("weights_two_over_one", cost["two networks"][0] / cost["one, λ_s = 1"][0])
+        text += f"{' '.join(f'{gap:+.1f}' for gap in gaps):^14}"
+        labkit.record(f"{column}_{short}", float(np.mean(gaps)) / 100)
+    print(f"{title:20}{text}")
+labkit.record("weights_two_over_one", price["two networks"][0] / price["one, λ_s = 1"][0])
 
 # %% [markdown]
-# **What may be read from this?** A row moves by a point or two from one seed to the other, as much as some
-# rows lie apart. But a seed moves all rows together, as the lines show, so we compare runs of the *same*
-# seed.
+# **What can we conclude?** The two numbers of a row differ by up to two points, as much as some rows do. But a
+# seed moves all rows together, as the lines show, so we compare runs with the *same* seed.
 #
-# - With the backbone frozen the branch stays ten points of mIoU behind: what serves a detector is not all
-#   that grass and water need. Where the backbone may move, stuff is better at once. The objects, which
-#   have been trained for thousands of steps before, pay a point or two for the disturbance.
-# - From $\lambda_s = 0.1$ to 1 mIoU and PQ rise clearly, for both seeds; from there to 5 nothing more is
-#   gained. AP falls, barely beyond the noise. Both answers pull at one backbone, and
-#   $\lambda_s$ says how hard one of them does.
-# - One network with $\lambda_s = 1$ is as good as two at the classes, a point or so behind in AP and PQ, and
-#   has two thirds of the weights.
+# - **The backbone must learn, too.** While it is frozen (*only the branch*), mIoU is at least 8 points behind every
+#   other row. Afterwards AP is about two points lower, in *all* rows. The detector that goes on alone loses as much,
+#   so this is an effect of the restarted training and not of the second task.
+# - **λ.** From $\lambda_s = 0.1$ to 1 mIoU rises by 4 points and PQ by 4 to 5, for both seeds. From 1 to 5 neither
+#   changes clearly, and AP falls by 0.7 and 1.6: the larger share of the pixel loss now costs objects.
+# - **One or two.** One network with $\lambda_s = 1$ is 0.7 and 1.1 PQ behind two networks: 0.3 behind in AP, level or
+#   ahead in mIoU. It has 69 % of the weights and runs one backbone instead of two.
 #
-# What it cannot say: two seeds are not many, sixty pictures are not either, and runs this short measure how
-# *fast* a branch learns. In long trainings the rows come closer.
-#
-# The paper's own tables, with full trainings on COCO, for comparison:
+# Two seeds and sixty images are few, and runs this short measure how *fast* a branch learns. In long trainings
+# the rows come closer. The paper's own tables, with full trainings on COCO:
 #
 # | backbone | AP | PQ Th | mIoU | PQ St | PQ |
 # | --- | --- | --- | --- | --- | --- |
@@ -683,177 +887,177 @@ labkit.record("weights_two_over_one", cost["two networks"][0] / cost["one, λ_s 
 # | R50-FPN, one network | 33.3 | 45.9 | 41.0 | 28.7 | 39.0 |
 # | R101-FPN, one network | 35.2 | 47.5 | 42.1 | 29.5 | 40.3 |
 #
-# There too one network gives up a little at objects, gains a little at stuff, and ends nearly level. And what is
-# saved can be spent: the larger backbone of the last row costs less than the second network. We count:
+# There one network loses 0.7 at things, gains 0.8 at stuff, and ends 0.2 PQ behind two. The weights that are
+# saved can be used for a larger backbone: the last row is ahead of two networks everywhere, and still smaller:
 
-# %%
+# %% tags=["hide-input"]
+# Table: weights of one and of two networks, R50 and R101.
 with torch.device("meta"):  # shapes without numbers: nothing is filled in or trained
     large = {depth: build(f"panoptic_fpn_r{depth}", categories) for depth in (50, 101)}
     alone = build("mask_rcnn_r50", categories)
-two = weights_of(alone, SemanticFPNAlone(large[50]))
-print(f"R50-FPN × 2: {two:.1f} million weights", end="")
+two = millions(alone, SemanticFPNAlone(large[50]))
+print(f"R50-FPN × 2: {two:.1f} million weights")
 for depth, network in large.items():
-    print(f", one R{depth}-FPN: {weights_of(network):.1f}", end="")
-print()
-labkit.record("weights_two_over_one_r50", two / weights_of(large[50]))
-labkit.record("weights_two_r50_over_one_r101", two / weights_of(large[101]))
+    print(f"R{depth}-FPN, one network: {millions(network):.1f} million weights")
+labkit.record("weights_two_over_one_r50", two / millions(large[50]))
+labkit.record("weights_two_r50_over_one_r101", two / millions(large[101]))
 
 # %% [markdown]
 # ## 4.6 The merge, step by step
 #
-# The rule that makes one map of two answers is as simple as non-maximum suppression:
+# The rule that makes one map of two outputs resembles non-maximum suppression:
 #
-# 1. Take the objects with a score of at least `score_thresh`, the best first.
-# 2. Paint each where nothing is painted yet. If more than the part `overlap_thresh` of it is painted
-#    already, leave it out: it is probably an object that was seen twice.
-# 3. Where nothing is painted, paint the stuff of the semantic answer; a class of stuff on fewer than
-#    `min_stuff_area` pixels of the picture is left out.
-# 4. What is left is void: undecided. Things of the semantic answer paint nothing, for nobody knows which
-#    instance they would be.
+# 1. Sort the objects by score and drop those with a score below `score_thresh`.
+# 2. Paint them in this order, each only on pixels that are still free. So where two objects overlap, **the
+#    object with the higher score gets the pixels**. If more than the share `overlap_thresh` of an object is
+#    already painted, drop the object: it is probably a second detection of the same object.
+# 3. Paint the stuff of the semantic output on the pixels that are still free. Drop a stuff class with fewer
+#    than `min_stuff_area` pixels.
+# 4. What remains is void (no segment). This includes pixels where the semantic output is a thing but no object
+#    was painted: nobody knows to which instance they belong.
 
 
-# %%
+# %% tags=["idea"]
 def my_merge(detections, semantic, score_thresh=0.5, overlap_thresh=0.5, min_stuff_area=218):
-    """The panoptic map, and the story of how it came about."""
-    ids, segments, story = torch.zeros_like(semantic, dtype=torch.int32), [], []
+    """The panoptic map, and a list of (what, painted?, the map after it)."""
+    ids, segments, steps = torch.zeros_like(semantic, dtype=torch.int32), [], []
     for k in detections.scores.argsort(descending=True, stable=True).tolist():
         score, label = float(detections.scores[k]), int(detections.labels[k])
         if score < score_thresh:
             break
-        mask = detections.masks[k]
-        free = mask & (ids == VOID)
-        area, left = int(mask.sum()), int(free.sum())
-        taken = (area - left) / area if area else 1.0
-        what = "is left out"
-        if left and taken <= overlap_thresh:
+        free = detections.masks[k] & (ids == VOID)
+        area, left = int(detections.masks[k].sum()), int(free.sum())
+        painted = left > 0 and (area - left) / area <= overlap_thresh
+        if painted:
             segments.append(Segment(len(segments) + 1, label, score=score))
-            ids[free] = segments[-1].id
-            what = f"is painted as {len(segments)}"
-        name = categories[label].name
-        story.append((f"{name} {score:.2f}, {area} pixels, {taken:.0%} taken: {what}", ids.clone()))
+            ids[free] = len(segments)
+        steps.append(((label, score, area, left), painted, ids.clone()))
     for label in categories.stuff:
         free = (semantic == label) & (ids == VOID)
-        area = int(free.sum())
-        if area and area >= min_stuff_area:
+        painted = int(free.sum()) >= max(1, min_stuff_area)
+        if painted:
             segments.append(Segment(len(segments) + 1, label))
-            ids[free] = segments[-1].id
-        if area:
-            what = "is painted" if area >= min_stuff_area else "is left out"
-            story.append((f"{categories[label].name}, {area} pixels: {what}", ids.clone()))
-    return Panoptic(ids, segments), story
+            ids[free] = len(segments)
+        steps.append(((label, None, int(free.sum()), int(free.sum())), painted, ids.clone()))
+    return Panoptic(ids, segments), steps
 
 
-differ, stories = 0, {}
+# %% tags=["hide-input"]
+# Check against labkit's merge; list and figure: one merge step by step.
+differ, steps_of = 0, {}
 for name in SETS:
-    stories[name] = []
-    for answer in said[name]:
-        mine, story = my_merge(
-            answer.detections, answer.semantic, min_stuff_area=plain.min_stuff_area
+    steps_of[name] = []
+    for prediction in by_fpn[name]:
+        mine, steps = my_merge(
+            prediction.detections, prediction.semantic, min_stuff_area=plain.min_stuff_area
         )
-        differ += int((mine.ids != answer.panoptic.ids).sum())
-        differ += mine.segments != answer.panoptic.segments
-        stories[name].append([text for text, _ in story])
+        differ += int((mine.ids != prediction.panoptic.ids).sum())
+        differ += mine.segments != prediction.panoptic.segments
+        steps_of[name].append([step for step in steps if step[0][2]])  # that had pixels
 labkit.record("own_merge_vs_labkit", differ)
 
-# A picture with objects left out, not too many to follow, and as much of it covered as can be.
+# An image with objects left out, not too many to follow, and as much of it covered as can be.
 suits = []
-for answer, story in zip(said["crowded"], stories["crowded"], strict=True):
-    left_out = sum("taken" in line and "left out" in line for line in story)
-    covered = int((answer.panoptic.semantic() < THINGS).sum())
-    suits.append(covered if left_out >= 2 and len(story) <= 24 else left_out)
+for prediction, steps in zip(by_fpn["crowded"], steps_of["crowded"], strict=True):
+    left_out = sum(what[1] is not None and not painted for what, painted, _ in steps)
+    covered = int((prediction.panoptic.semantic() < THINGS).sum())
+    suits.append(covered if left_out >= 2 and len(steps) <= 24 else left_out)
 example = int(np.argmax(suits))
-image, target = SETS["crowded"][example]
-answer = said["crowded"][example]
-whole, story = my_merge(answer.detections, answer.semantic, min_stuff_area=plain.min_stuff_area)
-print("\n".join(text for text, _ in story))
+(image, target), prediction = SETS["crowded"][example], by_fpn["crowded"][example]
+steps, count = steps_of["crowded"][example], 0
+for (label, score, area, left), painted, _ in steps:
+    count += painted
+    taken = "" if score is None else f"score {score:.2f}, {1 - left / area:3.0%} already painted"
+    result = f"segment {count}" if painted else "dropped"
+    print(f"{categories[label].name:9}{area:5} pixels   {taken:34}{result}")
 
 
-def part(ids, panoptic=whole):
+def so_far(ids):
     """A panoptic map as far as it has been painted."""
     present = set(ids.unique().tolist())
-    return Panoptic(ids, [s for s in panoptic.segments if s.id in present])
+    return Panoptic(ids, [s for s in prediction.panoptic.segments if s.id in present])
 
 
-objects = sum(s.score is not None for s in whole.segments)
-painted = [ids for text, ids in story if "painted as" in text]
-lines = [text for text, _ in story]
-shown = [("the image", image, None)]
-shown.append(("objects, with overlaps", image, confident(answer.detections)))
-shown.append(("classes", image, answer.semantic))
-for number in (1, (objects + 1) // 2, objects):
-    if painted and number:
-        shown.append((f"{number} painted", image, part(painted[number - 1])))
-shown.append(("and stuff", image, whole))
-shown.append(("truth", image, target["panoptic"]))
-panels(shown, categories, columns=4, names=False)
+painted_objects = [ids for what, painted, ids in steps if painted and what[1] is not None]
+shown = [("image", image, None)]
+shown.append(("objects, with overlaps", image, confident(prediction.detections)))
+shown.append(("classes", image, prediction.semantic))
+for number in (1, (len(painted_objects) + 1) // 2, len(painted_objects)):
+    if painted_objects and number:
+        title = f"{number} object{'s' * (number > 1)} painted"
+        shown.append((title, image, so_far(painted_objects[number - 1])))
+shown.append(("and stuff", image, prediction.panoptic))
+shown.append(("ground truth", image, target["panoptic"]))
+panels(shown, categories, columns=4, names=False, size=2.4)
 
 # %% [markdown]
-# `labkit.models.panoptic_fpn.merge.merge` does the same on bytes instead of tensors, and the two agree on every pixel.
+# `labkit.models.panoptic_fpn.merge.merge` does the same with NumPy, and the two agree on every pixel.
 #
-# **The price of deciding.** Kirillov and others first merged two networks and then asked what the merge
-# cost: PQ of things with the objects alone, PQ of stuff with the classes alone, and both after merging.
-# (For the first, the overlaps still have to be resolved.)
+# **The price of merging.** Kirillov and others first merged two networks and measured what the merge costs: PQ of
+# things from the objects alone, PQ of stuff from the semantic output alone, and both after the merge. (For the
+# first, overlaps between objects are already resolved.)
 
 
-# %%
-def panoptic_quality(answers, items, **thresholds):
-    """PQ of what is merged from cached answers: no network runs again."""
+# %% tags=["hide-input"]
+# Table: PQ of both outputs, separate and merged.
+def panoptic_quality(predictions, items, **thresholds):
+    """PQ of what is merged from cached predictions: no network runs again."""
     quality = PanopticQuality(categories)
     thresholds = {"min_stuff_area": plain.min_stuff_area, **thresholds}
-    for answer, (_, target) in zip(answers, items, strict=True):
-        merged = merge(answer.detections, answer.semantic, categories, **thresholds)
+    for prediction, (_, target) in zip(predictions, items, strict=True):
+        merged = merge(prediction.detections, prediction.semantic, categories, **thresholds)
         quality.update(merged, target["panoptic"])
     return quality.compute()
 
 
-def without_classes(answer):
-    return Prediction(answer.detections, torch.full_like(answer.semantic, IGNORE))
+def objects_alone(prediction):
+    return Prediction(prediction.detections, torch.full_like(prediction.semantic, IGNORE))
 
 
-def without_objects(answer):
-    return Prediction(answer.detections[:0], answer.semantic)
+def classes_alone(prediction):
+    return Prediction(prediction.detections[:0], prediction.semantic)
 
 
 print(f"{'':22}{'PQ St':>8}{'PQ Th':>8}{'PQ':>8}")
 for name, items in SETS.items():
-    things = panoptic_quality([without_classes(a) for a in said[name]], items).things.pq
-    stuff = panoptic_quality([without_objects(a) for a in said[name]], items).stuff.pq
-    merged = panoptic_quality(said[name], items)
-    after_merge = merged.stuff.pq, merged.things.pq
+    things = panoptic_quality([objects_alone(p) for p in by_fpn[name]], items).things.pq
+    stuff = panoptic_quality([classes_alone(p) for p in by_fpn[name]], items).stuff.pq
+    merged = panoptic_quality(by_fpn[name], items)
     print(f"{name + ', separate':22}{100 * stuff:8.1f}{100 * things:8.1f}{'n/a':>8}")
-    values = (*after_merge, merged.all.pq)
+    values = merged.stuff.pq, merged.things.pq, merged.all.pq
     print(f"{name + ', merged':22}" + "".join(f"{100 * v:8.1f}" for v in values))
     labkit.record(f"pq_things_merged_minus_separate_{name}", merged.things.pq - things)
     labkit.record(f"pq_stuff_merged_minus_separate_{name}", merged.stuff.pq - stuff)
 
 # %% [markdown]
-# PQ of things cannot change, since objects are painted first. PQ of stuff can, in both directions: an
-# object that is not there hides stuff that is, and one that is there takes back what the classes had
-# spilled over its outline. In the published table (two strong networks on Cityscapes, ADE20k and Vistas)
-# PQ of stuff falls by 0.2, 2.9 and 1.9; here the two effects about balance, and in a crowd the second is the
-# larger one.
+# PQ of things cannot change, because objects are painted first. PQ of stuff can change in both directions: a
+# false positive hides stuff, and a true object takes back pixels that the semantic output had spilled over its
+# outline. In the published table (two strong networks on Cityscapes, ADE20k and Vistas) PQ of stuff falls by
+# 0.2, 2.9 and 1.9. Here it stays level on Shapes, and in the crowd it rises by a point: there the second effect is
+# the larger one.
 #
 # ## 4.7 What the thresholds do
 #
-# The answers are cached, so trying a threshold costs a merge and no network. One threshold moves, the
-# other two stay. On the crowded variant:
+# The predictions are cached, so a new threshold costs a merge and no network. One threshold moves, the other
+# two stay at their defaults (0.5, 0.5, 218; the grey lines). On the crowded variant:
 
-# %%
+# %% tags=["hide-input"]
+# Figure and table: PQ, SQ and RQ over each threshold.
 GRID = {
     "score_thresh": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
     "overlap_thresh": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 0.99),
     "min_stuff_area": (0, 50, 109, 218, 436, 872, 1744, 3488, 6976),
 }
 LABELS = {
-    "score_thresh": "score_thresh: least score of an object",
-    "overlap_thresh": "overlap_thresh: largest part that may be hidden",
-    "min_stuff_area": "min_stuff_area: fewest pixels of stuff",
+    "score_thresh": "lowest score of an object",
+    "overlap_thresh": "largest share that may be hidden",
+    "min_stuff_area": "fewest pixels of a stuff class",
 }
 curves = {
-    key: [panoptic_quality(said["crowded"], SETS["crowded"], **{key: v}) for v in values]
+    key: [panoptic_quality(by_fpn["crowded"], SETS["crowded"], **{key: v}) for v in values]
     for key, values in GRID.items()
 }
-figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.2), layout="constrained", sharey="row")
+figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), layout="constrained", sharey="row")
 for column, (key, values) in zip(axes.T, GRID.items(), strict=True):
     for axis, kind in zip(column, ("things", "stuff"), strict=True):
         for what, color, style in (("pq", blue, "o-"), ("sq", orange, "s--"), ("rq", red, "^:")):
@@ -885,34 +1089,24 @@ for key, values in GRID.items():
         f"gain_of_the_best_{short}",
         max(r.all.pq for r in curves[key]) - at(key, getattr(plain, key), "all"),
     )
-labkit.record("rq_things_score_0.05", at("score_thresh", 0.05, "things", "rq"))
-labkit.record("rq_things_score_0.5", at("score_thresh", 0.5, "things", "rq"))
-labkit.record("rq_things_score_0.95", at("score_thresh", 0.95, "things", "rq"))
-labkit.record(
-    "pq_things_overlap_0_minus_0.5",
-    at("overlap_thresh", 0.0, "things") - at("overlap_thresh", 0.5, "things"),
-)
-labkit.record(
-    "pq_things_overlap_0.99_minus_0.5",
-    at("overlap_thresh", 0.99, "things") - at("overlap_thresh", 0.5, "things"),
-)
-labkit.record(
-    "pq_stuff_area_0_minus_218",
-    at("min_stuff_area", 0, "stuff") - at("min_stuff_area", 218, "stuff"),
-)
-labkit.record(
-    "pq_stuff_area_6976_minus_218",
-    at("min_stuff_area", 6976, "stuff") - at("min_stuff_area", 218, "stuff"),
-)
+for value in (0.05, 0.5, 0.95):
+    labkit.record(f"rq_things_score_{value}", at("score_thresh", value, "things", "rq"))
+for value in (0.0, 0.99):
+    gap = at("overlap_thresh", value, "things") - at("overlap_thresh", 0.5, "things")
+    labkit.record(f"pq_things_overlap_{value:g}_minus_0.5", gap)
+for value in (0, 6976):
+    gap = at("min_stuff_area", value, "stuff") - at("min_stuff_area", 218, "stuff")
+    labkit.record(f"pq_stuff_area_{value}_minus_218", gap)
 
 # %% [markdown]
-# The same in pictures, each threshold far too low and far too high:
+# The same on images: each threshold far too low, at its default, and far too high.
 
 
-# %%
-def tried(answer, **thresholds):
+# %% tags=["hide-input"]
+# Figure: extreme values of each threshold.
+def merged_with(prediction, **thresholds):
     thresholds = {"min_stuff_area": plain.min_stuff_area, **thresholds}
-    return merge(answer.detections, answer.semantic, categories, **thresholds)
+    return merge(prediction.detections, prediction.semantic, categories, **thresholds)
 
 
 EXTREMES = {
@@ -922,44 +1116,47 @@ EXTREMES = {
 }
 
 
-def change(answer, key, value):
+def change(prediction, key, value):
     """Share of the pixels that get another class or lose theirs."""
-    return (tried(answer, **{key: value}).semantic() != answer.panoptic.semantic()).float().mean()
+    moved = merged_with(prediction, **{key: value}).semantic()
+    return (moved != prediction.panoptic.semantic()).float().mean()
 
 
 shown = []
 for key, (low, high) in EXTREMES.items():
-    # The picture on which the two ends differ most from the middle.
-    changes = [min(change(a, key, low), change(a, key, high)) for a in said["crowded"]]
+    # The image on which both ends differ most from the default.
+    changes = [min(change(p, key, low), change(p, key, high)) for p in by_fpn["crowded"]]
     if key == "min_stuff_area":  # too high always removes a lot; we look for what too low lets in
-        changes = [float(change(a, key, low)) for a in said["crowded"]]
+        changes = [float(change(p, key, low)) for p in by_fpn["crowded"]]
     k = int(np.argmax(changes))
-    image, target = SETS["crowded"][k]
-    answer = said["crowded"][k]
+    (image, target), prediction = SETS["crowded"][k], by_fpn["crowded"][k]
     shown += [
-        (f"{key} {v}", image, tried(answer, **{key: v})) for v in (low, getattr(plain, key), high)
+        (f"{key} {v}", image, merged_with(prediction, **{key: v}))
+        for v in (low, getattr(plain, key), high)
     ]
-    shown.append(("truth", image, target["panoptic"]))
-panels(shown, categories, columns=4, names=False, size=2.6)
+    shown.append(("ground truth", image, target["panoptic"]))
+panels(shown, categories, columns=4, names=False, size=2.4)
 
 # %% [markdown]
-# - **score_thresh** trades objects that are missed for objects that are invented. RQ of things is nearly flat
-#   over a wide middle, below which objects are invented, and it falls steeply once the sure ones alone are left.
-#   SQ rises on the way, for it looks only at what matched, and what is sure fits better.
-# - **overlap_thresh** decides what happens to the object behind. At 0 an object that is touched by a better one
-#   is dropped whole; near 1 what peeps out from under another becomes an object of its own.
-# - **min_stuff_area** removes crumbs of stuff. Each would be a false positive, as heavy for PQ as a sky over
-#   half the picture. Too high a value removes true regions.
+# - **score_thresh** trades false negatives for false positives. RQ of things is nearly flat over a wide middle. A
+#   lower threshold lets in false positives; a higher one keeps only the best objects, and RQ falls steeply.
+#   SQ rises with the threshold, because it is the mean IoU of the matches alone, and objects with high scores
+#   have better outlines.
+# - **overlap_thresh** decides about the object that is behind. At 0, an object is dropped as soon as a better
+#   one touches it. Near 1, the visible rest of a second detection becomes a segment of its own.
+# - **min_stuff_area** removes small regions of stuff. Each would be a false positive, which counts in PQ as much
+#   as a missed sky over half of the image. If the value is too high, true regions are removed.
 #
-# Thresholds are chosen on validation pictures, as here, and then used on others; a gain that is found by
-# trying thirty values on a hundred pictures is partly luck.
+# Thresholds are chosen on validation images, as here, and then used on others. A gain that was found by
+# trying thirty values on a hundred images is partly luck.
 #
 # ## 4.8 Things and stuff
 #
-# PQ is a mean over the classes, and hides which ones are hard. With the thresholds back in the middle:
+# PQ is a mean over the classes, so it hides which ones are hard. With the default thresholds:
 
-# %%
-results = {name: panoptic_quality(said[name], items) for name, items in SETS.items()}
+# %% tags=["hide-input"]
+# Table: PQ, SQ and RQ of each class.
+results = {name: panoptic_quality(by_fpn[name], items) for name, items in SETS.items()}
 heads = "".join(f"{h:>7}" for h in ("PQ", "SQ", "RQ"))
 print(f"{'':10}{'Shapes':>21}{'crowded':>25}")
 print(f"{'':10}{heads}    {heads}")
@@ -978,25 +1175,28 @@ for name, result in results.items():
     labkit.record(f"pq_stuff_{name}", result.stuff.pq)
 
 # %% [markdown]
-# On the usual pictures things and stuff are nearly level. In a crowd both fall, stuff since the colours of its
-# regions are close there, and things much further, since small objects of nearly one colour that touch are
-# hard to count. SQ says that what is found is still outlined well; it is RQ that breaks down.
+# On the usual images things and stuff are nearly level. In a crowd both fall: stuff because the colours of its
+# regions are similar there, and things much more, because small objects of nearly one colour that touch are
+# hard to count. SQ stays high, so the outlines of the matched segments are still good; it is RQ that falls.
 #
 # ## 4.9 The homework: which backbone?
 #
-# The lecture's homework is to change the backbone and to discuss what happens, with numbers and with
-# pictures. Here are Panoptic FPNs on the three backbones of notebook 3, trained longer than a lesson can
-# wait, and not equally long: FPN for 47 minutes, DC5 for 24, C4, whose steps cost most, for 10
-# (`data/README.md` has the commands). So the table shows what is there, not what could be:
+# The lecture's homework is to change the backbone and to discuss what happens, with numbers and with images.
+# Here are Panoptic FPNs on the three backbones of notebook 3:
 #
 # - **FPN**: the pyramid, as above;
-# - **C4**: one map of stride 16, after the fourth stage; the fifth runs on every region, and the
+# - **C4**: one map of stride 16, after the fourth stage; the fifth stage runs on every proposal, and the
 #   semantic branch is $u_4$ alone;
 # - **DC5**: one map of stride 16 too, but after the fifth stage, which is dilated.
+#
+# For a fair comparison all three start from random weights and get the same steps, batch size and learning
+# rate (the commands are in `data/checkpoints/checkpoints.toml`). The FPN here is therefore not
+# `panoptic_fpn_tiny` of the sections above, which started from a detector, but `panoptic_fpn_tiny_1500`.
 
-# %%
+# %% tags=["hide-input"]
+# Tables: three backbones, budget and quality.
 BACKBONES = {
-    "FPN": "panoptic_fpn_tiny",
+    "FPN": "panoptic_fpn_tiny_1500",
     "C4": "panoptic_fpn_tiny_c4",
     "DC5": "panoptic_fpn_tiny_dc5",
 }
@@ -1004,75 +1204,79 @@ small_limit, large_limit = val_set.area_limits
 compared = {}  # (backbone, set) to everything below
 
 
-def counts_of(answers, items):
-    """Sum of IoU, TP, FP, FN of every class for each picture, ``(pictures, classes, 4)``."""
+def counts_of(predictions, items):
+    """Sum of IoU, TP, FP, FN of every class for each image, ``(images, classes, 4)``."""
     counts = []
-    for answer, (_, target) in zip(answers, items, strict=True):
+    for prediction, (_, target) in zip(predictions, items, strict=True):
         quality = PanopticQuality(categories)
-        quality.update(answer.panoptic, target["panoptic"])
+        quality.update(prediction.panoptic, target["panoptic"])
         counts.append(quality.counts)
     return np.stack(counts)
 
 
-def objects_of(answers, items):
-    """For each true object its visible area and whether a segment of its class matches it."""
+def objects_of(predictions, items):
+    """For each ground-truth object its visible area and whether a segment of its class matches it."""
     rows = []
-    for answer, (_, target) in zip(answers, items, strict=True):
-        true, made = target["panoptic"], answer.panoptic
-        g, p = true.ids.numpy(), made.ids.numpy()
+    for prediction, (_, target) in zip(predictions, items, strict=True):
+        truth, predicted = target["panoptic"], prediction.panoptic
+        g, p = truth.ids.numpy(), predicted.ids.numpy()
         shared = np.zeros((g.max() + 1, p.max() + 1))
         np.add.at(shared, (g, p), 1)
         union = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
-        label_of = {s.id: s.label for s in made.segments}
-        for s in true.segments:
+        label_of = {s.id: s.label for s in predicted.segments}
+        for s in truth.segments:
             if s.label < THINGS:
                 partners = np.flatnonzero(shared[s.id] / union[s.id] > 0.5)
                 rows.append((shared[s.id].sum(), any(label_of.get(k) == s.label for k in partners)))
     return np.array(rows)
 
 
-print(
-    f"{'':13}{'PQ':>7}{'PQ Th':>7}{'PQ St':>7}{'AP':>7}{'mIoU':>7}   weights  an image   found: small medium large"
-)
+print(f"{'':6}{'steps':>7}{'weights':>10}{'an image':>11}")
 for kind, name in BACKBONES.items():
-    network = load_model(name)
+    network, commands = load_model(name), shipped()[name].commands
     for of, items in SETS.items():
-        answers, ms = (said[of], ms_of_fpn) if kind == "FPN" else predictions_of(network, items)
-        result = measure(answers, items)
-        areas, hit = objects_of(answers, items).T
+        predictions, ms = predictions_of(network, items)
+        result = measure(predictions, items)
+        areas, hit = objects_of(predictions, items).T
         sizes = (
             areas < small_limit,
             (areas >= small_limit) & (areas < large_limit),
             areas >= large_limit,
         )
-        found = [hit[size].mean() if size.any() else 0.0 for size in sizes]
         compared[kind, of] = {
             **{c: column(result) for c, column in COLUMNS.items()},
-            "counts": counts_of(answers, items),
-            "panoptic": [a.panoptic for a in answers],
-            "found": found,
+            "counts": counts_of(predictions, items),
+            "panoptic": [p.panoptic for p in predictions],
+            "found": [hit[size].mean() if size.any() else float("nan") for size in sizes],
         }
-        values = [compared[kind, of][c] for c in ("PQ", "PQ Th", "PQ St", "AP", "mIoU")]
-        print(
-            f"{kind + ', ' + of:13}"
-            + "".join(f"{100 * v:7.1f}" for v in values)
-            + f"{weights_of(network):8.2f} M{ms:7.0f} ms"
-            + " " * 9
-            + "".join(f"{share:7.0%}" for share in found)
-        )
-        for c in ("PQ", "PQ Th", "PQ St", "AP", "mIoU"):
+        for c in COLUMNS:
             labkit.record(f"{kind}_{of}_{c.replace(' ', '_')}", compared[kind, of][c])
-        labkit.record(f"{kind}_{of}_small_objects_found", found[0])
-    labkit.record(f"{kind}_million_weights", weights_of(network))
+        labkit.record(f"{kind}_{of}_small_objects_found", compared[kind, of]["found"][0])
+    steps = sum(int(re.search(r"--steps (\d+)", command)[1]) for command in commands)
+    print(f"{kind:6}{steps:7}{millions(network):8.2f} M{ms:8.0f} ms")
+    labkit.record(f"{kind}_million_weights", millions(network))
+    labkit.record(f"{kind}_training_steps", steps)
+
+print(
+    f"\n{'':15}" + "".join(f"{c:>7}" for c in COLUMNS) + "   objects found: small  medium   large"
+)
+for (kind, of), result in sorted(compared.items(), key=lambda item: item[0][1]):
+    found = ["none" if np.isnan(share) else f"{share:.0%}" for share in result["found"]]
+    print(
+        f"{of + ', ' + kind:15}"
+        + "".join(f"{100 * result[c]:7.1f}" for c in COLUMNS)
+        + " " * 13
+        + "".join(f"{share:>8}" for share in found)
+    )
 
 # %% [markdown]
-# **Is a difference real?** The networks see the same pictures, so we may ask how the *difference* would
-# vary if the pictures had been others: draw as many pictures as we have from ours, with repetition, a
-# thousand times, and look at where 95 % of the differences lie (a bootstrap). It says nothing about what
-# another seed of the training would have given.
+# **Is a difference real?** All networks see the same images, so we can ask how the *difference* would vary
+# with other images. Draw 100 of our 100 images with replacement, a thousand times, and look at the range of
+# 95 % of the differences (a bootstrap). It does not tell what another seed of the training would have given.
 
 
-# %%
+# %% tags=["hide-input"]
+# Table: differences between backbones, with bootstrap intervals.
 def pq_of(counts):
     """PQ of all, things and stuff from counts ``(classes, 4)``."""
     result = summarize(counts, [(c.id, c.name, c.isthing) for c in categories])
@@ -1082,106 +1286,106 @@ def pq_of(counts):
 draws = random.multinomial(
     num_val, [1 / num_val] * num_val, size=1000 if profile != "smoke" else 50
 )
-print(f"{'PQ of FPN minus':24}{'all':>22}{'things':>22}{'stuff':>22}")
+print(f"{'PQ of FPN minus':16}{'all':>20}{'things':>20}{'stuff':>20}")
 for of in SETS:
     for other in ("C4", "DC5"):
         of_fpn, of_other = compared["FPN", of]["counts"], compared[other, of]["counts"]
         gaps = [
-            pq_of(np.tensordot(drawn_times, of_fpn, 1))
-            - pq_of(np.tensordot(drawn_times, of_other, 1))
-            for drawn_times in draws.astype(float)
+            pq_of(np.tensordot(times, of_fpn, 1)) - pq_of(np.tensordot(times, of_other, 1))
+            for times in draws.astype(float)
         ]
         middle = pq_of(of_fpn.sum(axis=0)) - pq_of(of_other.sum(axis=0))
         low, high = np.nanquantile(gaps, (0.025, 0.975), axis=0)
         text = "".join(
-            f"{100 * m:8.1f} [{100 * a:4.1f}, {100 * b:4.1f}]"
+            f"{100 * m:7.1f} [{100 * a:4.1f}, {100 * b:4.1f}]"
             for m, a, b in zip(middle, low, high, strict=True)
         )
-        print(f"{other + ', ' + of:24}{text}")
+        print(f"{of + ', ' + other:15}{text}")
         for k, kind in enumerate(("all", "things", "stuff")):
             labkit.record(f"pq_{kind}_fpn_minus_{other}_{of}", middle[k])
         labkit.record(f"pq_all_fpn_minus_{other}_{of}_lowest", low[0])
 
 # %% [markdown]
-# C4 and DC5 look at one map with a cell for each 16 × 16 pixels; FPN has cells of 4 × 4 as well. Objects
-# that are no larger than a cell are where they fall behind first, as the last columns show: of the small
-# ones FPN finds nearly all, the others few. (In the crowd, which none of the three was trained on, all of
-# them miss the small ones.) Stuff suffers too, along its borders and where a region is small. These
-# numbers cannot separate the backbone from the training time. And the pictures on which the three
-# differ most, one of each kind:
+# With the same budget FPN is 11.5 and 14.1 PQ ahead of C4 and DC5 on Shapes, and 14.5 and 16.4 in the crowd. No
+# interval contains 0. C4 and DC5 read one map with a cell for each 16 × 16 pixels; FPN also has cells of 4 × 4. What is
+# not much larger than a cell is lost first: of the small objects FPN finds 69 %, C4 28 % and DC5 16 %; the large ones
+# all three find. (In the crowd, on which none was trained, all of them miss nearly all small objects.) Stuff loses too,
+# along its borders and where a region is small. C4 is ahead of DC5 with half of its weights, but it is the slowest,
+# because its fifth stage runs on every proposal.
+#
+# One training each: another seed would move these numbers by a point or two (section 4.5), far less than the
+# differences in the table. The images on which the three differ most, one of each kind:
 
-# %%
+# %% tags=["hide-input"]
+# Figure: the images on which the backbones differ most.
 shown = []
 for of, items in SETS.items():
-    of_picture = {
+    of_image = {
         kind: compared[kind, of]["counts"][:, :, 1].sum(axis=1)
         / np.maximum(compared[kind, of]["counts"] @ [0, 1, 0.5, 0.5], 1e-9).sum(axis=1)
         for kind in BACKBONES
     }
-    spread = np.ptp(list(of_picture.values()), axis=0)
-    k = int(np.argmax(spread))
+    k = int(np.argmax(np.ptp(list(of_image.values()), axis=0)))
     image, target = items[k]
-    shown += [(of, image, None), ("truth", image, target["panoptic"])]
+    shown += [(of, image, None), ("ground truth", image, target["panoptic"])]
     shown += [(kind, image, compared[kind, of]["panoptic"][k]) for kind in BACKBONES]
-panels(shown, categories, columns=5, names=False, size=2.4)
+panels(shown, categories, columns=5, names=False, size=2.0)
 
 # %% [markdown]
-# **Segment by segment.** PQ counts segments, so let us see which: the same picture for each network, and what
-# became of every segment. Blue was found (TP, IoU above 0.5), red is invented (FP), orange was missed (FN), and
-# violet is both at once: something was found there, but not what is there. With the three backbones stands
-# UPSNet (notebook 5), whose panoptic map is made without a merge.
+# **Segment by segment.** PQ counts segments. The next figure shows what became of every segment of one image, for
+# each network: blue is a TP (IoU above 0.5), red an FP, orange an FN, and violet both at once (a segment is
+# there, but not the right one).
 
-# %%
-from labkit.widgets.compare.compare import compare
-
-NETWORKS = {**BACKBONES, "UPSNet": "upsnet_tiny"}
-compare(NETWORKS, ("crowded", 9), difference=True)
+# %% tags=["hide-input"]
+# Figure: outcomes of the segments of one image.
+compare(BACKBONES, ("crowded", 9), difference=True)
 
 # %% [markdown]
-# Now you: choose networks and a picture, also one of your own, and point at a segment to see what all of them
-# say about the same pixel. The score threshold does in each method what it does there: in Panoptic FPN the
-# merge of 4.6 is done again, in UPSNet the fusion. Move it on a crowded picture and watch which network loses
-# objects first, and which one's PQ has its best value elsewhere than at the middle.
+# Now you: choose networks and an image, also one of your own, and point at a segment to compare all networks at
+# that pixel. Moving the score threshold repeats the merge of 4.6 for each network. Move it on a crowded image:
+# which network loses objects first? Whose PQ is best at another value than the default?
 
 # %%
-from labkit.widgets import Compare
-
-Compare(NETWORKS, ("crowded", 9))
+Compare(BACKBONES, ("crowded", 9))
 
 # %% [markdown]
 # ## To take away
 #
-# - Panoptic: one pair $(\ell_i, z_i)$ a pixel, things and stuff, no overlap.
-# - Two answers contradict one another, whether two networks gave them or two branches of one. A rule has to
-#   decide.
-# - The semantic branch is convolutions, doublings and a sum: a fifth more weights on a detector that
-#   exists. After the sum it is linear, so each level's share of the answer can be read off.
-# - $\lambda_s$ weighs who is heard in the backbone. A study of it needs runs that are repeated: when the
-#   rows differ by less than the runs of a row, there is no result.
-# - One network does what two do, with two thirds of their weights.
-# - The merge: best score first, `overlap_thresh`, `min_stuff_area`. PQ of things is decided by the first two,
-#   PQ of stuff by the third and by the objects that were missed.
+# - Panoptic segmentation: one pair $(\ell_i, z_i)$ for each pixel, things and stuff, no overlap.
+# - Two outputs contradict each other, whether they come from two networks or from two branches of one. A rule
+#   has to decide.
+# - The semantic branch is convolutions, upsampling and a sum: a fifth more weights on an existing detector.
+#   After the sum it is linear, so the contribution of each level can be read off.
+# - FPN gives a map of stride 4 for less than half of the multiplications that dilation needs for stride 8 (in a
+#   ResNet; not in a thin network like ours).
+# - $\lambda_s$ sets the share of the pixel loss in the gradients of the backbone. A study of it needs repeated
+#   runs: if rows differ by less than the runs of a row, there is no result.
+# - One network nearly replaces two. With two thirds of the weights it ends about one point of PQ behind in our short
+#   study, and 0.2 behind in the paper's full trainings.
+# - The merge: highest score first, then `overlap_thresh`, then `min_stuff_area`. The first two thresholds decide
+#   PQ of things. PQ of stuff depends on the third and on the objects that were missed or invented.
 #
 # ## Exercises
 #
-# 1. **Stuff first.** Write a merge that paints stuff first and gives objects only pixels that the classes
-#    call a thing. On which pictures of 4.2 is it better? What happens to the PQ of things?
-# 2. **One output for all things.** `SemanticFPNConfig.merge_things` is what the paper uses: the branch says
-#    "a thing", and the other branch which. Train both variants as in 4.5 (the common beginning needs a branch
-#    of its own). Which of the four contradictions of 4.2 disappears, and does PQ notice?
-# 3. **Concatenate.** In `SemanticBranch` replace the sum by a concatenation and a wider `predictor`. The
-#    paper found no difference (COCO: 40.2 and 39.9 mIoU). How many more multiplications does it cost?
-# 4. **Alternate.** Instead of adding the losses, take a step with $\lambda_s = 0$ and one with $\lambda_i =
-#    0$ in turn, twice as many in all. The paper lost 1.5 PQ on COCO that way. With two seeds, do you see it?
+# 1. **Stuff first.** Write a merge that paints stuff first and gives objects only pixels that the semantic
+#    output labels as a thing. On which images of 4.2 is it better? What happens to PQ of things?
+# 2. **One output for all things.** With `SemanticFPNConfig.merge_things`, as in the paper, the semantic branch
+#    has one output "a thing", and only the instance branch tells which one. Train both variants as in 4.4 (each
+#    needs its own step 1). Which of the four contradictions of 4.2 disappears? Does PQ change?
+# 3. **Concatenate.** In `SemanticBranch` replace the sum by a concatenation and a wider `predictor`. How many more
+#    multiplications does `cost` count? Train both. Does your mIoU differ more than the paper's (COCO: sum 40.2,
+#    concatenation 39.9)?
+# 4. **Alternate.** Instead of adding the losses, alternate steps with $\lambda_s = 0$ and steps with $\lambda_i =
+#    0$, twice as many in all. The paper lost 1.5 PQ on COCO that way. With two seeds, do you see it?
 # 5. **SGD.** Repeat 4.5 with `optimizer="sgd", lr=5e-3`. How does $\lambda_s$ matter now, and why?
-# 6. **A threshold of one's own.** Choose `score_thresh` for each class of things on the first half of the pictures
-#    and measure on the second. How much of the gain is left?
-# 7. **The void.** Give the void pixels of the merged maps the class of stuff that the semantic answer ranks
-#    second (the scores are `sem_seg_logits` of `Predictor(panoptic_fpn).raw(image).output`). Does PQ of stuff rise?
+# 6. **A threshold for each class.** Choose `score_thresh` for each class of things on the first half of the images
+#    and measure on the second half. How much of the gain is left?
+# 7. **The void.** Give the void pixels of the merged maps the stuff class with the largest logit (the logits are
+#    `sem_seg_logits` of `Predictor(panoptic_fpn).raw(image).output`). Does PQ of stuff rise?
 # 8. **Homework.** Add a fourth backbone to 4.9: a pyramid with 32 channels instead of 64
-#    (`replace(preset, backbone=replace(preset.backbone, pyramid=32))`), trained by `labkit train` or here.
-#    Report its row, show two pictures on which it differs from FPN, and say which of the differences are
-#    larger than their interval.
+#    (`replace(preset, backbone=replace(preset.backbone, pyramid=32))`), trained with the same budget by
+#    `labkit train` or here. Report its row, show two images on which it differs from FPN, and say which of the
+#    differences are larger than their interval.
 #
 # ## References
 #
