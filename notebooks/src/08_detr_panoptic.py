@@ -602,9 +602,9 @@ for name, queries, matched, used in (
 # has to be suppressed afterwards.
 #
 # To see the effect of the loss alone we leave the network out: the logits and boxes of 20 queries are
-# free parameters, and gradient descent moves them for one image. We do it with bipartite matching, and
-# with a many-to-one matching for comparison: every query is matched to the object of lowest cost, so that
-# an object can have several queries, as it can have several anchors in Mask R-CNN.
+# free parameters, and gradient descent moves them for one image. For comparison we use a many-to-one
+# matching: every query is matched to its cheapest object, so that an object can have several queries, as
+# it can have several anchors in Mask R-CNN.
 
 
 # %% tags=["idea"]
@@ -889,8 +889,7 @@ for name, (pos, queries) in TRIALS.items():
 # %% [markdown]
 # A network that was trained with positions fails without them. (A DETR that was *trained* without any
 # still reaches AP 32.8 instead of 40.6 in the paper's table 3.) And equal object queries stay equal
-# through every layer and give the same prediction twenty times: the queries differ only by the vectors
-# that they learnt.
+# through every layer and give the same prediction twenty times.
 #
 # ## 8.7 Where a trained network attends
 #
@@ -1066,10 +1065,9 @@ labkit.record("stuff_predictions_from_two_queries", two)
 
 # %% [markdown]
 # Most queries have a region of the image of their own and predict things of any class there. Stuff is
-# predicted by two queries that do nothing else. (Boxes of stuff are about the whole image, so their dots
-# lie on one another and only the last colour is visible.) Nothing in the loss prescribes this division.
-# It is also a weakness: an image with three or four stuff classes seldom gets confident predictions for
-# all of them.
+# predicted by two queries that do nothing else. (Its boxes are about the whole image, so their dots
+# coincide.) Nothing in the loss prescribes this division. It is also a weakness: an image with three or
+# four stuff classes seldom gets confident predictions for all of them.
 #
 # ## 8.8 How long DETR trains
 #
@@ -1202,8 +1200,8 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 #
 # DETR for panoptic segmentation can be trained at once or in two **training stages**: first the detector
 # of Part I, then a mask head on the frozen detector. The paper finds both equally good, and two stages
-# faster: the long training of the detector is done once, without masks, and the mask head needs few
-# steps. (The paper: 300 epochs, then 25.) It also lets us see what the masks add.
+# faster: the long training (300 epochs) is done without masks, and the mask head then needs few steps (25
+# epochs). It also shows what the masks add.
 #
 # The baseline is a panoptic map from boxes alone: fill each predicted box; large stuff regions below
 # small ones, things above stuff, and the highest score on top
@@ -1570,11 +1568,10 @@ shown += [("argmax", image, maps[SHIPPED][k]), ("NMS first", image, maps[f"{SHIP
 panels(shown, categories, columns=4, size=2.45)
 
 # %% [markdown]
-# Duplicates that hardly changed AP (8.4) cost ten points of PQ and more among the things: the masks were
-# good, but some objects had two. (The filled boxes did not suffer: their merge drops an object of which
-# more than half is covered.) labkit's panoptic maps are made as in the paper, without NMS, here and in
-# the comparison below. The right cure is a longer stage 1: a DETR that has learnt to predict each object
-# once needs no NMS. Stuff hardly changes; more of its regions would have to be predicted.
+# Duplicates that hardly changed AP (8.4) cost more than ten points of PQ of things. (The filled boxes did
+# not suffer: their merge drops an object of which more than half is covered.) The right cure is not NMS
+# but a longer stage 1: a DETR that has learnt to predict each object once needs none. The comparison
+# below is without NMS, as in the paper.
 #
 # **The two training stages as commands.** In labkit a training stage is a preset, which also defines what
 # is frozen. `--init` names the weights to start from (a shipped model, or the folder of your own run);
@@ -1587,14 +1584,13 @@ for command in shipped()["detr_panoptic_tiny"].commands:
     print(command.removesuffix(" --out RUN"))
 
 # %% [markdown]
-# (The first 9000 steps of `detr_tiny` were run while its preset had `eos_coef` 0.1, as in the paper. With
-# 20 queries that left many duplicates; the 2500 steps after it, with 0.5, were for that.) For your own
-# data see notebook 9: the same two stages with `--data coco_panoptic:DIR`.
+# (The first 9000 steps of `detr_tiny` had the paper's `eos_coef` 0.1, which left many duplicates; the next
+# 2500 had 0.5.) For your own data see [notebook 9](09_your_own_data.ipynb).
 #
-# The tutorial *Train DETR for Panoptic Segmentation* has two training stages as well, but a different
-# split: its first trains *everything*, mask head included (59 classes of construction sites: PQ 46.2,
-# things 52.5, stuff 27.9), its second the mask head alone (47.9, 54.2, 29.4). So its second stage adds
-# what more training adds; ours adds the masks.
+# The tutorial *Train DETR for Panoptic Segmentation* splits the training differently: its stage 1 trains
+# *everything*, mask head included (59 classes of construction sites: PQ 46.2, things 52.5, stuff 27.9),
+# its stage 2 the mask head alone (47.9, 54.2, 29.4). There stage 2 adds more training; here it adds the
+# masks.
 #
 # ## 8.12 Beside Panoptic FPN and UPSNet
 #
@@ -1639,10 +1635,10 @@ labkit.record("ms_slowest_over_fastest_Shapes", max(on_shapes) / min(on_shapes))
 # Most of the gap is in RQ (duplicates, and stuff that is not found); some is in SQ. In CPU
 # time for one image of Shapes (ms, on this machine) the three differ by no more than a factor of two or so.
 #
-# What a method can reach and what it takes to get there are two questions. On COCO, with about twelve
-# times as many images and 325 epochs, a DETR for things and stuff reaches PQ 43.4; a Panoptic FPN that
-# the authors retrained with DETR's augmentation reaches 42.4, and UPSNet 42.5 (the paper's table 5).
-# DETR's gain there is in stuff, where ours is worst.
+# On COCO, with about twelve times as many images and 325 epochs, a DETR for things and stuff reaches PQ
+# 43.4; a Panoptic FPN that the authors retrained with DETR's augmentation reaches 42.4, and UPSNet 42.5
+# (the paper's table 5). DETR's gain there is in stuff, where ours is worst. So the table above measures a
+# short training of small networks, not what the methods can reach.
 #
 # **An image may have more segments than DETR has queries.** Twenty queries give at most twenty
 # predictions, whatever the training. Each point is an image; the grey line is its true number of
@@ -1671,8 +1667,8 @@ labkit.record("crowded_images_beyond_the_queries", too_many)
 labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DETR", "crowded"]))
 
 # %% [markdown]
-# In crowds no network finds everything, and DETR stays well below its twenty: its training had no crowds.
-# But the bound exists. The published networks have 100 queries, for about 11 segments an image.
+# DETR stays well below its twenty in crowds, since its training had none. But the bound exists: the
+# published networks have 100 queries, for about 11 segments an image.
 #
 # ## Part II: to take away
 #
@@ -1682,7 +1678,6 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 #   the finer backbone features.
 # - The read-out is one argmax over the mask logits of confident queries, things and stuff alike: no merge.
 #   A duplicate splits its object in two.
-# - Filled boxes are a poor panoptic map, even the ground-truth ones.
 # - Against Panoptic FPN and UPSNet: a simpler design (no anchors, NMS or merge rules) and, on COCO,
 #   better stuff; but a long training, weak small objects, and at most $Q$ segments.
 #
