@@ -1354,8 +1354,9 @@ figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained", share
 precision, recall = precision_recall(-np.arange(10.0), true_positive, 5)
 draw_envelope(axes[0], precision, recall, purple, label=f"AP {my_ap(true_positive, 5):.3f}")
 axes[0].plot(recall, precision, "o", color=purple, markersize=4)
-axes[0].set(title="example", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.04))
-axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+axes[0].set(title="example", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.4))
+axes[0].set_yticks(np.linspace(0, 1, 6))  # the legends stand above 1
+axes[0].legend(frameon=False, fontsize=8, loc="upper right")
 own_ap_error = matches_differ = 0.0
 for label, axis in zip(categories.things, axes[1:], strict=True):
     for threshold, color, style in ((0.5, blue, "-"), (0.75, orange, "--"), (0.9, red, ":")):
@@ -1379,7 +1380,7 @@ for label, axis in zip(categories.things, axes[1:], strict=True):
             text = f"IoU {threshold}: AP {ap:.2f}"
             draw_envelope(axis, precision, recall, color, style, text)
     axis.set(title=categories[label].name, xlabel="recall", xlim=(0, 1))
-    axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, borderpad=0.1)
+    axis.legend(frameon=False, fontsize=8, loc="upper right", borderpad=0.1)
 labkit.record("own_matches_vs_labkit", matches_differ)
 labkit.record("own_ap_vs_labkit", own_ap_error)
 plt.show()
@@ -1525,13 +1526,9 @@ if (outcomes != "found").any():
 if lower:
     labkit.record("of_low_scores_detected_below_the_threshold", np.mean(np.array(lower) >= 1))
     labkit.record("of_low_scores_as_two_classes_or_more", np.mean(np.array(lower) >= 2))
-    print(
-        f"of the objects with a low score {np.mean(np.array(lower) >= 1):.0%} have a detection",
-        end="",
-    )
-    print(
-        f" below 0.5, and {np.mean(np.array(lower) >= 2):.0%} have detections of two classes or more"
-    )
+    at_least_one, two = [np.mean(np.array(lower) >= n) for n in (1, 2)]
+    print(f"with a low score: {at_least_one:.0%} have a detection below 0.5,", end=" ")
+    print(f"{two:.0%} have detections of two classes or more")
 
 # %% [markdown]
 # The images with the largest share of errors, ground truth beside the detections with a score above
