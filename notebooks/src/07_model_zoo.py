@@ -842,7 +842,7 @@ for name in names:
     labkit.record(f"segments_more_by_the_exchange_{name}", more)
 
 # %% [markdown]
-# Things lose a few points, since colour says little about a square. Stuff loses thirty points or more: the
+# Things lose a few points, because squares have many colours and one shape. Stuff loses thirty points or more: the
 # sky has become brown. And the **count goes up**. Such a mistake is not visible as one, because a network
 # finds something in any image. Only a comparison of numbers with somebody else's, on the same image, shows
 # it (7.8).

@@ -164,7 +164,7 @@ def bag(picture, random, at):
 
 
 def draw_ground(random):
-    """The picture without objects, and which of STUFF is where; both in fine pixels."""
+    """The image without objects, and which of STUFF is where; both in fine pixels."""
     bumps = 14 * (patches(random, 6) + patches(random, 40))[..., None]
     picture, ground = np.array([134, 104, 76]) + bumps, blank()
     middle, angle = SIDE * FINE / 2, random.uniform(0, 2 * np.pi)
@@ -319,7 +319,7 @@ def as_files(ground, objects):
 
 
 def write_masks(where, masks):
-    """A file for each picture, or a folder of files."""
+    """A file for each image, or a folder of files."""
     for name, mask in masks.items():
         if isinstance(mask, dict):
             write_masks(where / name, {Path(file).stem: m for file, m in mask.items()})
@@ -369,9 +369,9 @@ for way in WAYS:
     for k, (_, ground, objects) in enumerate(SITES["train"]):
         target = read[k][1]
         counts.append(len(target["labels"]))
-        truth = as_classes(ground, objects)
+        drawn = as_classes(ground, objects)
         value = np.array([category.id for category in categories])
-        wrong += int((value[target["semantic"].numpy()] != truth).sum())
+        wrong += int((value[target["semantic"].numpy()] != drawn).sum())
     right = np.mean(np.array(counts) == true_counts)
     share = wrong / (num_train * SIDE**2)
     print(f"{way:12}{sum(counts):9}{right:32.0%}{share:25.1%}")
@@ -756,8 +756,8 @@ for of, sites in SITES.items():
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(coco_json)
     for k, (_, ground, objects) in enumerate(sites):
-        truth, (_, target) = panoptic_of(ground, objects), data[k]
-        pixels += int((truth.semantic() != target["semantic"]).sum())
+        gt, (_, target) = panoptic_of(ground, objects), data[k]
+        pixels += int((gt.semantic() != target["semantic"]).sum())
         drawn = {(LABEL[name], mask.tobytes()): mask for name, mask in visible(objects)}
         written = zip(target["labels"].tolist(), target["masks"].numpy(), strict=True)
         objects_wrong += len(drawn.keys() ^ {(label, mask.tobytes()) for label, mask in written})
@@ -794,7 +794,9 @@ else:
     path = str(folder / "site/annotations/panoptic_val.json")
     with contextlib.redirect_stdout(io.StringIO()):
         itself = pq_compute(path, path)
-    print(f"panopticapi: PQ of the truth {itself['All']['pq']:.3f}, {itself['All']['n']} classes")
+    print(
+        f"panopticapi: PQ of the ground truth {itself['All']['pq']:.3f}, {itself['All']['n']} classes"
+    )
     disagreements = int(itself["All"]["pq"] != 1)
 labkit.record("panopticapi_disagreements", disagreements)
 print(
@@ -863,7 +865,7 @@ plant("unlabelled", c, np.s_[:100], 0)  # the annotator stopped too early
 plant("empty", d, np.s_[:], 0)  # never annotated
 good = masks[a].copy(), masks[b].copy()
 masks[a][60, 60] = 12  # a value of no class
-masks[b] = masks[b][:, :-2]  # of a copy of the picture that was cropped
+masks[b] = masks[b][:, :-2]  # of a copy of the image that was cropped
 
 
 def write_planted():
@@ -894,7 +896,7 @@ write_planted()
 
 
 def count_findings(data):
-    """How many findings of each kind there are in each picture of a folder, by its name."""
+    """How many findings of each kind there are in each image of a folder, by its name."""
     return Counter((Path(f.image).stem, f.kind) for f in check_annotations(data))
 
 
@@ -1474,7 +1476,7 @@ labkit.record("detectron2_statements_not_true", len(failed))
 #
 # ## Exercises
 #
-# 1. **Your own pictures.** Paint ten photographs with any program that saves PNGs, write a category
+# 1. **Your own images.** Paint ten photographs with any program that saves PNGs, write a category
 #    file, use `data from-masks`, `data check` and `data show`, then train as in 9.7. Which findings were
 #    mistakes?
 # 2. **A keyhole.** A polygon can describe a *hole* after all: cut the ring open along a line and let the
