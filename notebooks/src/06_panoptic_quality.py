@@ -498,7 +498,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 # Table: counts and PQ with each of the three
-print(f"{'g. t.':6} {'class':7} {'IoU sum':>7} {'TP':>3} {'FP':>3} {'FN':>3} {'PQ':>6}")
+print(f"{'label':6} {'class':7} {'IoU sum':>7} {'TP':>3} {'FP':>3} {'FN':>3} {'PQ':>6}")
 tables = {name: count_matches(prediction, scene, len(categories)) for name, scene in scenes.items()}
 for name, table in tables.items():
     for label in (SQUARE, CIRCLE, GRASS, SAND):
