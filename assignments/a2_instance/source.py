@@ -199,7 +199,7 @@ class Pyramid(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = BackboneConfig("fpn", 0, pyramid=64).build()
+        self.body = BackboneConfig("fpn", "tiny_resnet", pyramid=64).build()
         weights = load_file(FOLDER / "mask_rcnn_tiny.safetensors")
         own = {
             n.removeprefix("backbone."): w.float()

@@ -1,4 +1,4 @@
-"""Backbones of the detectors by configuration: pyramid, C4 and DC5, full-size and tiny."""
+"""Backbones of the detectors by configuration: pyramid, C4 and DC5, of four networks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Literal
 
 from torch import nn
 
+from labkit.models.backbones.efficientnet_lite import EfficientNetLite
 from labkit.models.backbones.fpn import FPN
 from labkit.models.backbones.resnet import BLOCKS, Backbone, ResNet, stage
 from labkit.models.backbones.tiny_resnet import TinyResNet, tiny_stage
 
+Network = Literal["tiny_resnet", "efficientnet_lite0", "resnet50", "resnet101"]
+DEPTHS = {"resnet50": 50, "resnet101": 101}
 TINY_WIDTHS = (32, 64, 96, 128)
 TINY_BLOCKS = (1, 1, 1, 1)
 
@@ -21,8 +24,9 @@ class BackboneConfig:
 
     Attributes:
         kind: "fpn", a pyramid on all stages; "c4", the map of ``res4``, with ``res5`` in the heads;
-            "dc5", the map of a dilated ``res5``; "c5", of an ordinary one.
-        depth: layers, 50 or 101; 0 is the tiny network.
+            "dc5", the map of a dilated ``res5``; "c5", of an ordinary one. EfficientNet-Lite0 has
+            the first alone.
+        network: the bottom-up network.
         pyramid: channels of the pyramid.
         stride_in_1x1, eps, frozen, deformable, late_dilation: of
             :class:`labkit.models.backbones.resnet.ResNet`.
@@ -30,7 +34,7 @@ class BackboneConfig:
     """
 
     kind: Literal["fpn", "c4", "c5", "dc5"]
-    depth: int
+    network: Network
     pyramid: int = 256
     stride_in_1x1: bool = True
     eps: float = 1e-5
@@ -41,14 +45,17 @@ class BackboneConfig:
 
     def build(self) -> Backbone:
         """A network with fresh weights; ``channels`` and ``strides`` by name of its maps."""
-        if self.depth == 0:
+        if self.network == "tiny_resnet":
             stages = 3 if self.kind == "c4" else 4
             bottom_up: Backbone = TinyResNet(
                 TINY_WIDTHS[:stages], TINY_BLOCKS[:stages], 16 if self.kind == "dc5" else 32
             )
+        elif self.network == "efficientnet_lite0":
+            assert self.kind == "fpn"
+            bottom_up = EfficientNetLite()
         else:
             bottom_up = ResNet(
-                self.depth,
+                DEPTHS[self.network],
                 last=4 if self.kind == "c4" else 5,
                 dilated=self.kind == "dc5",
                 stride_in_1x1=self.stride_in_1x1,
@@ -58,14 +65,14 @@ class BackboneConfig:
                 late_dilation=self.late_dilation,
             )
         if self.kind == "fpn":
-            return FPN(bottom_up, self.pyramid, self.depth == 0, self.context)
+            return FPN(bottom_up, self.pyramid, self.network not in DEPTHS, self.context)
         return bottom_up
 
 
 def res5_stage(config: BackboneConfig) -> tuple[nn.Module, int]:
     """The last stage for the heads of a C4 detector, and its channels."""
-    if config.depth == 0:
+    if config.network == "tiny_resnet":
         *_, inputs, outputs = TINY_WIDTHS
         return tiny_stage(inputs, outputs, TINY_BLOCKS[-1], stride=2), outputs
-    blocks = BLOCKS[config.depth][-1]
+    blocks = BLOCKS[DEPTHS[config.network]][-1]
     return stage(1024, 512, blocks, 2, 1, config.stride_in_1x1, config.eps), 2048
