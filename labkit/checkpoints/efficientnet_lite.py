@@ -11,6 +11,8 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from torch import nn
+
 from labkit.checkpoints.key_map import KeyMap
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
@@ -58,6 +60,24 @@ def imagenet_weights() -> Path:
             f" installed: {INSTALL}"
         )
     return Path(spec.origin).parent / FILE
+
+
+def load_imagenet(model: nn.Module) -> None:
+    """Load the installed package's weights into the backbone of a detector.
+
+    Args:
+        model: of a preset that ends in ``_lite``.
+
+    Raises:
+        LabkitError: the model has another backbone; the package is not installed, or damaged.
+    """
+    backbone = getattr(getattr(model, "backbone", None), "bottom_up", None)
+    if not isinstance(backbone, EfficientNetLite):
+        raise LabkitError(
+            "imagenet: there are ImageNet weights for the presets mask_rcnn_lite and"
+            " panoptic_fpn_lite; for others name a trained run or a name of `labkit zoo list`"
+        )
+    load(imagenet_weights(), backbone)
 
 
 def load(path: Path, model: EfficientNetLite) -> None:

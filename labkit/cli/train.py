@@ -46,9 +46,15 @@ def train(
         str | None,
         typer.Option(
             help="Initial weights: a run's folder or a name of `labkit zoo list`;"
-            " with :backbone at the end, the weights of that part only."
+            " with :backbone at the end, the weights of that part only. For *_lite: imagenet."
         ),
     ] = None,
+    backbone_lr_factor: Annotated[
+        float,
+        typer.Option(
+            help="Learning rate of the backbone in multiples of --lr; usual if pretrained: 0.1."
+        ),
+    ] = 1.0,
     workers: Annotated[int, typer.Option(help="Data loading processes.")] = 0,
     seed: Annotated[
         int,
@@ -104,6 +110,7 @@ def train(
     import torch
     from torchvision.transforms import v2
 
+    from labkit.checkpoints.efficientnet_lite import load_imagenet
     from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, save_run, start_from
     from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco.instances import CocoInstances
@@ -122,7 +129,13 @@ def train(
 
     place = computing(device, threads, precision)
     config = TrainConfig(
-        steps=steps, batch_size=batch_size, lr=lr, workers=workers, seed=seed, precision=precision
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        backbone_lr_factor=backbone_lr_factor,
+        workers=workers,
+        seed=seed,
+        precision=precision,
     )
     augmentation = Augmentation(scale_jitter, crop, color_jitter)
     if preset not in PRESETS:
@@ -156,12 +169,17 @@ def train(
         )
     with process_group(place), lock_once(out, "labkit train"):
         main = rank() == 0
+        if main and not init and preset.endswith("_lite"):
+            typer.echo("random initial weights; --init imagenet begins with pretrained ones")
         if init and not (out / STATE).exists():
             source, _, part = init.partition(":")
-            fresh = start_from(model, load_model(source), part)
-            if main and fresh:
-                layers = dict.fromkeys(".".join(name.split(".")[:2]) for name in fresh)
-                typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
+            if init == "imagenet":
+                load_imagenet(model)
+            else:
+                fresh = start_from(model, load_model(source), part)
+                if main and fresh:
+                    layers = dict.fromkeys(".".join(name.split(".")[:2]) for name in fresh)
+                    typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
         if main:
             save_run(out, run)
         augmented = TransformedDataset(images, augmentation.joint(resize))

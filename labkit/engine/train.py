@@ -61,6 +61,8 @@ class TrainConfig:
         milestones: step numbers for "step".
         warmup: steps of linear increase from zero.
         weight_decay: on weight matrices and filters; biases and norms are left free.
+        backbone_lr_factor: the learning rate of the backbone, pyramid excluded, in multiples of
+            ``lr``: below 1 for a pretrained backbone, as in DETR, 0.1.
         clip: largest norm of the whole gradient; None leaves it.
         precision: of the layers: "float32", "bfloat16", or on a GPU "float16" with loss scaling.
             None: what ``LABKIT_PRECISION`` says; else bfloat16 (float16 on older GPUs) where the
@@ -77,13 +79,14 @@ class TrainConfig:
     milestones: tuple[int, ...] = ()
     warmup: int = 30
     weight_decay: float = 1e-4
+    backbone_lr_factor: float = 1.0
     clip: float | None = 1.0
     precision: str | None = None
     workers: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr"):
+        for name in ("steps", "batch_size", "lr", "backbone_lr_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise LabkitError(f"TrainConfig.{name} must be positive, got {getattr(self, name)}")
         for name, allowed in (("optimizer", ("adamw", "sgd")), ("schedule", ("cosine", "step"))):
@@ -207,7 +210,7 @@ def train(
         with _interruptible() as interrupted:
             for step, (images, targets) in enumerate(bar, start):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr_at(step)
+                    group["lr"] = config.lr_at(step) * group["lr_factor"]
                 torch.manual_seed(mixed_seed(config.seed, step, rank(), stream=1))
                 images = [image.to(device, non_blocking=True) for image in images]
                 targets = [target_to(target, device) for target in targets]
@@ -269,10 +272,24 @@ def _loader(
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    backbone = set()
+    if config.backbone_lr_factor != 1:
+        part = model.get_submodule("backbone")  # of a pyramid the network below it alone
+        inside = "backbone.bottom_up." if hasattr(part, "bottom_up") else "backbone."
+        backbone = {name for name in trained if name.startswith(inside)}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for n, p in trained.items() if n in names and (p.ndim > 1) == decays],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr_factor": factor,
+        }
+        for names, factor in (
+            (trained.keys() - backbone, 1.0),
+            (backbone, config.backbone_lr_factor),
+        )
+        for decays in (True, False)
+        if names
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)

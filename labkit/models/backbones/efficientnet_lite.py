@@ -85,9 +85,7 @@ class InvertedResidual(nn.Module):
         expansion: channels inside, in multiples of ``inputs``; 1 leaves the first convolution out.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         width = expansion * inputs
         self.expand = SamePadConvNorm(inputs, width, 1) if expansion > 1 else None
