@@ -286,3 +286,36 @@ def test_sums_go_over_the_gpu_where_its_backend_wants_it(monkeypatch):
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
     assert sum_over_processes(torch.tensor(2)).tolist() == 6
     assert given[-1] == "cpu"
+
+
+def test_backbone_has_a_learning_rate_of_its_own():
+    """The network below the pyramid moves by a tenth; the pyramid and the heads are not slowed."""
+    torch.manual_seed(0)
+    model = build("mask_rcnn_tiny", Shapes.categories)
+    config = TrainConfig(steps=10, lr=1e-3, backbone_lr_factor=0.1)
+    optimizer = _optimizer(model, config)
+    factors = {
+        id(p): group["lr_factor"] for group in optimizer.param_groups for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        expected = 0.1 if name.startswith("backbone.bottom_up.") else 1.0
+        assert factors[id(parameter)] == expected, name
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert {decays[id(p)] > 0 for p in model.parameters() if p.ndim > 1} == {True}
+    assert {decays[id(p)] > 0 for p in model.parameters() if p.ndim <= 1} == {False}
+
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    one = TrainConfig(steps=1, batch_size=2, lr=1e-3, warmup=0, weight_decay=0.0, clip=None,
+                      backbone_lr_factor=0.1)  # fmt: skip
+    train(model, Shapes("train", 2), one)
+    moved = {n: (p.detach() - before[n]).abs().max().item() for n, p in model.named_parameters()}
+    # The first step of AdamW is the learning rate for every weight with a gradient.
+    assert moved["backbone.bottom_up.stem.0.weight"] == pytest.approx(1e-4, rel=0.05)
+    assert moved["backbone.lateral2.0.weight"] == pytest.approx(1e-3, rel=0.05)
+
+
+def test_backbone_of_a_detector_without_a_pyramid_is_the_whole_backbone():
+    model = build("mask_rcnn_tiny_c4", Shapes.categories)
+    groups = _optimizer(model, TrainConfig(backbone_lr_factor=0.5)).param_groups
+    slow = {id(p) for group in groups if group["lr_factor"] == 0.5 for p in group["params"]}
+    assert slow == {id(p) for p in model.backbone.parameters()}
