@@ -11,7 +11,7 @@ import typer
 
 from labkit.cli import completion
 from labkit.cli.json_output import Json, write_numbers
-from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
+from labkit.cli.options import CATEGORIES, DEVICE, MODEL, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
     from labkit.engine.evaluate import Evaluation
@@ -21,7 +21,7 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Folder of a run, or a name of `labkit zoo list`.",
+            help=MODEL,
             autocompletion=completion.models,
         ),
     ],
@@ -35,6 +35,7 @@ def evaluate(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first N images only.")] = None,
     json: Json = None,
+    categories: Annotated[Path | None, CATEGORIES] = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
@@ -44,6 +45,7 @@ def evaluate(
     Several processes: torchrun --nproc-per-node N -m labkit eval ...
     """
     from labkit.checkpoints.model_zoo import find
+    from labkit.checkpoints.own_files import is_checkpoint
     from labkit.checkpoints.run_folder import read_run
     from labkit.checkpoints.shipped import shipped
     from labkit.cli.pq import to_json
@@ -56,18 +58,19 @@ def evaluate(
 
     place = computing(device, threads, precision)
     if data is None:
-        if Path(model).exists():
+        if Path(model).exists() and not is_checkpoint(Path(model)):
             data = read_run(Path(model)).data
         elif model in shipped():
             data = "shapes"
         else:
-            find(model)  # an unknown name is the worse mistake
+            if not is_checkpoint(Path(model)):
+                find(model)  # an unknown name is the worse mistake
             raise LabkitError(f"{model}: name the data set with --data; published weights need it")
     data = data_name(data, split)
     images = open_dataset(data, split)
     with process_group(place):
         result = measure(
-            load_model(model),
+            load_model(model, categories),
             images,
             limit,
             need_panoptic=panoptic,

@@ -25,6 +25,16 @@ PRECISION = typer.Option(
     help="Precision of the network's layers; float16 on a GPU only.",
 )
 
+MODEL = (
+    "Folder of a run, a name of `labkit zoo list`, or a checkpoint file of Detectron2 (its config.yaml"
+    " beside it), torchvision, DETR or UPSNet."
+)
+CATEGORIES = typer.Option(
+    "--categories",
+    metavar="FILE",
+    help="COCO JSON file with the classes of a checkpoint file that does not name them.",
+)
+
 DOWNLOAD_FOLDER = typer.Option(
     "--dir",
     metavar="FOLDER",

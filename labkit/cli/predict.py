@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
+from labkit.cli.options import CATEGORIES, DEVICE, MODEL, PRECISION, THREADS, computing, data_name
 from labkit.engine.image_paths import find_pictures
 from labkit.system.folder_lock import locked
 
@@ -29,7 +29,7 @@ def predict(
         ),
     ] = None,
     *,
-    model: Annotated[str, typer.Option(help="Folder of a run, or a name of `labkit zoo list`.")],
+    model: Annotated[str, typer.Option(help=MODEL)],
     out: Annotated[Path, typer.Option(help="Output folder.")],
     score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Score threshold of the drawings, 0.5.")
@@ -51,6 +51,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results of images.")
     ] = False,
+    categories: Annotated[Path | None, CATEGORIES] = None,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[int | None, THREADS] = None,
     precision: Annotated[str | None, PRECISION] = None,
@@ -82,7 +83,7 @@ def predict(
                 " again, delete the folder or name another one"
             )
         place = computing(device, threads, precision)
-        _maps(model, data, split or "val", out, limit, place, precision)
+        _maps(model, categories, data, split or "val", out, limit, place, precision)
         return
     if data is None:
         for option, value in (("split", split), ("limit", limit)):
@@ -95,7 +96,7 @@ def predict(
     with locked(out, "labkit predict"):
         _require_new(out, listed, panoptic, overwrite)
         threshold = 0.5 if score is None else score
-        _pictures(listed, known, model, out, panoptic, threshold, place, precision)
+        _pictures(listed, known, model, categories, out, panoptic, threshold, place, precision)
 
 
 def _listed(
@@ -134,6 +135,7 @@ def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: boo
 
 def _maps(
     model: str,
+    categories: Path | None,
     data: str,
     split: str,
     out: Path,
@@ -151,7 +153,7 @@ def _maps(
     with process_group(device), lock_once(out, "labkit predict"):
         try:
             path, made = predict_panoptic(
-                load_model(model),
+                load_model(model, categories),
                 images,
                 out,
                 model_name=model,
@@ -176,6 +178,7 @@ def _pictures(
     listed: list[Listed],
     known: Categories | None,
     model: str,
+    categories_file: Path | None,
     out: Path,
     panoptic: bool,
     score: float,
@@ -184,12 +187,12 @@ def _pictures(
 ) -> None:
     from labkit.datasets.coco.panoptic_json import write_json
     from labkit.engine.image_list import drawing_names
-    from labkit.engine.predictor import Predictor
+    from labkit.engine.predictor import Predictor, load_model
     from labkit.errors import LabkitError
     from labkit.system.message_text import counted
     from labkit.system.progress_bars import progress_bar
 
-    predictor = Predictor(model, device, precision)
+    predictor = Predictor(load_model(model, categories_file), device, precision)
     categories: Any = predictor.model.categories
     if known is not None:
         _compare(categories, known)

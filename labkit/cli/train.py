@@ -45,7 +45,7 @@ def train(
     init: Annotated[
         str | None,
         typer.Option(
-            help="Initial weights: a run's folder or a name of `labkit zoo list`;"
+            help="Initial weights: a run's folder, a name of `labkit zoo list`, a checkpoint file;"
             " with :backbone at the end, the weights of that part only. For *_lite: imagenet."
         ),
     ] = None,

@@ -151,13 +151,28 @@ class Predictor:
                 bar.update(len(indices))
 
 
-def load_model(source: str | Path) -> nn.Module:
-    """The trained model of a folder of ``labkit train``, or of a name of ``labkit zoo list``."""
-    from labkit.checkpoints import model_zoo
+def load_model(source: str | Path, categories: Path | None = None) -> nn.Module:
+    """Load a trained model, in evaluation mode.
+
+    Args:
+        source: a folder of ``labkit train``, a name of ``labkit zoo list``, or a checkpoint file of
+            another project (:mod:`labkit.checkpoints.own_files`).
+        categories: a COCO JSON file with the classes of a checkpoint file that does not name them.
+
+    Raises:
+        LabkitError: there is no such model, or it cannot be loaded; ``categories`` are given for a
+            model that knows its own.
+    """
+    from labkit.checkpoints import model_zoo, own_files
     from labkit.checkpoints.run_folder import load_run
     from labkit.checkpoints.shipped import shipped
 
     path = Path(source)
+    if own_files.is_checkpoint(path):
+        known = None if categories is None else own_files.read_categories(categories)
+        return own_files.load_file(path, known)
+    if categories is not None:
+        raise LabkitError(f"{source} knows its categories; they are for checkpoint files")
     if path.exists():
         return load_run(path)
     own = shipped()

@@ -1,0 +1,360 @@
+"""Reading a Detectron2 ``config.yaml``: the labkit configuration of the same model.
+
+The file is read as data and never executed. A setting that is not in it has Detectron2's default.
+A setting that labkit cannot reproduce is refused by name, so that no model returns other numbers
+than Detectron2's without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labkit.errors import LabkitError
+from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
+from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
+from labkit.models.preprocess import Preprocessing
+from labkit.models.rcnn.mask_rcnn import MaskRCNNConfig
+from labkit.models.rcnn.roi_heads import RoIHeadsConfig
+from labkit.models.rcnn.roi_pooler import PoolerConfig
+from labkit.models.rcnn.rpn import RPNConfig
+from labkit.system.text_files import decoded
+
+PYRAMID = ["p2", "p3", "p4", "p5"]
+STAGES = ["res2", "res3", "res4", "res5"]
+
+# Settings that become part of labkit's configuration, with Detectron2's defaults.
+DEFAULTS: dict[str, Any] = {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.MASK_ON": False,
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.RPN.IN_FEATURES": ["res4"],
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.RPN.SMOOTH_L1_BETA": 0.0,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.NMS_THRESH": 0.7,
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
+    "MODEL.ROI_BOX_HEAD.NAME": "",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 0,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.0,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 1.0,
+    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": 1.0,
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": 0.5,
+    "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": 4096,
+    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": 0.5,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "DATASETS.TRAIN": [],
+}
+
+# Settings that change the numbers and have one value in labkit.
+FIXED: dict[str, Any] = {
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, False, False],
+    "MODEL.FPN.NORM": "",
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
+    "MODEL.RPN.CONV_DIMS": [-1],
+    "MODEL.RPN.BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
+    "MODEL.SEM_SEG_HEAD.NAME": "SemSegFPNHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": PYRAMID,
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 4,
+    "MODEL.SEM_SEG_HEAD.NORM": "GN",
+}
+INPUT_LEVELS = {"MODEL.FPN.IN_FEATURES": STAGES}
+"""Fixed in a pyramid; without one Detectron2's default is empty."""
+
+
+@dataclass(frozen=True)
+class Detectron2Model:
+    """What ``config.yaml`` says about a model.
+
+    Attributes:
+        config: labkit's configuration.
+        num_things: number of thing classes.
+        num_stuff: number of stuff classes; 0 for a detector.
+        datasets: names of the training data, which tell whose classes these are.
+    """
+
+    config: MaskRCNNConfig | PanopticFPNConfig
+    num_things: int
+    num_stuff: int
+    datasets: tuple[str, ...]
+
+
+def read_config(path: Path) -> Detectron2Model:
+    """Read a ``config.yaml``, with the files that its ``_BASE_`` names beside it.
+
+    Args:
+        path: the file; Detectron2 writes one into the folder of every training.
+
+    Raises:
+        LabkitError: the file is missing or no YAML, a setting is unknown to labkit's models, or has
+            a value that they cannot reproduce.
+    """
+    given = _flat(_read(path, ()))
+    settings = {**DEFAULTS, **{name: given[name] for name in DEFAULTS if name in given}}
+    fixed = dict(FIXED)
+    pyramid = settings["MODEL.BACKBONE.NAME"] == "build_resnet_fpn_backbone"
+    if pyramid:
+        fixed |= INPUT_LEVELS
+    panoptic = settings["MODEL.META_ARCHITECTURE"] == "PanopticFPN"
+    if not panoptic:  # the file lists the semantic head's settings of every model
+        fixed = {name: value for name, value in fixed.items() if "SEM_SEG_HEAD" not in name}
+    for name, value in fixed.items():
+        if name in given and _plain(given[name]) != _plain(value):
+            raise _refused(path, name, given[name], value)
+    _check_architecture(path, settings, pyramid)
+    try:
+        detector = _detector(path, settings, pyramid)
+    except (TypeError, ValueError) as error:
+        raise LabkitError(f"{path}: a setting has a value of another type: {error}") from None
+    if not panoptic:
+        config: MaskRCNNConfig | PanopticFPNConfig = detector
+    else:
+        config = PanopticFPNConfig(
+            preprocessing=detector.preprocessing,
+            backbone=detector.backbone,
+            rpn=detector.rpn,
+            roi_heads=detector.roi_heads,
+            semantic_head=SemanticFPNConfig(
+                tuple(PYRAMID), settings["MODEL.SEM_SEG_HEAD.CONVS_DIM"]
+            ),
+            instance_loss_weight=settings["MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT"],
+            semantic_loss_weight=settings["MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"],
+            score_thresh=settings["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH"],
+            overlap_thresh=settings["MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH"],
+            min_stuff_area=settings["MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT"],
+        )
+    return Detectron2Model(
+        config,
+        settings["MODEL.ROI_HEADS.NUM_CLASSES"],
+        settings["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] - 1 if panoptic else 0,  # class 0 is "things"
+        tuple(settings["DATASETS.TRAIN"]),
+    )
+
+
+def _detector(path: Path, s: dict[str, Any], pyramid: bool) -> MaskRCNNConfig:
+    dilated = s["MODEL.RESNETS.RES5_DILATION"] == 2
+    kind = "fpn" if pyramid else "dc5" if dilated else "c4"
+    network = f"resnet{s['MODEL.RESNETS.DEPTH']}"
+    levels = tuple(s["MODEL.ROI_HEADS.IN_FEATURES"])
+    convs = 0 if kind == "c4" else s["MODEL.ROI_MASK_HEAD.NUM_CONV"]
+    width = s["MODEL.ROI_MASK_HEAD.CONV_DIM"]
+    rgb = s["INPUT.FORMAT"] == "RGB"
+    mean, std = ([float(v) for v in s[f"MODEL.PIXEL_{name}"]] for name in ("MEAN", "STD"))
+    order = slice(None) if rgb else slice(None, None, -1)  # labkit writes red first
+    sampling = s["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"]
+    if s["MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"] != sampling and s["MODEL.MASK_ON"]:
+        raise _refused(path, "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "another", sampling)
+    rpn_levels = tuple(s["MODEL.RPN.IN_FEATURES"])
+    sizes = [tuple(float(v) for v in level) for level in s["MODEL.ANCHOR_GENERATOR.SIZES"]]
+    ratios = [tuple(float(v) for v in level) for level in s["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]]
+    if len(set(ratios)) != 1:
+        raise _refused(path, "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", ratios, "one list")
+    if len(sizes) == 1:  # one list stands for every level
+        sizes *= len(rpn_levels)
+    if len(sizes) != len(rpn_levels):
+        raise _refused(path, "MODEL.ANCHOR_GENERATOR.SIZES", sizes, f"{len(rpn_levels)} lists")
+    return MaskRCNNConfig(
+        preprocessing=Preprocessing(
+            bgr=not rgb,
+            mean=tuple(mean[order]),  # type: ignore[arg-type]
+            std=tuple(std[order]),  # type: ignore[arg-type]
+            resize="pillow",
+            min_size=s["INPUT.MIN_SIZE_TEST"],
+            max_size=s["INPUT.MAX_SIZE_TEST"],
+            size_divisor=32 if pyramid else 1,
+        ),
+        backbone=BackboneConfig(
+            kind,  # type: ignore[arg-type]
+            network,  # type: ignore[arg-type]
+            pyramid=s["MODEL.FPN.OUT_CHANNELS"],
+            stride_in_1x1=s["MODEL.RESNETS.STRIDE_IN_1X1"],
+            frozen=s["MODEL.BACKBONE.FREEZE_AT"],
+        ),
+        rpn=RPNConfig(
+            rpn_levels,
+            anchor_sizes=tuple(sizes),
+            aspect_ratios=ratios[0],
+            pre_nms_top_n=(
+                s["MODEL.RPN.PRE_NMS_TOPK_TRAIN"],
+                s["MODEL.RPN.PRE_NMS_TOPK_TEST"],
+            ),
+            post_nms_top_n=(
+                s["MODEL.RPN.POST_NMS_TOPK_TRAIN"],
+                s["MODEL.RPN.POST_NMS_TOPK_TEST"],
+            ),
+            nms_thresh=s["MODEL.RPN.NMS_THRESH"],
+            min_size=float(s["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
+            batch_size_per_image=s["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
+            smooth_l1_beta=s["MODEL.RPN.SMOOTH_L1_BETA"],
+        ),
+        roi_heads=RoIHeadsConfig(
+            PoolerConfig(levels, sampling_ratio=sampling),
+            box_resolution=7 if kind == "c4" else s["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"],
+            representation_size=s["MODEL.ROI_BOX_HEAD.FC_DIM"],
+            mask_resolution=s["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"],
+            mask_channels=(width,) * (convs + 1),
+            batch_size_per_image=s["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
+            positive_fraction=s["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
+            smooth_l1_beta=s["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"],
+            score_thresh=s["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
+            nms_thresh=s["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
+            detections_per_img=s["TEST.DETECTIONS_PER_IMAGE"],
+        ),
+        masks=bool(s["MODEL.MASK_ON"]),
+    )
+
+
+def _check_architecture(path: Path, s: dict[str, Any], pyramid: bool) -> None:
+    """Refuse a combination that none of labkit's models has."""
+    allowed: dict[str, list[Any]] = {
+        "MODEL.META_ARCHITECTURE": ["GeneralizedRCNN", "PanopticFPN"],
+        "MODEL.BACKBONE.NAME": ["build_resnet_fpn_backbone", "build_resnet_backbone"],
+        "MODEL.RESNETS.DEPTH": [50, 101],
+        "INPUT.FORMAT": ["BGR", "RGB"],
+    }
+    if pyramid:
+        allowed |= {
+            "MODEL.RESNETS.OUT_FEATURES": [STAGES],
+            "MODEL.RESNETS.RES5_DILATION": [1],
+            "MODEL.ROI_HEADS.NAME": ["StandardROIHeads"],
+            "MODEL.ROI_HEADS.IN_FEATURES": [PYRAMID],
+            "MODEL.RPN.IN_FEATURES": [[*PYRAMID, "p6"]],
+        }
+    elif s["MODEL.RESNETS.RES5_DILATION"] == 2:
+        allowed |= {
+            "MODEL.META_ARCHITECTURE": ["GeneralizedRCNN"],
+            "MODEL.RESNETS.OUT_FEATURES": [["res5"]],
+            "MODEL.ROI_HEADS.NAME": ["StandardROIHeads"],
+            "MODEL.ROI_HEADS.IN_FEATURES": [["res5"]],
+            "MODEL.RPN.IN_FEATURES": [["res5"]],
+        }
+    else:
+        allowed |= {
+            "MODEL.META_ARCHITECTURE": ["GeneralizedRCNN"],
+            "MODEL.RESNETS.OUT_FEATURES": [["res4"]],
+            "MODEL.ROI_HEADS.NAME": ["Res5ROIHeads"],
+            "MODEL.ROI_HEADS.IN_FEATURES": [["res4"]],
+            "MODEL.RPN.IN_FEATURES": [["res4"]],
+            "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": [14],
+        }
+    if s["MODEL.ROI_HEADS.NAME"] == "StandardROIHeads":
+        allowed |= {
+            "MODEL.ROI_BOX_HEAD.NAME": ["FastRCNNConvFCHead"],
+            "MODEL.ROI_BOX_HEAD.NUM_FC": [2],
+        }
+    for name, values in allowed.items():
+        if s[name] not in values:
+            raise _refused(path, name, s[name], " or ".join(map(str, values)))
+
+
+def _refused(path: Path, name: str, found: Any, supported: Any) -> LabkitError:
+    return LabkitError(
+        f"{path}: {name} is {found}; labkit's models have {supported!s}. Nothing was loaded: the"
+        " model would return other numbers than Detectron2's"
+    )
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a file and, before it, the one that its ``_BASE_`` names."""
+    try:
+        content = yaml.safe_load(decoded(path.read_bytes()))
+    except OSError as error:
+        raise LabkitError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LabkitError(f"{path}: not a Detectron2 configuration: {reason}") from None
+    if not isinstance(content, dict):
+        raise LabkitError(f"{path}: not a Detectron2 configuration: it holds no settings")
+    base = content.pop("_BASE_", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or "://" in base:
+        raise LabkitError(f"{path}: _BASE_: {base!r} is no file beside it")
+    source = path.parent / base
+    if path in above or len(above) > 10:
+        raise LabkitError(f"{path}: _BASE_: the files name one another in a circle")
+    return _merged(_read(source, (*above, path)), content)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        before = merged.get(name)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        merged[name] = _merged(before, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _flat(settings: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Make numbers and sequences comparable: 0 is 0.0, a tuple a list."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

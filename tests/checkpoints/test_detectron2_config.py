@@ -1,0 +1,186 @@
+"""Detectron2's configurations: the zoo's are labkit's presets, and nothing unknown passes."""
+
+import importlib.util
+
+import pytest
+import yaml
+
+from labkit.checkpoints.detectron2_config import DEFAULTS, FIXED, INPUT_LEVELS, read_config
+from labkit.errors import LabkitError
+from labkit.models.presets import PRESETS
+
+PYRAMID = ["p2", "p3", "p4", "p5"]
+STAGES = ["res2", "res3", "res4", "res5"]
+FPN = {
+    "MODEL": {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "MASK_ON": True,
+        "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
+        "RESNETS": {"OUT_FEATURES": STAGES, "DEPTH": 50},
+        "FPN": {"IN_FEATURES": STAGES},
+        "ANCHOR_GENERATOR": {
+            "SIZES": [[32], [64], [128], [256], [512]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+        },
+        "RPN": {
+            "IN_FEATURES": [*PYRAMID, "p6"],
+            "PRE_NMS_TOPK_TRAIN": 2000,
+            "PRE_NMS_TOPK_TEST": 1000,
+            "POST_NMS_TOPK_TRAIN": 1000,
+            "POST_NMS_TOPK_TEST": 1000,
+        },
+        "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": PYRAMID},
+        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
+        "ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": 4,
+            "POOLER_RESOLUTION": 14,
+        },
+    },
+    "VERSION": 2,
+}
+
+
+def write(folder, *changes, base=FPN):
+    """Write ``config.yaml`` with changes such as ``("MODEL.RESNETS.DEPTH", 101)``."""
+    content = yaml.safe_load(yaml.safe_dump(base))
+    for name, value in changes:
+        *above, last = name.split(".")
+        part = content
+        for key in above:
+            part = part.setdefault(key, {})
+        part[last] = value
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+DC5 = (
+    ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+    ("MODEL.RESNETS.OUT_FEATURES", ["res5"]),
+    ("MODEL.RESNETS.RES5_DILATION", 2),
+    ("MODEL.RPN.IN_FEATURES", ["res5"]),
+    ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 12000),
+    ("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000),
+    ("MODEL.RPN.POST_NMS_TOPK_TRAIN", 2000),
+    ("MODEL.ROI_HEADS.IN_FEATURES", ["res5"]),
+    ("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64, 128, 256, 512]]),
+)
+C4 = {"MODEL": {"MASK_ON": True, "RESNETS": {"DEPTH": 101}}}
+PANOPTIC = (
+    ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
+    ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 0.5),
+)
+
+
+@pytest.mark.parametrize(
+    ("preset", "base", "changes"),
+    [
+        ("mask_rcnn_r50", FPN, ()),
+        ("mask_rcnn_r101", FPN, [("MODEL.RESNETS.DEPTH", 101)]),
+        ("mask_rcnn_r50_dc5", FPN, DC5),
+        ("mask_rcnn_r101_c4", C4, ()),
+        ("panoptic_fpn_r50", FPN, PANOPTIC),
+    ],
+)
+def test_configuration_of_the_zoo_is_the_preset(tmp_path, preset, base, changes):
+    described = read_config(write(tmp_path, *changes, base=base))
+    assert described.config == PRESETS[preset]
+    assert described.num_things == 80
+    assert described.num_stuff == (53 if preset.startswith("panoptic") else 0)
+
+
+def test_settings_of_ones_own_are_read(tmp_path):
+    described = read_config(
+        write(
+            tmp_path,
+            ("MODEL.ROI_HEADS.NUM_CLASSES", 3),
+            ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3),
+            ("INPUT.MIN_SIZE_TEST", 480),
+            ("INPUT.FORMAT", "RGB"),
+            ("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]),
+            ("MODEL.RESNETS.STRIDE_IN_1X1", False),
+            ("DATASETS.TRAIN", ["my_photos"]),
+            ("SOLVER.BASE_LR", 0.001),
+        )
+    )
+    assert described.num_things == 3
+    assert described.datasets == ("my_photos",)
+    assert described.config.roi_heads.score_thresh == 0.3
+    assert described.config.preprocessing.min_size == 480
+    assert not described.config.preprocessing.bgr
+    assert described.config.preprocessing.mean == (1.0, 2.0, 3.0)
+    assert not described.config.backbone.stride_in_1x1
+
+
+def test_base_files_are_read_first(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(FPN))
+    path = tmp_path / "config.yaml"
+    path.write_text("_BASE_: base.yaml\nMODEL:\n  RESNETS:\n    DEPTH: 101\n")
+    assert read_config(path).config == PRESETS["mask_rcnn_r101"]
+    path.write_text("_BASE_: config.yaml\n")
+    with pytest.raises(LabkitError, match="in a circle"):
+        read_config(path)
+    path.write_text("_BASE_: detectron2://base.yaml\n")
+    with pytest.raises(LabkitError, match=r"_BASE_: 'detectron2://base\.yaml' is no file"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MODEL.META_ARCHITECTURE", "MyRCNN"),
+        ("MODEL.BACKBONE.NAME", "build_swint_fpn_backbone"),
+        ("MODEL.RESNETS.DEPTH", 152),
+        ("MODEL.RESNETS.NORM", "SyncBN"),
+        ("MODEL.RESNETS.NUM_GROUPS", 32),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
+        ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+        ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 2),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64]]),
+        ("MODEL.KEYPOINT_ON", True),
+    ],
+)
+def test_what_labkit_cannot_reproduce_is_refused_by_name(tmp_path, name, value):
+    path = write(tmp_path, (name, value))
+    with pytest.raises(LabkitError, match=rf"config\.yaml: {name} is .*other numbers"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a\n- list\n", "holds no settings"),
+        ("MODEL: [1, {\n", "not a Detectron2 configuration"),
+        ("!!python/object/apply:os.system ['touch X']\n", "not a Detectron2 configuration"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(LabkitError, match=message):
+        read_config(path)
+    with pytest.raises(LabkitError, match=r"nothing\.yaml: cannot be read"):
+        read_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("detectron2") is None,
+    reason="needs Detectron2: labkit install detectron2",
+)
+def test_defaults_are_detectron2s():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    for name, value in {**DEFAULTS, **FIXED, **{key: [] for key in INPUT_LEVELS}}.items():
+        if name == "DATASETS.TRAIN":
+            continue
+        part = cfg
+        for key in name.split("."):
+            part = part[key]
+        plain = list(part) if isinstance(part, tuple) else part
+        if plain and isinstance(plain, list) and isinstance(plain[0], tuple):
+            plain = [list(item) for item in plain]
+        assert plain == value, name
