@@ -26,8 +26,8 @@ PRECISION = typer.Option(
 )
 
 MODEL = (
-    "Folder of a run, a name of `labkit zoo list`, or a checkpoint file of Detectron2 (its config.yaml"
-    " beside it), torchvision, DETR or UPSNet."
+    "Folder of a run, a name of `labkit zoo list`, or a checkpoint file of Detectron2 (its"
+    " config.yaml beside it), torchvision, DETR or UPSNet."
 )
 CATEGORIES = typer.Option(
     "--categories",

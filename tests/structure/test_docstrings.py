@@ -26,6 +26,7 @@ TAUGHT = {
     "metrics.semantic": ["ConfusionMatrix"],
     "models.backbones.resnet": ["ResNet"],
     "models.backbones.tiny_resnet": ["TinyResNet"],
+    "models.backbones.efficientnet_lite": ["EfficientNetLite"],
     "models.backbones.fpn": ["FPN"],
     "models.rcnn.anchors": ["cell_anchors", "grid_anchors"],
     "models.rcnn.matcher": ["match_boxes", "sample_boxes"],
