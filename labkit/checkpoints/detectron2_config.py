@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from labkit.errors import LabkitError
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbones import DEPTHS, BackboneConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
 from labkit.models.preprocess import Preprocessing
@@ -358,3 +358,98 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def to_settings(
+    config: MaskRCNNConfig | PanopticFPNConfig, num_things: int, num_stuff: int
+) -> dict[str, Any]:
+    """Return the settings of ``config.yaml`` for a labkit model, as :func:`read_config` reads them.
+
+    Raises:
+        LabkitError: Detectron2 has no such model.
+    """
+    backbone, rpn, roi, pre = (
+        config.backbone,
+        config.rpn,
+        config.roi_heads,
+        config.preprocessing,
+    )
+    if backbone.network not in DEPTHS or pre.resize != "pillow" or rpn.legacy_anchors:
+        raise LabkitError(
+            f"Detectron2 has no model with the backbone {backbone.network} and this preprocessing;"
+            " models of the presets mask_rcnn_r* and panoptic_fpn_r* can be exported"
+        )
+    pyramid, dilated = backbone.kind == "fpn", backbone.kind == "dc5"
+    stage = "res5" if dilated else "res4"
+    order = slice(None, None, -1) if pre.bgr else slice(None)
+    box_pool = 14 if backbone.kind == "c4" else roi.box_resolution
+    flat: dict[str, Any] = {
+        "MODEL.MASK_ON": not isinstance(config, MaskRCNNConfig) or config.masks,
+        "MODEL.PIXEL_MEAN": list(pre.mean)[order],
+        "MODEL.PIXEL_STD": list(pre.std)[order],
+        "MODEL.BACKBONE.NAME": f"build_resnet_{'fpn_' if pyramid else ''}backbone",
+        "MODEL.BACKBONE.FREEZE_AT": backbone.frozen,
+        "MODEL.RESNETS.DEPTH": DEPTHS[backbone.network],
+        "MODEL.RESNETS.OUT_FEATURES": STAGES if pyramid else [stage],
+        "MODEL.RESNETS.RES5_DILATION": 2 if dilated else 1,
+        "MODEL.RESNETS.STRIDE_IN_1X1": backbone.stride_in_1x1,
+        "MODEL.FPN.OUT_CHANNELS": backbone.pyramid,
+        "MODEL.FPN.IN_FEATURES": STAGES if pyramid else [],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [list(level) for level in rpn.anchor_sizes],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.aspect_ratios)],
+        "MODEL.RPN.IN_FEATURES": list(rpn.levels),
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": rpn.batch_size_per_image,
+        "MODEL.RPN.SMOOTH_L1_BETA": rpn.smooth_l1_beta,
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": rpn.pre_nms_top_n[0],
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": rpn.pre_nms_top_n[1],
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": rpn.post_nms_top_n[0],
+        "MODEL.RPN.POST_NMS_TOPK_TEST": rpn.post_nms_top_n[1],
+        "MODEL.RPN.NMS_THRESH": rpn.nms_thresh,
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": int(rpn.min_size),
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if backbone.kind == "c4" else "StandardROIHeads",
+        "MODEL.ROI_HEADS.NUM_CLASSES": num_things,
+        "MODEL.ROI_HEADS.IN_FEATURES": list(roi.pooler.levels),
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": roi.batch_size_per_image,
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": roi.positive_fraction,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": roi.score_thresh,
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": roi.nms_thresh,
+        "MODEL.ROI_BOX_HEAD.NAME": "" if backbone.kind == "c4" else "FastRCNNConvFCHead",
+        "MODEL.ROI_BOX_HEAD.NUM_FC": 0 if backbone.kind == "c4" else 2,
+        "MODEL.ROI_BOX_HEAD.FC_DIM": roi.representation_size,
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": box_pool,
+        "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": roi.pooler.sampling_ratio,
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": roi.smooth_l1_beta,
+        "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": len(roi.mask_channels) - 1,
+        "MODEL.ROI_MASK_HEAD.CONV_DIM": roi.mask_channels[-1],
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": roi.mask_resolution,
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": roi.pooler.sampling_ratio,
+        "TEST.DETECTIONS_PER_IMAGE": roi.detections_per_img,
+        "INPUT.FORMAT": "BGR" if pre.bgr else "RGB",
+        "INPUT.MIN_SIZE_TEST": pre.min_size,
+        "INPUT.MAX_SIZE_TEST": pre.max_size,
+        "VERSION": 2,
+    }
+    if isinstance(config, PanopticFPNConfig):
+        flat |= {
+            "MODEL.META_ARCHITECTURE": "PanopticFPN",
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_stuff + 1,
+            "MODEL.SEM_SEG_HEAD.CONVS_DIM": config.semantic_head.channels,
+            "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": config.semantic_loss_weight,
+            "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": config.instance_loss_weight,
+            "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": config.overlap_thresh,
+            "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": config.min_stuff_area,
+            "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": config.score_thresh,
+        }
+    return _nested(flat)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *above, last = name.split(".")
+        part = nested
+        for key in above:
+            part = part.setdefault(key, {})
+        part[last] = value
+    return nested

@@ -15,6 +15,7 @@ from labkit.cli import (
     doctor,
     eval,
     export_detectron2,
+    export_weights,
     grade,
     install,
     lab,
@@ -42,6 +43,7 @@ app.command("build")(build.build)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
 app.command("export-detectron2")(export_detectron2.export_detectron2)
+app.command("export-weights")(export_weights.export_weights)
 app.command("predict")(predict.predict)
 app.command("pq")(pq.pq)
 app.add_typer(assignment.app, name="assignment")

@@ -4,56 +4,17 @@ import importlib.util
 
 import pytest
 import yaml
+from helpers.checkpoint_files import FPN, write_config
 
-from labkit.checkpoints.detectron2_config import DEFAULTS, FIXED, INPUT_LEVELS, read_config
+from labkit.checkpoints.detectron2_config import (
+    DEFAULTS,
+    FIXED,
+    INPUT_LEVELS,
+    read_config,
+    to_settings,
+)
 from labkit.errors import LabkitError
 from labkit.models.presets import PRESETS
-
-PYRAMID = ["p2", "p3", "p4", "p5"]
-STAGES = ["res2", "res3", "res4", "res5"]
-FPN = {
-    "MODEL": {
-        "META_ARCHITECTURE": "GeneralizedRCNN",
-        "MASK_ON": True,
-        "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
-        "RESNETS": {"OUT_FEATURES": STAGES, "DEPTH": 50},
-        "FPN": {"IN_FEATURES": STAGES},
-        "ANCHOR_GENERATOR": {
-            "SIZES": [[32], [64], [128], [256], [512]],
-            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-        },
-        "RPN": {
-            "IN_FEATURES": [*PYRAMID, "p6"],
-            "PRE_NMS_TOPK_TRAIN": 2000,
-            "PRE_NMS_TOPK_TEST": 1000,
-            "POST_NMS_TOPK_TRAIN": 1000,
-            "POST_NMS_TOPK_TEST": 1000,
-        },
-        "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": PYRAMID},
-        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
-        "ROI_MASK_HEAD": {
-            "NAME": "MaskRCNNConvUpsampleHead",
-            "NUM_CONV": 4,
-            "POOLER_RESOLUTION": 14,
-        },
-    },
-    "VERSION": 2,
-}
-
-
-def write(folder, *changes, base=FPN):
-    """Write ``config.yaml`` with changes such as ``("MODEL.RESNETS.DEPTH", 101)``."""
-    content = yaml.safe_load(yaml.safe_dump(base))
-    for name, value in changes:
-        *above, last = name.split(".")
-        part = content
-        for key in above:
-            part = part.setdefault(key, {})
-        part[last] = value
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
 
 DC5 = (
     ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
@@ -84,15 +45,27 @@ PANOPTIC = (
     ],
 )
 def test_configuration_of_the_zoo_is_the_preset(tmp_path, preset, base, changes):
-    described = read_config(write(tmp_path, *changes, base=base))
+    described = read_config(write_config(tmp_path, *changes, base=base))
     assert described.config == PRESETS[preset]
     assert described.num_things == 80
     assert described.num_stuff == (53 if preset.startswith("panoptic") else 0)
 
 
+@pytest.mark.parametrize(
+    "preset", [n for n in PRESETS if n.startswith(("mask_rcnn_r", "panoptic_fpn_r"))]
+)
+def test_settings_that_are_written_are_read_again(tmp_path, preset):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_settings(PRESETS[preset], 7, 5)))
+    described = read_config(path)
+    assert described.config == PRESETS[preset]
+    assert described.num_things == 7
+    assert described.num_stuff == (5 if preset.startswith("panoptic") else 0)
+
+
 def test_settings_of_ones_own_are_read(tmp_path):
     described = read_config(
-        write(
+        write_config(
             tmp_path,
             ("MODEL.ROI_HEADS.NUM_CLASSES", 3),
             ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3),
@@ -144,7 +117,7 @@ def test_base_files_are_read_first(tmp_path):
     ],
 )
 def test_what_labkit_cannot_reproduce_is_refused_by_name(tmp_path, name, value):
-    path = write(tmp_path, (name, value))
+    path = write_config(tmp_path, (name, value))
     with pytest.raises(LabkitError, match=rf"config\.yaml: {name} is .*other numbers"):
         read_config(path)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_detectron2_config import write
+from helpers.checkpoint_files import write_config
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from labkit.checkpoints import torchvision as torchvision_format
@@ -44,7 +44,7 @@ def detectron2_file(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("detectron2")
     path = folder / "model_final.pth"
     torch.save({"model": to_detectron2(trained.state_dict()), "iteration": 299}, path)
-    write(folder, ("MODEL.ROI_HEADS.NUM_CLASSES", 3))
+    write_config(folder, ("MODEL.ROI_HEADS.NUM_CLASSES", 3))
     return path
 
 
@@ -65,7 +65,7 @@ def test_detectron2_without_its_configuration(detectron2_file, tmp_path):
     alone.symlink_to(detectron2_file)
     with pytest.raises(LabkitError, match=r"needs its configuration: put the config\.yaml"):
         load_file(alone)
-    write(tmp_path, ("MODEL.ROI_HEADS.NUM_CLASSES", 5))
+    write_config(tmp_path, ("MODEL.ROI_HEADS.NUM_CLASSES", 5))
     with pytest.raises(
         LabkitError, match=r"cls_score.*the file has \(4, 1024\).*needs \(6, 1024\)"
     ):

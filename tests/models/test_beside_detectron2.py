@@ -9,6 +9,8 @@ from helpers import small_detectors as small
 from helpers.without_resizing import infer
 
 from labkit.checkpoints.detectron2 import to_detectron2
+from labkit.checkpoints.export_weights import export_detectron2_weights
+from labkit.checkpoints.own_files import load_file
 from labkit.models import build
 from labkit.structures import Categories, Category
 
@@ -79,6 +81,30 @@ def test_inference(pair):
         semantic = outputs["sem_seg"].argmax(dim=0)
         stuff = semantic > 0
         assert torch.equal(prediction.semantic[stuff], semantic[stuff] + THINGS - 1)
+
+
+def test_exported_checkpoint(pair, tmp_path):
+    """Detectron2 builds the same model from the exported files; labkit reads them back."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    ours, theirs = (model.eval() for model in pair)
+    path = export_detectron2_weights(ours, tmp_path)
+    cfg = get_cfg()
+    cfg.merge_from_file(str(tmp_path / "config.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    again = build_model(cfg).eval()
+    DetectionCheckpointer(again).load(str(path))
+    with torch.no_grad():
+        inputs = [{"image": small.image(0).flip(0).float(), "height": 100, "width": 130}]
+        expected, found = (model(inputs)[0]["instances"] for model in (theirs, again))
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(found.pred_masks, expected.pred_masks)
+    assert len(found) >= 20
+    back = load_file(path, ours.categories)
+    assert back.config == ours.config
+    assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
 
 
 def test_training_losses(pair, request):
