@@ -185,6 +185,8 @@ def _fitting(path: Path, categories: Categories | None, things: int, stuff: int)
             Category(i, f"{'class' if i <= things else 'stuff'} {i}", i <= things)
             for i in range(1, things + stuff + 1)
         )
+    if stuff == 0:  # a detector; the data set may have stuff as well
+        categories = Categories(categories[label] for label in categories.things)
     given = (len(categories.things), len(categories.stuff))
     if given != (things, stuff):
         raise LabkitError(

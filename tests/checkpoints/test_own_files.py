@@ -76,6 +76,8 @@ def test_number_of_classes_must_agree(detectron2_file):
     two = Categories(list(THREE)[:2])
     with pytest.raises(LabkitError, match="are 3 things and 0 stuff; the categories given are 2"):
         load_file(detectron2_file, two)
+    more = Categories([*THREE, Category(9, "table", False)])
+    assert [c.name for c in load_file(detectron2_file, more).categories] == ["cup", "plate", "fork"]
 
 
 def test_torchvision(tmp_path):

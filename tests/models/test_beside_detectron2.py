@@ -102,7 +102,7 @@ def test_exported_checkpoint(pair, tmp_path):
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(found.pred_masks, expected.pred_masks)
     assert len(found) >= 20
-    back = load_file(path, ours.categories)
+    back = load_file(path, ours.categories)  # of a detector the things alone
     assert back.config == ours.config
     assert all(torch.equal(v, ours.state_dict()[k]) for k, v in back.state_dict().items())
 
