@@ -14,6 +14,7 @@ CONDA_NAME = {
     "matplotlib": "matplotlib-base",
     "playwright": "playwright-python",
 }
+ONLY_PIP = "efficientnet"
 ONLY_CONDA = {"python", "pip", "detectron2"}
 CONSTRAINED = {"setuptools"}
 
@@ -33,6 +34,8 @@ def test_conda_environment_has_the_packages_and_ranges_of_pyproject():
     wanted = {CONDA_NAME.get(name, name): spec for name, spec in wanted.items()}
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     packages = dict(_split(d) for d in environment["dependencies"] if isinstance(d, str))
+    (by_pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    packages |= dict(_split(d) for d in by_pip if d.startswith(ONLY_PIP))
     assert packages.pop("python") == project["project"]["requires-python"]
     assert {n: s for n, s in packages.items() if n not in ONLY_CONDA | CONSTRAINED} == wanted
     constraints = dict(_split(r) for r in project["tool"]["uv"]["constraint-dependencies"])

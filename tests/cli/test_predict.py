@@ -43,7 +43,7 @@ class Truth(torch.nn.Module):
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """A folder of three pictures, and the truth as what any model's name loads."""
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: Truth())
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: Truth())
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, (image, _) in zip(("a.png", "b.png", "17.png"), DATA, strict=True):
@@ -86,7 +86,7 @@ def test_panoptic_maps_of_pictures(photos, tmp_path):
 
 
 def test_a_model_without_maps_writes_nothing(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: Truth(panoptic=False))
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: Truth(panoptic=False))
     with pytest.raises(LabkitError, match="m: this model makes no panoptic maps; take one that"):
         predict([str(photos)], model="m", out=tmp_path / "out", panoptic=True)
     assert names_in(tmp_path / "out") == []
@@ -137,7 +137,7 @@ def test_pictures_of_a_data_set_are_never_replaced(photos, tmp_path):
 
 
 def test_ctrl_c_and_unreadable_pictures_lose_nothing(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: Truth(stop_at=2))
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: Truth(stop_at=2))
     (photos / "aa.png").write_bytes(b"no picture")
     with pytest.raises(typer.Exit) as stopped:
         predict([f"{photos}/[ab]*.png"], model="m", out=tmp_path / "out")
