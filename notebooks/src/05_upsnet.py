@@ -363,8 +363,8 @@ for name, confusion in confusions.items():
 # ## 5.3 The panoptic head by hand
 #
 # The semantic head gives logits $X$ of all classes at each pixel. Split by classes, they are $X_{stuff}$ and
-# $X_{thing}$. The instance head gives $n$ objects; object $i$ has a box $B_i$, a class $C_i$ and mask logits $Y_i$ of
-# $28 \times 28$. (These are the paper's symbols.) The **panoptic head** makes one list of logits for each pixel,
+# $X_{thing}$. The instance head gives $n$ objects ($m$ in the diagram); object $i$ has a box $B_i$, a class $C_i$ and
+# mask logits $Y_i$ of $28 \times 28$. (These are the paper's symbols.) The **panoptic head** makes one list of logits for each pixel,
 # without any weights of its own:
 #
 # - **stuff**: the logits $X_{stuff}$, unchanged;
