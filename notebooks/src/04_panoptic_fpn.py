@@ -20,12 +20,13 @@
 # branch, measured what it costs, trained both branches together, varied the weight between their losses,
 # written the merge, moved each of its thresholds, and compared three backbones.
 #
-# You need: notebooks 1 and 3, and about two minutes of training in all.
+# You need: notebooks 1 and 3, and about two minutes of training in all. [Glossary](../docs/glossary.md) of all
+# terms.
 #
 # > **Before you start: panoptic quality.** A predicted segment and a ground-truth segment of the same class
 # > *match* if their IoU is above 0.5. PQ = SQ × RQ: **SQ** is the mean IoU of the matches, **RQ** =
 # > TP / (TP + ½ FP + ½ FN) is the F1 score of finding segments. Both are computed for each class and
-# > averaged. [Notebook 6, section 6.3](06_panoptic_quality.ipynb) derives them.
+# > averaged. [Notebook 6, section 6.3](06_panoptic_quality.ipynb#6.3-PQ-=-SQ-×-RQ) derives them.
 #
 # ![Diagram of Panoptic FPN: one backbone with a feature pyramid feeds the instance branch of Mask R-CNN and a semantic branch; the losses of class, box and mask are weighted by lambda i, the semantic loss by lambda s; the merge makes one panoptic map of both outputs.](diagrams/panoptic_fpn.svg)
 #

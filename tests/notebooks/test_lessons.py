@@ -18,6 +18,8 @@ REWRITTEN = [
     "01_semantic_review",
     "02_roi_align",
     "03_mask_rcnn",
+    "04_panoptic_fpn",
+    "05_upsnet",
     "06_panoptic_quality",
     "07_model_zoo",
     "08_detr_panoptic",
