@@ -14,18 +14,7 @@ from helpers.paths import CHECKOUT
 from labkit.workbook.notebook_sources import FOLDED, load_notebook, sources
 
 LESSONS = {path.stem: path for path in sources(CHECKOUT)}
-REWRITTEN = [
-    "01_semantic_review",
-    "02_roi_align",
-    "03_mask_rcnn",
-    "04_panoptic_fpn",
-    "05_upsnet",
-    "06_panoptic_quality",
-    "07_model_zoo",
-    "08_detr_panoptic",
-    "09_your_own_data",
-]
-each_lesson = pytest.mark.parametrize("name", REWRITTEN)
+each_lesson = pytest.mark.parametrize("name", LESSONS)
 PICTURE = re.compile(r"!\[(?P<alternative>[^\]]*)\]\((?P<file>[^)\s]+)\)")
 DRAWS = re.compile(r"\b(plt\.|panels\(|loss_curves\(|draw_\w+\()")
 
@@ -112,8 +101,8 @@ def test_the_glossary_is_linked_once(name: str) -> None:
     assert text.count("(../docs/glossary.md)") == 1
 
 
-def test_the_rewritten_lessons_exist() -> None:
-    assert set(REWRITTEN) <= LESSONS.keys()
+def test_lessons_are_found() -> None:
+    assert len(LESSONS) >= 9
 
 
 def test_pictures_are_found() -> None:
