@@ -249,8 +249,8 @@ figure.legend(
 plt.show()
 
 # %% [markdown]
-# The figure shows outlines that differ by a pixel, objects that only one network found, a square that the
-# other network calls a triangle, and masks that overlap because nothing forbids it. And two networks are not
+# The figure shows outlines that differ by a pixel, objects that only one network found, objects with another class in
+# the semantic output, and masks that overlap because nothing forbids it. And two networks are not
 # the cause. The two branches of *one* network contradict each other about as often: on Shapes on 1.9 % of the
 # pixels (two networks: 2.2 %), in the crowd on 5.3 % (5.2 %). Shared features do not make two outputs agree. A
 # rule has to decide; section 4.6 has one.
