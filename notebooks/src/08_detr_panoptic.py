@@ -745,7 +745,7 @@ for name, detections in DETECTIONS.items():
 #
 # ## 8.5 Where positions enter: sine positions
 #
-# Attention treats its input as a set of cells. Shuffle the cells, and the output is the same, shuffled.
+# Attention (8.1) treats its input as a set of cells. Shuffle the cells, and the output is the same, shuffled.
 # So every cell needs an encoding of its position. The first $D/2$ channels encode
 # the row, the others the column in the same way. With $t = 2\pi \cdot (\text{row} + 1) / h$,
 #
@@ -826,15 +826,13 @@ with torch.no_grad():
 # In the encoder every cell gets a mean over all cells. In the decoder every query gets a mean over all
 # queries, then a mean over the memory's cells.
 #
-# ![One decoder layer. The query features, zeros before layer 1, plus the object queries are attention
-# queries and keys of self-attention, the query features alone its values. Its output, added to its input and
-# normalised, plus the object queries is the attention query of cross-attention, whose keys are memory plus
-# positions and whose values are the memory. A feed-forward network follows.](diagrams/detr_decoder.svg)
+# ![One decoder layer: self-attention with object queries added to queries and keys, cross-attention with
+# object queries added to queries and positions to keys, and a feed-forward
+# network.](diagrams/detr_decoder.svg)
 #
 # The query features **start as zeros**. So in the first layer self-attention has queries and keys
 # 0 + object queries, and values 0: it brings nothing from the other queries yet. Cross-attention then
-# reads the image, and from the second layer on the queries can compare what they have found. After each
-# attention, and after the two linear layers at the end, the result is added to the input and normalised.
+# reads the image; from the second layer on the query features differ.
 
 
 # %% tags=["idea"]
@@ -901,8 +899,8 @@ for name, of_layers in attention_weights.items():
     print(f"{name:8} {len(of_layers)} layers, attention weights {tuple(of_layers[0].shape)}")
 
 # %% [markdown]
-# The published networks have 6 + 6 such layers of 256 channels. The cost is in the encoder, whose weights
-# have $T^2$ entries for each head: at stride 4 instead of 8 they would be sixteen times as many. The
+# The published networks have 6 + 6 such layers of 256 channels. The cost is in the encoder, whose
+# attention weights have $T^2$ entries for each head: sixteen times as many at stride 4 as at stride 8. The
 # published networks use stride 32 (or 16, with a dilated last stage), and leave fine outlines to the mask
 # head.
 #
@@ -1001,9 +999,8 @@ for head, axis in enumerate(axes[1]):
 plt.show()
 
 # %% [markdown]
-# A few images prove little, so we measure it. What share of its attention does a cell give to its own
-# segment, and a query to the object that it is matched to? Divided by the segment's share of the image
-# this is 1 for uniform attention.
+# We measure it: what share of its attention does a cell give to its own segment, and a query to the object
+# that it is matched to? Divided by the segment's share of the image this is 1 for uniform attention.
 
 # %% tags=["hide-input"]
 # Table: attention inside the own segment, relative to uniform attention
@@ -1117,7 +1114,7 @@ labkit.record("stuff_predictions_from_two_queries", two)
 
 # %% tags=["hide-input"]
 # Table: recorded trainings
-print(f"{'':17}{'starts with':38}{'steps':>7}{'epochs':>8}{'minutes':>9}{'box AP':>8}")
+print(f"{'':17}{'starts with':40}{'steps':>7}{'epochs':>8}{'minutes':>9}{'box AP':>8}")
 before = 0
 for name in ("mask_rcnn_tiny", "detr_tiny"):
     record, steps, start = shipped()[name], 0, ""
@@ -1131,7 +1128,7 @@ for name in ("mask_rcnn_tiny", "detr_tiny"):
     minutes = record.seconds / 60 - before
     before += minutes
     epochs = steps * TrainConfig.batch_size / SHAPES_LENGTH["train"]
-    row = f"{name:17}{start:38}{steps:7}{epochs:8.1f}{minutes:9.0f}"
+    row = f"{name:17}{start:40}{steps:7}{epochs:8.1f}{minutes:9.0f}"
     print(row + f"{record.metrics['box AP']:8.1f}")
 gap = shipped()["mask_rcnn_tiny"].metrics["box AP"] - shipped()["detr_tiny"].metrics["box AP"]
 labkit.record("recorded_box_ap_mask_rcnn_minus_detr", gap)
@@ -1200,12 +1197,11 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 
 # %% [markdown]
 # After so few images Mask R-CNN already detects objects; DETR's loss has fallen by half, yet its AP is
-# nearly 0. (The bottom-up network was trained inside a Mask R-CNN. If its features still favour one of
-# the two, they favour Mask R-CNN.) The curve on the right shows a reason: the class and the box of an
-# object are learnt only by the query that is matched to it, and at first most objects are matched to
-# another query than ten steps before. What one query has begun to learn, it must then unlearn. Two more
-# reasons: attention starts out uniform (8.7); and Mask R-CNN has anchors near every object before any
-# training, while DETR's queries have to learn where objects are.
+# nearly 0. (If the bottom-up network, which comes from a Mask R-CNN, favours one of the two, it favours
+# Mask R-CNN.) The curve on the right shows a reason: the class and the box of an object are learnt only by
+# the query that is matched to it, and at first most objects are matched to another query than ten steps
+# before. Two more reasons: attention starts out uniform (8.7); and Mask R-CNN has anchors near every object
+# before any training, while DETR's queries have to learn where objects are.
 #
 # On COCO it is the same on a larger scale. In the paper's table 1 a Faster R-CNN with FPN reaches box AP
 # 42.0 in 109 epochs, DETR the same 42.0 in 500: better on large objects (61.1 against 53.4), worse on
@@ -1220,7 +1216,8 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 # - The set loss: cross-entropy with a low weight for $\varnothing$ (`eos_coef`), $L_1$ and GIoU losses for
 #   matched queries, after every decoder layer (auxiliary losses).
 # - In every layer, positions are added to the encoder's queries and keys and to the keys of
-#   cross-attention, never to values. Object queries differ only by their learnt vectors.
+#   cross-attention, never to values. Query features start as zeros; only the object queries that are
+#   added to them differ.
 # - Against Mask R-CNN there are no anchors, no proposals, no NMS, and none of their thresholds. The price:
 #   long training, since the matching is unstable and attention uniform at first; low AP on small objects
 #   (measured on COCO); memory that grows with the square of the number of cells; and never more objects
@@ -1636,8 +1633,8 @@ panels(shown, categories, columns=4, size=2.45)
 #
 # **The two training stages as commands.** In labkit a training stage is a preset, which also defines what
 # is frozen. `--init` names the weights to start from (a shipped model, or the folder of your own run);
-# with `:backbone`, only that part of them. If a training is interrupted, run the same command again to
-# resume. These commands, each with `--out RUN` for its folder, made our two networks:
+# with `:backbone`, only that part of them. These commands, each with `--out RUN` for its folder, made our
+# two networks:
 
 # %% tags=["hide-input"]
 # The recorded commands
@@ -1734,7 +1731,7 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 # ## Part II: to take away
 #
 # - Two training stages: the detector with boxes for things and stuff, then a mask head on the frozen
-#   detector. The long training is done once; the masks need few steps.
+#   detector.
 # - The mask head turns each query's attention maps over the encoder memory into a mask, with outlines from
 #   the finer backbone features.
 # - The read-out is one argmax over the mask logits of confident queries, things and stuff alike. A
