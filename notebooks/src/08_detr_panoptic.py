@@ -809,10 +809,10 @@ with torch.no_grad():
 # ## 8.6 Attention in the encoder and in the decoder
 #
 # Attention queries, keys and values are linear projections of their inputs. For $S$ attention queries
-# $u_s$, and the keys $k_t$ and values $v_t$ of $T$ cells, output $s$ is a weighted mean of the values:
+# $u_s$, and the keys $k_j$ and values $v_j$ of $T$ cells, output $s$ is a weighted mean of the values:
 #
-# $$a_{s,t} = \mathrm{softmax}_t\Bigl(\frac{u_s \cdot k_t}{\sqrt{d}}\Bigr), \qquad
-# \text{output}_s = \sum_t a_{s,t} \, v_t .$$
+# $$a_{s,j} = \mathrm{softmax}_j\Bigl(\frac{u_s \cdot k_j}{\sqrt{d}}\Bigr), \qquad
+# \text{output}_s = \sum_j a_{s,j} \, v_j .$$
 #
 # This is done in $M = 8$ **heads** of $d = D / M$ channels side by side; a last linear layer mixes their
 # outputs. The transformer has three kinds of attention:

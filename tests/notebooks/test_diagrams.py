@@ -162,7 +162,8 @@ def bound(shape: tuple[int | str, ...], size: Shape, letters: dict[str, int]) ->
 
 
 def test_there_are_diagrams() -> None:
-    assert {"mask_rcnn", "panoptic_fpn", "upsnet", "detr", "detr_masks"} <= DIAGRAMS.keys()
+    lessons = {"mask_rcnn", "panoptic_fpn", "upsnet", "detr", "detr_decoder", "detr_masks"}
+    assert lessons <= DIAGRAMS.keys()
     assert {diagram.preset for diagram in DIAGRAMS.values()} <= PRESETS.keys()
 
 
