@@ -20,13 +20,24 @@
 # image and crops features; Faster R-CNN replaces selective search by an RPN; Mask R-CNN replaces
 # RoIPool by RoIAlign and adds a mask head.](diagrams/rcnn_family.svg)
 #
-# By the end you have counted what each of four detectors saves over the one before; written a feature
-# pyramid, anchors, matching, the five losses, a training loop, non-maximum suppression and average
-# precision, each in a few lines and equal to the library's; trained a Mask R-CNN, looked at its
-# errors, and exchanged its backbone.
+# By the end you have counted what four detectors compute once per image and for each box; written a
+# feature pyramid, anchors, matching, the five losses, a training loop, non-maximum suppression and
+# average precision, each in a few lines and equal to the library's; trained a Mask R-CNN, looked at
+# its errors, and exchanged its backbone.
 #
-# You need: notebooks [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and patience for two minutes of training in all.
-# [Glossary](../docs/glossary.md) of all terms.
+# You need notebooks [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and two minutes for the training.
+#
+# > **Before you start.** ([Glossary](../docs/glossary.md) of all terms.)
+# >
+# > - **Data**: *Shapes* of notebook 1, images of 128 × 128 pixels (`SIDE` in the code), in the profile
+# >   `quick` 800 for training and 100 for validation. We detect its three **things**, classes with
+# >   countable objects: square, circle and triangle. **Ground truth**: the annotated boxes, classes
+# >   and masks.
+# > - **Proposal**: a box that may hold an object of any class. Papers also call it region, region of
+# >   interest (RoI) or candidate. *RoI features* are the features that RoIPool or RoIAlign crops for it.
+# > - **Offsets**: four numbers that shift and scale a box; libraries call them *deltas*.
+# > - **AP**, average precision (section 3.9): the quality of all detections of a data set, from 0 to
+# >   100 *points*. *Box AP* compares boxes with the ground truth, *mask AP* masks.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
@@ -41,6 +52,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,14 +140,14 @@ def ground_truth(target):
 # %% [markdown]
 # ## 3.1 Four detectors and what they cost
 #
-# Each detector of the family moves work from *for each box* to *once per image*:
+# Fast and Faster R-CNN move work from *for each box* to *once per image*; Mask R-CNN adds masks:
 #
 # | | once per image | for each box | what it saves |
 # | --- | --- | --- | --- |
-# | **R-CNN** (Girshick et al., 2014) | selective search: about 2000 boxes | warp the pixels to a fixed size, run the whole CNN | (the start: a classifier becomes a detector) |
+# | **R-CNN** (Girshick et al., 2014) | selective search, which merges similar pixels: about 2000 proposals | warp the pixels to a fixed size, run the whole CNN | (the start: a classifier becomes a detector) |
 # | **Fast R-CNN** (Girshick, 2015) | selective search; the CNN | RoIPool on the feature map, fully connected layers | the CNN for each box: boxes share one feature map |
 # | **Faster R-CNN** (Ren et al., 2015) | the CNN; a *region proposal network* (RPN) on its feature map | as Fast R-CNN | selective search, two seconds an image in their paper; the RPN also learns |
-# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, for the final detections only | a separate network for masks |
+# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | a separate network for masks |
 #
 # **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, so
 # that the features are shifted against the box; RoIAlign rounds nothing and interpolates the features
@@ -145,17 +157,15 @@ def ground_truth(target):
 #
 # **Masks before Mask R-CNN.** Five methods, and what each saves:
 #
-# - *SDS* (2014) is an R-CNN on proposals that already have masks. Two CNNs run for each region: one
-#   on its box, one on its foreground.
-# - *Hypercolumns* (2015) predict the mask of each detection pixel by pixel, from features of several
-#   layers. The masks are finer; nothing is saved.
-# - *MNC* (2016) shares one feature map among all regions and saves the CNN for each of them. Its
+# - *SDS* (2014) is an R-CNN on proposals that already have masks: two CNNs for each proposal, one on
+#   its box and one on its foreground.
+# - *Hypercolumns* (2015) predict finer masks from features of several layers, and save nothing.
+# - *MNC* (2016) shares one feature map among all proposals, which saves the CNN for each of them. Its
 #   stages form a cascade: boxes, then masks, then classes.
-# - *InstanceFCN* (2016) assembles mask proposals from score maps of a fully convolutional network,
-#   one map for each part of an object (top left, top middle, …). It saves the layers for each region,
-#   but a second network must classify.
-# - *FCIS* (2017) reads mask and class from the same score maps and saves the second network. It makes
-#   errors where objects overlap.
+# - *InstanceFCN* (2016) assembles mask proposals from score maps, one for each part of an object (top
+#   left, top middle, …). It saves the layers for each proposal, but a second network must classify.
+# - *FCIS* (2017) reads mask and class from the same score maps, which saves the second network. It
+#   makes errors where objects overlap.
 #
 # Mask R-CNN keeps Faster R-CNN. Its mask head runs in parallel with the box head, not before it.
 #
@@ -288,8 +298,8 @@ labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faste
 
 # %% [markdown]
 # With a few boxes the design hardly matters. With hundreds R-CNN is far slower, and for the others a
-# hundred boxes cost little more than one. (The curve of Fast R-CNN leaves out selective search.) The
-# rest of this lesson builds the last detector, part by part.
+# hundred boxes cost little more than one. (The curve of Fast R-CNN leaves out selective search.) Now we
+# build the last detector, part by part.
 #
 # ## 3.2 The feature pyramid (FPN)
 #
@@ -302,7 +312,7 @@ labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faste
 # convolution; from the top down the map of the coarser level is doubled in size and added; a 3 × 3
 # convolution of each sum gives p2 to p5. p6 is p5 with stride 2.](diagrams/fpn.svg)
 #
-# Four steps, for the levels $l = 5, 4, 3, 2$:
+# Four steps for the levels $l = 5, 4, 3, 2$, and one more level:
 #
 # 1. **Bottom-up.** The backbone computes $\text{res}_2$ to $\text{res}_5$, with strides 4, 8, 16 and
 #    32.
@@ -316,11 +326,8 @@ labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faste
 #
 # 4. **Output.** A $3 \times 3$ convolution smooths the blocks that the upsampling leaves:
 #    $p_l = \text{output}_l(t_l)$.
-#
-# Written out for $p_3$:
-#
-# $$p_3 = \text{output}_3\big(\text{lateral}_3(\text{res}_3) + \text{up}(t_4)\big), \qquad
-#   t_4 = \text{lateral}_4(\text{res}_4) + \text{up}(t_5) .$$
+# 5. **One more level.** $p_6$ is $p_5$ at every second cell: no weights, stride 64. Only the RPN reads
+#    it, for the anchors of very large objects (section 3.3); the tiny network does without it.
 #
 # Many diagrams draw an arrow from $p_4$ to $p_3$. What is upsampled is $t_4$, that is, $p_4$ *before*
 # its $3 \times 3$ convolution.
@@ -385,21 +392,21 @@ print(f"largest difference to labkit's FPN: {difference:.2g}")
 # Each picture shows the first principal component of a map's channels, in a trained network. `res2`
 # mainly varies with the edges. `p2` has the same resolution, but it varies between objects and
 # background: through the top-down path it has the features of `res5`. (In the tiny network a
-# GroupNorm follows each convolution of the pyramid; the published ones have none. `p6` serves the
-# proposals of very large objects, and the tiny network does not use it.)
+# GroupNorm follows each convolution of the pyramid; the published ones have none.)
 #
 # **Which level gets which box?** A small object needs a fine map, a large one fits better on a coarse
 # map.
 #
 # - *Anchors* (section 3.3): every level has anchors of one size. `p2` has the smallest.
-# - *RoIs*: the box of a proposal, $w \times h$, is cropped from level
+# - *Proposals*: the features of a proposal $w \times h$ are cropped from level
 #
 # $$k = \left\lfloor k_0 + \log_2 \frac{\sqrt{w h}}{s_0} \right\rfloor .$$
 #
 # In the paper a box of side $s_0 = 224$ belongs to $k_0 = 4$; half the side is one level finer, and
 # so on, clamped to `p2` … `p5`. The tiny networks see small images and have $s_0 = 32$ and $k_0 = 3$,
 # clamped to `p2` … `p4`. So a box below 32 pixels is read from `p2`, from 32 to 64 from `p3`, above
-# from `p4`.
+# from `p4`; `p5` would begin at 128, the whole image. The RPN reads `p5` as well, for its largest
+# anchors.
 
 
 # %% tags=["idea"]
@@ -410,7 +417,7 @@ def my_level(box, s0=32, k0=3, finest=2, coarsest=4):
     return min(max(k, finest), coarsest)
 
 
-def my_pool(pyramid, boxes, resolution):
+def my_pool(pyramid, strides, boxes, resolution):
     """RoI features ``(K, channels, resolution, resolution)``: RoIAlign on the level of each box."""
     roi_features = []
     for box in boxes:
@@ -429,7 +436,7 @@ levels_differ = int(
     (torch.tensor([my_level(b) for b in boxes.tolist()]) != assign_level(boxes, pooler) + 2).sum()
 )
 with torch.no_grad():
-    own = my_pool(pyramid, boxes, 7)
+    own = my_pool(pyramid, strides, boxes, 7)
     difference = (own - pool(reference, [boxes], strides, 7, pooler)).abs().max().item()
 labkit.record("own_levels_vs_labkit", levels_differ)
 labkit.record("own_roi_features_vs_labkit", difference)
@@ -474,17 +481,18 @@ def my_anchors(size, ratios, cells, stride):
 # %% tags=["hide-input"]
 # Figure: anchors of the four levels, and the comparison with labkit's
 rpn = detector.config.rpn
-levels = [
+anchors_by_level = [
     my_anchors(size, rpn.aspect_ratios, SIDE // strides[level], strides[level])
     for level, (size,) in zip(rpn.levels, rpn.anchor_sizes, strict=True)
 ]
-anchors = torch.cat(levels)
+anchors = torch.cat(anchors_by_level)
 difference = (anchors - torch.cat(detector.rpn.anchors(reference, batch))).abs().max()
 labkit.record("anchors", len(anchors))
 labkit.record("own_anchors_vs_labkit", difference)
 
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.0), layout="constrained")
-for axis, level, (size,), boxes in zip(axes, rpn.levels, rpn.anchor_sizes, levels, strict=True):
+columns = zip(axes, rpn.levels, rpn.anchor_sizes, anchors_by_level, strict=True)
+for axis, level, (size,), boxes in columns:
     show_image(axis, image, margin=8)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     axis.plot(*centres.T, ".", color="white", markersize=2.5)
@@ -499,7 +507,29 @@ plt.show()
 # %% [markdown]
 # The white dots are the centres, by convention at the upper left corner of each cell. Are these
 # anchors good enough? They need not fit, since the offsets move them, but an object needs an anchor
-# near it. For every object of the validation set, the IoU of its best anchor:
+# near it. The measure of "near" is the **IoU**, intersection over union, of two boxes (or masks) $A$
+# and $B$: the area that they share, divided by the area that they cover together,
+#
+# $$\text{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|} .$$
+#
+# It is 1 for equal boxes, 0 for disjoint ones, and falls fast:
+
+# %% tags=["hide-input"]
+# Figure: IoU of two equal boxes, one of them shifted
+figure, axes = plt.subplots(1, 4, figsize=(10, 1.9), layout="constrained")
+for axis, shift in zip(axes, (0.0, 0.18, 0.33, 0.54), strict=True):
+    pair = torch.tensor([[0.0, 0, 1, 1], [shift, 0, 1 + shift, 1]])
+    iou = box_iou(pair[:1], pair[1:]).item()
+    for (x1, y1, x2, y2), color in zip(pair.tolist(), (blue, orange), strict=True):
+        axis.fill((x1, x2, x2, x1), (y1, y1, y2, y2), facecolor=(*color, 0.35), edgecolor=color)
+    axis.set(xlim=(-0.3, 1.84), ylim=(-0.05, 1.05), aspect="equal")
+    axis.set_axis_off()
+    axis.set_title(f"shifted by {shift:.0%}: IoU {iou:.2f}", fontsize=9)
+    labkit.record(f"iou_shifted_by_{shift:.0%}", iou)
+plt.show()
+
+# %% [markdown]
+# For every object of the validation set, the IoU of its best anchor:
 
 # %% tags=["hide-input"]
 # Table: IoU of the best anchor, by the size of the object
@@ -542,7 +572,8 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 # | IoU with B | 0.00 | 0.10 | 0.45 | 0.40 | 0.20 |
 # | label | positive | ignored | positive | ignored | negative |
 #
-# Anchor 3 has an IoU of only 0.45, but it is the best that B has.
+# Anchor 3 has an IoU of only 0.45, but it is the best that B has. Where several objects overlap a
+# positive anchor, it belongs to the one with the highest IoU and learns the offsets to its box.
 
 
 # %% tags=["idea"]
@@ -635,31 +666,56 @@ plt.show()
 #   t_w = \log \frac{w}{w_a},\quad t_h = \log \frac{h}{h_a} .$$
 #
 # Shifts are measured in sides of the anchor and scales as logarithms, so that the same numbers mean
-# the same for small and large anchors.
+# the same for small and large anchors. **Decoding** goes back, from predicted offsets to a box:
+#
+# $$x = x_a + w_a t_x,\quad y = y_a + h_a t_y,\quad w = w_a e^{t_w},\quad h = h_a e^{t_h} .$$
+#
+# The box head (section 3.5) predicts offsets as well, from a proposal instead of an anchor. Proposals
+# lie near their objects, so that these offsets are small. Their targets are therefore *multiplied* by
+# 10, 10, 5 and 5, which gives them a variance near 1, and its outputs are *divided* by the same
+# weights before they are decoded. The weights of the RPN are 1.
 
 
 # %% tags=["idea"]
-def my_encode(box, anchor):
+RPN_WEIGHTS, HEAD_WEIGHTS = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
+
+
+def my_encode(box, anchor, weights):
     """The four offsets from an anchor to a box; both are (x1, y1, x2, y2)."""
     w_a, h_a = anchor[2] - anchor[0], anchor[3] - anchor[1]
     w, h = box[2] - box[0], box[3] - box[1]
     shift_x = ((box[0] + box[2]) - (anchor[0] + anchor[2])) / 2
     shift_y = ((box[1] + box[3]) - (anchor[1] + anchor[3])) / 2
-    return (shift_x / w_a, shift_y / h_a, math.log(w / w_a), math.log(h / h_a))
+    offsets = (shift_x / w_a, shift_y / h_a, math.log(w / w_a), math.log(h / h_a))
+    return [t * weight for t, weight in zip(offsets, weights, strict=True)]
+
+
+def my_decode(offsets, anchor, weights):
+    """The box (x1, y1, x2, y2) to which four offsets move an anchor."""
+    t_x, t_y, t_w, t_h = (t / weight for t, weight in zip(offsets, weights, strict=True))
+    w_a, h_a = anchor[2] - anchor[0], anchor[3] - anchor[1]
+    x, y = (anchor[0] + anchor[2]) / 2 + w_a * t_x, (anchor[1] + anchor[3]) / 2 + h_a * t_y
+    w, h = w_a * math.exp(t_w), h_a * math.exp(t_h)
+    return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
 # %% tags=["hide-input"]
 # Bookkeeping: the same offsets by labkit, and back
-ONES = (1.0, 1.0, 1.0, 1.0)
 references = anchors[positive].double()
 gt_boxes = target["boxes"][matched_idxs[positive]].double()
-own = [my_encode(b, a) for b, a in zip(gt_boxes.tolist(), references.tolist(), strict=True)]
-offsets = encode_boxes(gt_boxes, references, ONES)
-difference = (torch.tensor(own) - offsets).abs().max()
+pairs = list(zip(gt_boxes.tolist(), references.tolist(), strict=True))
+difference = undone = 0.0
+for weights in (RPN_WEIGHTS, HEAD_WEIGHTS):
+    own = [my_encode(box, anchor, weights) for box, anchor in pairs]
+    offsets = encode_boxes(gt_boxes, references, weights)
+    difference = max(difference, (torch.tensor(own) - offsets).abs().max().item())
+    back = [my_decode(t, anchor, weights) for t, (_, anchor) in zip(own, pairs, strict=True)]
+    for boxes in (gt_boxes, decode_boxes(offsets, references, weights)):
+        undone = max(undone, (torch.tensor(back, dtype=torch.float64) - boxes).abs().max().item())
 labkit.record("own_offsets_vs_labkit", difference)
-undone = (decode_boxes(offsets, references, ONES) - gt_boxes).abs().max()
 labkit.record("decode_undoes_encode", undone)
-print(f"largest difference to labkit's offsets: {difference:.2g}")
+print(f"largest difference to labkit's offsets: {difference:.2g}", end="; ")
+print(f"of decoded boxes: {undone:.2g} pixels")
 
 # %% [markdown]
 # ## 3.5 The network and its five losses
@@ -672,15 +728,17 @@ print(f"largest difference to labkit's offsets: {difference:.2g}")
 #
 # 1. **Backbone and FPN**: the maps `p2` to `p5`.
 # 2. **RPN**: for each anchor an objectness logit and four offsets.
-# 3. **Proposals**: the best anchors of each level, moved by their offsets, clipped to the image,
-#    without duplicates (NMS, section 3.7).
+# 3. **Proposals**: the best 200 anchors of each level (400 in training), moved by their offsets and
+#    clipped to the image; without duplicates (NMS, section 3.7) the best 100 (200) of all levels.
 # 4. **Sampling**, in training only: a proposal is positive if its IoU with an object is at least 0.5,
-#    else negative; 128 of them are drawn, at most a quarter positive. (The ground-truth boxes join
-#    the proposals, so that there are positives before the RPN has learnt anything.)
-# 5. **Box head**: $7 \times 7$ features of each proposal, two fully connected layers, then scores of
-#    $C$ classes and the background, and four offsets *for each class*.
+#    else negative; 128 of them are drawn, at most a quarter positive. (128 as for the anchors by
+#    coincidence: the published networks draw 256 anchors and 512 proposals. The ground-truth boxes
+#    join the proposals, so that there are positives before the RPN has learnt anything.)
+# 5. **Box head**, the *second stage* after the RPN: $7 \times 7$ RoI features of each proposal, two
+#    fully connected layers, then scores of $C$ classes and the background, and four offsets *for each
+#    class*.
 # 6. **Detections**, in prediction only: the offsets of each class move the proposal; boxes with a
-#    score of at most 0.05 are dropped; NMS within each class.
+#    score of at most 0.05 are dropped; NMS within each class; at most 100 an image stay.
 # 7. **Mask head**: $14 \times 14$ features, a few convolutions, a doubling, and a mask of
 #    $28 \times 28$ logits *for each class*. In training for positive proposals, in prediction for the
 #    final detections.
@@ -692,7 +750,7 @@ print(f"largest difference to labkit's offsets: {difference:.2g}")
 # | `loss_rpn_cls` | sampled anchors | binary cross-entropy of the objectness | 128 an image |
 # | `loss_rpn_loc` | positive ones of them | (smooth) L1 of the offsets | 128 an image |
 # | `loss_cls` | sampled proposals | cross-entropy over $C$ classes and background | sampled proposals |
-# | `loss_box_reg` | positive ones of them | (smooth) L1 of the offsets of the ground-truth class | sampled proposals |
+# | `loss_box_reg` | positive ones of them | (smooth) L1 of the offsets of the ground-truth class, targets times 10, 10, 5, 5 | sampled proposals |
 # | `loss_mask` | positive ones (here at most ten an image) | binary cross-entropy of the ground-truth class's mask | pixels of these masks |
 #
 # The whole loss is their sum. The two offset losses are divided by *all* sampled boxes, not by the
@@ -768,12 +826,18 @@ def mask_loss(logits, mask_targets, labels):
 # separation is worth 5.5 points of mask AP (30.3 with sigmoids, 24.8 with a softmax over the classes,
 # ResNet-50-C4; He et al., 2017, table 2b).
 #
-# On a batch of two images and a fresh network, with the same samples as the library:
+# A fresh network, which we train in the next section:
+
+# %%
+_ = torch.manual_seed(seed)
+model = build("mask_rcnn_tiny", categories)
+
+# %% [markdown]
+# Its losses on a batch of two images, with the same samples as the library:
 
 # %% tags=["hide-input"]
 # Table: the five losses by the functions above and by labkit, on the same samples
-_ = torch.manual_seed(seed)
-model = build("mask_rcnn_tiny", categories).train()
+model.train()
 heads, roi = model.roi_heads, model.roi_heads.config
 images, targets = zip(*(train_set[k] for k in range(2)), strict=True)
 parts = defaultdict(list)
@@ -797,23 +861,21 @@ with torch.no_grad():
         parts["is_object"].append((torch.arange(len(sampled)) < len(positive)).float())
         parts["anchor_offsets"].append(offsets[positive])
         gt_boxes = target["boxes"][iou.argmax(dim=0)[positive]]
-        parts["anchor_targets"].append(encode_boxes(gt_boxes, anchors_there[positive], ONES))
+        parts["anchor_targets"].append(encode_boxes(gt_boxes, anchors_there[positive], RPN_WEIGHTS))
     boxes, positives = [], []  # of the second stage
-    for candidates, target in zip(proposals, targets, strict=True):
-        candidates = torch.cat([candidates, target["boxes"]])
-        iou = box_iou(target["boxes"], candidates)
+    for of_image, target in zip(proposals, targets, strict=True):
+        with_gt = torch.cat([of_image, target["boxes"]])
+        iou = box_iou(target["boxes"], with_gt)
         matched_idxs, match_labels = match_boxes(iou, 0.5, 0.5, allow_low_quality=False)
         positive, negative = my_sample(
             match_labels, roi.batch_size_per_image, roi.positive_fraction
         )
-        idxs, pos_boxes = matched_idxs[positive], candidates[positive]
-        boxes.append(torch.cat([pos_boxes, candidates[negative]]))
+        idxs, pos_boxes = matched_idxs[positive], with_gt[positive]
+        boxes.append(torch.cat([pos_boxes, with_gt[negative]]))
         background = torch.full_like(negative, len(categories.things))
         parts["labels"] += [target["labels"][idxs], background]
         parts["pos_labels"].append(target["labels"][idxs])
-        parts["box_targets"].append(
-            encode_boxes(target["boxes"][idxs], pos_boxes, (10.0, 10.0, 5.0, 5.0))
-        )
+        parts["box_targets"].append(encode_boxes(target["boxes"][idxs], pos_boxes, HEAD_WEIGHTS))
         few = roi.mask_batch_size_per_image
         positives.append(pos_boxes[:few])
         parts["mask_labels"].append(target["labels"][idxs[:few]])
@@ -855,21 +917,31 @@ labkit.record("own_smooth_l1_vs_torch", difference.abs().max())
 # ## 3.6 The training loop, and what the RPN learns
 #
 # In training mode the model returns the dictionary of its losses. All the rest is the loop that
-# trains any network:
+# trains any network. Its learning rate has two parts: it rises linearly (**warm-up**), then falls
+# along a cosine to zero.
 
 
 # %% tags=["idea"]
+def my_lr(step, steps, lr, warmup):
+    """Learning rate of a step: warm-up to ``lr``, then half a cosine down to zero."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    return lr * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+
+
 def my_train(model, dataset, steps, lr, batch_size, warmup=20):
-    """Train with SGD for some steps of one epoch; return the losses of every step."""
+    """Train with SGD; return the losses of every step."""
+    # A batch is a list of images and a list of targets: numbers of objects differ, nothing stacks.
     loader = DataLoader(
         dataset, batch_size, shuffle=True, collate_fn=lambda items: zip(*items, strict=True)
     )
+    endless = chain.from_iterable(repeat(loader))  # epoch after epoch, each in a new order
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
     history = []
     model.train()
-    for step, (images, targets) in zip(range(steps), loader, strict=False):
-        for group in optimizer.param_groups:  # 1. learning rate: a linear warm-up
-            group["lr"] = lr * min(1, (step + 1) / warmup)
+    for step, (images, targets) in zip(range(steps), endless, strict=False):
+        for group in optimizer.param_groups:  # 1. learning rate: warm-up, then cosine
+            group["lr"] = my_lr(step, steps, lr, warmup)
         losses = model(images, targets)  # 2. forward: a dictionary of five losses
         total = sum(losses.values())  # 3. their sum
         optimizer.zero_grad()  # 4. forget the gradient of the step before
@@ -883,7 +955,7 @@ def my_train(model, dataset, steps, lr, batch_size, warmup=20):
 # %% [markdown]
 # Warm-up and clipping keep the first steps small: the gradients of a fresh network are large and
 # change their direction from step to step. First we keep the proposals of the untrained RPN, then we
-# train for a few steps:
+# train for a few steps, on the training images with random horizontal flips (`flipped`):
 
 # %% tags=["hide-input"]
 # Set-up: training images in memory with random flips; the proposals before training
@@ -906,7 +978,10 @@ _ = torch.manual_seed(seed)
 first_steps = my_train(model, flipped, loop_steps, lr=0.02, batch_size=BATCH)
 
 # %% tags=["hide-input"]
-# Figure: the losses of these steps
+# Figure: the losses of these steps; the comparison of the schedule with labkit's
+schedule = TrainConfig(steps=100, lr=0.02, warmup=20)
+difference = max(abs(my_lr(t, 100, 0.02, 20) - schedule.lr_at(t)) for t in range(100))
+labkit.record("own_schedule_vs_labkit", difference)
 curves = {name: [losses[name] for losses in first_steps] for name in first_steps[0]}
 display(loss_curves(curves, smooth=10))
 totals = [sum(losses.values()) for losses in first_steps]
@@ -915,15 +990,18 @@ print(f"total loss: {begin:.2f} in the first steps, {end:.2f} in the last ones")
 labkit.record("loss_of_own_loop_end_over_begin", end / begin)
 
 # %% [markdown]
-# `loss_box_reg` may rise at first: the positive proposals of a fresh RPN are mostly the ground-truth
-# boxes that joined them, and their offsets are 0.
+# `loss_box_reg` may rise at first. The positive proposals of a fresh RPN are mostly the ground-truth
+# boxes that joined them; their target offsets are 0, and a fresh box head predicts nearly 0. As the
+# RPN learns, its own proposals become positive. Their targets are not 0, and the loss rises until the
+# box head has learnt them.
 #
-# `labkit.engine.train.train` is the same loop, with AdamW or SGD, a learning rate that decays to
-# zero, checkpoints from which it resumes, a log, validation, mixed precision and several GPUs. It
-# trains the model on:
+# `labkit.engine.train.train` is the same loop, with AdamW or SGD, checkpoints from which it resumes, a
+# log, validation, mixed precision and several GPUs. It trains the model on, with the same schedule:
 
 # %%
-config = TrainConfig(steps=steps, batch_size=BATCH, seed=seed)
+config = TrainConfig(
+    optimizer="adamw", lr=1.5e-3, warmup=30, clip=1.0, steps=steps, batch_size=BATCH, seed=seed
+)
 start = time.perf_counter()
 history = train(model, flipped, config)
 print(f"{steps} steps in {time.perf_counter() - start:.0f} s")
@@ -983,7 +1061,7 @@ plt.show()
 # %% [markdown]
 # The proposals are blue where they overlap an object (white) by an IoU of 0.5 or more. The RPN does
 # not know squares from circles. It has learnt where *an object* is, and that reduces four thousand
-# anchors to a few dozen candidates. At IoU 0.75 its recall is much lower: precise boxes are the work
+# anchors to a hundred proposals. At IoU 0.75 its recall is much lower: precise boxes are the work
 # of the second stage.
 #
 # ## 3.7 Non-maximum suppression, and the second stage
@@ -1027,61 +1105,62 @@ print(f"{differ} of 50 random cases differ from torchvision's")
 
 # %% [markdown]
 # With it the forward pass of a region proposal network is complete: a $3 \times 3$ convolution and
-# two $1 \times 1$ convolutions on every level, the best candidates, NMS.
+# two $1 \times 1$ convolutions on every level, the best moved anchors, NMS.
 
 
 # %% tags=["idea"]
 @torch.no_grad()
-def candidates(rpn, features, count):
-    """By level, the best ``count`` boxes before NMS with their objectness logits."""
+def features_of(model, image):
+    """The feature pyramid of an image, and the batch of one that the image became."""
+    batch = preprocess([image], model.config.preprocessing)
+    return model.backbone(batch.tensor), batch
+
+
+@torch.no_grad()
+def boxes_before_nms(rpn, features, anchors_by_level, count):
+    """By level, the best ``count`` moved anchors with their objectness logits."""
     result = []
-    for name, of_level in zip(rpn.config.levels, levels, strict=True):
+    for name, of_level in zip(rpn.config.levels, anchors_by_level, strict=True):
         x = F.relu(rpn.conv(features[name]))
         scores = rpn.objectness(x)[0].permute(1, 2, 0).flatten()  # (h w A,)
         offsets = rpn.deltas(x)[0].permute(1, 2, 0).reshape(-1, 4)  # (h w A, 4)
         best = scores.topk(min(count, len(scores))).indices
-        boxes = clip_boxes(decode_boxes(offsets[best], of_level[best], ONES), (SIDE, SIDE))
+        boxes = decode_boxes(offsets[best], of_level[best], RPN_WEIGHTS)
+        boxes = clip_boxes(boxes, (SIDE, SIDE))
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # some end outside the image
         result.append((boxes[inside], scores[best][inside]))
     return result
 
 
-def my_proposals(rpn, features):
+def my_proposals(rpn, features, anchors_by_level):
     """The best proposals of one image ``(K, 4)``, best first."""
     kept = []
-    for boxes, scores in candidates(rpn, features, count=rpn.config.pre_nms_top_n[1]):
-        keep, _ = my_nms(boxes, scores, rpn.config.nms_thresh)
+    for boxes, scores in boxes_before_nms(rpn, features, anchors_by_level, count=200):
+        keep, _ = my_nms(boxes, scores, threshold=0.7)
         kept.append((boxes[keep], scores[keep]))
     boxes, scores = [torch.cat(part) for part in zip(*kept, strict=True)]
-    return boxes[scores.argsort(descending=True, stable=True)][: rpn.config.post_nms_top_n[1]]
+    return boxes[scores.argsort(descending=True, stable=True)][:100]
 
 
 # %% tags=["hide-input"]
 # Bookkeeping: the proposals of ten images by labkit
-
-
-@torch.no_grad()
-def features_of(model, image):
-    batch = preprocess([image], model.config.preprocessing)
-    return model.backbone(batch.tensor), batch
-
-
 difference = 0.0
 for (image, _), reference in zip(val_items[:10], after, strict=False):
-    own = my_proposals(model.rpn, features_of(model, image)[0])
+    own = my_proposals(model.rpn, features_of(model, image)[0], anchors_by_level)
     difference = max(difference, (own - reference).abs().max().item())
 labkit.record("own_proposals_vs_labkit", difference)
 print(f"largest difference to labkit's proposals: {difference:.2g} pixels")
 
 # %% [markdown]
-# NMS at work, on candidates of the trained network around one object: each step keeps the blue box
-# and removes the red, dotted ones.
+# NMS at work, on the trained network's boxes around one object: each step keeps the blue box and
+# removes the red, dotted ones.
 
 # %% tags=["hide-input"]
 # Figure: three steps of NMS around one object
 crowds = []
 for image, target in val_items[:10]:
-    for boxes, scores in candidates(model.rpn, features_of(model, image)[0], 60):
+    features, _ = features_of(model, image)
+    for boxes, scores in boxes_before_nms(model.rpn, features, anchors_by_level, 60):
         for box in target["boxes"][(target["boxes"][:, 2:] - target["boxes"][:, :2]).amin(1) > 28]:
             near = (box_iou(box[None], boxes)[0] >= 0.4).nonzero()[:12, 0]  # best scores first
             crowds.append((len(near), image, box, boxes[near], scores[near]))
@@ -1125,8 +1204,8 @@ AnchorsNMS(model, image, level="p4")
 
 # %% [markdown]
 # The **second stage** crops each proposal's $7 \times 7$ features (RoIAlign) and predicts its class
-# and, for each class, four more offsets. These are decoded as those of the anchors, with the proposal
-# in place of the anchor and divided by 10, 10, 5 and 5, which gives the targets about unit variance.
+# and, for each class, four more offsets, which are decoded with the proposal in place of the anchor
+# (section 3.4).
 
 
 # %% tags=["idea"]
@@ -1136,7 +1215,7 @@ def refined_boxes(heads, features, boxes, labels):
     x = heads.box_features(features, [boxes])
     offsets = heads.bbox_pred(x).unflatten(1, (heads.num_classes, 4))
     of_class = offsets[torch.arange(len(boxes)), labels]
-    return clip_boxes(decode_boxes(of_class, boxes, (10.0, 10.0, 5.0, 5.0)), (SIDE, SIDE))
+    return clip_boxes(decode_boxes(of_class, boxes, HEAD_WEIGHTS), (SIDE, SIDE))
 
 
 # %% [markdown]
@@ -1174,8 +1253,10 @@ def detect(model, image):
     features, batch = features_of(model, image)
     heads = model.roi_heads
     proposals, _ = model.rpn(features, batch)
+    # The box head: probabilities (K, C) and refined boxes (K, C, 4) of the K proposals.
     ((scores, boxes),) = heads.score_proposals(features, proposals, batch.input_sizes)
-    detections = heads.select(scores, boxes)  # threshold 0.05, NMS 0.5 by class
+    # Scores above 0.05, NMS at 0.5 within each class, at most 100: boxes, scores and labels.
+    detections = heads.select(scores, boxes)
     logits = heads.mask_head(heads.mask_features(features, [detections.boxes]))
     return detections, logits.sigmoid()
 
@@ -1273,7 +1354,8 @@ labkit.record("iou_through_28_by_28", kept_iou.mean())
 # ## 3.9 Average precision
 #
 # A detector returns boxes with scores. How good is it, for all thresholds of the score at once? For
-# one class and one IoU threshold, **average precision** (AP) is computed in four steps:
+# one class and one IoU threshold, **average precision** (AP) is computed in four steps. The IoU is
+# that of the boxes for box AP and that of the masks for mask AP; all else is the same.
 #
 # 1. *Match*, image by image: the detections, best score first, each take the free ground-truth object
 #    with the highest IoU. If that reaches the threshold, the detection is a **true positive** and the
@@ -1327,14 +1409,14 @@ def my_ap(true_positive, num_objects):
     hits = np.cumsum(true_positive)
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / num_objects
     total = 0.0
-    for level in np.linspace(0, 1, 101):
-        reached = np.flatnonzero(recall >= level)  # ranks
+    for least in np.linspace(0, 1, 101):
+        reached = np.flatnonzero(recall >= least)  # ranks
         total += precision[reached[0] :].max() if len(reached) else 0.0  # the envelope
     return total / 101
 
 
 # %% tags=["hide-input"]
-# Figure: precision, recall and envelope of the example and of the trained network
+# Figure: precision, recall and envelope of the example and of the trained network's masks
 pairs = [(p.detections, target) for p, (_, target) in zip(predictions, val_items, strict=True)]
 
 
@@ -1352,7 +1434,11 @@ by_hand = (21 * 1 + 40 * 0.75 + 20 * 4 / 7) / 101
 labkit.record("ap_by_hand_error", abs(my_ap(true_positive, 5) - by_hand))
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained", sharey=True)
 precision, recall = precision_recall(-np.arange(10.0), true_positive, 5)
-draw_envelope(axes[0], precision, recall, purple, label=f"AP {my_ap(true_positive, 5):.3f}")
+envelope = np.maximum.accumulate(precision[::-1])[::-1]
+area = float((np.diff(recall, prepend=0) * envelope).sum())
+labkit.record("exact_area_of_the_example", area)
+text = f"AP {my_ap(true_positive, 5):.3f}\nexact area {area:.3f}"
+draw_envelope(axes[0], precision, recall, purple, label=text)
 axes[0].plot(recall, precision, "o", color=purple, markersize=4)
 axes[0].set(title="example", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.4))
 axes[0].set_yticks(np.linspace(0, 1, 6))  # the legends stand above 1
@@ -1386,7 +1472,8 @@ labkit.record("own_ap_vs_labkit", own_ap_error)
 plt.show()
 
 # %% [markdown]
-# Thick: the envelope, whose area is AP. Faint: precision after every rank, before the envelope.
+# Matched by the IoU of their masks. Thick: the envelope; AP is the area under it, approximated at 101
+# recalls. Faint: precision after every rank, before the envelope.
 #
 # `labkit.metrics.average_precision` computes AP in these steps, and `labkit.metrics.coco_ap` with
 # pycocotools, the program that papers use; they agree. COCO also separates objects by their area. Its
@@ -1424,17 +1511,20 @@ for name, ap in by_size.items():
         labkit.record(f"masks_ap_{name}", ap)
 
 # %% [markdown]
-# For a minute or two of training from nothing this is a start: with so few steps another seed, or
-# another machine, ends several points lower or higher, and the losses are still falling. The same
-# network trained for half an hour comes with labkit, `load_model("mask_rcnn_tiny")`. (In the profile
-# `smoke` nothing is learnt, and all of this is near zero.)
+# This is a start: with so few steps another seed or another machine ends several points lower or
+# higher, and the losses are still falling. The same network trained for half an hour comes with labkit,
+# `load_model("mask_rcnn_tiny")`. (In the profile `smoke` nothing is learnt, and all of this is near
+# zero.)
 #
-# Look at the curves. Where those at IoU 0.5 and 0.75 lie close together, what is found is outlined
-# well, and precision is lost to wrong classes and duplicates. At IoU 0.9 little is left.
+# Where the curves at IoU 0.5 and 0.75 lie close together, the masks are good, and precision is lost to
+# wrong classes and duplicates. At IoU 0.9 little is left.
 #
 # ## 3.10 What goes wrong
 #
 # One number hides the reasons. Every ground-truth object gets the first of five outcomes that applies:
+# *found*; *wrong class* (the mask fits, the class does not); *poor outline* (a detection overlaps it,
+# but too little); *low score* (proposed, but no detection has a score above 0.5); *not proposed* (the
+# RPN missed it).
 
 
 # %% tags=["idea"]
@@ -1545,14 +1635,14 @@ for k in np.argsort(errors, kind="stable")[::-1][:4]:
 panels(rows, categories, columns=4, scores=False)
 
 # %% [markdown]
-# The RPN misses few objects, and few outlines are poor. Most objects are lost to the *score*: they
-# have a detection, but below 0.5, and often two classes share the probability. A class depends on
-# corners, a box does not, and `loss_cls` in 3.6 is slow to fall.
+# The RPN misses few objects, and few outlines are poor. Most of the lost objects are lost to the
+# *score*: they have a detection, but below 0.5, and often two classes share the probability. The class
+# is the hard part: a square, a circle and a triangle can have the same box and differ only in details
+# such as corners, and `loss_cls` in 3.6 is slow to fall.
 #
 # Which sizes suffer most? On COCO it is the small objects: Mask R-CNN with ResNet-101-FPN reaches a
-# mask AP of 15.5 for small, 38.1 for medium and 52.4 for large ones (He et al., 2017, table 1). Do
-# not assume the same here: Shapes has no clutter and no blur, and after so few steps the order
-# depends on the class and on the run. The two lines below the bars give it for this run, by AP and by
+# mask AP of 15.5 for small, 38.1 for medium and 52.4 for large ones (He et al., 2017, table 1). Here,
+# after so few steps, the order depends on the run; the two lines below the bars give it, by AP and by
 # the share of objects found.
 
 # %% [markdown]
@@ -1561,16 +1651,24 @@ panels(rows, categories, columns=4, scores=False)
 # Which feature map should the heads read? Published models have three answers:
 #
 # - **C4**: the map of the fourth stage, `res4`, stride 16. The fifth stage becomes the head and runs
-#   on every region, so that a region costs convolutions again, as in R-CNN.
+#   on every proposal, so that a proposal costs convolutions again, as in R-CNN.
 # - **DC5**: the fifth stage runs on the whole image, dilated (notebook 1), so that its map keeps
-#   stride 16; a region costs two fully connected layers.
-# - **FPN**: the pyramid of 3.2. Small objects are read from `p2`, stride 4; a region costs the same
-#   two layers.
+#   stride 16. A proposal costs two fully connected layers.
+# - **FPN**: the pyramid of 3.2. Small objects are read from `p2`, stride 4. A proposal costs two fully
+#   connected layers, as in DC5.
+#
+# ![Three rows, each with what runs once per image and what runs for each proposal. C4: res2 to res4
+# once, RoIAlign and res5 for each proposal. DC5: res2 to the dilated res5 once, RoIAlign and two fully
+# connected layers for each proposal. FPN: the same with the pyramid p2 to
+# p5 after res5.](diagrams/backbones.svg)
 #
 # Training until they differ by more than chance takes too long here, so we take weights that come
-# with labkit. All three were trained with the same number of steps, the same learning rate and the
-# same images, by the commands below. They are panoptic networks, that is, Mask R-CNNs with one more
-# branch (notebook 4); here only their detections count.
+# with labkit, trained by the commands below. They are panoptic networks, that is, Mask R-CNNs with one
+# more branch (notebook 4); here only their detections count.
+#
+# - *Equal*: the steps, the learning rate, the images, and their number in a batch.
+# - *Not equal*: the network itself, with its number of weights, and the proposals sampled for an image
+#   in training (C4 64, the others 128, because C4 runs a whole stage on each).
 
 # %% tags=["hide-input"]
 # Table: how the three networks were trained, and what they cost
@@ -1613,6 +1711,10 @@ labkit.record("boxes_from_which_c4_costs_more", break_even)
 labkit.record("image_and_100_boxes_fpn_over_dc5", total_cost["FPN"] / total_cost["DC5"])
 labkit.record("box_cost_c4_over_fpn", box_cost["C4"] / box_cost["FPN"])
 labkit.record("box_cost_dc5_over_fpn", box_cost["DC5"] / box_cost["FPN"])
+for kind, cost in box_cost.items():
+    labkit.record(f"million_multiplications_a_box_{kind}", cost)
+sampled = {kind: network.roi_heads.config.batch_size_per_image for kind, network in trained.items()}
+labkit.record("proposals_sampled", list(sampled.values()) == [128, 64, 128])
 
 # %% tags=["hide-input"]
 # Table: what the three networks find
@@ -1633,20 +1735,20 @@ if math.isfinite(measured["FPN"].segm.small):  # not with a handful of images
 # %% [markdown]
 # What these numbers support:
 #
-# - **Cost of a box.** DC5 and FPN run two fully connected layers for each box. C4 runs the fifth
-#   stage on it, about thirty times as many multiplications as FPN. C4 has the cheapest image, but it
-#   loses this advantage after the first few boxes, and a detector looks at a hundred. With a hundred
-#   boxes DC5 is the cheapest; FPN pays for its finer maps.
+# - **Cost of a box**, in millions of multiplications: FPN 0.42, for two fully connected layers on 64
+#   channels; DC5 0.61, for two on the 128 channels of `res5`; C4 13.2, for a whole stage. C4 has the
+#   cheapest image, but loses this advantage after the first few boxes, and a detector classifies a
+#   hundred. With a hundred boxes DC5 is the cheapest; FPN pays for its finer maps.
 # - **Small objects.** C4 and DC5 read an object of eight pixels from a map with one cell for
 #   $16 \times 16$ pixels; FPN reads it from cells of $4 \times 4$. With the same training FPN is
 #   ahead at every size, and the gap is widest for small objects.
-# - **C4 against DC5.** Here C4 has the higher AP. A whole stage for each region may simply be a
-#   stronger head than two fully connected layers; this comparison cannot tell. C4 pays with the cost
-#   of a box, in training as well, where it sees 64 proposals an image and the others 128.
-# - **Not supported:** the sizes of these differences elsewhere. There is one training of each, 1500
-#   steps are few, and the objects of Shapes are small. On COCO with long training, Detectron2's
-#   published ResNet-50 models reach a mask AP of 34.4 (C4), 35.9 (DC5) and 37.2 (FPN): FPN is ahead
-#   again, but DC5 is ahead of C4, and the three lie much closer together.
+# - **C4 against DC5.** Here C4 has the higher AP, though it is trained on half as many proposals. A
+#   whole stage for each proposal may simply be a stronger head than two fully connected layers; this
+#   comparison cannot tell.
+# - **Not supported:** the sizes of these differences elsewhere: there is one training of each, and 1500
+#   steps are few. On COCO with long training, Detectron2's published ResNet-50 models reach a mask AP
+#   of 34.4 (C4), 35.9 (DC5) and 37.2 (FPN): FPN is ahead again, but DC5 is ahead of C4, and the three
+#   lie much closer together.
 #
 # ## 3.12 torchvision's Faster and Mask R-CNN
 #
@@ -1757,9 +1859,8 @@ print(f"masks in {int(differ.sum())} pixels")
 # ```
 #
 # fetches it into the download folder. This section finds it there, or as `PennFudanPed` in the folder
-# that the environment variable `LABKIT_DATA` names. Pedestrians are tall, and so are the anchors.
-# Training a detector from nothing on so few photographs takes minutes and belongs to the profile
-# `full`.
+# that `LABKIT_DATA` names. Pedestrians are tall, and so are the anchors. Training takes minutes and
+# belongs to the profile `full`.
 
 # %% tags=["hide-input"]
 # Figure: photographs of Penn-Fudan; in the profile full also training and detections
@@ -1798,8 +1899,8 @@ else:
 # %% [markdown]
 # ## To take away
 #
-# - Each detector of the family does less for a box than the one before: a whole CNN, two fully
-#   connected layers, and no proposals from outside the network. Masks are computed for the final
+# - For each box R-CNN runs a whole CNN and Fast R-CNN two fully connected layers. Faster R-CNN does the
+#   same for a box, but finds the boxes itself. Mask R-CNN adds a mask, in prediction for the final
 #   detections only.
 # - FPN: lateral $1 \times 1$, upsample and add from the top down, $3 \times 3$; every level is deep,
 #   and the size of a box decides its level.
