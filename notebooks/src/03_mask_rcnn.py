@@ -1324,10 +1324,9 @@ for line, (score, image, box, label, gt_label, masks) in zip(axes, rows, strict=
 plt.show()
 
 # %% [markdown]
-# The title on the left is the class by the box head, with the ground truth below it; where the two
-# differ, the *box head* made the error. The mask does not suffer from it: after so short a training
-# the masks of the three classes are much alike, because the mask head follows the outline of the
-# object, whatever its class is.
+# On the left, the class by the box head and the ground truth; where they differ, the *box head* made
+# the error. The mask does not suffer from it: after so short a training the masks of the three classes
+# are much alike, because the mask head follows the outline, whatever the class is.
 #
 # How much does the coarse grid lose? We crop the *ground-truth* masks to their boxes at
 # $28 \times 28$ and paste them back:
@@ -1650,21 +1649,19 @@ panels(rows, categories, columns=4, scores=False)
 #
 # Which feature map should the heads read? Published models have three answers:
 #
-# - **C4**: the map of the fourth stage, `res4`, stride 16. The fifth stage becomes the head and runs
-#   on every proposal, so that a proposal costs convolutions again, as in R-CNN.
-# - **DC5**: the fifth stage runs on the whole image, dilated (notebook 1), so that its map keeps
-#   stride 16. A proposal costs two fully connected layers.
+# - **C4**: `res4`, stride 16. The fifth stage is the head: convolutions for every proposal, as in R-CNN.
+# - **DC5**: the fifth stage runs once on the image, dilated (notebook 1) to keep stride 16. A proposal
+#   costs two fully connected layers.
 # - **FPN**: the pyramid of 3.2. Small objects are read from `p2`, stride 4. A proposal costs two fully
 #   connected layers, as in DC5.
 #
 # ![Three rows, each with what runs once per image and what runs for each proposal. C4: res2 to res4
-# once, RoIAlign and res5 for each proposal. DC5: res2 to the dilated res5 once, RoIAlign and two fully
-# connected layers for each proposal. FPN: the same with the pyramid p2 to
-# p5 after res5.](diagrams/backbones.svg)
+# once, res5 for each proposal. DC5: res2 to the dilated res5 once, two fully connected layers for each
+# proposal. FPN: as DC5, with the pyramid p2 to p5 after res5.](diagrams/backbones.svg)
 #
-# Training until they differ by more than chance takes too long here, so we take weights that come
-# with labkit, trained by the commands below. They are panoptic networks, that is, Mask R-CNNs with one
-# more branch (notebook 4); here only their detections count.
+# Training takes too long here, so we load weights that come with labkit, trained by the commands below.
+# They are panoptic networks, Mask R-CNNs with one more branch (notebook 4); only their detections count
+# here.
 #
 # - *Equal*: the steps, the learning rate, the images, and their number in a batch.
 # - *Not equal*: the network itself, with its number of weights, and the proposals sampled for an image
