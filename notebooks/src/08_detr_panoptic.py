@@ -1109,8 +1109,9 @@ labkit.record("stuff_predictions_from_two_queries", two)
 #
 # ## 8.8 How long DETR trains
 #
-# The price of DETR is its training. What the two detectors that come with labkit cost, without what they
-# start with (Shapes has 10 000 training images):
+# The price of DETR is its training. Here are two comparisons. The first is that of the full trainings of
+# the two detectors that come with labkit; the minutes leave out what each starts with (Shapes has 10 000
+# training images):
 
 # %% tags=["hide-input"]
 # Table: recorded trainings
@@ -1134,13 +1135,13 @@ gap = shipped()["mask_rcnn_tiny"].metrics["box AP"] - shipped()["detr_tiny"].met
 labkit.record("recorded_box_ap_mask_rcnn_minus_detr", gap)
 
 # %% [markdown]
-# DETR had the longer training, and began with trained backbone features besides. Still it is 22 points
-# behind.
+# DETR had the longer training, and an advantage besides: it starts with the backbone of the trained Mask
+# R-CNN, FPN included. Still it is 22 points behind.
 #
 # **A race from equal starts.** Both networks start with the same weights in the bottom-up network (those
 # of the trained Mask R-CNN) and new random weights in *everything else*: FPN, RPN and heads of the one,
 # FPN, transformer and heads of the other. They see the same images in the same order. Each has the
-# learning rate of its training above. For DETR we also record how stable the matching
+# learning rate of its full training, 0.003 or 0.0005. For DETR we also record how stable the matching
 # is: of the objects of ten validation images, how many are matched to another query than ten steps
 # before?
 
@@ -1196,9 +1197,9 @@ plt.show()
 labkit.record("objects_that_changed_their_query", np.mean(changed))
 
 # %% [markdown]
-# After so few images Mask R-CNN already detects objects; DETR's loss has fallen by half, yet its AP is
-# nearly 0. (If the bottom-up network, which comes from a Mask R-CNN, favours one of the two, it favours
-# Mask R-CNN.) The curve on the right shows a reason: the class and the box of an object are learnt only by
+# From the same backbone weights, after the same few images, Mask R-CNN already detects objects; DETR's loss
+# has fallen by half, yet its AP is nearly 0. One reservation: the weights come from a Mask R-CNN and may
+# suit it better. The race shows the speed at the start, not what the methods reach in the end. The curve on the right shows a reason: the class and the box of an object are learnt only by
 # the query that is matched to it, and at first most objects are matched to another query than ten steps
 # before. Two more reasons: attention starts out uniform (8.7); and Mask R-CNN has anchors near every object
 # before any training, while DETR's queries have to learn where objects are.
@@ -1487,13 +1488,14 @@ plt.show()
 # 3. **Threshold**: drop queries whose score is at most 0.3 (the paper: 0.85). The score is the probability
 #    of the query's class, the largest except $\varnothing$.
 # 4. **Argmax**: each pixel goes to the query with the largest mask logit.
-# 5. **Join** queries of the same stuff class: the first gets the pixels of all.
-# 6. **Drop** queries that have at most four pixels now, and go back to step 4 with the others, this time
-#    without joining, until none is dropped.
+# 5. **Join**: where several queries predict the same stuff class, the one with the lowest number takes the
+#    pixels of all; the others have none left.
+# 6. **Drop** every query with at most four pixels, the emptied ones of step 5 included. If none was dropped,
+#    the map is done. Otherwise repeat step 4 with the remaining queries, do not join again, and repeat step 6.
 #
-# Step 6 also drops the queries that were joined to another, as they have no pixels left. Their pixels then
-# go to the remaining query with the largest logit there, even to one of another class; the published code
-# does the same. All queries compete in one argmax: there is no rule for things against stuff.
+# After a drop the argmax is computed anew, so a joined query does not keep the pixels of the others: each
+# goes to the remaining query with the largest logit there, even to one of another class. Step 5 mainly
+# decides which query of a stuff class survives. The published code does the same. All queries compete in one argmax: there is no rule for things against stuff.
 
 
 # %% tags=["idea"]
