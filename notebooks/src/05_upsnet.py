@@ -1149,7 +1149,8 @@ for axis, square, kept_masks, title in zip(
     strict=True,
 ):
     before = sum(kept_masks, torch.zeros_like(A))
-    axis.imshow(before + 2 * square, cmap=ListedColormap(["white", "0.8", blue, red]), vmax=3)
+    colors = ListedColormap(["white", "0.8", blue, red])
+    axis.imshow(before + 2 * square, cmap=colors, vmin=0, vmax=3)
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=9)
 figure.supxlabel("grey: kept before; blue: the next mask; red: its covered part", fontsize=8)
