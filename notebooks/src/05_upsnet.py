@@ -1334,7 +1334,7 @@ plt.show()
 # In red is the predicted box, dotted the extent of the ground truth; the object is the median of the smallest third. On
 # that third the head's masks are 0.12 behind in IoU, on the largest only 0.02.
 #
-# We test this by removing one cause after the other, for both fusions alike and with the same objects:
+# For the maps we remove one cause after the other, for both fusions alike and with the same objects:
 #
 # - *finer grid*: both fusions run on a grid that is four times as fine ($512 \times 512$), with the same boxes, masks
 #   and semantic logits, and are compared with the ground truth at that size. Half a pixel is now an eighth.
