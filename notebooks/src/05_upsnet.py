@@ -1493,12 +1493,14 @@ panels(shown, categories, columns=4, names=False, size=2.4)
 # trains every network on crowded images with three seeds and otherwise the same settings, measures all of them on
 # other crowded images, and applies both fusions to the outputs of each UPSNet. That takes too long for a lesson;
 # `data/checkpoints/crowded_study.json` is the result of `--steps 120 --images 150`. (**±** is, in the whole course,
-# the sample standard deviation (n − 1) over the runs.) The rows:
+# the sample standard deviation (n − 1) over the runs.)
 #
-# - `panoptic_fpn_tiny` and `upsnet_tiny`: both started from `mask_rcnn_tiny` and were trained for 1500 steps; UPSNet
-#   once with its head and once with the *heuristic merge*;
-# - `panoptic_fpn_tiny_1500`, `_dc5` and `_c4`: Panoptic FPN with the three backbones of section 4.9, each trained for
-#   1500 steps from random weights.
+# A row has the name of the weights from which its fine-tuning starts:
+#
+# - `panoptic_fpn_tiny` and `upsnet_tiny`: 1500 steps on Shapes from `mask_rcnn_tiny`; UPSNet once with its head and once
+#   with the *heuristic merge*;
+# - `panoptic_fpn_tiny_1500`, `_dc5` and `_c4`: Panoptic FPN with the three backbones of section 4.9, each after 1500
+#   steps on Shapes from random weights.
 
 # %% tags=["hide-input"]
 # Table: the study with three seeds.
