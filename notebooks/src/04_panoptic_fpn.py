@@ -23,10 +23,21 @@
 # You need: notebooks 1 and 3, and about two minutes of training in all. [Glossary](../docs/glossary.md) of all
 # terms.
 #
-# > **Before you start: panoptic quality.** A predicted segment and a ground-truth segment of the same class
-# > *match* if their IoU is above 0.5. PQ = SQ × RQ: **SQ** is the mean IoU of the matches, **RQ** =
-# > TP / (TP + ½ FP + ½ FN) is the F1 score of finding segments. Both are computed for each class and
-# > averaged. [Notebook 6, section 6.3](06_panoptic_quality.ipynb#6.3-PQ-=-SQ-×-RQ) derives them.
+# > **Before you start.**
+# >
+# > - **PQ, panoptic quality.** A predicted and a ground-truth segment of the same class *match* if their IoU is
+# >   above 0.5. PQ = SQ × RQ: **SQ** is the mean IoU of the matches, **RQ** = TP / (TP + ½ FP + ½ FN) is the F1
+# >   score of finding segments. Each is computed for every class and averaged
+# >   ([6.3](06_panoptic_quality.ipynb#6.3-PQ-=-SQ-×-RQ)).
+# > - **AP** measures detections ([3.9](03_mask_rcnn.ipynb#3.9-Average-precision)), **mIoU** the classes of the
+# >   pixels ([1.4](01_semantic_review.ipynb#1.4-Intersection-over-union)).
+# > - **FPN**: feature maps $P_2$ to $P_5$ with strides 4, 8, 16 and 32. The *stride* is the number of pixels between
+# >   neighbouring positions (*cells*) of a map ([3.2](03_mask_rcnn.ipynb#3.2-The-feature-pyramid-(FPN))).
+# > - **RPN**: the part of Mask R-CNN that finds *proposals*, boxes that may contain an object
+# >   ([3.5](03_mask_rcnn.ipynb#3.5-The-network-and-its-five-losses)).
+# > - **Shapes**: our drawn images, 128 × 128 ([1.1](01_semantic_review.ipynb#1.1-The-task)). Its *crowded* variant has
+# >   groups of touching objects of one class, and stuff of similar colours; no network is trained on it.
+# > - `mask_rcnn_tiny`, `panoptic_fpn_tiny`: small networks, whose weights, trained on Shapes, come with labkit.
 #
 # ![Diagram of Panoptic FPN: one backbone with a feature pyramid feeds the instance branch of Mask R-CNN and a semantic branch; the losses of class, box and mask are weighted by lambda i, the semantic loss by lambda s; the merge makes one panoptic map of both outputs.](diagrams/panoptic_fpn.svg)
 #
@@ -53,7 +64,7 @@ import numpy as np
 import torch
 import torchvision
 from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 from torch import nn
 from torch.nn import functional as F
@@ -123,9 +134,9 @@ SETS = {"Shapes": InMemory(val_set).items, "crowded": InMemory(crowded_set).item
 # - **stuff** is not: $z_i$ has no meaning, and all grass of an image is one segment.
 #
 # Each pixel has one pair, so segments **do not overlap**. A semantic segmentation has the $\ell_i$ but no
-# $z_i$. An instance segmentation has things only, and its masks may overlap. The crowded variant of Shapes
-# shows the difference: squares that touch are one region in the middle image and separate objects on the
-# right.
+# $z_i$. An instance segmentation has things only, and its masks may overlap. A pixel in no segment is **void**.
+# The crowded variant of Shapes shows the difference: squares that touch are one region in the middle image and
+# separate objects on the right.
 
 # %% tags=["hide-input"]
 # Figure: semantic and panoptic ground truth.
@@ -146,10 +157,18 @@ panels(rows, categories, columns=3)
 # %% [markdown]
 # ## 4.2 Why two outputs disagree
 #
-# The simplest way is two networks: one for the classes of all pixels and one for the objects. Here are a
-# Mask R-CNN (notebook 3) and a semantic segmentation network, both trained on Shapes and loaded from the
-# weights that come with labkit. (The second one is the semantic half of `panoptic_fpn_tiny`; its instance
-# half follows below.) Neither network sees the output of the other. At each pixel, four things can go wrong:
+# The simplest way is two networks: one for the objects and one for the classes of all pixels. Here the first is
+# `mask_rcnn_tiny`, and the second is the semantic half of `panoptic_fpn_tiny`. (This half was not trained alone:
+# its training started from a detector like the first network, and had an instance branch beside it.) Neither
+# reads the output of the other. Only objects with a score of at least 0.5 count. Four contradictions are possible:
+#
+# 1. two objects claim one pixel (inside the detector alone);
+# 2. the detector has an object, the semantic output is stuff;
+# 3. both are things, but of different classes;
+# 4. the semantic output is a thing, but there is no object.
+#
+# A pixel counts once: under 1 if two objects claim it, otherwise under the one of 2 to 4 that holds. (Things are
+# the labels 0 to `THINGS` − 1, stuff the labels from `THINGS` on.)
 
 # %% tags=["idea"]
 KINDS = (
@@ -167,11 +186,16 @@ def contradictions(detections, semantic):
     label = torch.full_like(semantic, -1)  # class of the best object
     for mask, value in zip(detections.masks.flip(0), detections.labels.flip(0), strict=True):
         label[mask] = value
+    thing = semantic < THINGS
+    cases = (
+        claims > 1,
+        (claims > 0) & ~thing,
+        (claims > 0) & thing & (semantic != label),
+        (claims == 0) & thing,
+    )
     kind = torch.zeros_like(semantic)
-    kind[(claims == 0) & (semantic < THINGS)] = 4
-    kind[(claims > 0) & (semantic < THINGS) & (semantic != label)] = 3
-    kind[(claims > 0) & (semantic >= THINGS)] = 2
-    kind[claims > 1] = 1
+    for number, case in enumerate(cases, start=1):
+        kind[case & (kind == 0)] = number
     return kind
 
 
@@ -250,19 +274,21 @@ plt.show()
 
 # %% [markdown]
 # The figure shows outlines that differ by a pixel, objects that only one network found, objects with another class in
-# the semantic output, and masks that overlap because nothing forbids it. And two networks are not
-# the cause. The two branches of *one* network contradict each other about as often: on Shapes on 1.9 % of the
-# pixels (two networks: 2.2 %), in the crowd on 5.3 % (5.2 %). Shared features do not make two outputs agree. A
-# rule has to decide; section 4.6 has one.
+# the semantic output, and masks that overlap because nothing forbids it.
 #
-# But are two networks needed at all, with more weights and more time? That is the question of *Panoptic
-# Feature Pyramid Networks* (Kirillov et al., 2019).
+# Two networks contradict each other on 2.2 % of the pixels of Shapes and on 5.2 % in the crowd. The two branches of
+# one network (`panoptic_fpn_tiny`) do so about as often: 1.9 % and 5.3 %. So shared features do not make two outputs
+# agree. (Two networks with nothing in common might contradict each other more often; ours are related.) A rule has to
+# decide; section 4.6 has one.
+#
+# Are two networks needed at all? They have more weights and take more time; section 4.5 measures both. One
+# network instead is the subject of *Panoptic Feature Pyramid Networks* (Kirillov et al., 2019).
 #
 # ## 4.3 The semantic branch
 #
 # A Mask R-CNN with a feature pyramid (FPN) already has what a semantic segmentation needs: feature maps that
-# are fine *and* have deep semantics. The semantic branch upsamples all levels to stride 4, adds them, and
-# classifies each cell:
+# are fine *and* have deep semantics. The semantic branch (lower half of the diagram at the top) upsamples all
+# levels to stride 4, adds them, and classifies each cell:
 #
 # $$s = W \Big( \sum_{l=2}^{5} u_l(P_l) \Big) + b .$$
 #
@@ -275,8 +301,8 @@ plt.show()
 # $$u_5(P_5) = \mathrm{up}(\mathrm{conv}(\mathrm{up}(\mathrm{conv}(\mathrm{up}(\mathrm{conv}(P_5)))))) .$$
 #
 # So level $l > 2$ is convolved and upsampled $l - 2$ times. $P_2$ already has stride 4: it is convolved once
-# and not upsampled. $W$ and $b$ are a $1 \times 1$ convolution. The logits $s$ are upsampled four times at
-# the end, to one for each pixel.
+# and not upsampled. $W$ and $b$ are a $1 \times 1$ convolution. At the end the logits $s$ are upsampled by a factor
+# of 4, to one for each pixel.
 
 
 # %% tags=["idea"]
@@ -292,8 +318,8 @@ class SemanticBranch(nn.Module):
     def __init__(self, in_channels, channels, num_classes):
         super().__init__()
         self.blocks = nn.ModuleDict()
-        for level in (2, 3, 4, 5):
-            inputs = [in_channels, channels, channels][: max(1, level - 2)]
+        for level, convs in {2: 1, 3: 1, 4: 2, 5: 3}.items():
+            inputs = [in_channels] + [channels] * (convs - 1)
             self.blocks[f"p{level}"] = nn.ModuleList(conv_norm_relu(n, channels) for n in inputs)
         self.predictor = nn.Conv2d(channels, num_classes, 1)
 
@@ -342,7 +368,7 @@ with torch.no_grad():
         labkit.record(f"upsamplings_{name}", sum(isinstance(m, nn.Upsample) for m in layers))
     logits = branch(features)
     enlarged = F.interpolate(logits, padded_size, mode="bilinear")
-    print(f"sum, 1 × 1 conv: {tuple(logits.shape[1:])}, 4 × upsampled: {tuple(enlarged.shape[1:])}")
+    print(f"sum, 1 × 1 conv: {tuple(logits.shape[1:])} → up by 4: {tuple(enlarged.shape[1:])}")
     gap = 0.0
     for image, _ in SETS["Shapes"][:10]:
         features, _ = features_of(image)
@@ -412,25 +438,75 @@ panels(shown, categories, columns=5, names=False, size=2.0)
 # %% [markdown]
 # The levels were trained together, so this is not what a branch on P5 alone would learn. It shows which level
 # is responsible for what. Large objects appear with $P_4$, as blobs; the finer levels add their outlines and
-# the small objects. Stuff depends almost entirely on the fine levels, because here it differs by texture, and
-# a texture is visible only in a few pixels.
+# the small objects. Stuff depends mostly on the fine levels: its classes differ mainly in texture (their colours
+# vary and overlap), and a texture is visible only on a fine map.
 #
 # **What does it cost?** The usual alternative for a fine feature map is *dilation* (notebook 1): the last
 # stages of the backbone keep a stride of 16 or 8 and dilate their filters instead. Then their many channels
 # are computed on 4 or 16 times as many cells. FPN leaves the backbone at stride 32 and adds a few
-# convolutions. We count both: the multiplications of all convolutions, and the memory of their outputs,
-# which training must keep for the backward pass.
+# convolutions:
+
+# %% tags=["hide-input"]
+# Figure: sizes of the maps of ResNet-101, dilated and with FPN.
+KEEP_STRIDE = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+PHOTO = 1024, 2048
+
+
+def resnet(depth, stride):
+    """torchvision's ResNet, dilated so that its largest stride is ``stride``."""
+    make = getattr(torchvision.models, f"resnet{depth}")
+    return make(weights=None, replace_stride_with_dilation=KEEP_STRIDE[stride])
+
+
+def fpn_of(network, pyramid):
+    return BackboneConfig("fpn", network, pyramid=pyramid, stride_in_1x1=False).build()
+
+
+def stage_shapes(network):
+    """Shapes of the outputs of the four stages."""
+    x, shapes = torch.zeros(1, 3, *PHOTO), {}
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    for n in (2, 3, 4, 5):
+        x = network.get_submodule(f"layer{n - 1}")(x)
+        shapes[f"res{n}"] = tuple(x.shape[1:])
+    return shapes
+
+
+with torch.device("meta"), torch.no_grad():  # shapes without numbers: nothing is computed
+    pyramid_maps = fpn_of("resnet101", 256)(torch.zeros(1, 3, *PHOTO))
+    MAPS = {
+        "dilated, stride 8": stage_shapes(resnet(101, 8)),
+        "FPN: the backbone": stage_shapes(resnet(101, 32)),
+        "and its pyramid": {f"p{n}": tuple(pyramid_maps[f"p{n}"].shape[1:]) for n in (2, 3, 4, 5)},
+    }
+figure, axes = plt.subplots(len(MAPS), 1, figsize=(10, 4.2), layout="constrained")
+for axis, color, (title, maps) in zip(axes, (orange, blue, purple), MAPS.items(), strict=True):
+    for k, (name, (channels, height, width)) in enumerate(maps.items()):
+        axis.add_patch(Rectangle((700 * k, 0), width, height, color=color, alpha=0.6))
+        text = f"{name}, stride {PHOTO[0] // height}\n{channels} × {height} × {width}"
+        axis.text(700 * k, -15, text, va="top", fontsize=8)
+    axis.set(xlim=(0, 2800), ylim=(-150, 260), aspect="equal")
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_axis_off()
+plt.show()
+
+# %% [markdown]
+# Sizes for one image of 1024 × 2048. Dilation computes 1024 and 2048 channels at stride 8. FPN computes them at
+# strides 16 and 32, and only 256 channels at stride 4.
+#
+# We count the multiplications of all convolutions, and the values that they output (*activations*), which
+# training must keep in memory for the backward pass.
 
 
 # %% tags=["idea"]
 def cost(network, height, width):
-    """Multiplications of all convolutions, and bytes of their outputs in float32, for one image."""
+    """Multiplications of all convolutions, and the number of their outputs, for one image."""
     total = Counter()
 
     def count(conv, inputs, output):
         per_value = conv.in_channels // conv.groups * prod(conv.kernel_size)
         total["multiplications"] += output.numel() * per_value
-        total["bytes"] += output.numel() * 4
+        total["activations"] += output.numel()
 
     convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     hooks = [conv.register_forward_hook(count) for conv in convs]
@@ -442,34 +518,24 @@ def cost(network, height, width):
 
 # %% tags=["hide-input"]
 # Table: dilated backbones against FPN.
-KEEP_STRIDE = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
-
-
-def resnet(depth, stride):
-    """torchvision's ResNet, dilated so that its largest stride is ``stride``."""
-    make = getattr(torchvision.models, f"resnet{depth}")
-    return make(weights=None, replace_stride_with_dilation=KEEP_STRIDE[stride])
-
-
-def fpn_and_branch(depth, pyramid, channels, num_classes):
-    fpn = BackboneConfig("fpn", depth, pyramid=pyramid, stride_in_1x1=False).build()
+def fpn_and_branch(network, pyramid, channels, num_classes):
+    fpn = fpn_of(network, pyramid)
     config = SemanticFPNConfig(("p2", "p3", "p4", "p5"), channels, merge_things=False)
     return fpn, SemanticFPN(pyramid, fpn.strides, num_classes, config)
 
 
-with torch.device("meta"), torch.no_grad():  # shapes without numbers: nothing is computed
-    photo = 1024, 2048
+with torch.device("meta"), torch.no_grad():
     costs = {}
     for depth in (50, 101):
         for stride in (32, 16, 8):
-            costs[f"R{depth}", f"stride {stride}"] = cost(resnet(depth, stride), *photo)
-        fpn, head = fpn_and_branch(depth, 256, 128, 19)
-        costs[f"R{depth}", "FPN"] = cost(fpn, *photo)
-        costs[f"R{depth}", "FPN + branch"] = cost(nn.Sequential(fpn, head), *photo)
+            costs[f"R{depth}", f"stride {stride}"] = cost(resnet(depth, stride), *PHOTO)
+        fpn, head = fpn_and_branch(f"resnet{depth}", 256, 128, 19)
+        costs[f"R{depth}", "FPN"] = cost(fpn, *PHOTO)
+        costs[f"R{depth}", "FPN + branch"] = cost(nn.Sequential(fpn, head), *PHOTO)
     for stride in (32, 16, 8):
         trunk = TinyResNet(TINY_WIDTHS, TINY_BLOCKS, stride)
         costs["tiny", f"stride {stride}"] = cost(trunk, 128, 128)
-    fpn, head = fpn_and_branch(0, 64, 64, len(categories))
+    fpn, head = fpn_and_branch("tiny_resnet", 64, 64, len(categories))
     costs["tiny", "FPN"] = cost(fpn, 128, 128)
     costs["tiny", "FPN + branch"] = cost(nn.Sequential(fpn, head), 128, 128)
     published = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]
@@ -484,18 +550,14 @@ VARIANTS = {
     "FPN + branch": ("FPN + branch", 4),
 }
 print(f"{'':8}{'':14}{'output stride':>14}{'multiplications':>18}{'activations':>14}")
-for network, scale, unit, memory, unit_memory in (
-    ("tiny", 1e6, "M", 2**20, "MiB"),
-    ("R50", 1e9, "G", 2**30, "GiB"),
-    ("R101", 1e9, "G", 2**30, "GiB"),
-):
+for network, scale, unit in (("tiny", 1e6, "M"), ("R50", 1e9, "G"), ("R101", 1e9, "G")):
     for key, (name, stride) in VARIANTS.items():
         value = costs[network, key]
         print(
             f"{network:8}{name:14}{stride:14}{value['multiplications'] / scale:16.0f} {unit}"
-            f"{value['bytes'] / memory:10.2f} {unit_memory}"
+            f"{value['activations'] / scale:12.2f} {unit}"
         )
-    for what in ("multiplications", "bytes"):
+    for what in ("multiplications", "activations"):
         dilated = costs[network, "stride 8"][what] / costs[network, "FPN + branch"][what]
         labkit.record(f"{what}_dilated_8_over_fpn_{network}", dilated)
         dilated = costs[network, "stride 16"][what] / costs[network, "FPN + branch"][what]
@@ -505,14 +567,14 @@ for network, scale, unit, memory, unit_memory in (
 # R50 and R101 are counted on 1024 × 2048 pixels, the size of Cityscapes; tiny on our 128 × 128. (The counter
 # agrees with torchvision's published number for R50.)
 #
-# With stride 8, dilation of R101 costs 2.8 times the multiplications and 2.4 times the memory of FPN with the
+# With stride 8, dilation of R101 costs 2.8 times the multiplications and 2.4 times the activations of FPN with the
 # semantic branch, and its map is twice as coarse. With stride 16 it costs about as much as FPN (0.8 and 0.9
-# times), and its map is four times as coarse. In the tiny network FPN saves nothing (183 M against 150 M
-# multiplications): its last stages have only 96 and 128 channels, little more than the 64 of the pyramid. FPN
-# pays where the deep stages are wide, as in every ResNet.
+# times), and its map is four times as coarse. The tiny network is an exception: FPN with the branch needs 183 M
+# multiplications, dilation with stride 8 only 150 M. Its last stages have just 96 and 128 channels, little more
+# than the 64 of the pyramid. FPN pays where the deep stages are wide, as in every ResNet.
 #
-# The paper reports the same for whole networks on Cityscapes (table 1a, which the lecture shows; multiply-adds
-# in $10^{12}$, memory in $10^9$ activations):
+# The paper's table 1a, which the lecture shows, compares whole networks on Cityscapes (FLOPs: multiply-adds in
+# $10^{12}$; memory: $10^9$ activations):
 #
 # | network | backbone | mIoU | FLOPs | memory |
 # | --- | --- | --- | --- | --- |
@@ -521,6 +583,11 @@ for network, scale, unit, memory, unit_memory in (
 # | DeepLabV3+ | Xception-71, dilated, stride 16 | 79.6 | 0.5 | 1.9 |
 # | Semantic FPN | ResNet-101, FPN | 77.7 | 0.5 | 0.8 |
 # | Semantic FPN | ResNeXt-101, FPN | 79.1 | 0.8 | 1.4 |
+#
+# Our counts for R101 agree: 0.5 and 0.8 for FPN; 1.4 and 1.9 for dilation with stride 8, to which DeepLabV3 and
+# PSANet add modules of their own. For stride 16 they differ: DeepLabV3+ keeps 1.9, more than twice as much as FPN,
+# and ours 0.9 times as much. Its backbone is another one (Xception-71), and it has a decoder, so this row does not
+# compare strides alone.
 #
 # **Two details that the paper studied.** *Sum or concatenation?* Concatenation keeps the four levels apart but
 # makes the predictor's input four times as wide; the mIoU was no better (Cityscapes: sum 74.5, concatenation
@@ -539,8 +606,10 @@ for network, scale, unit, memory, unit_memory in (
 # $L_{rpn}$ are the two losses of the RPN (without a weight of its own). $L_c$, $L_b$ and $L_m$ are those of
 # class, box and mask. $L_s$ is the cross-entropy of the pixels' classes. **$\lambda_i$ scales the gradient of
 # the object losses, $\lambda_s$ that of the pixel loss; their ratio decides which branch has more influence on
-# the shared backbone.** Weights are needed because the losses are means over different things, some tens of
-# boxes and thousands of pixels, and have different sizes.
+# the shared backbone.** Weights are needed because each loss is a mean of something else (boxes, offsets, mask
+# pixels, image pixels) and has its own size; without weights the branch with the larger gradients has more
+# influence. The check below prints the sizes in a trained network: there the losses of box and mask are larger
+# than $L_s$.
 
 
 # %% tags=["idea"]
@@ -592,6 +661,9 @@ labkit.record("joint_loss_by_hand_error", abs(float(total) - by_hand))
 # 2. *Both branches*, with $\lambda_i = \lambda_s = 1$.
 #
 # For comparison the same number of joint steps also runs from random weights.
+#
+# In the code, `train_data` are the training images, half of them mirrored; `evaluate` returns predictions, metrics
+# and time on a part of the validation images; `branch_steps` and `study_steps` are 100 and 50 in the quick profile.
 
 # %% tags=["hide-input"]
 # Set-up: training images, the network of step 1, metrics.
@@ -762,7 +834,7 @@ for name, optimizer in {
 # - **one network**, with $\lambda_i = 1$ and three values of $\lambda_s$.
 #
 # Every row is trained twice. A seed decides the order of the images, for all rows alike. **In this course
-# "±" is the sample standard deviation (with n − 1) over the runs; with only two runs, as here, we give both
+# "±" is the sample standard deviation (with n − 1) over three or more runs; with two runs, as here, we give both
 # numbers instead.**
 
 # %% tags=["hide-input"]
@@ -791,6 +863,7 @@ for run in range(2):
     _ = start_from(objects, detector)
     first, ms_first = trained(objects, config)
     second, ms_second = trained(classes, config)
+    start = time.perf_counter()
     both = [
         Prediction(
             a.detections,
@@ -799,8 +872,9 @@ for run in range(2):
         )
         for a, b in zip(first, second, strict=True)
     ]
+    ms_merge = 1000 * (time.perf_counter() - start) / len(both)
     study["two networks"].append(measure(both, study_items))
-    price["two networks"] = millions(objects, classes), ms_first + ms_second
+    price["two networks"] = millions(objects, classes), ms_first + ms_second + ms_merge
     for value in WEIGHTS:
         if run == 0 and value == 1.0:  # this run is the one of 4.4
             result, ms = after[1:]
@@ -811,10 +885,11 @@ for run in range(2):
         study[f"one, λ_s = {value:g}"].append(result)
         price[f"one, λ_s = {value:g}"] = millions(model), ms
 
-print(f"{'':17}" + "".join(f"{c:^12}" for c in COLUMNS) + f"{'weights':>9}")
+print(f"{'':17}" + "".join(f"{c:^12}" for c in COLUMNS) + f"{'weights':>9}{'an image':>10}")
 for row, results in study.items():
     cells = [" ".join(f"{100 * column(r):.1f}" for r in results) for column in COLUMNS.values()]
-    print(f"{row:17}" + "".join(f"{cell:^12}" for cell in cells) + f"{price[row][0]:7.2f} M")
+    weights, ms = price[row]
+    print(f"{row:17}" + "".join(f"{cell:^12}" for cell in cells) + f"{weights:7.2f} M{ms:7.0f} ms")
 
 # %% tags=["hide-input"]
 # Figure: both runs of each row.
@@ -854,33 +929,37 @@ PAIRS = {
     "λ_s = 5 minus 1": ("weight_5_minus_1", "one, λ_s = 5", "one, λ_s = 1"),
     "one minus two": ("one_minus_two", "one, λ_s = 1", "two networks"),
 }
-print(f"{'differences':20}" + "".join(f"{c:^14}" for c in ("AP", "mIoU", "PQ")))
+print(f"{'differences':20}" + "".join(f"{c:^14}" for c in COLUMNS))
 for title, (short, row, other) in PAIRS.items():
     text = ""
-    for column in ("AP", "mIoU", "PQ"):
+    for column in COLUMNS:
         gaps = [
             100 * (COLUMNS[column](a) - COLUMNS[column](b))
             for a, b in zip(study[row], study[other], strict=True)
         ]
         text += f"{' '.join(f'{gap:+.1f}' for gap in gaps):^14}"
-        labkit.record(f"{column}_{short}", float(np.mean(gaps)) / 100)
+        labkit.record(f"{column.replace(' ', '_')}_{short}", float(np.mean(gaps)) / 100)
     print(f"{title:20}{text}")
 labkit.record("weights_two_over_one", price["two networks"][0] / price["one, λ_s = 1"][0])
+labkit.record("time_one_over_two", price["one, λ_s = 1"][1] / price["two networks"][1])
 
 # %% [markdown]
 # **What can we conclude?** The two numbers of a row differ by up to two points, as much as some rows do. But a seed moves
 # most rows in the same direction, as the lines show, so we compare runs with the *same* seed.
 #
 # - **Against the start.** mIoU rises by at least 6 points in every row, because the branch trains longer and because the
-#   backbone may change now (the table cannot separate the two). AP falls in every row. The detector that goes on alone
-#   loses two points, so this much comes from the restarted training and not from the second task.
+#   backbone may change now (the table cannot separate the two). AP falls in every row: by 2 points for the detector that
+#   goes on alone, which is the effect of the restarted training, and by 4 to 5 with $\lambda_s = 5$.
 # - **λ.** From $\lambda_s = 0.1$ to 1 mIoU rises by more than 3 points and PQ by more than 5, for both seeds. From 1 to 5
 #   neither changes clearly, but AP falls by 1.5 and 1.7: the larger share of the pixel loss now costs objects.
-# - **One or two.** One network with $\lambda_s = 1$ is 0.9 and 1.4 PQ behind two networks: behind in AP (1.7 and 0.6),
-#   ahead in mIoU (1.3 and 0.5). It has 69 % of the weights and runs one backbone instead of two.
+# - **One or two.** One network ($\lambda_s = 1$) minus two, with the same seed: PQ −0.9 and −1.4, AP −1.7 and −0.6,
+#   mIoU +1.3 and +0.5. PQ of stuff falls (−1.0 and −1.5) although mIoU rises: a small wrong region is a few pixels in
+#   mIoU and a whole FP in PQ. Both differences of PQ have the same sign, but two runs are too few for a standard
+#   deviation. So: about one point behind, sign likely, size uncertain. One network has 69 % of the weights. It
+#   saves one backbone but no head, and takes about three quarters of the time (last column).
 #
-# Two seeds and sixty images are few, and runs this short measure how *fast* a branch learns. In long trainings
-# the rows come closer. The paper's own tables, with full trainings on COCO:
+# Two seeds and sixty images are few, and runs this short measure how *fast* a branch learns. The paper's own
+# tables, with full trainings on COCO:
 #
 # | backbone | AP | PQ Th | mIoU | PQ St | PQ |
 # | --- | --- | --- | --- | --- | --- |
@@ -888,8 +967,9 @@ labkit.record("weights_two_over_one", price["two networks"][0] / price["one, λ_
 # | R50-FPN, one network | 33.3 | 45.9 | 41.0 | 28.7 | 39.0 |
 # | R101-FPN, one network | 35.2 | 47.5 | 42.1 | 29.5 | 40.3 |
 #
-# There one network loses 0.7 at things, gains 0.8 at stuff, and ends 0.2 PQ behind two. The weights that are
-# saved can be used for a larger backbone: the last row is ahead of two networks everywhere, and still smaller:
+# There one network is 0.7 behind in things and 0.8 ahead in stuff. In total it is 0.2 PQ behind, because PQ is the mean
+# over 80 classes of things and only 53 of stuff. The weights that are saved can be used for a larger backbone: the
+# last row is ahead of two networks everywhere, and still smaller:
 
 # %% tags=["hide-input"]
 # Table: weights of one and of two networks, R50 and R101.
@@ -909,19 +989,20 @@ labkit.record("weights_two_r50_over_one_r101", two / millions(large[101]))
 # The rule that makes one map of two outputs resembles non-maximum suppression:
 #
 # 1. Sort the objects by score and drop those with a score below `score_thresh`.
-# 2. Paint them in this order, each only on pixels that are still free. So where two objects overlap, **the
-#    object with the higher score gets the pixels**. If more than the share `overlap_thresh` of an object is
-#    already painted, drop the object: it is probably a second detection of the same object.
-# 3. Paint the stuff of the semantic output on the pixels that are still free. Drop a stuff class with fewer
-#    than `min_stuff_area` pixels.
+# 2. Take them in this order. If more than the share `overlap_thresh` of an object's mask is already painted, drop
+#    the object: it is probably a second detection of the same object. Otherwise paint it on the pixels that are
+#    still free. So where two objects overlap, **the object with the higher score gets the pixels**.
+# 3. For each stuff class count its pixels in the semantic output that are still free, all regions of the image
+#    together. If they are at least `min_stuff_area`, paint them. (The usual 4096 pixels are meant for images of
+#    640 × 480. The same share of 128 × 128 pixels is 218.)
 # 4. What remains is void (no segment). This includes pixels where the semantic output is a thing but no object
 #    was painted: nobody knows to which instance they belong.
 
 
 # %% tags=["idea"]
 def my_merge(detections, semantic, score_thresh=0.5, overlap_thresh=0.5, min_stuff_area=218):
-    """The panoptic map, and a list of (what, painted?, the map after it)."""
-    ids, segments, steps = torch.zeros_like(semantic, dtype=torch.int32), [], []
+    """The panoptic map, and a list of (what, painted?, the map after it). VOID is the id 0."""
+    ids, segments, log = torch.zeros_like(semantic, dtype=torch.int32), [], []
     for k in detections.scores.argsort(descending=True, stable=True).tolist():
         score, label = float(detections.scores[k]), int(detections.labels[k])
         if score < score_thresh:
@@ -932,41 +1013,41 @@ def my_merge(detections, semantic, score_thresh=0.5, overlap_thresh=0.5, min_stu
         if painted:
             segments.append(Segment(len(segments) + 1, label, score=score))
             ids[free] = len(segments)
-        steps.append(((label, score, area, left), painted, ids.clone()))
+        log.append(((label, score, area, left), painted, ids.clone()))
     for label in categories.stuff:
         free = (semantic == label) & (ids == VOID)
         painted = int(free.sum()) >= max(1, min_stuff_area)
         if painted:
             segments.append(Segment(len(segments) + 1, label))
             ids[free] = len(segments)
-        steps.append(((label, None, int(free.sum()), int(free.sum())), painted, ids.clone()))
-    return Panoptic(ids, segments), steps
+        log.append(((label, None, int(free.sum()), int(free.sum())), painted, ids.clone()))
+    return Panoptic(ids, segments), log
 
 
 # %% tags=["hide-input"]
 # Check against labkit's merge; list and figure: one merge step by step.
-differ, steps_of = 0, {}
+differ, log_of = 0, {}
 for name in SETS:
-    steps_of[name] = []
+    log_of[name] = []
     for prediction in by_fpn[name]:
-        mine, steps = my_merge(
+        merged, log = my_merge(
             prediction.detections, prediction.semantic, min_stuff_area=plain.min_stuff_area
         )
-        differ += int((mine.ids != prediction.panoptic.ids).sum())
-        differ += mine.segments != prediction.panoptic.segments
-        steps_of[name].append([step for step in steps if step[0][2]])  # that had pixels
+        differ += int((merged.ids != prediction.panoptic.ids).sum())
+        differ += merged.segments != prediction.panoptic.segments
+        log_of[name].append([step for step in log if step[0][2]])  # that had pixels
 labkit.record("own_merge_vs_labkit", differ)
 
 # An image with objects left out, not too many to follow, and as much of it covered as can be.
 suits = []
-for prediction, steps in zip(by_fpn["crowded"], steps_of["crowded"], strict=True):
-    left_out = sum(what[1] is not None and not painted for what, painted, _ in steps)
+for prediction, log in zip(by_fpn["crowded"], log_of["crowded"], strict=True):
+    left_out = sum(what[1] is not None and not painted for what, painted, _ in log)
     covered = int((prediction.panoptic.semantic() < THINGS).sum())
-    suits.append(covered if left_out >= 2 and len(steps) <= 24 else left_out)
+    suits.append(covered if left_out >= 2 and len(log) <= 24 else left_out)
 example = int(np.argmax(suits))
 (image, target), prediction = SETS["crowded"][example], by_fpn["crowded"][example]
-steps, count = steps_of["crowded"][example], 0
-for (label, score, area, left), painted, _ in steps:
+log, count = log_of["crowded"][example], 0
+for (label, score, area, left), painted, _ in log:
     count += painted
     taken = "" if score is None else f"score {score:.2f}, {1 - left / area:3.0%} already painted"
     result = f"segment {count}" if painted else "dropped"
@@ -979,7 +1060,7 @@ def so_far(ids):
     return Panoptic(ids, [s for s in prediction.panoptic.segments if s.id in present])
 
 
-painted_objects = [ids for what, painted, ids in steps if painted and what[1] is not None]
+painted_objects = [ids for what, painted, ids in log if painted and what[1] is not None]
 shown = [("image", image, None)]
 shown.append(("objects, with overlaps", image, confident(prediction.detections)))
 shown.append(("classes", image, prediction.semantic))
@@ -995,8 +1076,8 @@ panels(shown, categories, columns=4, names=False, size=2.4)
 # `labkit.models.panoptic_fpn.merge.merge` does the same with NumPy, and the two agree on every pixel.
 #
 # **The price of merging.** Kirillov and others first merged two networks and measured what the merge costs: PQ of
-# things from the objects alone, PQ of stuff from the semantic output alone, and both after the merge. (For the
-# first, overlaps between objects are already resolved.)
+# things from the objects alone, PQ of stuff from the semantic output alone, and both after the merge. (PQ needs a map
+# without overlaps. So "objects alone" are the objects after steps 1 and 2.)
 
 
 # %% tags=["hide-input"]
@@ -1040,7 +1121,8 @@ for name, items in SETS.items():
 # ## 4.7 What the thresholds do
 #
 # The predictions are cached, so a new threshold costs a merge and no network. One threshold moves, the other
-# two stay at their defaults (0.5, 0.5, 218; the grey lines). On the crowded variant:
+# two stay at their defaults (0.5, 0.5, 218; the grey lines). On the crowded variant, with a table of the default and
+# both ends:
 
 # %% tags=["hide-input"]
 # Figure and table: PQ, SQ and RQ over each threshold.
@@ -1082,6 +1164,27 @@ def at(key, value, kind, what="pq"):
     return getattr(getattr(curves[key][GRID[key].index(value)], kind), what)
 
 
+def errors(key, value, kind):
+    """FP and FN of all classes of things or of stuff."""
+    classes = curves[key][GRID[key].index(value)].per_class
+    classes = classes[:THINGS] if kind == "things" else classes[THINGS:]
+    return sum(c.fp for c in classes), sum(c.fn for c in classes)
+
+
+ENDS = {
+    "score_thresh": ("things", (0.05, 0.5, 0.95)),
+    "overlap_thresh": ("things", (0.0, 0.5, 0.99)),
+    "min_stuff_area": ("stuff", (0, 218, 6976)),
+}
+print(f"{'':24}{'':8}" + "".join(f"{h:>7}" for h in ("PQ", "SQ", "RQ", "FP", "FN")))
+for key, (kind, values) in ENDS.items():
+    for value in values:
+        numbers = "".join(f"{100 * at(key, value, kind, what):7.1f}" for what in ("pq", "sq", "rq"))
+        fp, fn = errors(key, value, kind)
+        print(f"{f'{key} {value}':24}{kind:8}{numbers}{fp:7.0f}{fn:7.0f}")
+        labkit.record(f"fp_{key}_{value}", fp)
+        labkit.record(f"fn_{key}_{value}", fn)
+print()
 for key, values in GRID.items():
     best = values[int(np.argmax([r.all.pq for r in curves[key]]))]
     print(f"{key}: the best PQ, {100 * max(r.all.pq for r in curves[key]):.1f}, at {best}")
@@ -1140,14 +1243,13 @@ for key, (low, high) in EXTREMES.items():
 panels(shown, categories, columns=4, names=False, size=2.4)
 
 # %% [markdown]
-# - **score_thresh** trades false negatives for false positives. RQ of things is nearly flat over a wide middle. A
-#   lower threshold lets in false positives; a higher one keeps only the best objects, and RQ falls steeply.
-#   SQ rises with the threshold, because it is the mean IoU of the matches alone, and objects with high scores
-#   have better outlines.
-# - **overlap_thresh** decides about the object that is behind. At 0, an object is dropped as soon as a better
-#   one touches it. Near 1, the visible rest of a second detection becomes a segment of its own.
-# - **min_stuff_area** removes small regions of stuff. Each would be a false positive, which counts in PQ as much
-#   as a missed sky over half of the image. If the value is too high, true regions are removed.
+# | raised | what happens on the map | what happens to the numbers (lowest, default, highest value) |
+# | --- | --- | --- |
+# | `score_thresh` | Fewer objects. Their pixels become stuff or void. | FP of things fall (362, 118, 28), FN rise (756, 841, 1081). RQ is flat in the middle, then falls steeply. SQ rises slightly: objects with high scores have better outlines. |
+# | `overlap_thresh` | More partly hidden objects stay; near 1 also the rests of duplicates. At 0, the object with the lower score is dropped as soon as one of its pixels is taken. | First FN of things fall (1076, 841), then FP rise (118, 269). |
+# | `min_stuff_area` | Stuff classes with few pixels in the image become void. | First FP of stuff fall (100, 23), then FN rise (16, 225). |
+#
+# A small FP counts in PQ as much as a missed sky over half of the image.
 #
 # Thresholds are chosen on validation images, as here, and then used on others. A gain that was found by
 # trying dozens of values on a hundred images is partly luck.
@@ -1177,9 +1279,10 @@ for name, result in results.items():
     labkit.record(f"pq_stuff_{name}", result.stuff.pq)
 
 # %% [markdown]
-# On the usual images things and stuff are nearly level. In a crowd both fall: stuff because the colours of its
-# regions are similar there, and things much more, because small objects of nearly one colour that touch are
-# hard to count. SQ stays high, so the outlines of the matched segments are still good; it is RQ that falls.
+# On the usual images things and stuff are nearly level. In a crowd both fall: stuff because its colours are nearly
+# equal there, so that only the texture is left, and things much more, because small objects of nearly one colour
+# that touch are hard to count. SQ stays high, so the outlines of the matched segments are still good; it is RQ that
+# falls.
 #
 # ## 4.9 The homework: which backbone?
 #
@@ -1187,13 +1290,14 @@ for name, result in results.items():
 # Here are Panoptic FPNs on the three backbones of notebook 3:
 #
 # - **FPN**: the pyramid, as above;
-# - **C4**: one map of stride 16, after the fourth stage; the fifth stage runs on every proposal, and the
-#   semantic branch is $u_4$ alone;
+# - **C4**: one map of stride 16, after the fourth stage; the fifth stage runs on every proposal;
 # - **DC5**: one map of stride 16 too, but after the fifth stage, which is dilated.
 #
-# For a fair comparison all three start from random weights and get the same steps, batch size and learning
-# rate (the commands are in `data/checkpoints/checkpoints.toml`). The FPN here is therefore not
-# `panoptic_fpn_tiny` of the sections above, which started from a detector, but `panoptic_fpn_tiny_1500`.
+# **Equal:** random start, data, 1500 steps, batch size 8, learning rate 0.003 (the commands are in
+# `data/checkpoints/checkpoints.toml`). The FPN here is therefore not `panoptic_fpn_tiny`, which started from a
+# detector, but `panoptic_fpn_tiny_1500`. **Not equal:** weights (1.46, 0.80 and 1.49 M), time per image, stride of the
+# maps (4 to 32 against 16), the semantic branch (all levels for FPN; $u_4$ on one map for C4 and DC5), the place of
+# the fifth stage. So we compare whole designs at equal steps, not at equal weights or time. One training each.
 
 # %% tags=["hide-input"]
 # Tables: three backbones, budget and quality.
@@ -1316,8 +1420,8 @@ for of in SETS:
 # along its borders and where a region is small. C4 is ahead of DC5 with half of its weights, but it is the slowest,
 # because its fifth stage runs on every proposal.
 #
-# One training each: another seed would move these numbers by a point or two (section 4.5), far less than the
-# differences in the table. The images on which the three differ most, one of each kind:
+# How much another seed of the training would change, one training each cannot tell. The images on which the three
+# differ most, one of each kind:
 
 # %% tags=["hide-input"]
 # Figure: the images on which the backbones differ most.
@@ -1336,17 +1440,18 @@ panels(shown, categories, columns=5, names=False, size=2.0)
 
 # %% [markdown]
 # **Segment by segment.** PQ counts segments. The next figure shows what became of every segment of one image, for
-# each network: blue is a TP (IoU above 0.5), red an FP, orange an FN, and violet both at once (a segment is
-# there, but not the right one).
+# each network: blue is a TP (IoU above 0.5), red an FP, orange an FN. Violet is an FP and an FN on the same pixels: the
+# predicted segment there does not match the ground-truth segment there.
 
 # %% tags=["hide-input"]
 # Figure: outcomes of the segments of one image.
 compare(BACKBONES, ("crowded", 9), difference=True)
 
 # %% [markdown]
-# Now you: choose networks and an image, also one of your own, and point at a segment to compare all networks at
-# that pixel. Moving the score threshold repeats the merge of 4.6 for each network. Move it on a crowded image:
-# which network loses objects first? Whose PQ is best at another value than the default?
+# Now you: `Compare` is this figure (`compare`) as an app. Choose networks and an image, also one of your own, and
+# point at a segment to compare all networks at that pixel. Moving the score threshold repeats the merge of 4.6 for
+# each network. Move it on a crowded image: which network loses objects first? Whose PQ is best at another value than
+# the default?
 
 # %%
 Compare(BACKBONES, ("crowded", 9))
@@ -1361,12 +1466,12 @@ Compare(BACKBONES, ("crowded", 9))
 #   After the sum it is linear, so the contribution of each level can be read off.
 # - FPN gives a map of stride 4 for less than half of the multiplications that dilation needs for stride 8 (in a
 #   ResNet; not in a thin network like ours).
-# - $\lambda_s$ sets the share of the pixel loss in the gradients of the backbone. A study of it needs repeated
-#   runs: if rows differ by less than the runs of a row, there is no result.
+# - $\lambda_s$ sets the share of the pixel loss in the gradients of the backbone. Compare rows seed by seed; if the
+#   differences change sign between seeds, there is no result.
 # - One network nearly replaces two. With two thirds of the weights it ends about one point of PQ behind in our short
 #   study, and 0.2 behind in the paper's full trainings.
-# - The merge: highest score first, then `overlap_thresh`, then `min_stuff_area`. The first two thresholds decide
-#   PQ of things. PQ of stuff depends on the third and on the objects that were missed or invented.
+# - The merge has three thresholds. `score_thresh` and `overlap_thresh` decide PQ of things. PQ of stuff depends on
+#   `min_stuff_area` and on the objects that were painted before.
 #
 # ## Exercises
 #
