@@ -32,7 +32,7 @@
 # > - **AP** measures detections ([3.9](03_mask_rcnn.ipynb#3.9-Average-precision)), **mIoU** the classes of the
 # >   pixels ([1.4](01_semantic_review.ipynb#1.4-Intersection-over-union)).
 # > - **FPN**: feature maps $P_2$ to $P_5$ with strides 4, 8, 16 and 32. The *stride* is the number of pixels between
-# >   neighbouring positions (*cells*) of a map ([3.2](03_mask_rcnn.ipynb#3.2-The-feature-pyramid-(FPN))).
+# >   neighbouring positions (*cells*) of a map ([3.2](03_mask_rcnn.ipynb)).
 # > - **RPN**: the part of Mask R-CNN that finds *proposals*, boxes that may contain an object
 # >   ([3.5](03_mask_rcnn.ipynb#3.5-The-network-and-its-five-losses)).
 # > - **Shapes**: our drawn images, 128 × 128 ([1.1](01_semantic_review.ipynb#1.1-The-task)). Its *crowded* variant has
