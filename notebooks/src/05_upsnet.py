@@ -1273,7 +1273,7 @@ for of in SETS:
 #    each axis. The merge keeps the box and samples the mask at the centre of each pixel (section 3.8), so nothing moves.
 #    A square that moves by half a pixel along both axes has an IoU of 0.98 with itself if its side is 100 pixels, and
 #    0.82 if it is 10.
-# 2. *The semantic logits.* They have stride 4, so our object of ten pixels covers less than $3 \times 3$ cells. The
+# 2. *The semantic logits.* They have stride 4, so an object with a side of ten pixels covers less than $3 \times 3$ cells. The
 #    head adds these logits to every mask, $Z_i = X_{mask_i} + Y_{mask_i}$, so a coarse or wrong semantic output damages
 #    the objects. The merge ignores the semantic output wherever an object is painted.
 #
@@ -1416,7 +1416,7 @@ for of, items in SETS.items():
 #
 # Together: rounding to pixels explains more than half of the difference. The rest is the quality of the semantic logits,
 # to which the coarse stride contributes; how much, this experiment does not separate. On COCO both causes are weaker: an
-# object of 100 pixels loses a fiftieth of its IoU by half a pixel, and covers $25 \times 25$ cells of the semantic
+# object with a side of 100 pixels loses a fiftieth of its IoU by half a pixel, and covers $25 \times 25$ cells of the semantic
 # logits.
 #
 # **A fair threshold?** The merge takes objects with a score of at least 0.5, the head those above 0.6, and neither
