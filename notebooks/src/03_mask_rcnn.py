@@ -147,7 +147,7 @@ def ground_truth(target):
 # | **R-CNN** (Girshick et al., 2014) | selective search, which merges similar pixels: about 2000 proposals | warp the pixels to a fixed size, run the whole CNN | (the start: a classifier becomes a detector) |
 # | **Fast R-CNN** (Girshick, 2015) | selective search; the CNN | RoIPool on the feature map, fully connected layers | the CNN for each box: boxes share one feature map |
 # | **Faster R-CNN** (Ren et al., 2015) | the CNN; a *region proposal network* (RPN) on its feature map | as Fast R-CNN | selective search, two seconds an image in their paper; the RPN also learns |
-# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | a separate network for masks |
+# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | a second network for masks, as SDS and InstanceFCN have |
 #
 # **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, so
 # that the features are shifted against the box; RoIAlign rounds nothing and interpolates the features
@@ -155,11 +155,11 @@ def ground_truth(target):
 # stride 16 (30.3 against 26.9) and 7.3 points on one of stride 32 (30.9 against 23.6; He et al.,
 # 2017, tables 2c, 2d).
 #
-# **Masks before Mask R-CNN.** Five methods, and what each saves:
+# **Masks before Mask R-CNN.** Five methods; from the third on, each saves something:
 #
 # - *SDS* (2014) is an R-CNN on proposals that already have masks: two CNNs for each proposal, one on
 #   its box and one on its foreground.
-# - *Hypercolumns* (2015) predict finer masks from features of several layers, and save nothing.
+# - *Hypercolumns* (2015) predict finer masks from features of several layers.
 # - *MNC* (2016) shares one feature map among all proposals, which saves the CNN for each of them. Its
 #   stages form a cascade: boxes, then masks, then classes.
 # - *InstanceFCN* (2016) assembles mask proposals from score maps, one for each part of an object (top
@@ -167,10 +167,12 @@ def ground_truth(target):
 # - *FCIS* (2017) reads mask and class from the same score maps, which saves the second network. It
 #   makes errors where objects overlap.
 #
-# Mask R-CNN keeps Faster R-CNN. Its mask head runs in parallel with the box head, not before it.
+# Mask R-CNN keeps Faster R-CNN. Its mask head runs in parallel with the box head, not before it, and
+# looks at one proposal at a time, so that overlapping objects do not disturb one another.
 #
-# Now we count. Below are the four detectors, built from the parts of labkit's tiny Mask R-CNN; R-CNN
-# gets the same backbone, on crops of $64 \times 64$.
+# Now we count. Below are the four detectors, built from the parts of labkit's trained tiny Mask R-CNN,
+# `detector`. R-CNN gets the same backbone, on crops of $64 \times 64$, and a linear layer, `classify`;
+# `preprocess` turns images into a normalised batch.
 
 # %% tags=["hide-input"]
 # Bookkeeping: a linear classifier for R-CNN, and hooks that count multiplications
@@ -728,12 +730,13 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 #
 # 1. **Backbone and FPN**: the maps `p2` to `p5`.
 # 2. **RPN**: for each anchor an objectness logit and four offsets.
-# 3. **Proposals**: the best 200 anchors of each level (400 in training), moved by their offsets and
-#    clipped to the image; without duplicates (NMS, section 3.7) the best 100 (200) of all levels.
+# 3. **Proposals**: the best 200 anchors of each level, moved by their offsets and clipped to the image;
+#    duplicates within a level removed (NMS, section 3.7); then the best 100 of all levels. In training
+#    400 and 200, and the ground-truth boxes join them, so that there are positives before the RPN has
+#    learnt anything.
 # 4. **Sampling**, in training only: a proposal is positive if its IoU with an object is at least 0.5,
 #    else negative; 128 of them are drawn, at most a quarter positive. (128 as for the anchors by
-#    coincidence: the published networks draw 256 anchors and 512 proposals. The ground-truth boxes
-#    join the proposals, so that there are positives before the RPN has learnt anything.)
+#    coincidence: the published networks draw 256 anchors and 512 proposals.)
 # 5. **Box head**, the *second stage* after the RPN: $7 \times 7$ RoI features of each proposal, two
 #    fully connected layers, then scores of $C$ classes and the background, and four offsets *for each
 #    class*.
@@ -748,9 +751,9 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 # | loss | boxes | function | divided by |
 # | --- | --- | --- | --- |
 # | `loss_rpn_cls` | sampled anchors | binary cross-entropy of the objectness | 128 an image |
-# | `loss_rpn_loc` | positive ones of them | (smooth) L1 of the offsets | 128 an image |
+# | `loss_rpn_loc` | positive ones of them | L1 (in the papers smooth L1) of the offsets | 128 an image |
 # | `loss_cls` | sampled proposals | cross-entropy over $C$ classes and background | sampled proposals |
-# | `loss_box_reg` | positive ones of them | (smooth) L1 of the offsets of the ground-truth class, targets times 10, 10, 5, 5 | sampled proposals |
+# | `loss_box_reg` | positive ones of them | L1 (in the papers smooth L1) of the offsets of the ground-truth class, targets times 10, 10, 5, 5 | sampled proposals |
 # | `loss_mask` | positive ones (here at most ten an image) | binary cross-entropy of the ground-truth class's mask | pixels of these masks |
 #
 # The whole loss is their sum. The two offset losses are divided by *all* sampled boxes, not by the
@@ -759,8 +762,8 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 # The two functions behind four of them, elementwise. With the logit $x$, the target $y \in \{0, 1\}$
 # and the sigmoid $\sigma$, the **binary cross-entropy** is
 # $-y \log \sigma(x) - (1 - y) \log(1 - \sigma(x))$, and $1 - \sigma(x) = \sigma(-x)$. The **smooth
-# L1** loss of a difference $d$ is $|d|$, except for $|d| < \beta$, where a parabola replaces the
-# corner. Fast R-CNN has $\beta = 1$; Detectron2 and labkit have $\beta = 0$, which is plain L1.
+# L1** loss of a difference $d$ is $d^2 / (2 \beta)$ for $|d| < \beta$ and $|d| - \beta / 2$ beyond. Fast
+# R-CNN has $\beta = 1$; Detectron2 and labkit have $\beta = 0$, which is plain L1, $|d|$.
 
 
 # %% tags=["idea"]
@@ -790,7 +793,7 @@ def rpn_box_loss(offsets, offset_targets, num_sampled):
 
 
 # %% [markdown]
-# The two losses of the **box head**. Its class $C$ is the background. A background box has no offsets
+# The two losses of the **box head**. Labels 0 to $C - 1$ are the classes, label $C$ is the background. A background box has no offsets
 # to learn, and of a positive box only the offsets of its ground-truth class are trained:
 
 
@@ -1368,7 +1371,8 @@ labkit.record("iou_through_28_by_28", kept_iou.mean())
 # 4. *Average* the envelope at the 101 recalls 0.00, 0.01, …, 1.00: at each of them the envelope of
 #    the first rank that reaches this recall; 0 if none does.
 #
-# COCO's AP is the mean over the classes and over the IoU thresholds 0.50, 0.55, …, 0.95.
+# COCO's AP is the mean over the classes and over the IoU thresholds 0.50, 0.55, …, 0.95. AP50 and AP75
+# are the AP at the single thresholds 0.50 and 0.75.
 #
 # By hand, ten detections of a class with five objects, of which four are found:
 #
@@ -1475,8 +1479,8 @@ plt.show()
 # recalls. Faint: precision after every rank, before the envelope.
 #
 # `labkit.metrics.average_precision` computes AP in these steps, and `labkit.metrics.coco_ap` with
-# pycocotools, the program that papers use; they agree. COCO also separates objects by their area. Its
-# limits $32^2$ and $96^2$ pixels are scaled here to our small images.
+# pycocotools, the program that papers use; they agree. COCO also has AP_S, AP_M and AP_L, of
+# small, medium and large objects alone. Its limits $32^2$ and $96^2$ pixels are scaled here to our small images.
 
 # %% tags=["hide-input"]
 # Table: AP of boxes and masks
@@ -1520,10 +1524,10 @@ for name, ap in by_size.items():
 #
 # ## 3.10 What goes wrong
 #
-# One number hides the reasons. Every ground-truth object gets the first of five outcomes that applies:
-# *found*; *wrong class* (the mask fits, the class does not); *poor outline* (a detection overlaps it,
-# but too little); *low score* (proposed, but no detection has a score above 0.5); *not proposed* (the
-# RPN missed it).
+# One number hides the reasons. Only detections with a score above 0.5 count here. Every ground-truth
+# object gets the first of five outcomes that applies: *found* (mask IoU at least 0.5, right class);
+# *wrong class* (IoU at least 0.5, another class); *poor outline* (IoU from 0.1 to 0.5); *low score* (none
+# of these, but a proposal covers it with IoU 0.5); *not proposed* (no proposal does).
 
 
 # %% tags=["idea"]
