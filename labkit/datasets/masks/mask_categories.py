@@ -29,6 +29,7 @@ class MaskCategories:
         colors: whether the codes are colours.
         void: codes that mean "no class".
         usual_void: whether ``void`` is the default, because the file lists none.
+        path: the category file, for messages.
     """
 
     categories: Categories
@@ -36,6 +37,7 @@ class MaskCategories:
     colors: bool
     void: frozenset[Code]
     usual_void: bool
+    path: Path
 
 
 def read_mask_categories(path: Path) -> MaskCategories:
@@ -96,7 +98,8 @@ def read_mask_categories(path: Path) -> MaskCategories:
     both = [ordered[used.index(code)].name for code in void if code in used]
     if both:
         raise LabkitError(f"{path}: the code of {both[0]!r} is in void, too; take it out of one")
-    return MaskCategories(ordered, used, colors, frozenset(void or usual - set(used)), not void)
+    no_class = frozenset(void or usual - set(used))
+    return MaskCategories(ordered, used, colors, no_class, not void, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

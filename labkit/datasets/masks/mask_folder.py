@@ -90,8 +90,8 @@ class MaskFolder(Dataset[tuple[Tensor, Target]]):
         things = [self.categories[label].name for label in self.categories.things]
         if instances_of is not None and instances_of not in things:
             raise LabkitError(
-                f"instances of {instances_of!r}: it is not a thing of the category file, which has"
-                f" {', '.join(things) or 'none'}"
+                f"{classes.path}: instances of {instances_of!r}: it is not a thing of the category"
+                f" file, which has {', '.join(things) or 'none'}"
             )
         self._numbered = None if instances_of is None else things.index(instances_of)
         self._label_of = {packed(code): label for label, code in enumerate(classes.codes)}

@@ -202,7 +202,10 @@ def test_numbered_objects_of_one_class(tmp_path):
         assert target["semantic"][0].tolist() == [0, 1 if stuff else IGNORE, 0, 0]
         with pytest.raises(LabkitError, match=r"2 at row .* say --instances-of 'cell'"):
             MaskFolder(*folders, classes)[0]
-    with pytest.raises(LabkitError, match="not a thing of the category file, which has cell"):
+    with pytest.raises(
+        LabkitError,
+        match=r"categories\.json: instances of .* file, which has cell",
+    ):
         MaskFolder(*folders, classes, instances_of="dog")
 
 
