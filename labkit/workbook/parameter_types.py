@@ -115,6 +115,8 @@ def _plain_converter(name: str) -> Convert:
 
 
 def _generic_converter(name: str, inner: list[ast.expr]) -> Convert:
+    if not inner and name not in ("tuple", "Tuple"):  # Optional[()]
+        raise NotImplementedError
     match name:
         case "Optional":
             return _first_of([converter_of_annotation(inner[0]), _read_none])

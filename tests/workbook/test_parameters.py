@@ -207,6 +207,13 @@ def test_values_of_every_type(name: str, text: str, value: object) -> None:
     assert type(typed[name]) is type(value)
 
 
+@pytest.mark.parametrize("annotation", ["Optional[()]", "Union[()]", "list[()]", "Final[()]"])
+def test_empty_brackets_are_of_no_known_type(annotation: str) -> None:
+    (parameter,) = declared(f"limit: {annotation} = None").values()
+    assert parameter.convert is None
+    assert declared("size: tuple[()] = ()")["size"].convert is not None
+
+
 def test_commands_of_ipython_are_no_parameters() -> None:
     assert set(declared("%matplotlib inline\n!ls\nx = 1")) == {"x"}
 
