@@ -2,7 +2,7 @@
 
     python data/checkpoints/pack.py RUN SECONDS [--name NAME]
 
-RUN is a folder that `labkit train` wrote, on Shapes, and SECONDS what it said that it took. The
+RUN is a folder that `labkit train` wrote, on Shapes or Penn-Fudan, and SECONDS what it took. The
 weights are rounded to float16 and measured as rounded. A run that began (`--init`) from weights
 that come with labkit is recorded with their commands and seconds before its own. NAME is for a
 second training of a preset; the first one has the preset's name.
@@ -18,14 +18,16 @@ from torch import nn
 
 from labkit.checkpoints.run_folder import Run, load_run, read_run
 from labkit.checkpoints.shipped import FOLDER, Shipped, shipped
+from labkit.datasets.registry import open_dataset
 from labkit.datasets.shapes import Shapes
+from labkit.datasets.targets import SegmentationDataset
 from labkit.engine.evaluate import evaluate
 from labkit.engine.train import TrainConfig
 
 RECORD = FOLDER / "checkpoints.toml"
 README = FOLDER.parent / "README.md"
 MARKS = ("<!-- begin: written by checkpoints/pack.py -->\n", "<!-- end -->\n")
-LIMIT = 4_000_000  # bytes
+LIMIT = {"shapes": 4_000_000, "penn_fudan": 10_000_000}  # bytes
 
 
 def main() -> None:
@@ -43,22 +45,24 @@ def main() -> None:
     path = FOLDER / f"{name}.safetensors"
     save_file(half, path)
     path.chmod(0o644)  # a grader's sandbox reads it as another user
-    if path.stat().st_size > LIMIT:
-        raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LIMIT}")
+    if path.stat().st_size > LIMIT[run.data]:
+        raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LIMIT[run.data]}")
     begun = (run.init or "").partition(":")[0]  # NAME:backbone is a part of NAME
     before = record.get(begun, {"commands": [], "seconds": 0})
     commands, seconds = [*before["commands"], command(run)], before["seconds"] + arguments.seconds
     if before["commands"][-1:] == commands[-1:]:  # it was packed before
         commands, seconds = before["commands"], before["seconds"]
-    model = Shipped(name, run.preset, [], 0, {}, {}, {}).load()
+    model = Shipped(name, run.preset, run.data, [], 0, {}, {}, {}).load()
+    on_shapes = run.data == "shapes"
     entry = Shipped(
         name,
         run.preset,
+        run.data,
         commands,
         seconds,
-        measured(model, Shapes("val", 500)),
-        measured(model, Shapes("val", 200, crowded=True)),
-        measured(model, Shapes("val", 100)),
+        measured(model, Shapes("val", 500) if on_shapes else open_dataset(run.data, "val")),
+        measured(model, Shapes("val", 200, crowded=True)) if on_shapes else {},
+        measured(model, Shapes("val", 100)) if on_shapes else {},
     )
     table = asdict(entry)
     record[table.pop("name")] = table
@@ -89,8 +93,8 @@ def command(run: Run) -> str:
     if run.init:
         words += ["--init", run.init]
     default = {field.name: field.default for field in fields(TrainConfig)}
-    for name in ("steps", "batch_size", "lr", "seed"):
-        if run.train[name] != default[name]:
+    for name in ("steps", "batch_size", "lr", "backbone_lr_factor", "seed"):
+        if run.train.get(name, default[name]) != default[name]:
             words += [f"--{name.replace('_', '-')}", f"{run.train[name]:g}"]
     for name in ("scale_jitter", "crop", "color_jitter"):
         value = run.train.get(name)
@@ -100,7 +104,7 @@ def command(run: Run) -> str:
     return " ".join([*words, "--out", "RUN"])
 
 
-def measured(model: nn.Module, images: Shapes) -> dict[str, float]:
+def measured(model: nn.Module, images: SegmentationDataset) -> dict[str, float]:
     """Everything in percent, to a tenth."""
     result = evaluate(model, images)
     numbers = {}

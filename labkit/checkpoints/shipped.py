@@ -1,4 +1,4 @@
-"""Small weights that come with labkit: trained on Shapes, in ``data/checkpoints``.
+"""Small weights that come with labkit, in ``data/checkpoints``: for Shapes, and for pedestrians.
 
 ``checkpoints.toml`` beside them records the training commands and the metrics; ``pack.py`` wrote
 both.
@@ -27,15 +27,17 @@ class Shipped:
     Attributes:
         name: name of the weights.
         preset: name of the architecture, which may have several weights.
+        data: name of the data set, ``shapes`` or ``penn_fudan``.
         commands: training commands, in order.
         seconds: training time on one core.
-        metrics: metrics in percent on 500 images of Shapes' ``val``.
-        crowded: metrics in percent on 200 images of the crowded variant's ``val``.
-        first_100: metrics in percent on the first 100 images of ``val``, for a test.
+        metrics: metrics in percent on ``val``; of Shapes, on 500 images of it.
+        crowded: of Shapes, metrics in percent on 200 images of the crowded variant's ``val``.
+        first_100: of Shapes, metrics in percent on the first 100 images of ``val``, for a test.
     """
 
     name: str
     preset: str
+    data: str
     commands: list[str]
     seconds: int
     metrics: dict[str, float]
@@ -50,12 +52,14 @@ class Shipped:
     def load(self) -> nn.Module:
         """Load the model in float32, in evaluation mode."""
         from labkit.checkpoints.weights import load_weights  # here, because listing needs no torch
+        from labkit.datasets.penn_fudan import PennFudan
         from labkit.datasets.shapes import Shapes
         from labkit.models.presets import build
 
-        model = build(self.preset, Shapes.categories)
+        categories = {"shapes": Shapes, "penn_fudan": PennFudan}[self.data].categories
+        model = build(self.preset, categories)
         load_weights(self.path, model)
-        model.categories = Shapes.categories  # type: ignore[assignment]  # semantic models count them
+        model.categories = categories  # type: ignore[assignment]  # semantic models count them
         return model.eval()
 
 

@@ -61,7 +61,7 @@ def evaluate(
         if Path(model).exists() and not is_checkpoint(Path(model)):
             data = read_run(Path(model)).data
         elif model in shipped():
-            data = "shapes"
+            data = shipped()[model].data
         else:
             if not is_checkpoint(Path(model)):
                 find(model)  # an unknown name is the worse mistake

@@ -25,10 +25,11 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from labkit.system.paths import download_folder
 
     metrics = ("box AP", "mask AP", "PQ")
-    own = Table("name", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
+    own = Table("name", "data", *metrics, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for small in shipped().values():
-        own.add_row(small.name, *(str(small.metrics.get(metric, "")) for metric in metrics))
-    Console().print("with labkit, trained on Shapes and measured on its val:", own, sep="\n")
+        numbers = (str(small.metrics.get(metric, "")) for metric in metrics)
+        own.add_row(small.name, small.data, *numbers)
+    Console().print("with labkit, measured on val of the data that trained them:", own, sep="\n")
     typer.echo("published, measured on COCO val2017 by their publishers:")
     where = folder or download_folder()
     known = published_weights().values()
