@@ -56,7 +56,7 @@ class Shipped:
         from labkit.datasets.shapes import Shapes
         from labkit.models.presets import build
 
-        categories = {"shapes": Shapes, "penn_fudan": PennFudan}[self.data].categories
+        categories = PennFudan.categories if self.data == "penn_fudan" else Shapes.categories
         model = build(self.preset, categories)
         load_weights(self.path, model)
         model.categories = categories  # type: ignore[assignment]  # semantic models count them
