@@ -36,6 +36,7 @@ PACKAGES = {
             "https://github.com/facebookresearch/detectron2",
             (
                 "detectron2._C",
+                "detectron2.checkpoint",
                 "detectron2.config",
                 "detectron2.data.datasets",
                 "detectron2.data.transforms",

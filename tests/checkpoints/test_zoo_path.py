@@ -277,7 +277,7 @@ def test_notebook_07_fetches_and_repeats_the_experiment(published, article, monk
     for name in SMALLER:
         assert f"Its hash must begin with {published.entries[name].hash}" in said
         assert f"article_instances_{name}" in notebook.records
-    assert said.count("NOT FETCHED") == 1  # once a host
+    assert said.count("NOT DOWNLOADED") == 1  # once a host
     assert notebook.records["ran_on"] == "published weights"
     assert notebook.records["published_networks"] == len(SMALLER)
     assert notebook.records["article_segments_panoptic_fpn_R_101_3x"] >= 0
@@ -291,6 +291,6 @@ def test_notebook_07_without_the_server_says_so_once(published, article, monkeyp
     published.server.files.clear()
     notebook = Notebook(monkeypatch, profile="smoke", fetch=True)
     said = notebook.run(until="class Scene")
-    assert said.count("NOT FETCHED") == 2  # once for seven networks, and for the photograph
+    assert said.count("NOT DOWNLOADED") == 2  # once for seven networks, and for the photograph
     assert "NO PUBLISHED NETWORK IS HERE" in said
     assert notebook.records["ran_on"] == "small networks on Shapes"

@@ -90,7 +90,7 @@ def cli(shapes, tmp_path, monkeypatch):
     """A COCO folder with the truth, and ``model`` as what any model's name loads."""
     export_coco(shapes, tmp_path / "coco")
     model = model_of(shapes)
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: model)
     return {"model": "m", "data": f"coco_panoptic:{tmp_path / 'coco'}"}
 
 
@@ -172,7 +172,7 @@ def test_fingerprints_differ_with_weights_and_settings():
 
 def test_models_without_panoptic_maps_are_refused_at_once(shapes, cli, tmp_path, monkeypatch):
     model = model_of(shapes, lambda target: Prediction(semantic=target["semantic"]))
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: model)
     Answers.asked = 0
     with pytest.raises(LabkitError, match="m: this model makes no panoptic maps; take one that"):
         predict_command(panoptic=True, out=tmp_path / "out", **cli)
@@ -327,7 +327,7 @@ def test_small_cases(name, tmp_path, capsys, monkeypatch):
     dataset = Images(categories, maps)
     monkeypatch.setattr("labkit.datasets.registry.open_dataset", lambda name, split: dataset)
     model = model_of(dataset, answer)
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: model)
     eval_command("m", data="x", panoptic=True)
     rows = rows_of(capsys.readouterr().out)
     assert [rows[group] for group in ("All", "Things", "Stuff")] == [r.split() for r in table]
@@ -353,7 +353,7 @@ def test_panoptic_fpn(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     shapes = Shapes("val", 2)
     model = build("panoptic_fpn_tiny", shapes.categories).eval()
-    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda name: model)
+    monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: model)
     predict_command(panoptic=True, model="m", data="shapes", limit=2, out=tmp_path / "out")
     eval_command("m", data="shapes", limit=2, panoptic=True)
     assert "All" in rows_of(capsys.readouterr().out)
@@ -371,7 +371,7 @@ def measure_and_write(folder):
     shapes = Shapes("val", 3, size=64)
     model = model_of(shapes)
     with process_group(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labkit.engine.predictor.load_model", lambda name: model)
+        patch.setattr("labkit.engine.predictor.load_model", lambda *_: model)
         patch.setattr("labkit.datasets.registry.open_dataset", lambda name, split: shapes)
         predict_command(panoptic=True, model="m", data="d", out=folder / "out")
         eval_command("m", data="d", panoptic=True, json=folder / "result.json")

@@ -222,7 +222,7 @@ def test_records(finished: Finished) -> None:
     ]
     assert {RECORD_MIME: {"name": "twice", "value": 2.5}} in data
     page = (finished.out / "01_good.html").read_text()
-    assert "recorded: <b>steps</b> 3 · <b>twice</b> 2.5 · " in page
+    assert "<b>steps</b> 3 · <b>twice</b> 2.5 · " in page
 
 
 def test_claims_are_shown_and_leave_the_outcome_alone(finished: Finished) -> None:
