@@ -1,4 +1,4 @@
-"""Checks for the notebook of an assignment: all run, and each reports the value that it got.
+"""Checks of an exercise, in a lesson or an assignment: all run, and each reports what it got.
 
     check = Checks("Exercise 1")
     with check("on a cell its own value"):

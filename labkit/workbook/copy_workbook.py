@@ -1,4 +1,7 @@
-"""Copying the workbook, for readers who cannot or do not want to write into the checkout."""
+"""Copying the workbook, for readers who cannot or do not want to write into the checkout.
+
+Lessons are copied in the student's edition: their exercises are to be completed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import writable
+from labkit.workbook.notebook_sources import generate, notebook_path, sources
 
 COPIED = ("notebooks", "assignments", "docs/glossary.md")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
@@ -31,12 +35,16 @@ def copy_workbook(root: Path, to: Path) -> Path:
     for name in COPIED:
         if to == root or to.is_relative_to(root / name):
             raise LabkitError(f"{to}: is inside the workbook itself; name another folder")
+    lessons = {notebook_path(source): source for source in sources(root)}
     for name in COPIED:
         for source in [root / name, *sorted((root / name).rglob("*"))]:
             place = to / source.relative_to(root)
             if source.is_file() and not place.exists() and not LEFT_OUT & set(source.parts):
                 with atomic_write(place) as temporary:
-                    shutil.copyfile(source, temporary)
+                    if source in lessons:
+                        temporary.write_bytes(generate(lessons[source], student=True))
+                    else:
+                        shutil.copyfile(source, temporary)
     if not writable(to):
         raise LabkitError(f"{to}: cannot be written; name another folder")
     return to

@@ -21,7 +21,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from traitlets.config import Config
 
 from labkit.system.message_text import counted
-from labkit.workbook.notebook_sources import FOLDED
+from labkit.workbook.exercises import FOLDED
 from labkit.workbook.records import RECORD_MIME, format_value
 
 TEMPLATES = Path(__file__).parent / "templates"

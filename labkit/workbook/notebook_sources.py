@@ -5,7 +5,7 @@ as ``notebooks/NAME.ipynb`` without outputs. The second is a pure function of th
 byte: fixed metadata, no outputs, and cell ids derived from what is in the cells.
 
 A code cell with the tag ``hide-input`` is folded, in JupyterLab and on a page. Its first line, a
-comment, says what it holds.
+comment, says what it holds. What becomes of exercises: :mod:`labkit.workbook.exercises`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import WORKBOOK
 from labkit.system.text_files import decoded
 from labkit.system.unknown_names import did_you_mean, unknown_name
-
-FOLDED = "hide-input"
-"""Tag of a code cell that is shown folded: set-up, plotting, bookkeeping. Jupyter Book's name."""
+from labkit.workbook.exercises import FOLDED, STUDENT, solved_cells, student_cells
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = re.compile(r"[\w+#. -]{1,30}")
@@ -89,8 +87,11 @@ def resolve(selector: str, root: Path) -> Path:
     raise unknown_name("notebook", selector, [source.stem for source in known])
 
 
-def load_notebook(path: Path) -> Any:
+def load_notebook(path: Path, *, student: bool = False) -> Any:
     """Read an ``.ipynb`` file or a py:percent source as an nbformat 4.5 notebook.
+
+    Args:
+        student: of a source, the student's edition instead of the solved one.
 
     Raises:
         LabkitError: the file is not a notebook.
@@ -100,7 +101,7 @@ def load_notebook(path: Path) -> Any:
     try:
         text = decoded(path.read_bytes())  # some editors put a byte order mark first
         if path.suffix == ".py":
-            return from_source(text)
+            return from_source(text, student=student)
         # Not nbformat.reads(as_version=4): it only warns about an invalid notebook.
         notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
         if notebook.nbformat < 4 or notebook.nbformat_minor < 5:
@@ -135,12 +136,20 @@ def other_language(notebook: Any) -> str:
     return "" if plain is None or "python" in name.lower() else plain[0]
 
 
-def from_source(text: str) -> Any:
-    """Build the output-free notebook of a py:percent source."""
+def from_source(text: str, *, student: bool = False) -> Any:
+    """Build the output-free notebook of a py:percent source.
+
+    Args:
+        student: the student's edition, with exercises to complete; otherwise the solved one.
+
+    Raises:
+        LabkitError: an exercise is malformed; the message says which.
+    """
     import jupytext
     import nbformat
 
     notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.cells = (student_cells if student else solved_cells)(notebook.cells)
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         # Ids from the content keep a difference small when a cell is inserted; the count tells
@@ -153,18 +162,23 @@ def from_source(text: str) -> Any:
             cell.outputs, cell.execution_count = [], None
             if FOLDED in cell.metadata.get("tags", []):
                 cell.metadata["jupyter"] = {"source_hidden": True}  # JupyterLab's own name
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
-    )
+    metadata: dict[str, Any] = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    if student:
+        metadata["labkit"] = {"edition": STUDENT}
+    notebook.metadata = nbformat.from_dict(metadata)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
 
-def generate(source: Path) -> bytes:
-    """Return the bytes of the notebook that a source generates."""
+def generate(source: Path, *, student: bool = False) -> bytes:
+    """Return the bytes of the notebook that a source generates, solved or for students.
+
+    Raises:
+        LabkitError: the source is malformed; the message says where.
+    """
     import nbformat
 
-    notebook = load_notebook(source)
+    notebook = load_notebook(source, student=student)
     nbformat.validate(notebook)
     return (nbformat.writes(notebook).rstrip("\n") + "\n").encode()
 
@@ -176,7 +190,7 @@ def differing(root: Path) -> dict[Path, str]:
         notebook = notebook_path(source)
         if not notebook.is_file():
             found[notebook] = "not generated yet"
-        elif notebook.read_bytes() != generate(source):
+        elif notebook.read_bytes() != generate(source, student=_is_student(notebook)):
             found[notebook] = f"differs from src/{source.name}"
     names = {source.stem for source in sources(root)}
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
@@ -196,11 +210,20 @@ def sync(root: Path) -> list[Path]:
         source = root / "notebooks" / "src" / f"{notebook.stem}.py"
         if not source.is_file():
             continue
-        content = generate(source)
+        content = generate(source, student=notebook.is_file() and _is_student(notebook))
         with atomic_write(notebook) as temporary:
             temporary.write_bytes(content)
         written.append(notebook)
     return written
+
+
+def _is_student(notebook: Path) -> bool:
+    """Whether a notebook is the student's edition of a lesson."""
+    try:
+        mark = load_notebook(notebook).metadata.get("labkit")
+    except LabkitError:  # a damaged notebook is generated anew
+        return False
+    return isinstance(mark, dict) and mark.get("edition") == STUDENT
 
 
 def edited(notebook: Path) -> bool:
@@ -209,11 +232,8 @@ def edited(notebook: Path) -> bool:
     if notebook.suffix != ".ipynb" or not source.is_file():
         return False
 
-    def cells(path: Path) -> list[tuple[str, str]]:
-        return [
-            (cell.cell_type, cell.source)
-            for cell in load_notebook(path).cells
-            if cell.source.strip()
-        ]
+    def cells(of: Any) -> list[tuple[str, str]]:
+        return [(cell.cell_type, cell.source) for cell in of.cells if cell.source.strip()]
 
-    return cells(notebook) != cells(source)
+    as_generated = load_notebook(source, student=_is_student(notebook))
+    return cells(load_notebook(notebook)) != cells(as_generated)

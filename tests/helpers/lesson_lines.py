@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.workbook.notebook_sources import FOLDED, find_root, load_notebook, sources
+from labkit.workbook.exercises import FOLDED
+from labkit.workbook.notebook_sources import find_root, load_notebook, sources
 
 IDEA = "idea"
 

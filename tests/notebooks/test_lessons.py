@@ -11,7 +11,8 @@ import pytest
 from helpers.lesson_lines import IDEA, code_lines, has_tag, lesson_lines
 from helpers.paths import CHECKOUT
 
-from labkit.workbook.notebook_sources import FOLDED, load_notebook, sources
+from labkit.workbook.exercises import FOLDED, is_check
+from labkit.workbook.notebook_sources import load_notebook, sources
 
 LESSONS = {path.stem: path for path in sources(CHECKOUT)}
 each_lesson = pytest.mark.parametrize("name", LESSONS)
@@ -99,6 +100,25 @@ def test_a_plus_minus_is_defined_where_it_is_first_used(name: str) -> None:
 def test_the_glossary_is_linked_once(name: str) -> None:
     text = "\n".join(cell.source for cell in cells(name, "markdown"))
     assert text.count("(../docs/glossary.md)") == 1
+
+
+@each_lesson
+def test_a_reader_has_something_to_do(name: str) -> None:
+    """Two or three functions to complete, and a question to predict."""
+    every = load_notebook(LESSONS[name]).cells
+    solutions = [cell for cell in every if "solution" in cell.metadata.get("labkit", {})]
+    checks = [cell for cell in every if is_check(cell)]
+    assert 2 <= len(solutions) <= 4
+    assert len(checks) == len(solutions)
+    for solution, check in zip(solutions, checks, strict=True):
+        number = re.match(r"# Solution of exercise (\d+\.\d+): \S", solution.source)
+        assert number is not None, solution.source
+        assert check.source.startswith(f"# Check of exercise {number[1]}")
+        assert has_tag(check, FOLDED)
+        for node in ast.parse(solution.source).body:
+            assert isinstance(node, ast.FunctionDef), "an exercise defines functions only"
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+    assert any("**Predict.**" in cell.source for cell in cells(name, "markdown"))
 
 
 def test_lessons_are_found() -> None:

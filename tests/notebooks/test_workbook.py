@@ -1,17 +1,26 @@
-"""Every notebook of the workbook in its smallest profile ends ok, and every claim holds."""
+"""Every notebook of the workbook in its smallest profile ends ok, and every claim holds.
+
+What is run is the student's edition, untouched, with each check a second time after the solution.
+So the checks are seen before and after, and a lesson goes on whatever is left open.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
 from helpers.paths import CHECKOUT
 
 from labkit.workbook.claims import load_expected
-from labkit.workbook.notebook_sources import sources
+from labkit.workbook.exercises import is_check
+from labkit.workbook.notebook_sources import load_notebook, sources
 
 NAMES = [source.stem for source in sources(CHECKOUT)]
 
@@ -22,9 +31,14 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_in_the_smoke_profile(name: str, tmp_path: Path) -> None:
+    source = CHECKOUT / "notebooks" / "src" / f"{name}.py"
+    notebook = load_notebook(source, student=True)
+    notebook.cells = list(with_second_checks(notebook.cells))
+    path = tmp_path / f"{name}.ipynb"
+    path.write_text(nbformat.writes(notebook))
     out = tmp_path / "report"
     options = ["--profile", "smoke", "--out", str(out)]
-    command = [sys.executable, "-m", "labkit", "run", name, *options]
+    command = [sys.executable, "-m", "labkit", "run", str(path), *options]
     run = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (out / "index.html").is_file(), run.stdout + run.stderr
     (result,) = json.loads((out / "results.json").read_text())["notebooks"]
@@ -34,6 +48,36 @@ def test_notebook_in_the_smoke_profile(name: str, tmp_path: Path) -> None:
     assert result["claims"], "notebooks/expected.toml claims nothing for its smoke profile"
     assert [claim for claim in result["claims"] if not claim["holds"]] == []
     assert run.returncode == 0, run.stdout + run.stderr
+    executed = load_notebook(out / f"{name}.ipynb").cells
+    summaries = [summary(cell) for cell in executed if is_check(cell)]
+    for before, after in zip(summaries[::2], summaries[1::2], strict=True):
+        assert not passes(before), f"passes before anything is written: {before}"
+        assert passes(after), f"the solution does not pass: {after}"
+
+
+def with_second_checks(cells: list[Any]) -> Iterator[Any]:
+    """The cells, with a copy of each check after the solutions below it."""
+    waiting = None
+    for cell in cells:
+        if waiting is not None and "solution" not in cell.metadata.get("labkit", {}):
+            yield nbformat.v4.new_code_cell(waiting.source, metadata=waiting.metadata)
+            waiting = None
+        yield cell
+        if is_check(cell):
+            waiting = cell
+    if waiting is not None:
+        yield nbformat.v4.new_code_cell(waiting.source, metadata=waiting.metadata)
+
+
+def summary(cell: Any) -> str:
+    """The first line of a check's report."""
+    texts = [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return next(text.splitlines()[0] for text in texts if "checks pass" in text)
+
+
+def passes(line: str) -> bool:
+    """Whether a report says that all checks pass."""
+    return re.search(r": (all \d+|1 of 1) checks pass$", line) is not None
 
 
 def test_claims_are_about_notebooks_that_exist() -> None:

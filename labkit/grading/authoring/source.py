@@ -16,7 +16,6 @@ anything else                                     in both notebooks; not execute
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,15 +24,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.authoring.probes import NAME
-
-CODE_STUB = 'raise NotImplementedError("your code here")'
-TEXT_STUB = "*Your answer here.*"
-
-MARKERS = {
-    "code": ("# BEGIN SOLUTION", "# END SOLUTION"),
-    "markdown": ("<!-- BEGIN SOLUTION -->", "<!-- END SOLUTION -->"),
-}
-MARKER_LIKE = re.compile(r"(#|<!--)\s*(begin|end)[\s_-]*solution", re.IGNORECASE)
+from labkit.workbook.solutions import MARKERS, take_solution, without_markers
 
 
 class Role(StrEnum):
@@ -78,9 +69,7 @@ class Cell:
     @property
     def solved(self) -> str:
         """The content with the solution, without the markers."""
-        markers = MARKERS.get(self.kind, ()) if self.taken else ()
-        lines = self.source.splitlines()
-        return "\n".join(line for line in lines if line.strip() not in markers)
+        return without_markers(self.source, self.kind) if self.taken else self.source
 
 
 def read_source(path: Path) -> list[Cell]:
@@ -160,7 +149,7 @@ def _read_cell(cell: Any, number: int, line: int, where: str) -> Cell:
     taken = tuple[str, ...]()
     stub = cell.source
     if role is not Role.PROBES:
-        stub, taken = _take_solution(cell.source, cell.cell_type, where)
+        stub, taken = take_solution(cell.source, cell.cell_type, where)
     answers = role in {Role.EXERCISE, Role.QUESTION}
     begin, end = MARKERS.get(cell.cell_type, MARKERS["code"])
     if taken and not answers:
@@ -219,38 +208,6 @@ def _role(metadata: dict[str, Any], kind: str, where: str) -> tuple[Role, str]:
     if role in {Role.SETUP, Role.CHECK, Role.PROBES} and kind != "code":
         raise LabkitError(f"{where}: the tag {role.value!r} in a {kind} cell; it is for code")
     return role, ""
-
-
-def _take_solution(source: str, kind: str, where: str) -> tuple[str, tuple[str, ...]]:
-    """Return the source with stubs instead of solutions, and the lines of the solutions."""
-    begin, end = MARKERS.get(kind, MARKERS["code"])
-    stub = CODE_STUB if kind == "code" else TEXT_STUB
-    kept, taken = list[str](), list[str]()
-    inside: list[str] | None = None
-    for line in source.splitlines():
-        marker = line.strip()
-        if marker == begin:
-            if inside is not None:
-                raise LabkitError(f"{where}: {begin} inside a solution; end the first with {end}")
-            inside = []
-            kept.append(line[: line.index(begin)] + stub)
-        elif marker == end:
-            if inside is None:
-                raise LabkitError(f"{where}: {end} without {begin} before it")
-            if not any(map(str.strip, inside)):
-                raise LabkitError(f"{where}: the solution is empty; write it, or drop the markers")
-            taken += inside
-            inside = None
-        elif MARKER_LIKE.search(line):
-            # A misspelt marker would leave the solution in the students' notebook.
-            raise LabkitError(f"{where}: {marker!r}: the markers are {begin} and {end}, alone")
-        elif inside is not None:
-            inside.append(line)
-        else:
-            kept.append(line)
-    if inside is not None:
-        raise LabkitError(f"{where}: {begin} without {end} after it")
-    return "\n".join(kept), tuple(taken)
 
 
 def solution_lines(cells: list[Cell]) -> Iterator[tuple[int, str]]:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labkit.grading.authoring.assignment import LoadedAssignment
-from labkit.grading.authoring.source import TEXT_STUB, Cell, Role
+from labkit.grading.authoring.source import Cell, Role
 from labkit.grading.execution.cell_analysis import parse, units, without_commands
 from labkit.grading.intake.notebook_reader import StudentCell
+from labkit.workbook.solutions import TEXT_STUB
 
 MAX_ANSWER = 100_000  # characters
 MIN_TELLING = 15  # characters of a text that identifies a cell

@@ -205,7 +205,8 @@ def _answer_text(found: QuestionScore) -> str:
 
 
 def _task(name: str, loaded: LoadedAssignment) -> str:
-    from labkit.grading.authoring.source import TEXT_STUB, Role
+    from labkit.grading.authoring.source import Role
+    from labkit.workbook.solutions import TEXT_STUB
 
     return next(
         cell.stub.replace(TEXT_STUB, "").strip()
