@@ -86,8 +86,9 @@ def check(name: Name) -> None:
     """Check that the solution earns all points and the untouched notebook none.
 
     Also checks that the student notebook contains no line of a solution or a
-    probe and is up to date with the source, and that the hidden inputs depend
-    on the seed alone. Exits with status 1 if a check fails.
+    probe and is up to date with the source, that the hidden inputs depend on
+    the seed alone, and that every mistake of a probe loses points and gets its
+    hint. Exits with status 1 if a check fails.
     """
     from rich.console import Console
     from rich.markup import escape

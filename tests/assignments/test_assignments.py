@@ -8,6 +8,7 @@ from helpers.played import NAMES, all_points, load, lost, play
 from labkit.grading.authoring.source import Role
 from labkit.grading.authoring.validate import (
     check_inputs,
+    check_mistakes,
     check_no_leaks,
     check_release,
     check_solution,
@@ -41,7 +42,7 @@ def test_the_checks_of_an_untouched_notebook_run_to_their_end(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("examine", [check_no_leaks, check_release, check_inputs])
+@pytest.mark.parametrize("examine", [check_no_leaks, check_release, check_inputs, check_mistakes])
 def test_what_students_get(name, examine):
     finding = examine(load(name))
     assert finding.passed, finding

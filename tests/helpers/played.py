@@ -63,6 +63,19 @@ def failed(checks):
 
 def lost(name, namespace, folder, only=None):
     """Points lost by probe, those without loss left out."""
+    result = scored(name, namespace, folder, only)
+    gaps = {p.name: round(p.out_of - p.points, 9) for p in result.probes}
+    return {n: gap for n, gap in gaps.items() if gap and (only is None or n in only)}
+
+
+def hints(name, namespace, folder, only=None):
+    """The hints that the feedback page shows, by probe."""
+    result = scored(name, namespace, folder, only)
+    return {p.name: p.hint for p in result.probes if p.hint and (only is None or p.name in only)}
+
+
+def scored(name, namespace, folder, only=None):
+    """The score of what a namespace's functions answer."""
     loaded, probes = load(name), {}
     for probe in loaded.assignment.probes:
         if only is not None and probe.name not in only:
@@ -89,8 +102,7 @@ def lost(name, namespace, folder, only=None):
     (folder / "harvest.json").write_text(json.dumps(harvest), encoding="utf-8")
     result = score(folder, loaded)
     assert not result.flags
-    gaps = {p.name: round(p.out_of - p.points, 9) for p in result.probes}
-    return {n: gap for n, gap in gaps.items() if gap and (only is None or n in only)}
+    return result
 
 
 def answer(probe, namespace, case):

@@ -22,7 +22,7 @@ import numpy as np
 
 from labkit.errors import LabkitError
 
-__all__ = ["Assignment", "Limits", "Probe", "Question", "Tolerance", "Value"]
+__all__ = ["Assignment", "Limits", "Mistake", "Probe", "Question", "Tolerance", "Value"]
 
 Value = Any
 """Inputs and answers: Tensor, ndarray, int, float, bool, str, None, and lists, tuples and
@@ -42,6 +42,29 @@ class Tolerance:
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) and x >= 0 for x in (self.rtol, self.atol)):
             raise LabkitError(f"Tolerance: rtol and atol must be finite and at least 0, not {self}")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A common mistake and what to look at in order to find it.
+
+    Attributes:
+        hint: a sentence on the feedback page of students whose wrong answers are those of this
+            mistake. It replaces the hint of the probe.
+        answer: returns what the mistake gives for a case; called with all its entries.
+    """
+
+    hint: str
+    answer: Callable[..., Value]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hint, str) or not self.hint.strip():
+            raise LabkitError(f"Mistake: hint must be a non-empty text, not {self.hint!r}")
+        if not callable(self.answer):
+            raise LabkitError(
+                "Mistake: answer must be a function that returns what the mistake gives, not "
+                f"{self.answer!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,8 @@ class Probe:
         hidden: entries of a case that do not enter the sandbox.
         seconds: time limit of all cases together.
         hint: a sentence on the feedback page of students who do not get all points.
+        mistakes: common mistakes. The hint of the first one that gives all wrong answers of a
+            submission (with `score`: all answers) replaces `hint`.
         given: earlier exercises whose mistakes must not affect this probe: it is run once more,
             in a second run, with the instructor's solutions of these instead of the student's
             answers, and the better result counts. The solutions are then in the sandbox, after
@@ -88,6 +113,7 @@ class Probe:
     hidden: tuple[str, ...] = ()
     seconds: float = 30.0
     hint: str = ""
+    mistakes: tuple[Mistake, ...] = ()
     given: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,6 +137,12 @@ class Probe:
             raise LabkitError(f"{where}: hidden must be a tuple of names, not {self.hidden!r}")
         if not isinstance(self.hint, str):
             raise LabkitError(f"{where}: hint must be a text, not {self.hint!r}")
+        if not isinstance(self.mistakes, tuple | list) or not all(
+            isinstance(one, Mistake) for one in self.mistakes
+        ):
+            raise LabkitError(
+                f"{where}: mistakes must be a tuple of Mistake(hint, answer), not {self.mistakes!r}"
+            )
         if isinstance(self.given, str) or not all(isinstance(n, str) for n in self.given):
             raise LabkitError(
                 f"{where}: given must be a tuple of names of exercises, not {self.given!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tempfile
 from collections.abc import Iterator
@@ -12,12 +13,16 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
+from labkit.grading.authoring.probes import Mistake, Probe
 from labkit.grading.authoring.release import notebook_bytes, write_notebook
 from labkit.grading.authoring.source import solution_lines
+from labkit.grading.execution.codec import encode
+from labkit.grading.execution.harvest import Harvest, ProbeRun
 from labkit.grading.execution.submission_process import execute_in_subprocess
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.scoring.score import score
-from labkit.grading.states import State
+from labkit.grading.states import ProbeStatus, State
+from labkit.system.message_text import counted
 
 MIN_TELLING = 20
 """Characters of a line that could reveal a solution; shorter ones are `else:` or `)`."""
@@ -43,6 +48,8 @@ def validate_assignment(loaded: LoadedAssignment) -> Iterator[ValidationResult]:
     yield check_no_leaks(loaded)
     yield check_release(loaded)
     yield check_inputs(loaded)
+    if any(probe.mistakes for probe in loaded.assignment.probes):
+        yield check_mistakes(loaded)
     yield check_solution(loaded)
     yield check_untouched(loaded)
 
@@ -92,6 +99,57 @@ def check_inputs(loaded: LoadedAssignment) -> ValidationResult:
     return ValidationResult(
         "hidden inputs are determined by the seed and differ between submissions", True
     )
+
+
+def check_mistakes(loaded: LoadedAssignment) -> ValidationResult:
+    """Check that every mistake differs from the reference and gets its own hint."""
+    wrong = dict[str, None]()
+    number = 0
+    for probe in loaded.assignment.probes:
+        for place, mistake in enumerate(probe.mistakes, 1):
+            number += 1
+            where = f"probe {probe.name}, mistake {place} ({mistake.hint[:40]}...)"
+            for submission in ("one", "other", "third"):
+                problem = _problem_of_mistake(loaded, probe, mistake, submission)
+                if problem:
+                    wrong[f"{where}: {problem}"] = None
+    if wrong:
+        return ValidationResult("mistakes are not recognised", False, tuple(wrong))
+    return ValidationResult(
+        f"{counted(number, 'mistake')} of the probes: each loses points and gets its hint", True
+    )
+
+
+def _problem_of_mistake(
+    loaded: LoadedAssignment, probe: Probe, mistake: Mistake, submission: str
+) -> str:
+    """Score a submission that makes the mistake; return what is wrong, or nothing."""
+    cases = probe.cases(case_generator(loaded.hash, submission, probe.name))
+    try:
+        answers = [encode(mistake.answer(**copy.deepcopy(case))) for case in cases]
+    except Exception as error:
+        return f"its function raised {type(error).__name__}: {error}"
+    runs = {one.name: ProbeRun() for one in loaded.assignment.probes}
+    runs[probe.name] = ProbeRun(ProbeStatus.ANSWERED, answers=answers, inputs=cases_digest(cases))
+    harvest = Harvest(
+        submission=submission,
+        content_hash=submission,
+        assignment=loaded.name,
+        assignment_hash=loaded.hash,
+        state=State.OK,
+        cells=[],
+        probes=runs,
+        questions={},
+    )
+    with tempfile.TemporaryDirectory(prefix="labkit-check-") as folder:
+        harvest.write(Path(folder))
+        result = score(Path(folder), loaded)
+    (found,) = [part for part in result.probes if part.name == probe.name]
+    if found.points == found.out_of:
+        return "it gives right answers only; add a case in which it matters"
+    if found.hint != mistake.hint:
+        return f"it is taken for another one and gets the hint: {found.hint}"
+    return ""
 
 
 def check_solution(loaded: LoadedAssignment) -> ValidationResult:

@@ -19,7 +19,8 @@ class ProbeScore:
         right: cases with a right answer; None where the probe scores all cases together.
         cases: cases called.
         reasons: what went wrong, most frequent first; empty when everything was right.
-        hint: the instructor's, shown to students who did not get all points.
+        hint: the instructor's, of the recognised mistake or of the probe, shown to students who
+            did not get all points.
         given: the exercises whose solutions replaced the student's answers.
     """
 

@@ -19,7 +19,7 @@ import numpy as np
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import LoadedAssignment
 from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
-from labkit.grading.authoring.probes import Probe, Question, Value
+from labkit.grading.authoring.probes import Probe, Question, Tolerance, Value
 from labkit.grading.authoring.source import Role
 from labkit.grading.execution.codec import CodecError, decode
 from labkit.grading.execution.free_text import without_task
@@ -27,6 +27,7 @@ from labkit.grading.execution.harvest import Harvest, ProbeRun, read_harvest
 from labkit.grading.execution.remarks import Remarks
 from labkit.grading.scoring import wording
 from labkit.grading.scoring.comparison import find_mismatch
+from labkit.grading.scoring.mistakes import WrongAnswer, recognise
 from labkit.grading.scoring.results import ProbeScore, QuestionScore, Score
 from labkit.grading.states import ProbeStatus, State
 from labkit.system.message_text import counted
@@ -128,7 +129,8 @@ def _score_answers(
         excuse = wording.missing(probe.function, remarks)
     sent = found.answers
     if not sent:
-        return _earned(probe, 0.0, 0 if probe.score is None else None, 0, Counter({excuse: 1}))
+        right = 0 if probe.score is None else None
+        return _earned(probe, 0.0, right, 0, Counter({excuse: 1}), probe.hint)
     generator = case_generator(harvest.assignment_hash, harvest.content_hash, probe.name)
     cases = probe.cases(generator)
     if found.inputs is None:
@@ -156,14 +158,18 @@ def _score_answers(
         # Without any answer the instructor's function is not called.
         silent = reasons.total() == len(cases)
         share = 0.0 if silent else _share(probe, cases, values, reasons, flags)
-        return _earned(probe, share, None, len(cases), reasons)
+        # Only all answers together are right or wrong.
+        hint = _hint(probe, cases, answers) if share < 1 else ""
+        return _earned(probe, share, None, len(cases), reasons, hint)
     judged = [
         answer.reason or _judge(probe, case, answer)
         for case, answer in zip(cases, answers, strict=True)
     ]
     right = judged.count(None)
     share = right / len(cases) if probe.partial else float(right == len(cases))
-    return _earned(probe, share, right, len(cases), Counter(filter(None, judged)))
+    wrong = [number for number, reason in enumerate(judged) if reason is not None]
+    hint = _hint(probe, [cases[n] for n in wrong], [answers[n] for n in wrong]) if wrong else ""
+    return _earned(probe, share, right, len(cases), Counter(filter(None, judged)), hint)
 
 
 @dataclass(frozen=True)
@@ -177,13 +183,30 @@ class _Answer:
 
 def _judge(probe: Probe, case: dict[str, Value], answer: _Answer) -> str | None:
     assert probe.reference is not None
-    tolerance = replace(probe.tolerance, rtol=max(probe.tolerance.rtol, 2 * answer.step))
     try:
-        return find_mismatch(answer.value, probe.reference(**case), tolerance)
+        return find_mismatch(answer.value, probe.reference(**case), _tolerance(probe, answer))
     except Exception as error:  # the reference's: `find_mismatch` raises for no answer
         raise LabkitError(
             f"probe {probe.name!r}: the reference failed: {type(error).__name__}: {error}"
         ) from error
+
+
+def _tolerance(probe: Probe, answer: _Answer) -> Tolerance:
+    return replace(probe.tolerance, rtol=max(probe.tolerance.rtol, 2 * answer.step))
+
+
+def _hint(probe: Probe, cases: list[dict[str, Value]], wrong: list[_Answer]) -> str:
+    """Return the hint of the mistake that gives all these wrong answers, or that of the probe."""
+    if any(answer.reason for answer in wrong):  # an exception, or no answer
+        return probe.hint
+    mistake = recognise(
+        probe.mistakes,
+        [
+            WrongAnswer(case, answer.value, _tolerance(probe, answer))
+            for case, answer in zip(cases, wrong, strict=True)
+        ],
+    )
+    return mistake.hint if mistake else probe.hint
 
 
 def _share(
@@ -230,7 +253,12 @@ def _answer(sent: Any, budget: int) -> _Answer:
 
 
 def _earned(
-    probe: Probe, share: float, right: int | None, cases: int, reasons: Counter[str]
+    probe: Probe,
+    share: float,
+    right: int | None,
+    cases: int,
+    reasons: Counter[str],
+    hint: str,
 ) -> ProbeScore:
     # A single reason, or one that holds for every case, needs no count.
     with_numbers = reasons.total() > 1 and (len(reasons) > 1 or reasons.total() < cases)
@@ -251,7 +279,7 @@ def _earned(
         right=right,
         cases=cases,
         reasons=tuple(texts),
-        hint=probe.hint if share < 1 else "",
+        hint=hint,
     )
 
 

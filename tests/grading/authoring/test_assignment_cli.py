@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from labkit.cli.assignment import app
 from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
-from labkit.grading.authoring.validate import check_inputs, check_no_leaks
+from labkit.grading.authoring.validate import check_inputs, check_mistakes, check_no_leaks
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
 
@@ -37,6 +37,8 @@ def test_the_example_is_a_working_assignment(call, tmp_path):
     assert loaded.assignment.points == 8
     assert check_no_leaks(loaded).passed
     assert check_inputs(loaded).passed
+    assert check_mistakes(loaded).text.startswith("1 mistake ")
+    assert check_mistakes(loaded).passed
 
 
 @pytest.mark.parametrize("name", ["1st", "a b", "{x}", "ü"])
