@@ -23,6 +23,7 @@ from labkit.cli import (
     pq,
     predict,
     run,
+    slides,
     train,
     zoo,
 )
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("lab")(lab.lab)
+app.command("slides")(slides.slides)
 app.add_typer(apps.app, name="app")
 app.add_typer(notebooks.app, name="notebooks")
 app.command("doctor")(doctor.doctor)

@@ -77,13 +77,14 @@ class _Renderer(IPythonRenderer):
         return super().link(text, re.sub(r"^([^/]+)\.ipynb(?=#|$)", r"\1.html", url), title)
 
 
-class OfflineExporter(HTMLExporter):
-    """nbconvert's HTML exporter with MathML and without scripts."""
+class Offline:
+    """What nbconvert's exporters of HTML need for a page without a network: formulas as MathML,
+    images within the page, and of every output what is shown without scripts."""
 
     @property
     def default_config(self) -> Config:
         config = Config({"NbConvertBase": {"display_data_priority": DISPLAY_PRIORITY}})
-        merged = super().default_config.copy()
+        merged = super().default_config.copy()  # type: ignore[misc]
         merged.merge(config)
         return merged
 
@@ -94,9 +95,13 @@ class OfflineExporter(HTMLExporter):
             attachments=context.get("cell", {}).get("attachments", {}),
             embed_images=True,
             path=context.get("resources", {}).get("metadata", {}).get("path", ""),
-            anchor_link_text=self.anchor_link_text,
+            anchor_link_text=self.anchor_link_text,  # type: ignore[attr-defined]
         )
         return str(MarkdownWithMath(renderer=renderer).render(source))
+
+
+class OfflineExporter(Offline, HTMLExporter):
+    """nbconvert's HTML exporter with MathML and without scripts."""
 
 
 class _ShowRecords(Preprocessor):
@@ -115,7 +120,7 @@ class _ShowRecords(Preprocessor):
         return cell, resources
 
 
-class _WithoutEmptyOutputs(Preprocessor):
+class WithoutEmptyOutputs(Preprocessor):
     """Removes streams of white space alone, which finished progress bars leave."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
@@ -145,7 +150,7 @@ def notebook_html(notebook: Any, title: str, folder: Path) -> str:
     exporter.register_preprocessor(_ShowRecords(), enabled=True)
     # A progress bar redraws one line hundreds of times: keep what a terminal would show at the end.
     exporter.register_preprocessor(CoalesceStreamsPreprocessor(), enabled=True)
-    exporter.register_preprocessor(_WithoutEmptyOutputs(), enabled=True)
+    exporter.register_preprocessor(WithoutEmptyOutputs(), enabled=True)
     exporter.register_filter("folded_title", folded_title)
     resources = {"metadata": {"name": title, "path": str(folder)}}
     page, _ = exporter.from_notebook_node(notebook, resources)

@@ -16,7 +16,7 @@ from labkit.workbook.records import RECORD_MIME
 
 TEXTS = sorted(
     path
-    for pattern in ("notebooks/src/*.py", "assignments/*/source.py")
+    for pattern in ("notebooks/src/*.py", "assignments/*/*.ipynb")
     for path in CHECKOUT.glob(pattern)
 )
 PIXEL = (
