@@ -1348,7 +1348,7 @@ labkit.record("photo_statements_not_true", len([name for name, true in holds.ite
 
 # %% [markdown]
 # *Photograph 1*: the players hold one another, and 3238 pixels lie in two masks. The object with the higher score gets
-# them, whoever is in front. Two of the 12 objects are dropped, because more than half of their mask was painted already.
+# them, in front or not. Two of the 12 objects are dropped, because more than half of their mask was painted already.
 # What nobody painted of the players becomes void (grey): there the semantic output is a thing without an object.
 # *Photograph 2*: nothing overlaps, and yet the map is wrong. Six of the 8 "pedestrians" are horses with their riders: the
 # network has never seen a horse. A merge cannot repair what the detector mistakes.

@@ -27,8 +27,10 @@
 # We measure on validation images of **Shapes** and on **crowded** ones, also called *the crowd*: many small objects of
 # one class that touch and overlap. The network `upsnet_tiny` was trained on Shapes alone and has seen no crowd.
 #
-# > **Before you start: panoptic quality.** PQ = SQ × RQ. SQ is the mean IoU of the segments that match the ground
-# > truth (IoU above 0.5), RQ the F1 score of finding them. Both are computed for each class and averaged.
+# > **Before you start: panoptic quality.** A predicted segment with an IoU above 0.5 with a ground-truth segment of its
+# > class is a match, a true positive (**TP**). Predicted segments without a match are false positives (**FP**),
+# > ground-truth segments without one false negatives (**FN**). PQ = SQ × RQ: SQ is the mean IoU of the matches, RQ =
+# > TP / (TP + ½ FP + ½ FN). Both are computed for each class and averaged.
 # > [Notebook 6, section 6.3](06_panoptic_quality.ipynb#6.3-PQ-=-SQ-×-RQ) derives them.
 #
 # ![Diagram of UPSNet: backbone and pyramid feed Mask R-CNN's heads and a semantic head of deformable convolutions; the panoptic head concatenates the logits of stuff, of every object and of unknown; below, the six steps of inference from non-maximum suppression to the segments.](diagrams/upsnet.svg)
@@ -64,6 +66,7 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import FOLDER
+from labkit.checks import Checks, equal, has_shape
 from labkit.colors import PETROFF_10
 from labkit.datasets.in_memory import InMemory
 from labkit.datasets.shapes import Shapes
@@ -137,13 +140,52 @@ def taps(dilation=1):
     return torch.cartesian_prod(reach, reach)
 
 
+# %% [markdown]
+# > **Exercise 5.1.** Write the first step, *where to sample*: the place $p_0 + p_k + \Delta p_k$ of each cell $p_0$ and
+# > each tap $k$, as (row, column). The 18 channels of `offset` are $\Delta y_1, \Delta x_1, \Delta y_2, \Delta x_2, \ldots$,
+# > in the order of `taps()`; `offset.unflatten(1, (9, 2))` separates them. Example: without offsets, tap 1 $= (-1, -1)$ of
+# > the cell in row 2, column 5 samples at $(1, 4)$.
+
+
+# %% exercise="positions"
+# Exercise 5.1: where a deformable convolution samples
 def positions(offset):
-    """p_0 + p_k + Δp_k for each cell: (B, 18, h, w) to (B, 9, 2, h, w)."""
+    """p_0 + p_k + Δp_k for each cell and tap.
+
+    Args:
+        offset: (B, 18, h, w), of which 2 k and 2 k + 1 are Δy and Δx of the tap taps()[k].
+
+    Returns:
+        (B, 9, 2, h, w): row and column of each place, in cells of the map.
+    """
+    # BEGIN SOLUTION
     rows, columns = (torch.arange(n) for n in offset.shape[2:])
     cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, h, w)
     return cells + taps()[:, :, None, None] + offset.unflatten(1, (9, 2))
+    # END SOLUTION
 
 
+# %% tags=["check", "hide-input"]
+# Check of exercise 5.1
+nowhere = torch.zeros(2, 18, 3, 7)  # no offsets, on a map of 3 rows and 7 columns
+moved = nowhere.clone()
+moved[0, 2:4, 2, 5] = torch.tensor([0.5, -2.0])  # of the second tap of one cell
+
+check = Checks("Exercise 5.1")
+with check("nine places of two coordinates for each cell"):
+    has_shape(positions(nowhere), (2, 9, 2, 3, 7))
+with check("without offsets, the first tap of the cell (2, 5) is (1, 4)"):
+    equal(positions(nowhere)[1, 0, :, 2, 5], [1, 4])
+with check("the sixth tap of the cell (0, 0) is (0, 1), one column to the right"):
+    equal(positions(nowhere)[0, 5, :, 0, 0], [0, 1])
+with check("an offset of (0.5, −2) moves the second tap, (1, 5), to (1.5, 3)"):
+    equal(positions(moved)[0, 1, :, 2, 5], [1.5, 3])
+with check("and nothing else"):
+    equal((positions(moved) != positions(nowhere)).sum(), 2)
+check.report()
+
+
+# %% tags=["idea"]
 def sample(x, places):
     """x (B, C, H, W) at places (B, 9, 2, h, w): (B, C, 9, h, w); outside of the map it is 0."""
     rows, columns = places.unbind(dim=2)
@@ -607,16 +649,54 @@ labkit.record("pixels_where_the_frugal_fusion_differs", differ)
 # 0.5 and the stuff area.
 #
 # **The loss.** The decision is a softmax, so it can be trained: with the cross-entropy against the ground-truth
-# segment of each pixel. With $\pi$ the softmax of the logits and $t$ the one-hot target its gradient is $\pi - t$:
+# segment of each pixel. With $\pi$ the softmax of the logits and $t$ the one-hot target its gradient is $\pi - t$.
+#
+# > **Exercise 5.2.** Write this gradient for all pixels at once. Example: a pixel with the logits $\ln 3$ and 0 has $\pi$
+# > = (0.75, 0.25). If its target is the first one, the gradient is (−0.25, 0.25): descent raises the first logit and
+# > lowers the second.
 
 
-# %% tags=["idea"]
+# %% exercise="gradient_of_cross_entropy"
+# Exercise 5.2: the gradient of the panoptic loss
 def gradient_of_cross_entropy(logits, gt):
-    """Of the loss summed over the pixels, for logits (L, H, W) and targets (H, W): π - t."""
+    """π - t, the gradient of the cross-entropy summed over the pixels.
+
+    Args:
+        logits: (L, H, W).
+        gt: (H, W) int64, the index from 0 to L - 1 that should win each pixel.
+
+    Returns:
+        (L, H, W), the derivative by each logit.
+    """
+    # BEGIN SOLUTION
     probabilities = logits.softmax(dim=0)
     one_hot = F.one_hot(gt, len(logits)).permute(2, 0, 1)
     return probabilities - one_hot
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 5.2
+log_3 = float(np.log(3))
+one_pixel = torch.tensor([log_3, 0.0])[:, None, None]  # π = 0.75, 0.25
+three = torch.tensor([[[0.0, 9.0]], [[0.0, 9.0]], [[log_3, -99.0]]])  # on 1 × 2 pixels
+
+check = Checks("Exercise 5.2")
+with check("one value for each logit of each pixel"):
+    has_shape(gradient_of_cross_entropy(three, torch.tensor([[2, 0]])), (3, 1, 2))
+with check("the example: −0.25, 0.25"):
+    found = gradient_of_cross_entropy(one_pixel, torch.tensor([[0]]))
+    equal(found.flatten(), [-0.25, 0.25], within=1e-6)
+with check("with the other target: 0.75, −0.75"):
+    found = gradient_of_cross_entropy(one_pixel, torch.tensor([[1]]))
+    equal(found.flatten(), [0.75, -0.75], within=1e-6)
+with check("three logits, π = 0.2, 0.2, 0.6, target 2"):
+    found = gradient_of_cross_entropy(three, torch.tensor([[2, 0]]))
+    equal(found[:, 0, 0], [0.2, 0.2, -0.4], within=1e-6)
+with check("each pixel has its own softmax: π = 0.5, 0.5, 0 in the second, target 0"):
+    found = gradient_of_cross_entropy(three, torch.tensor([[2, 0]]))
+    equal(found[:, 0, 1], [-0.5, 0.5, 0], within=1e-6)
+check.report()
 
 # %% [markdown]
 # On the example of 5.3: let the ground truth equal the head's result, but with circle 2 in front: of the overlap it gets
@@ -654,8 +734,10 @@ plt.show()
 # fall and those of mask 2 rise. A merge could not learn this, because there the order of the objects follows from their
 # scores, which no mask can change. Both objects are circles, so the semantic logit of the class circle receives the sum
 # of both gradients, $\pi_1 + (\pi_2 - 1)$. This is near 0, because together the two circles already have most of the
-# probability. Which parts of the network get a gradient from
-# this loss?
+# probability.
+#
+# > **Predict.** Which of these parts get a gradient from this loss: backbone, semantic head, masks, class and box of an
+# > object, proposals?
 
 # %% tags=["hide-input"]
 # Table: gradient norms of the panoptic loss by part of the network.
@@ -684,12 +766,12 @@ upsnet.zero_grad()
 _ = upsnet.eval()
 
 # %% [markdown]
-# Both heads, and through them the backbone, are trained by errors of the *map*. Class and box of an object get no
-# gradient, because in training the head uses the ground-truth boxes. (The panoptic head itself has no weights.)
+# Semantic head and masks, and through them the backbone, are trained by errors of the *map*. Class, box and proposals get
+# none, because in training the panoptic head uses the ground-truth boxes and classes. (It has no weights of its own.)
 #
-# **The target** of a pixel is the index of the logit that should win: of a stuff pixel, its stuff class (0 to $S - 1$);
-# of a pixel of object $i$ whose ground-truth box is used, $S + i$; of every other thing pixel, unknown (the last index).
-# Pixels without annotation are ignored.
+# **The target** of a pixel is the index of the logit that should win, counted from 0 as in the code. A pixel of stuff has
+# the index of its class, 0 to $S - 1$. A pixel of object $i$ ($i = 1, \ldots, n$) whose ground-truth box is used has $S +
+# i - 1$. Every other thing pixel has the last index, unknown. Pixels without annotation are ignored.
 #
 # **How unknown is trained.** With all ground-truth boxes no pixel would have the target *unknown*, and its logit
 # would not be trained. So in each step 30 % of an image's objects are drawn at random and get no box; the target of
@@ -713,8 +795,8 @@ def targets_of_pixels(semantic, masks, known):
     thing = semantic < THINGS
     unknown = STUFF + max(len(known), 1)  # without objects, one logit of 0 is in their place
     gt = torch.where(thing, unknown, semantic - THINGS)
-    for i, mask in enumerate(masks[known]):
-        gt[mask & thing] = STUFF + i
+    for k, mask in enumerate(masks[known]):  # from 0: k = i - 1
+        gt[mask & thing] = STUFF + k
     return gt.masked_fill(semantic == IGNORE, IGNORE)
 
 
@@ -748,6 +830,9 @@ panels(
 # %% [markdown]
 # Did `upsnet_tiny` learn it? We take an object that the network has found, remove its box, and see what wins its pixels,
 # with the head as it is and without unknown.
+#
+# > **Predict.** Without unknown the pixels of this object must go somewhere: to the stuff around it, to an object whose
+# > box contains them, or to an object elsewhere? Look at the definition of $Z_i$ outside its box before you answer.
 
 
 # %% tags=["hide-input"]
@@ -816,34 +901,90 @@ if example:
 
 # %% [markdown]
 # Nearly all pixels become unknown, as intended: the semantic head is certain of a thing and no box explains it. Without
-# unknown most of them go, surprisingly, not to the stuff around them but to an *object elsewhere*, whose box does not
-# even contain them. The reason is the 0 in the definition: on a thing all stuff logits are negative, and outside of its
+# unknown most of them go not to the stuff around them but to an *object elsewhere*, whose box does not even contain
+# them. The reason is the 0 in the definition: on a thing all stuff logits are negative, and outside of its
 # box every object has the logit 0, which is larger. So unknown also repairs a weakness of the formula. (Exercise 3
 # repairs it in another way.)
 #
 # ## 5.5 Eight losses
 #
-# Eight losses train the same backbone. All are added; the five losses of Mask R-CNN have weight 1.
-# The column *COCO* is that of the paper's published model:
+# Eight losses train the same backbone: two of the RPN, three of the boxes and masks, two of the semantic head, one of the
+# panoptic head:
+#
+# $$L = L_{obj} + L_{rpn\,box} + L_c + L_b + L_m + \lambda_s L_s + \lambda_{roi} L_{roi} + \lambda_p L_p .$$
+#
+# The weights of `upsnet_tiny`, and those of the published models for COCO and Cityscapes:
 
 # %% tags=["hide-input"]
 # Table: the losses and their weights, from the configurations.
-print(f"{'part':18}{'losses':42}{'upsnet_tiny':>12}{'COCO':>8}")
-print(f"{'RPN':18}{'objectness, box':42}{1:12}{1:8}")
-print(f"{'boxes and masks':18}{'class, box, mask':42}{1:12}{1:8}")
-for part, loss, weight in (
-    ("semantic head", "all pixels", "semantic_loss_weight"),
-    ("", "pixels in ground-truth boxes (RoI loss)", "roi_loss_weight"),
-    ("panoptic head", "all pixels", "panoptic_loss_weight"),
+print(f"{'part':17}{'losses':42}{'weight':8}{'tiny':>5}{'COCO':>6}{'Cityscapes':>12}")
+print(f"{'RPN':17}{'objectness, box':42}{'1':8}{1:5}{1:6}{1:12}")
+print(f"{'boxes and masks':17}{'class, box, mask':42}{'1':8}{1:5}{1:6}{1:12}")
+PUBLISHED = [PRESETS[name] for name in ("upsnet_r50", "upsnet_r50_cityscapes")]
+for part, loss, symbol, weight in (
+    ("semantic head", "all pixels", "λ_s", "semantic_loss_weight"),
+    ("", "pixels in ground-truth boxes (RoI loss)", "λ_roi", "roi_loss_weight"),
+    ("panoptic head", "all pixels", "λ_p", "panoptic_loss_weight"),
 ):
-    tiny, coco = [getattr(c, weight) for c in (config, PRESETS["upsnet_r50"])]
-    print(f"{part:18}{loss:42}{tiny:12g}{coco:8g}")
+    tiny, coco, cityscapes = [getattr(c, weight) for c in (config, *PUBLISHED)]
+    print(f"{part:17}{loss:42}{symbol:8}{tiny:5g}{coco:6g}{cityscapes:12g}")
 
 # %% [markdown]
 # **The RoI loss.** In the mean over all pixels a small object hardly counts. So the semantic logits inside each
 # ground-truth box are cropped and resized to 28 × 28 with RoIAlign, the semantic ground truth likewise (the nearest
 # pixel), and a second cross-entropy is computed on these crops. There a small object has as many pixels as a large
 # one.
+#
+# > **Exercise 5.3.** Labels cannot be interpolated: between class 2 and class 6 there is no class 4. Write the crop of
+# > the *labels*. Divide the box into `resolution` × `resolution` bins; each gets the label of the pixel that contains the
+# > bin's centre. Pixel $k$ reaches from $k$ to $k + 1$. Example: a box from $x = 0$ to 4 in 2 bins has centres at 1 and 3,
+# > so its columns are the pixels 1 and 3.
+
+
+# %% exercise="labels_in_box"
+# Exercise 5.3: the labels in a box
+def labels_in_box(gt_labels, box, resolution):
+    """The label at the centre of each bin of a box.
+
+    Args:
+        gt_labels: (H, W) int64.
+        box: (4,) floats x1, y1, x2, y2, inside the image.
+        resolution: the number of bins along each side.
+
+    Returns:
+        (resolution, resolution) int64, rows first.
+    """
+    # BEGIN SOLUTION
+    x1, y1, x2, y2 = box
+    centres = (torch.arange(resolution) + 0.5) / resolution  # from 0 to 1
+    columns = (x1 + (x2 - x1) * centres).long()
+    rows = (y1 + (y2 - y1) * centres).long()
+    return gt_labels[rows[:, None], columns]
+    # END SOLUTION
+
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 5.3
+numbered = 10 * torch.arange(4)[:, None] + torch.arange(6)  # row 2, column 5 has the label 25
+
+
+def labels_of(*box, resolution=2):
+    """The crop of the numbered labels."""
+    return labels_in_box(numbered, torch.tensor(box), resolution)
+
+
+check = Checks("Exercise 5.3")
+with check("as many rows and columns as asked for"):
+    has_shape(labels_of(0.0, 0.0, 4.0, 4.0, resolution=3), (3, 3))
+with check("the box 0, 0, 4, 4 in 2 × 2 bins: rows and columns 1 and 3"):
+    equal(labels_of(0.0, 0.0, 4.0, 4.0), [[11, 13], [31, 33]])
+with check("a wide box: x from 2 to 6, y from 1 to 3"):
+    equal(labels_of(2.0, 1.0, 6.0, 3.0), [[13, 15], [23, 25]])
+with check("edges between pixels: x from 0.6 to 3.0 has its centres at 1.2 and 2.4"):
+    equal(labels_of(0.6, 0.0, 3.0, 2.0), [[1, 2], [11, 12]])
+with check("more bins than pixels repeat labels, and nothing is interpolated"):
+    equal(labels_of(2.0, 1.0, 3.0, 2.0, resolution=3), [[12] * 3] * 3)
+check.report()
 
 
 # %% tags=["idea"]
@@ -852,10 +993,7 @@ def roi_loss(sem_seg_logits, gt_labels, boxes, resolution=28):
     crops = roi_align(
         sem_seg_logits[None], [boxes], resolution, 1 / 4, sampling_ratio=2, aligned=True
     )  # (n, C, 28, 28)
-    centres = (torch.arange(resolution) + 0.5) / resolution  # of the 28 bins, from 0 to 1
-    x = (boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * centres).long()  # (n, 28)
-    y = (boxes[:, 1:2] + (boxes[:, 3:] - boxes[:, 1:2]) * centres).long()
-    gt = gt_labels[y[:, :, None], x[:, None, :]]  # (n, 28, 28)
+    gt = torch.stack([labels_in_box(gt_labels, box, resolution) for box in boxes])
     return F.cross_entropy(crops, gt, ignore_index=IGNORE)
 
 
@@ -883,8 +1021,7 @@ for pair, k, name in zip((axes[1:3], axes[3:]), by_area[[0, -1]], ("small", "lar
     box = target["boxes"][k]
     draw_box(axes[0], box, "black", name)
     crop_of_logits = roi_align(logits[None], [box[None]], 28, 1 / 4, 2, aligned=True)[0]
-    x, y = [(box[i] + (box[i + 2] - box[i]) * (torch.arange(28) + 0.5) / 28).long() for i in (0, 1)]
-    crop_of_gt = target["semantic"][y[:, None], x]
+    crop_of_gt = labels_in_box(target["semantic"], box, 28)
     width, height = (box[2:] - box[:2]).tolist()
     for axis, labels, what in zip(
         pair, (crop_of_gt, crop_of_logits.argmax(dim=0)), ("ground truth", "argmax"), strict=True
@@ -1179,6 +1316,9 @@ for of in SETS:
 # chosen for COCO.
 #
 # ## 5.8 The same network, two fusions
+#
+# > **Predict.** One set of outputs, fused by the head, which is trained, and by the merge of notebook 4, which is a rule.
+# > Which has the higher PQ on Shapes, which in the crowd, and by how much?
 
 # %% tags=["hide-input"]
 # Table: all fusions.
