@@ -71,6 +71,7 @@ from torchvision.transforms import v2
 import labkit
 from labkit.checkpoints.shipped import shipped
 from labkit.checkpoints.torchvision import CONFIG, load
+from labkit.checks import Checks, equal
 from labkit.colors import PETROFF_10
 from labkit.datasets.in_memory import InMemory
 from labkit.datasets.penn_fudan import PennFudan
@@ -576,23 +577,45 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 #
 # Anchor 3 has an IoU of only 0.45, but it is the best that B has. Where several objects overlap a
 # positive anchor, it belongs to the one with the highest IoU and learns the offsets to its box.
+#
+# > **Exercise 3.1.** Write `my_match`. `iou` has a row for each object and a column for each anchor;
+# > return a tensor with 1 (positive), 0 (negative) or −1 (ignored) for each anchor. The example gives
+# > `[1, -1, 1, -1, 0]`. If several anchors are equally good for an object, all of them are positive.
 
 
-# %% tags=["idea"]
+# %% exercise="match"
+# Exercise 3.1: labels of the anchors
 def my_match(iou, low=0.3, high=0.7):
     """For each anchor 1 (positive), 0 (negative) or -1 (ignored); ``iou`` is (objects, anchors)."""
+    # BEGIN SOLUTION
     match_labels = torch.full((iou.shape[1],), -1)
     match_labels[iou.amax(dim=0) < low] = 0
     match_labels[iou.amax(dim=0) >= high] = 1
     for row in iou:  # the best anchor of every object
         match_labels[row == row.max()] = 1
     return match_labels
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 3.1
+check = Checks("Exercise 3.1")
+with check("the example"):
+    example = torch.tensor([[0.75, 0.5, 0.25, 0.1, 0.0], [0.0, 0.1, 0.45, 0.4, 0.2]])
+    equal(my_match(example), [1, -1, 1, -1, 0])
+with check("an IoU of exactly 0.7 is positive, of exactly 0.3 ignored"):
+    equal(my_match(torch.tensor([[0.7, 0.3, 0.9, 0.29]])), [1, -1, 1, 0])
+with check("the best anchor of the second object is positive, though its IoU is below 0.3"):
+    equal(my_match(torch.tensor([[0.9, 0.0, 0.1], [0.0, 0.2, 0.1]])), [1, 1, 0])
+with check("two equally good best anchors are both positive"):
+    equal(my_match(torch.tensor([[0.5, 0.4, 0.5]])), [1, -1, 1])
+check.report()
 
 # %% [markdown]
-# There are hundreds of negatives for each positive. A network that predicts "no object" everywhere
-# would be almost right, so the loss uses a **sample** of the anchors: 128 an image, at most half of
-# them positive, the rest negative.
+# > **Predict.** How many negative anchors are there for each positive one: about 5, 50 or 500?
+#
+# A network that predicts "no object" everywhere would be right nearly always, so the loss uses a
+# **sample** of the anchors: 128 an image, at most half of them positive, the rest negative.
 
 
 # %% tags=["idea"]
@@ -628,14 +651,13 @@ for _, target in val_items:
     tally["sampled positive"] += len(positive)
     tally["sampled negative"] += len(negative)
     best_below.append(iou.amax(dim=1) < 0.7)
-example = torch.tensor([[0.75, 0.5, 0.25, 0.1, 0.0], [0.0, 0.1, 0.45, 0.4, 0.2]])
-labkit.record("match_of_the_example", my_match(example).tolist() == [1, -1, 1, -1, 0])
 labkit.record("own_match_vs_labkit", labels_differ)
 labkit.record("own_sample_vs_labkit", sample_differs)
 labkit.record("negatives_for_each_positive", tally["negative"] / tally["positive"])
 labkit.record("objects_saved_by_their_best_anchor", torch.cat(best_below).float().mean())
 print("anchors of an image, on average:")
 print(", ".join(f"{v / num_val:.1f} {k}" for k, v in tally.items()))
+print(f"{tally['negative'] / tally['positive']:.0f} negatives for each positive")
 
 # %% tags=["hide-input"]
 # Figure: positive, ignored and sampled anchors of one image
@@ -692,14 +714,42 @@ def my_encode(box, anchor, weights):
     return [t * weight for t, weight in zip(offsets, weights, strict=True)]
 
 
+# %% [markdown]
+# > **Exercise 3.2.** Write the inverse, `my_decode`: from four offsets, multiplied by `weights` as
+# > `my_encode` returns them, and an anchor `(x1, y1, x2, y2)` to the box as a list
+# > `[x1, y1, x2, y2]`. Example: the offsets $(0.5, -0.25, \log 2, 0)$ with weights 1 move the anchor
+# > `(10, 20, 30, 60)` to the box `[10, 10, 50, 50]`.
+
+
+# %% exercise="decode"
+# Exercise 3.2: from offsets to a box
 def my_decode(offsets, anchor, weights):
-    """The box (x1, y1, x2, y2) to which four offsets move an anchor."""
+    """The box [x1, y1, x2, y2] to which four offsets move an anchor."""
+    # BEGIN SOLUTION
     t_x, t_y, t_w, t_h = (t / weight for t, weight in zip(offsets, weights, strict=True))
     w_a, h_a = anchor[2] - anchor[0], anchor[3] - anchor[1]
     x, y = (anchor[0] + anchor[2]) / 2 + w_a * t_x, (anchor[1] + anchor[3]) / 2 + h_a * t_y
     w, h = w_a * math.exp(t_w), h_a * math.exp(t_h)
     return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 3.2
+check = Checks("Exercise 3.2")
+anchor = (10.0, 20.0, 30.0, 60.0)  # sides 20 and 40, centre (20, 40)
+with check("offsets of 0 leave the anchor where it is"):
+    equal(my_decode([0.0, 0.0, 0.0, 0.0], anchor, RPN_WEIGHTS), [10, 20, 30, 60], within=1e-6)
+with check("the example: centre (30, 30), sides 40 and 40"):
+    offsets = [0.5, -0.25, math.log(2), 0.0]
+    equal(my_decode(offsets, anchor, RPN_WEIGHTS), [10, 10, 50, 50], within=1e-6)
+with check("the same box with the weights of the box head"):
+    offsets = [5.0, -2.5, 5 * math.log(2), 0.0]
+    equal(my_decode(offsets, anchor, HEAD_WEIGHTS), [10, 10, 50, 50], within=1e-6)
+with check("it undoes my_encode"):
+    offsets = my_encode((3.0, 8.0, 40.0, 21.0), anchor, HEAD_WEIGHTS)
+    equal(my_decode(offsets, anchor, HEAD_WEIGHTS), [3, 8, 40, 21], within=1e-6)
+check.report()
 
 # %% tags=["hide-input"]
 # Bookkeeping: the same offsets by labkit, and back
@@ -836,7 +886,10 @@ _ = torch.manual_seed(seed)
 model = build("mask_rcnn_tiny", categories)
 
 # %% [markdown]
-# Its losses on a batch of two images, with the same samples as the library:
+# Its losses on a batch of two images, with the same samples as the library.
+#
+# > **Predict.** A fresh network's logits are all close to 0. With which values do `loss_rpn_cls`,
+# > `loss_mask` and `loss_cls` begin? (Three classes and the background.)
 
 # %% tags=["hide-input"]
 # Table: the five losses by the functions above and by labkit, on the same samples
@@ -911,12 +964,10 @@ difference = smooth_l1(offsets, 0.1) - F.smooth_l1_loss(
 labkit.record("own_smooth_l1_vs_torch", difference.abs().max())
 
 # %% [markdown]
-# Three of them can be predicted. A fresh network's logits are close to 0, so that every sigmoid is
-# close to one half and every softmax close to uniform: `loss_rpn_cls` and `loss_mask` begin near
-# $\log 2 = 0.693$, and `loss_cls` near $\log 4 = 1.386$ for three classes and the background. If a
-# training begins elsewhere, look for a bug in the initialisation or in the labels.
-
-# %% [markdown]
+# Every sigmoid is close to one half and every softmax close to uniform: `loss_rpn_cls` and
+# `loss_mask` begin near $\log 2 = 0.693$, and `loss_cls` near $\log 4 = 1.386$. If a training begins
+# elsewhere, look for a bug in the initialisation or in the labels.
+#
 # ## 3.6 The training loop, and what the RPN learns
 #
 # In training mode the model returns the dictionary of its losses. All the rest is the loop that
@@ -1407,8 +1458,17 @@ def my_true_positives(iou, threshold):
     return matched
 
 
+# %% [markdown]
+# > **Exercise 3.3.** Write steps 2 to 4, `my_ap`. `true_positive` has a 1 or a 0 for each detection of
+# > a class, best score first; `num_objects` is the number of ground-truth objects. The example gives
+# > 0.618. `np.linspace(0, 1, 101)` has the 101 recalls.
+
+
+# %% exercise="ap"
+# Exercise 3.3: average precision of ranked detections
 def my_ap(true_positive, num_objects):
     """Average precision of ranked detections, best score first."""
+    # BEGIN SOLUTION
     hits = np.cumsum(true_positive)
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / num_objects
     total = 0.0
@@ -1416,7 +1476,36 @@ def my_ap(true_positive, num_objects):
         reached = np.flatnonzero(recall >= least)  # ranks
         total += precision[reached[0] :].max() if len(reached) else 0.0  # the envelope
     return total / 101
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 3.3
+check = Checks("Exercise 3.3")
+with check("the example"):
+    equal(my_ap([1, 0, 1, 1, 0, 0, 1, 0, 0, 0], 5), (21 + 40 * 0.75 + 20 * 4 / 7) / 101, 1e-6)
+with check("both objects found, no false positive: 1"):
+    equal(my_ap([1, 1], 2), 1.0, within=1e-6)
+with check("one of two objects found: the 51 recalls from 0.00 to 0.50"):
+    equal(my_ap([1], 2), 51 / 101, within=1e-6)
+with check("the envelope: a true positive at rank 2 raises nothing before it but precision 1/2"):
+    equal(my_ap([0, 1], 1), 0.5, within=1e-6)
+with check("no detections: 0"):
+    equal(my_ap([], 4), 0.0)
+check.report()
+
+# %% [markdown]
+# > **Predict.** Every one of the ten detections gets a copy, with scores below all others. All ten
+# > copies are false positives, and the precision of the whole list falls from 0.4 to 0.2. What
+# > happens to AP?
+
+# %%
+ten = [1, 0, 1, 1, 0, 0, 1, 0, 0, 0]
+my_ap(ten, 5), my_ap(ten + 10 * [0], 5)
+
+# %% [markdown]
+# Nothing. The envelope looks at later ranks only for a *higher* precision, and below the last true
+# positive there is none. That is why detectors may return a hundred boxes an image.
 
 # %% tags=["hide-input"]
 # Figure: precision, recall and envelope of the example and of the trained network's masks
@@ -1432,9 +1521,10 @@ def draw_envelope(axis, precision, recall, color, style="-", label=None):
     axis.step(x, y, style, where="pre", color=color, linewidth=2, label=label)
 
 
-true_positive = np.array([1, 0, 1, 1, 0, 0, 1, 0, 0, 0], bool)
+true_positive = np.array(ten, bool)
 by_hand = (21 * 1 + 40 * 0.75 + 20 * 4 / 7) / 101
 labkit.record("ap_by_hand_error", abs(my_ap(true_positive, 5) - by_hand))
+labkit.record("ap_changed_by_duplicates_below", abs(my_ap(ten + 10 * [0], 5) - my_ap(ten, 5)))
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.9), layout="constrained", sharey=True)
 precision, recall = precision_recall(-np.arange(10.0), true_positive, 5)
 envelope = np.maximum.accumulate(precision[::-1])[::-1]
