@@ -28,9 +28,10 @@
 # **Nothing is downloaded unless you ask for it.** The published networks of this lesson are 2 GB. There
 # are two ways to read it:
 #
-# - as it is: every experiment runs on seven small networks that come with labkit, trained on Shapes;
+# - as it is: every experiment runs on seven small networks that come with labkit, trained on Shapes, and
+#   `pedestrians_lite`, which finds people in photographs, on the photographs that are here;
 # - with `fetch = True` (also the profile `full`): the published networks are downloaded, and the same
-#   cells show photographs too. Files that are already in the download folder are used without asking.
+#   cells show them too. Files that are already in the download folder are used without asking.
 
 # %% tags=["parameters"]
 profile: str = (
@@ -59,16 +60,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import labkit
 from labkit.checkpoints import detectron2, model_zoo
 from labkit.checkpoints.safe_unpickle import read_pickle
+from labkit.checkpoints.shipped import shipped
+from labkit.checks import Checks, equal
 from labkit.colors import PETROFF_10
+from labkit.datasets import photographs
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.datasets.fetch import catalog
+from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor, as_image, load_model
 from labkit.errors import LabkitError
@@ -77,14 +81,14 @@ from labkit.models import build
 from labkit.structures import Categories, Detections
 from labkit.system import optional_packages
 from labkit.system.distributed import default_device
-from labkit.system.paths import download_folder
+from labkit.system.paths import download_folder, find_data
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
 
-num, num_short, digits, repeats = {
-    "smoke": (4, 2, 2, 2),
-    "quick": (80, 30, 4, 3),
-    "full": (500, 100, 4, 10),
+num, num_short, num_streets, digits, repeats = {
+    "smoke": (4, 2, 2, 2, 2),
+    "quick": (80, 30, 12, 4, 3),
+    "full": (500, 100, 30, 4, 10),
 }[profile]
 fetch = fetch or profile == "full"
 _ = torch.manual_seed(seed)
@@ -254,7 +258,10 @@ labkit.record("arrays_that_came_back_wrong", wrong)
 # %% [markdown]
 # Now the usual accident: one name does not match, because a version renamed it or a rule was forgotten.
 # Many scripts call `load_state_dict(..., strict=False)`. A layer without a match then keeps its random
-# initialization, without an error. How much does that cost?
+# initialization, without an error.
+#
+# > **Predict.** We lose, one at a time, a lateral connection of the FPN, a fully connected layer of the box
+# > head, and a convolution of the mask head. Which loss costs most PQ, and which would you not notice?
 
 
 # %% tags=["idea"]
@@ -291,13 +298,56 @@ for layer, points in lost.items():
     labkit.record(f"pq_lost_without_{layer}", points)
 
 # %% [markdown]
-# The first costs about a point, which nobody would notice. None of them makes the network fail: it still
-# predicts a plausible map, only a worse one. (The other pyramid levels compensate for a broken lateral
-# connection.) labkit therefore accepts a file only if *every* name and shape matches. Otherwise the network
-# is not changed, and the differences are listed:
+# The lateral connection costs about a point, which nobody would notice: the other pyramid levels compensate.
+# The mask head costs most. None of them makes the network fail: it still predicts a plausible map. labkit
+# therefore accepts a file only if *every* name and shape matches.
+#
+# > **Exercise 7.1.** Write `differences` of two state dictionaries, from names to tensors. Return three sorted
+# > lists of names: those that only the network has, those that only the file has, and those that both have
+# > with unequal shapes.
+
+
+# %% exercise="differences"
+# Exercise 7.1: what does not match
+def differences(of_file, of_network):
+    """Names that are missing in the file, unexpected in it, and of another shape."""
+    # BEGIN SOLUTION
+    both = of_file.keys() & of_network.keys()
+    missing = sorted(of_network.keys() - both)
+    unexpected = sorted(of_file.keys() - both)
+    return missing, unexpected, sorted(n for n in both if of_file[n].shape != of_network[n].shape)
+    # END SOLUTION
+
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 7.1
+check = Checks("Exercise 7.1")
+weight, bias = torch.zeros(4, 2), torch.zeros(4)
+with check("equal names and shapes: three empty lists"):
+    equal([*differences({"weight": weight}, {"weight": weight})], [[], [], []])
+with check("a renamed array is missing under one name and unexpected under the other"):
+    equal(
+        [*differences({"fc_2": weight, "b": bias}, {"fc2": weight, "b": bias})],
+        [["fc2"], ["fc_2"], []],
+    )
+with check("a head for other classes has the same name and another shape"):
+    file = {"cls_score": torch.zeros(81, 2)}
+    equal([*differences(file, {"cls_score": weight})], [[], [], ["cls_score"]])
+with check("the lists are sorted"):
+    equal([*differences({}, {"c": bias, "a": bias, "b": bias})], [["a", "b", "c"], [], []])
+check.report()
+
+# %% [markdown]
+# labkit lists the same differences for a file with one renamed array, and does not change the network:
 
 # %% tags=["hide-input"]
 # A file with one renamed array, read by labkit
+other_name = {
+    name.replace("box_head.fc2.weight", "box_head.fc_2.weight"): v for name, v in renamed.items()
+}
+print(
+    "missing: {}\nunexpected: {}\nof another shape: {}\n".format(*differences(other_name, renamed))
+)
 content["model"]["roi_heads.box_head.fc_2.weight"] = content["model"].pop(
     "roi_heads.box_head.fc2.weight"
 )
@@ -403,18 +453,22 @@ if here:
 else:
     print(
         "NO PUBLISHED NETWORK IS HERE. All images and numbers below are of the small networks that\n"
-        "come with labkit, on Shapes. They show the same effects, not the article's numbers."
+        "come with labkit. They show the same effects, not the article's numbers."
     )
 labkit.record("published_networks", len(here))
-labkit.record("ran_on", "published weights" if here else "small networks on Shapes")
+labkit.record("ran_on", "published weights" if here else "small networks")
 
 # %% [markdown]
-# A **scene** is some images and the networks that predict them. The first is always there: images of
-# Shapes, whose ground truth we know, and the small networks. Three of these differ in the backbone alone, with
-# an equal budget of 1,500 steps: `panoptic_fpn_tiny_1500` (FPN), `panoptic_fpn_tiny_c4` and
-# `panoptic_fpn_tiny_dc5`. With published networks there is a second scene, the article's photograph
-# (image 16 of COCO's test set: a batter, a catcher and an umpire in front of spectators). The parameter
-# `photograph` adds one of your own.
+# A **scene** is some images and the networks that predict them:
+#
+# - *Shapes*, always: images whose ground truth we know, and the seven small networks. Three of these differ in
+#   the backbone alone, with an equal budget of 1,500 steps: `panoptic_fpn_tiny_1500` (FPN),
+#   `panoptic_fpn_tiny_c4` and `panoptic_fpn_tiny_dc5`.
+# - *photographs*: `pedestrians_lite` on photographs of Penn-Fudan that it has not seen
+#   (`labkit data get penn-fudan`), or else on two of scikit-image, without ground truth.
+# - *the article's*, with published networks: image 16 of COCO's test set, a batter, a catcher and an umpire in
+#   front of spectators.
+# - *yours*: the parameter `photograph`.
 
 # %% tags=["hide-input"]
 # The scenes
@@ -422,24 +476,15 @@ labkit.record("ran_on", "published weights" if here else "small networks on Shap
 
 @dataclass
 class Scene:
-    title: str  # "Shapes", "the article's" or "yours"
+    title: str  # "Shapes", "photographs", "the article's" or "yours"
     networks: list[str]
     categories: Categories
     images: list[torch.Tensor]
-    source: object  # for the app of 7.9: which image
+    source: object = None  # for the app of 7.9: which image
     shown: int = 0  # which of the images is drawn
     targets: list | None = None  # where the ground truth is known
     predictions: dict = field(default_factory=dict)  # by network, one for each image
     costs: dict = field(default_factory=dict)  # by network
-
-
-def shrink(image, side=192):
-    """A photograph at a size that networks trained on 128 pixels can use."""
-    factor = side / max(image.shape[1:])
-    if factor >= 1:
-        return image
-    smaller = F.interpolate(image[None].float(), scale_factor=factor, mode="area")[0]
-    return smaller.round().to(torch.uint8)
 
 
 small = [  # they come with labkit
@@ -462,6 +507,20 @@ scenes = [
         [target for _, target in val_items],
     )
 ]
+streets = find_data("PennFudanPed")
+if streets is not None:
+    held_out = PennFudan(streets, "val")
+    images, targets = zip(*(held_out[i] for i in range(num_streets)), strict=True)
+    scenes.append(
+        Scene("photographs", ["pedestrians_lite"], held_out.categories, images, targets=targets)
+    )
+else:
+    print("Penn-Fudan is not here: `labkit data get penn-fudan` brings photographs of streets.")
+    images = [photographs.photograph(name) for name in ("astronaut", "camera")]
+    if None in images:
+        print(f"scikit-image's photographs are not here either: {photographs.INSTALL}")
+    else:
+        scenes.append(Scene("photographs", ["pedestrians_lite"], PennFudan.categories, images))
 test_image = home / article.folder / article.files[0].to
 if here and test_image.is_file():
     image = as_image(test_image)
@@ -470,10 +529,9 @@ if photograph and here:
     image = as_image(photograph)
     scenes.append(Scene("yours", here, coco_panoptic(), [image], Path(photograph)))
 elif photograph:
-    print("Your photograph is predicted by networks that know squares, circles and triangles only.")
-    image = shrink(as_image(photograph))
-    plt.imsave(folder / "yours.png", image.permute(1, 2, 0).numpy())
-    scenes.append(Scene("yours", small, shapes, [image], folder / "yours.png"))
+    print("Your photograph is predicted by pedestrians_lite, which knows one class.")
+    yours = as_image(photograph)
+    scenes.append(Scene("yours", ["pedestrians_lite"], PennFudan.categories, [yours]))
 for scene in scenes:
     height, width = scene.images[scene.shown].shape[1:]
     number = f"{len(scene.images)} images" if len(scene.images) > 1 else "one image"
@@ -530,7 +588,7 @@ def seconds_of(predictor, image):
 
 def examine(scene, name):
     """Predict a scene's images with a network, and measure what it costs."""
-    torch.set_num_threads(1 if name in small else threads)
+    torch.set_num_threads(1 if name in shipped() else threads)
     predictor = Predictor(name)
     image = scene.images[scene.shown]
     first = seconds_of(predictor, image)
@@ -582,7 +640,7 @@ def count_segments(panoptic, categories):
 # %% tags=["hide-input"]
 # Table: segments, instances and classes of every network
 for scene in scenes:
-    print(f"{scene.title} ({'small networks' if scene.networks == small else 'published weights'})")
+    print(f"{scene.title} ({'published weights' if scene.networks == here else 'small networks'})")
     print(f"  {'':24}segments = things + stuff   instances   classes")
     if scene.targets:
         target = scene.targets[scene.shown]
@@ -598,7 +656,7 @@ for scene in scenes:
             labels = [segment.label for segment in panoptic.segments]
         classes = ", ".join(scene.categories[label].name for label in sorted(set(labels)))
         print(f"  {name:24}{row}{len(instances):12}   {classes}")
-        if scene.title != "yours":
+        if scene.title in ("Shapes", "the article's"):
             where = "shapes" if scene.title == "Shapes" else "article"
             labkit.record(f"{where}_instances_{name}", len(instances))
             if panoptic is not None:
@@ -608,11 +666,18 @@ for scene in scenes:
 # Figure: detections of every network (7.9 shows the panoptic maps)
 for scene in scenes:
     image, rows = scene.images[scene.shown], []
-    if scene.targets:
-        rows.append(("ground truth", image, scene.targets[scene.shown]["panoptic"]))
-    for name in scene.networks:
-        rows.append((name, image, above(scene.predictions[name][scene.shown].detections)))
-    display(panels(rows, scene.categories, columns=3, size=3.3))
+    if scene.title == "photographs":  # one network, several images
+        for k, image in enumerate(scene.images[:6]):
+            detections = above(scene.predictions["pedestrians_lite"][k].detections)
+            of = f" of {len(scene.targets[k]['labels'])}" if scene.targets else ""
+            rows.append((f"{len(detections)}{of} pedestrians", image, detections))
+    else:
+        if scene.targets:
+            rows.append(("ground truth", image, scene.targets[scene.shown]["panoptic"]))
+        for name in scene.networks:
+            rows.append((name, image, above(scene.predictions[name][scene.shown].detections)))
+    one_class = len(scene.networks) == 1
+    display(panels(rows, scene.categories, columns=3, size=3.3, by_object=one_class))
 
 # %% [markdown]
 # The article's detectors found 4 each. Here every network with anchors detects 5, as many as there are: this
@@ -639,9 +704,9 @@ for scene in scenes:
 STYLES = list(zip(colors[:7], ("-", "--", "-", "-.", ":", "--", "-"), strict=True))
 thresholds = np.linspace(0.05, 0.95, 37)
 figure, axes = plt.subplots(
-    1, len(scenes), figsize=(6.4 * len(scenes), 3.4), layout="constrained", squeeze=False
+    len(scenes), 1, figsize=(6.8, 3.2 * len(scenes)), layout="constrained", squeeze=False
 )
-for axis, scene in zip(axes[0], scenes, strict=True):
+for axis, scene in zip(axes[:, 0], scenes, strict=True):
     for name, (color, style) in zip(scene.networks, STYLES, strict=False):
         scores = torch.cat([p.detections.scores for p in scene.predictions[name]]).numpy()
         curve = [(scores >= t).sum() / len(scene.images) for t in thresholds]
@@ -652,7 +717,7 @@ for axis, scene in zip(axes[0], scenes, strict=True):
         axis.text(0.06, mean, "ground truth", va="bottom", fontsize=8)
     axis.axvline(SCORE, color="0.7", linewidth=0.8)
     axis.set(xlabel="score threshold", ylabel="objects per image", title=scene.title)
-    axis.set(ylim=(0, None if scene.targets is None else 15))
+    axis.set(ylim=(0, 15 if scene.title == "Shapes" else None))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
 plt.show()
@@ -682,14 +747,52 @@ def matches(a, b):
     return ((intersection / union > 0.5) & (labels_a[:, None] == labels_b[None])).any(dim=1)
 
 
+# %% [markdown]
+# > **Exercise 7.2.** Write `all_right` with `matches`. Both arguments are pairs (labels, masks). It returns
+# > True if every true object is detected exactly once and nothing else is.
+
+
+# %% exercise="all_right"
+# Exercise 7.2: right objects
 def all_right(predicted, true):
-    """Every true object is found, exactly once, and nothing else."""
+    """Whether every true object is detected, exactly once, and nothing else."""
+    # BEGIN SOLUTION
     same_count = len(predicted[0]) == len(true[0])
     return same_count and bool(matches(true, predicted).all() and matches(predicted, true).all())
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 7.2
+
+
+def row_of_pixels(*objects):
+    """Labels and masks of objects (label, first, last) in an image of one row of ten pixels."""
+    masks = torch.zeros(len(objects), 1, 10, dtype=torch.bool)
+    for mask, (_, first, last) in zip(masks, objects, strict=True):
+        mask[:, first : last + 1] = True
+    return torch.tensor([label for label, _, _ in objects], dtype=torch.int64), masks
+
+
+check = Checks("Exercise 7.2")
+true = row_of_pixels((0, 0, 3), (1, 5, 8))
+with check("the true objects in another order, one mask a pixel short"):
+    equal(all_right(row_of_pixels((1, 5, 7), (0, 0, 3)), true), True)
+with check(
+    "one object is missed and one detection is false: the count is right, the objects are not"
+):
+    equal(all_right(row_of_pixels((0, 0, 3), (0, 9, 9)), true), False)
+with check("an object that is detected twice is not right"):
+    equal(all_right(row_of_pixels((0, 0, 3), (1, 5, 8), (1, 5, 7)), true), False)
+with check("the right mask with another class is not right"):
+    equal(all_right(row_of_pixels((0, 0, 3), (0, 5, 8)), true), False)
+with check("no objects, no detections"):
+    equal(all_right(row_of_pixels(), row_of_pixels()), True)
+check.report()
 
 # %% [markdown]
-# In how many images is the *count* right, and in how many the *objects*?
+# > **Predict.** DC5's *count* is right in about a third of the images. In how many of those are its *objects*
+# > right: nearly all, half, a tenth?
 
 
 # %% tags=["hide-input"]
@@ -707,14 +810,19 @@ def objects_of(scene):
 
 objects = {scene.title: objects_of(scene) for scene in scenes}
 of_shapes = objects["Shapes"]
-print(f"{'':26}count right   objects right   of {len(indices)} images")
-for name in small:
-    pairs = list(zip(of_shapes[name], of_shapes["ground truth"], strict=True))
-    counted = sum(len(predicted[0]) == len(true[0]) for predicted, true in pairs)
-    matched = sum(all_right(predicted, true) for predicted, true in pairs)
-    print(f"{name:26}{counted:11}{matched:16}")
-    labkit.record(f"share_count_right_{name}", counted / len(pairs))
-    labkit.record(f"share_objects_right_{name}", matched / len(pairs))
+print(f"{'':26}count right   objects right   images")
+for scene in scenes:
+    if not scene.targets:
+        continue
+    of_scene = objects[scene.title]
+    for name in scene.networks:
+        pairs = list(zip(of_scene[name], of_scene["ground truth"], strict=True))
+        counted = sum(len(predicted[0]) == len(true[0]) for predicted, true in pairs)
+        matched = sum(all_right(predicted, true) for predicted, true in pairs)
+        print(f"{name:26}{counted:11}{matched:16}{len(pairs):9}")
+        if scene.title == "Shapes":
+            labkit.record(f"share_count_right_{name}", counted / len(pairs))
+            labkit.record(f"share_objects_right_{name}", matched / len(pairs))
 
 # %% [markdown]
 # The count flatters, and more so for weaker networks. With DC5 and DETR about half of the right counts are of
@@ -725,25 +833,51 @@ for name in small:
 # ## 7.5 Which networks agree
 #
 # For your own images you have no ground truth. Networks can still be compared with one another. The
-# **agreement** of two lists of objects is the share of objects in both that match the other list.
+# **agreement** of two networks is the share of all their objects, of both and over all images, that match an
+# object of the other network in the same image.
+#
+# > **Exercise 7.3.** Write `agreement`. `a` and `b` have for each image a pair (labels, masks); use `matches`
+# > in both directions. Without any object the agreement is 0. Example: in one image `a` has two objects and
+# > `b` one of them. Of these three objects two have a match: 2/3.
 
 
-# %% tags=["idea"]
+# %% exercise="agreement"
+# Exercise 7.3: agreement of two networks
 def agreement(a, b):
-    """2 · matched / (all of a + all of b), over the images."""
-    matched = sum(
-        matches(x, y).sum().item() + matches(y, x).sum().item() for x, y in zip(a, b, strict=True)
-    )
-    return matched / max(sum(len(x[0]) + len(y[0]) for x, y in zip(a, b, strict=True)), 1)
+    """Share of the objects of both networks that match one of the other, over all images."""
+    # BEGIN SOLUTION
+    matched = total = 0
+    for x, y in zip(a, b, strict=True):
+        matched += matches(x, y).sum().item() + matches(y, x).sum().item()
+        total += len(x[0]) + len(y[0])
+    return matched / max(total, 1)
+    # END SOLUTION
 
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 7.3
+check = Checks("Exercise 7.3")
+nothing, one, two = row_of_pixels(), row_of_pixels((0, 0, 3)), row_of_pixels((0, 0, 3), (1, 5, 8))
+with check("a network agrees with itself"):
+    equal(agreement([one, two], [one, two]), 1.0)
+with check("two objects, and one of them: 2 of 3 match"):
+    equal(agreement([two], [one]), 2 / 3, within=1e-6)
+with check("objects are counted over all images, shares are not averaged: 2 of 4"):
+    equal(agreement([two, one], [one, nothing]), 0.5, within=1e-6)
+with check("objects match within an image only"):
+    equal(agreement([one, nothing], [nothing, one]), 0.0)
+with check("no objects at all: 0"):
+    equal(agreement([nothing], [nothing]), 0.0)
+check.report()
 
 # %% tags=["hide-input"]
 # Figure: agreement of every two networks
 tables = {}
+several = [scene for scene in scenes if len(scene.networks) > 1]
 figure, axes = plt.subplots(
-    1, len(scenes), figsize=(6.4 * len(scenes), 4.8), layout="constrained", squeeze=False
+    len(several), 1, figsize=(6.4, 4.8 * len(several)), layout="constrained", squeeze=False
 )
-for axis, scene in zip(axes[0], scenes, strict=True):
+for axis, scene in zip(axes[:, 0], several, strict=True):
     lists = objects[scene.title]
     table = np.eye(len(lists))
     for (i, a), (j, b) in itertools.combinations(enumerate(lists.values()), 2):
@@ -801,7 +935,10 @@ for number in np.unique(support):
 #
 # The article reads its photograph with matplotlib, which returns red, green, blue. Then it calls
 # Detectron2's `DefaultPredictor`, which expects OpenCV's order, blue first. There is no error: three
-# channels are three channels. What do the networks predict if red and blue are exchanged?
+# channels are three channels.
+#
+# > **Predict.** With red and blue exchanged, does a network predict fewer segments or more? Which loses more
+# > PQ, things or stuff?
 
 
 # %% tags=["idea"]
@@ -828,13 +965,15 @@ for name in names:
         print(f"{name:20}{title:24}" + "{:6.1f}{:8.1f}{:7.1f}".format(*parts) + f"{mean:10.1f}")
         measured[name, title] = np.array([result.things.pq, result.stuff.pq, mean])
 for scene in scenes[1:]:
-    image = scene.images[scene.shown]
     for name in scene.networks:
-        exchanged = above(Predictor(name)(exchange_red_and_blue(image)).detections)
-        usual = above(scene.predictions[name][scene.shown].detections)
-        a, b = [(d.labels, d.masks) for d in (usual, exchanged)]
-        print(f"{scene.title}, {name}: {len(a[0])} objects, exchanged {len(b[0])}, ", end="")
-        print(f"agreement {agreement([a], [b]):.2f}")
+        predictor = Predictor(name)
+        exchanged = [
+            above(predictor(exchange_red_and_blue(image)).detections) for image in scene.images
+        ]
+        usual, other = objects[scene.title][name], [(d.labels, d.masks) for d in exchanged]
+        before, after = [sum(len(labels) for labels, _ in side) for side in (usual, other)]
+        print(f"{scene.title}, {name}: {before} objects, exchanged {after}, ", end="")
+        print(f"agreement {agreement(usual, other):.2f}")
 for name in names:
     things, stuff, more = measured[name, "exchanged"] - measured[name, "correct order"]
     labkit.record(f"pq_things_lost_by_the_exchange_{name}", -things)
@@ -842,8 +981,8 @@ for name in names:
     labkit.record(f"segments_more_by_the_exchange_{name}", more)
 
 # %% [markdown]
-# Things lose a few points, because squares have many colours and one shape. Stuff loses thirty points or more: the
-# sky has become brown. And the **count goes up**. Such a mistake is not visible as one, because a network
+# Things lose a few points, because squares have many colours and one shape. Stuff loses thirty points or
+# more: the sky has become brown. And the **count goes up**. Such a mistake is not visible as one, because a network
 # finds something in any image. Only a comparison of numbers with somebody else's, on the same image, shows
 # it (7.8).
 #
@@ -877,7 +1016,7 @@ labkit.record("published_networks_with_blue_first", sum(c.bgr for c in configs.v
 # %% tags=["hide-input"]
 # Table: weights, memory and time
 for scene in scenes:
-    on = "1 thread" if scene.networks == small else f"{default_device().type}, {threads} threads"
+    on = f"{default_device().type}, {threads} threads" if scene.networks == here else "1 thread"
     print(f"{scene.title} ({on})")
     print(f"  {'':26}{'million':>9}{'weights':>10}{'tensors':>12}{'first run':>12}{'median':>9}")
     print(f"  {'':26}{'weights':>9}{'MB':>10}{'at most, MB':>12}{'ms':>12}{'ms':>9}")
@@ -944,8 +1083,8 @@ def compare_with_detectron2(name, ours, theirs):
 differing = []
 if problem := optional_packages.problem("detectron2"):
     print(f"Nothing is compared: {problem}")
-elif len(scenes) > 1 and scenes[1].networks == here:
-    scene = scenes[1]
+elif any(scene.networks == here for scene in scenes):
+    scene = next(scene for scene in scenes if scene.networks == here)
     bgr = np.ascontiguousarray(scene.images[0].flip(0).permute(1, 2, 0).numpy())  # see 7.6
     for entry in zoo:
         if entry.name not in scene.networks or entry.format != "detectron2":
@@ -989,7 +1128,7 @@ labkit.record("different_from_detectron2", sum(differing))
 # Figure: the networks side by side
 from labkit.widgets.compare.compare import compare
 
-last = scenes[-1]
+last = several[-1]
 compare(last.networks, last.source, difference=last.targets is not None)
 
 # %%
@@ -1027,9 +1166,9 @@ Compare(last.networks, last.source)
 # 5. **Other preprocessing.** Instead of exchanging red and blue, subtract no mean (give the model another
 #    `config.preprocessing`, with `dataclasses.replace`), or add ten grey levels to the image. Which costs
 #    most, and does a count show it?
-# 6. **Your photograph.** Set `photograph`. Without published networks: why do networks that know three
-#    classes find squares in it, and with which scores? With them: which objects in it belong to none of the
-#    133 classes, and what are they called?
+# 6. **Your photograph.** Set `photograph`. Without published networks: what does `pedestrians_lite` take for a
+#    pedestrian in it, and with which score (3.13)? With them: which objects in it belong to none of the 133
+#    classes, and what are they called?
 # 7. **Detectron2's defaults.** The article sets `SCORE_THRESH_TEST = 0.5`. Which results of the *panoptic*
 #    networks does that change, given that the merge has a threshold of its own (notebook 4)?
 #
