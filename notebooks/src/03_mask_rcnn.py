@@ -20,12 +20,9 @@
 # image and crops features; Faster R-CNN replaces selective search by an RPN; Mask R-CNN replaces
 # RoIPool by RoIAlign and adds a mask head.](diagrams/rcnn_family.svg)
 #
-# By the end you have counted what four detectors compute once per image and for each box; written a
-# feature pyramid, anchors, matching, the five losses, a training loop, non-maximum suppression and
-# average precision, each in a few lines and equal to the library's; trained a Mask R-CNN, looked at
-# its errors, and exchanged its backbone.
-#
-# You need notebooks [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and two minutes for the training.
+# You count what four detectors compute, write each part of a Mask R-CNN in a few lines, equal to the
+# library's, train it, and look at its errors, also on photographs. You need notebooks
+# [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and two minutes for the training.
 #
 # > **Before you start.** ([Glossary](../docs/glossary.md) of all terms.)
 # >
@@ -258,10 +255,10 @@ labkit.record("multiplications_r_cnn_over_fast", million["R-CNN"][1] / million["
 labkit.record("rpn_over_backbone", million["Faster R-CNN"][0] / million["Fast R-CNN"][0] - 1)
 
 # %% [markdown]
-# A box of R-CNN costs a pass through the CNN; a box of Fast R-CNN costs a few matrix products and no
-# convolution. The RPN of Faster R-CNN costs half as much as the backbone, once, and nothing for a box. A mask costs
-# more than the classification of a box, but only the few final detections have one. Multiplications
-# are not seconds, so we also measure:
+# A box of R-CNN costs a pass through the CNN; a box of Fast R-CNN a few matrix products and no
+# convolution. The RPN of Faster R-CNN costs half as much as the backbone, once. A mask costs more than
+# the classification of a box, but only the few final detections have one. Multiplications are not
+# seconds, so we also measure:
 
 # %% tags=["hide-input"]
 # Figure: milliseconds per image against the number of boxes
@@ -299,9 +296,8 @@ for name in DETECTORS:
 labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faster R-CNN"][-1])
 
 # %% [markdown]
-# With a few boxes the design hardly matters. With hundreds R-CNN is far slower, and for the others a
-# hundred boxes cost little more than one. (The curve of Fast R-CNN leaves out selective search.) Now we
-# build the last detector, part by part.
+# With hundreds of boxes R-CNN is far slower; for the others a hundred cost little more than one. (The
+# curve of Fast R-CNN leaves out selective search.) Now we build the last detector, part by part.
 #
 # ## 3.2 The feature pyramid (FPN)
 #
@@ -507,10 +503,10 @@ for axis, level, (size,), boxes in columns:
 plt.show()
 
 # %% [markdown]
-# The white dots are the centres, by convention at the upper left corner of each cell. Are these
-# anchors good enough? They need not fit, since the offsets move them, but an object needs an anchor
-# near it. The measure of "near" is the **IoU**, intersection over union, of two boxes (or masks) $A$
-# and $B$: the area that they share, divided by the area that they cover together,
+# The white dots are the centres, by convention at the upper left corner of each cell. Anchors need not
+# fit, since the offsets move them, but an object needs one near it. "Near" is measured by the **IoU**,
+# intersection over union, of two boxes (or masks) $A$ and $B$: the area that they share, divided by the
+# area that they cover together,
 #
 # $$\text{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|} .$$
 #
@@ -682,7 +678,8 @@ for axis, (title, groups, colors) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# The ground-truth boxes are dashed. A positive anchor also has a target for its **offsets**. With the
+# Without a sample more than five hundred negatives would stand against each positive. (The ground-truth
+# boxes are dashed.) A positive anchor also has a target for its **offsets**. With the
 # centre $(x_a, y_a)$ and the sides $w_a, h_a$ of the anchor, and $x, y, w, h$ of the object:
 #
 # $$t_x = \frac{x - x_a}{w_a},\quad t_y = \frac{y - y_a}{h_a},\quad
@@ -1111,10 +1108,9 @@ for axis, (index, proposals, title) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# The proposals are blue where they overlap an object (white) by an IoU of 0.5 or more. The RPN does
-# not know squares from circles. It has learnt where *an object* is, and that reduces four thousand
-# anchors to a hundred proposals. At IoU 0.75 its recall is much lower: precise boxes are the work
-# of the second stage.
+# The proposals are blue where they overlap an object (white) by an IoU of 0.5 or more. The RPN has
+# learnt where *an object* is, of whatever class: four thousand anchors become a hundred proposals. At
+# IoU 0.75 its recall is much lower: precise boxes are the work of the second stage.
 #
 # ## 3.7 Non-maximum suppression, and the second stage
 #
@@ -1248,8 +1244,8 @@ plt.show()
 draw_anchors_nms(image, rpn_levels(model, image), level="p4")
 
 # %% [markdown]
-# In JupyterLab, go through it step by step: change the level and the threshold, and click on a cell
-# or a box. Can you find a box that is removed although it was the best one of its object?
+# In JupyterLab, change the level and the threshold, and click on a cell or a box. Can you find a box
+# that is removed although it was the best one of its object?
 
 # %%
 AnchorsNMS(model, image, level="p4")
@@ -1376,9 +1372,8 @@ for line, (score, image, box, label, gt_label, masks) in zip(axes, rows, strict=
 plt.show()
 
 # %% [markdown]
-# On the left, the class by the box head and the ground truth; where they differ, the *box head* made
-# the error. The mask does not suffer from it: after so short a training the masks of the three classes
-# are much alike, because the mask head follows the outline, whatever the class is.
+# Where the class and the ground truth differ, the *box head* made the error. The mask does not suffer:
+# the masks of the three classes are much alike, because the mask head follows the outline.
 #
 # How much does the coarse grid lose? We crop the *ground-truth* masks to their boxes at
 # $28 \times 28$ and paste them back:
@@ -1602,13 +1597,10 @@ for name, ap in by_size.items():
         labkit.record(f"masks_ap_{name}", ap)
 
 # %% [markdown]
-# This is a start: with so few steps another seed or another machine ends several points lower or
-# higher, and the losses are still falling. The same network trained for half an hour comes with labkit,
-# `load_model("mask_rcnn_tiny")`. (In the profile `smoke` nothing is learnt, and all of this is near
-# zero.)
-#
-# Where the curves at IoU 0.5 and 0.75 lie close together, the masks are good, and precision is lost to
-# wrong classes and duplicates. At IoU 0.9 little is left.
+# With so few steps another seed or machine ends several points lower or higher. The same network,
+# trained for half an hour, comes with labkit: `load_model("mask_rcnn_tiny")`. (In the profile `smoke`
+# nothing is learnt.) Where the curves at IoU 0.5 and 0.75 lie close together, the masks are good, and
+# precision is lost to wrong classes and duplicates.
 #
 # ## 3.10 What goes wrong
 #
@@ -1793,13 +1785,10 @@ panels(rows, categories, columns=4, scores=False)
 # once, res5 for each proposal. DC5: res2 to the dilated res5 once, two fully connected layers for each
 # proposal. FPN: as DC5, with the pyramid p2 to p5 after res5.](diagrams/backbones.svg)
 #
-# Training takes too long here, so we load weights that come with labkit, trained by the commands below.
-# They are panoptic networks, Mask R-CNNs with one more branch (notebook 4); only their detections count
-# here.
-#
-# - *Equal*: the steps, the learning rate, the images, and their number in a batch.
-# - *Not equal*: the network itself, with its number of weights, and the proposals sampled for an image
-#   in training (C4 64, the others 128, because C4 runs a whole stage on each).
+# We load weights that come with labkit, trained by the commands below. They are panoptic networks,
+# Mask R-CNNs with one more branch (notebook 4); only their detections count here. Steps, learning rate,
+# images and batch are *equal*. *Not equal* are the number of weights and the proposals sampled for an
+# image in training (C4 64, the others 128, because C4 runs a whole stage on each).
 
 # %% tags=["hide-input"]
 # Table: how the three networks were trained, and what they cost
@@ -1873,17 +1862,15 @@ if math.isfinite(measured["FPN"].segm.small):  # not with a handful of images
 # - **Small objects.** C4 and DC5 read an object of eight pixels from a map with one cell for
 #   $16 \times 16$ pixels; FPN reads it from cells of $4 \times 4$. FPN is ahead at every size, most for
 #   small objects.
-# - **C4 against DC5.** Here C4 has the higher AP. A whole stage for each proposal may simply be a
-#   stronger head than two fully connected layers; this comparison cannot tell.
-# - **Only at toy size:** the sizes of the differences. There is one training of each, and 1500 steps are
-#   few. On COCO, Detectron2's published ResNet-50 models reach a mask AP of 34.4 (C4), 35.9 (DC5) and
-#   37.2 (FPN; its model zoo, schedule 3x): DC5 is ahead of C4, and the three lie much closer together.
+# - **Only at toy size:** C4 ahead of DC5, and the sizes of the differences. There is one training of
+#   each, and 1500 steps are few. On COCO, Detectron2's published ResNet-50 models reach a mask AP of
+#   34.4 (C4), 35.9 (DC5) and 37.2 (FPN; its model zoo, schedule 3x): DC5 is ahead of C4, and the three
+#   lie much closer together.
 #
 # ## 3.12 torchvision's Faster and Mask R-CNN
 #
-# torchvision has the same detectors under its own names. Below they have random weights, because
-# nothing is downloaded here; for the published ones the first argument is `weights="DEFAULT"`. There
-# is one more class than things: in torchvision the background is class 0.
+# torchvision has the same detectors, below with random weights (`weights="DEFAULT"` downloads the
+# published ones). There is one more class than things: in torchvision the background is class 0.
 
 # %%
 _ = torch.manual_seed(seed)
@@ -1918,8 +1905,7 @@ for name, network in (("Faster R-CNN", faster_rcnn), ("Mask R-CNN", mask_rcnn)):
     labkit.record(f"million_weights_{name.replace(' ', '_')}", sum(weights.values()))
 
 # %% [markdown]
-# The same architecture does not mean the same numbers. Libraries differ in small conventions, and a
-# checkpoint expects those that it was trained with:
+# Libraries differ in small conventions, and a checkpoint expects those that it was trained with:
 #
 # | | Detectron2 | torchvision |
 # | --- | --- | --- |
@@ -2193,27 +2179,24 @@ for name, held in holds.items():
 # %% [markdown]
 # ## To take away
 #
-# - For each box R-CNN runs a whole CNN and Fast R-CNN two fully connected layers. Faster R-CNN does the
-#   same for a box, but finds the boxes itself. Mask R-CNN adds a mask, in prediction for the final
-#   detections only.
+# - For each box R-CNN runs a whole CNN, Fast R-CNN two fully connected layers. Faster R-CNN finds the
+#   boxes itself. Mask R-CNN adds a mask for the final detections.
 # - FPN: lateral $1 \times 1$, upsample and add from the top down, $3 \times 3$; every level is deep,
 #   and the size of a box decides its level.
 # - Anchors turn "any number of objects of any size" into a fixed number of classifications. Matching
 #   gives them labels; sampling keeps the many negatives from deciding the loss.
 # - Five losses: two binary cross-entropies (objectness, mask), one cross-entropy (class), two
 #   (smooth) L1 (offsets, twice).
-# - NMS runs twice: among proposals and among detections of a class. It cannot tell two objects that
-#   truly overlap from one object detected twice.
+# - NMS runs twice. It cannot tell two objects that truly overlap from one object detected twice.
 # - The mask head predicts where, not what: one mask for each class, no competition.
 # - AP is a ranking measure: a mean over thresholds and classes that hides *why* a detector fails.
-# - Two libraries with the same architecture differ in a dozen conventions, and the weights depend on
-#   them.
+# - Libraries differ in a dozen conventions, and the weights depend on them.
 # - A detector knows the domain of its training: on other photographs its scores mean little.
 #
 # ## More exercises
 #
 # 1. **Two thousand boxes.** From the table of 3.1, how many multiplications does each detector need
-#    for 2000 boxes and 100 detections? At how many boxes does Fast R-CNN overtake R-CNN?
+#    for 2000 boxes and 100 detections?
 # 2. **The pyramid without its top.** Set `top_down = lateral` on every level of `my_fpn`. Draw the
 #    maps. Which objects would a detector on it lose?
 # 3. **Anchors for pedestrians.** Which ratios and sizes would you choose for Penn-Fudan? Compute the
@@ -2221,9 +2204,7 @@ for name, held in holds.items():
 # 4. **The threshold of NMS.** Measure AP for `nms_thresh` 0.3, 0.5, 0.7 and 0.9 in the second stage
 #    (`model.roi_heads.config`) on `Shapes("val", crowded=True)` and on the usual images. Why is there
 #    no value that is best for both?
-# 5. **One mask for all classes.** Let the mask head have a single output that all classes share. Does
-#    AP change? The paper found almost no difference: what does that tell about the mask head?
-# 6. **Homework.** Train torchvision's Faster and Mask R-CNN on Penn-Fudan from their COCO weights,
+# 5. **Homework.** Train torchvision's Faster and Mask R-CNN on Penn-Fudan from their COCO weights,
 #    report AP, AP₅₀ and AP₇₅ of boxes and masks, and show three good and three bad images.
 #
 # ## References

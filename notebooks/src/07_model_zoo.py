@@ -302,9 +302,9 @@ for layer, points in lost.items():
 # The mask head costs most. None of them makes the network fail: it still predicts a plausible map. labkit
 # therefore accepts a file only if *every* name and shape matches.
 #
-# > **Exercise 7.1.** Write `differences` of two state dictionaries, from names to tensors. Return three sorted
-# > lists of names: those that only the network has, those that only the file has, and those that both have
-# > with unequal shapes.
+# > **Exercise 7.1.** Write `differences(of_file, of_network)` of two state dictionaries, from names to
+# > tensors. Return three sorted lists of names: those that only the network has, those that only the file
+# > has, and those that both have with unequal shapes.
 
 
 # %% exercise="differences"
@@ -669,8 +669,8 @@ for scene in scenes:
     if scene.title == "photographs":  # one network, several images
         for k, image in enumerate(scene.images[:6]):
             detections = above(scene.predictions["pedestrians_lite"][k].detections)
-            of = f" of {len(scene.targets[k]['labels'])}" if scene.targets else ""
-            rows.append((f"{len(detections)}{of} pedestrians", image, detections))
+            people = f", annotated: {len(scene.targets[k]['labels'])}" if scene.targets else ""
+            rows.append((f"detected: {len(detections)}{people}", image, detections))
     else:
         if scene.targets:
             rows.append(("ground truth", image, scene.targets[scene.shown]["panoptic"]))
@@ -748,8 +748,9 @@ def matches(a, b):
 
 
 # %% [markdown]
-# > **Exercise 7.2.** Write `all_right` with `matches`. Both arguments are pairs (labels, masks). It returns
-# > True if every true object is detected exactly once and nothing else is.
+# > **Exercise 7.2.** Write `all_right(predicted, true)` with `matches`. Both arguments are pairs (labels,
+# > masks). Return True if every true object is detected exactly once and nothing else is. Take care:
+# > `matches` also holds for an object that is detected twice.
 
 
 # %% exercise="all_right"
@@ -836,7 +837,7 @@ for scene in scenes:
 # **agreement** of two networks is the share of all their objects, of both and over all images, that match an
 # object of the other network in the same image.
 #
-# > **Exercise 7.3.** Write `agreement`. `a` and `b` have for each image a pair (labels, masks); use `matches`
+# > **Exercise 7.3.** Write `agreement(a, b)`. `a` and `b` have for each image a pair (labels, masks); use `matches`
 # > in both directions. Without any object the agreement is 0. Example: in one image `a` has two objects and
 # > `b` one of them. Of these three objects two have a match: 2/3.
 
@@ -982,9 +983,9 @@ for name in names:
 
 # %% [markdown]
 # Things lose a few points, because squares have many colours and one shape. Stuff loses thirty points or
-# more: the sky has become brown. And the **count goes up**. Such a mistake is not visible as one, because a network
-# finds something in any image. Only a comparison of numbers with somebody else's, on the same image, shows
-# it (7.8).
+# more: the sky has become brown. And the **count goes up**. Such a mistake is not visible as one: a network
+# finds something in any image. (In photographs `pedestrians_lite` finds nearly the same people, for clothes
+# have any colour.) Only a comparison of numbers with somebody else's, on the same image, shows it (7.8).
 #
 # In labkit the order of the channels is part of a network's *preprocessing*, like the mean that is
 # subtracted and the size to which an image is resized. `Predictor` always takes red first and converts to
@@ -997,6 +998,7 @@ for entry in zoo:
     with torch.device("meta"):
         configs[entry.name] = build(entry.preset, entry.list_categories()).config.preprocessing
 configs["the small networks"] = load_model("panoptic_fpn_tiny").config.preprocessing
+configs["pedestrians_lite"] = load_model("pedestrians_lite").config.preprocessing
 for name, config in configs.items():
     order = "blue, green, red" if config.bgr else "red, green, blue"
     mean = ", ".join(f"{value:.3g}" for value in config.mean)
