@@ -1,28 +1,21 @@
 """Comparison of backbones and fusions on crowded images, with several trainings of each.
 
-The weights that come with labkit, trained without such images, are fine-tuned on them. Runs of one
-setting differ in the seed only. A difference between settings is meaningful only if it clearly
-exceeds this spread. The fusions are compared on the same networks.
+The weights that come with labkit, trained without such images, are fine-tuned on them. The fusions
+are compared on the same networks.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
-from labkit.checkpoints.run_folder import load_run, read_run
+from labkit.bench.training_study import Scores, StudyRow, scores_of_training
+from labkit.checkpoints.run_folder import load_run
 from labkit.checkpoints.shipped import shipped
-from labkit.datasets.coco.panoptic_json import write_json
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
-from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.presets import TINY_STUFF_AREA
@@ -52,30 +45,6 @@ COMPARISONS = (
 )
 """Pairs that differ in one thing: fusion, method, backbone, backbone."""
 
-Scores = dict[str, float]
-"""PQ of all, things and stuff, in percent."""
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """Scores of one setting for all seeds.
-
-    Attributes:
-        name: weights that the training began from, or :data:`HEURISTIC`.
-        seeds: the scores of each.
-    """
-
-    name: str
-    seeds: tuple[Scores, ...]
-
-    def mean(self, what: str) -> float:
-        return statistics.mean(scores[what] for scores in self.seeds)
-
-    def spread(self, what: str) -> float:
-        """Standard deviation over the seeds; 0 for one seed."""
-        values = [scores[what] for scores in self.seeds]
-        return statistics.stdev(values) if len(values) > 1 else 0.0
-
 
 def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
     """Run the missing trainings and evaluations of the study.
@@ -97,28 +66,17 @@ def study(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
     return [StudyRow(name, tuple(scores)) for name, scores in found.items()]
 
 
-def differences(rows: Sequence[StudyRow], first: str, second: str, what: str) -> list[float]:
-    """Difference ``first`` minus ``second`` for each seed."""
-    by_name = {row.name: row.seeds for row in rows}
-    pairs = zip(by_name[first], by_name[second], strict=True)
-    return [a[what] - b[what] for a, b in pairs]
-
-
 def _one(folder: Path, start: str, steps: int, seed: int, images: int) -> Mapping[str, Scores]:
     """Scores of one training by name of the fusion."""
-    command = [sys.executable, "-m", "labkit", "train", shipped()[start].preset]
-    command += ["--data", "crowded", "--init", start, "--steps", str(steps)]
-    command += ["--lr", str(LEARNING_RATE), "--seed", str(seed)]
-    record = folder / f"scores_{images}.json"
-    if not record.exists():
-        done = subprocess.run([*command, "--out", str(folder)], check=False).returncode
-        if done:
-            raise LabkitError(f"{folder}: the training ended with status {done}")
-        write_json(record, measure(load_run(folder), start, images))
-    elif (before := read_run(folder).train["steps"]) != steps:
-        raise LabkitError(f"{folder}: was trained for {before} steps; choose another folder")
-    scores: dict[str, Scores] = json.loads(record.read_text(encoding="utf-8"))
-    return scores
+    arguments = [shipped()[start].preset, "--data", "crowded", "--init", start]
+    arguments += ["--lr", str(LEARNING_RATE), "--seed", str(seed)]
+    return scores_of_training(
+        folder,
+        arguments,
+        steps,
+        f"scores_{images}.json",
+        lambda: measure(load_run(folder), start, images),
+    )
 
 
 def measure(model: nn.Module, name: str, images: int) -> dict[str, Scores]:

@@ -7,7 +7,6 @@ Detectron2: Y. Wu et al., 2019, https://github.com/facebookresearch/detectron2.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from labkit.checkpoints.key_map import KeyMap, Rule
-from labkit.checkpoints.safe_unpickle import name_of, read_pickle, read_torch, without_wrapper
+from labkit.checkpoints.safe_unpickle import name_of, read_checkpoint, without_wrapper
 from labkit.errors import LabkitError
 
 NAMES = KeyMap(
@@ -71,7 +70,17 @@ def load(path: Path, model: nn.Module) -> None:
         LabkitError: the file is missing, damaged or contains code, or names or shapes differ; the
             message lists them.
     """
-    weights = _weights(path, _read(path))
+    assign(path, _weights(path, _read(path)), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: nn.Module) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the arrays by Detectron2's names.
+        model: changed only if all names and shapes fit.
+    """
     names = {key: NAMES.name(key) for key in model.state_dict()}
     hint = f"The file looks like {architecture(weights)}, the model {architecture(names.values())}."
     NAMES.load(path, weights, model, hint=hint)
@@ -115,8 +124,7 @@ def architecture(names: Iterable[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    pickled = path.suffix == ".pkl" and not zipfile.is_zipfile(path)
-    content = read_pickle(path) if pickled else read_torch(path)
+    content = read_checkpoint(path)
     if not isinstance(content, dict):
         raise LabkitError(f"{path}: holds a {type(content).__name__}, not a dictionary of weights")
     return content

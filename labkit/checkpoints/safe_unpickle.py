@@ -12,6 +12,7 @@ import argparse
 import math
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -216,16 +217,38 @@ def read_torch(path: Path) -> Any:
         raise _damaged(path, "a file of torch.save", error) from None
 
 
+def read_checkpoint(path: Path) -> Any:
+    """Read a checkpoint: a plain pickle, as Detectron2 publishes them, or a file of ``torch.save``.
+
+    Raises:
+        LabkitError: as :func:`read_pickle` and :func:`read_torch`.
+    """
+    pickled = path.suffix == ".pkl" and not zipfile.is_zipfile(path)
+    return read_pickle(path) if pickled else read_torch(path)
+
+
 def read_state_dict(path: Path) -> dict[str, Any]:
     """Read a state dict that ``torch.save`` wrote: tensors by name.
+
+    Raises:
+        LabkitError: as :func:`read_torch` and :func:`state_dict_of`.
+    """
+    return state_dict_of(path, read_torch(path))
+
+
+def state_dict_of(path: Path, content: Any) -> dict[str, Any]:
+    """Return the state dict in the content of a checkpoint.
 
     Training scripts write the state dict as one entry of several, and what wraps a model puts a
     word before every name; both are taken off.
 
+    Args:
+        path: the file, for messages.
+        content: of :func:`read_checkpoint`.
+
     Raises:
-        LabkitError: as :func:`read_torch`, or the file holds no state dict.
+        LabkitError: there is no state dict.
     """
-    content = read_torch(path)
     if not isinstance(content, dict):
         raise LabkitError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if not _is_state_dict(content):
@@ -266,7 +289,7 @@ def _is_state_dict(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and bool(content)
-        and all(isinstance(value, torch.Tensor) for value in content.values())
+        and all(isinstance(value, torch.Tensor | np.ndarray) for value in content.values())
     )
 
 

@@ -54,11 +54,13 @@ class Shipped:
         from labkit.checkpoints.weights import load_weights  # here, because listing needs no torch
         from labkit.datasets.penn_fudan import PennFudan
         from labkit.datasets.shapes import Shapes
+        from labkit.models.backbones.resnet import freeze_norms
         from labkit.models.presets import build
 
         categories = PennFudan.categories if self.data == "penn_fudan" else Shapes.categories
         model = build(self.preset, categories)
         load_weights(self.path, model)
+        freeze_norms(model)
         model.categories = categories  # type: ignore[assignment]  # semantic models count them
         return model.eval()
 

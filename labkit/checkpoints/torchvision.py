@@ -10,8 +10,10 @@ the background and its mask branch a mask, which nothing ever reads; these are l
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,13 +148,23 @@ def load(path: Path, model: MaskRCNN) -> None:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
             model's (the message lists which), or the model has other conventions than torchvision.
     """
+    assign(path, read_state_dict(path), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: MaskRCNN) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the tensors by torchvision's names.
+        model: changed only if all names and shapes fit.
+    """
     if not model.config.preprocessing.fits(TORCHVISION):
         raise LabkitError(
             f"{path}: torchvision's weights need a model with torchvision's conventions:"
             " labkit.checkpoints.torchvision.CONFIG.build(categories)"
         )
-    content = read_state_dict(path)
-    NAMES.load(path, {_today(name): value for name, value in content.items()}, model)
+    NAMES.load(path, {_today(name): value for name, value in weights.items()}, model)
 
 
 def _today(name: str) -> str:

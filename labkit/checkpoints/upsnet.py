@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,11 +94,21 @@ def load(path: Path, model: UPSNet) -> None:
         LabkitError: the file is missing, damaged or carries code, or a name or shape is not the
             model's (the message lists which), or the model has other conventions than UPSNet.
     """
+    assign(path, read_state_dict(path), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: UPSNet) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the tensors by UPSNet's names.
+        model: changed only if all names and shapes fit.
+    """
     if not model.config.preprocessing.fits(UPSNET):
         raise LabkitError(
             f"{path}: UPSNet's weights need a model with its conventions: upsnet_r50,"
             " upsnet_r101_dcn, upsnet_r50_cityscapes or upsnet_r101_cityscapes"
         )
-    weights = read_state_dict(path)
     print(NOTICE, file=sys.stderr)
     upsnet_key_map(len(model.categories.stuff)).load(path, weights, model)

@@ -208,19 +208,54 @@ def crowded(
     from rich.table import Table
 
     from labkit.bench import crowded_scenes as bench
+    from labkit.bench.training_study import differences as differences_of
 
     rows = bench.study(out, steps, seeds, images)
     scores = ("PQ", "things", "stuff")
     table = Table("model", *scores, title=f"{steps} steps, {seeds} seeds, {images} images")
     for row in rows:
-        table.add_row(row.name, *(f"{row.mean(s):.1f} ± {row.spread(s):.1f}" for s in scores))
+        table.add_row(row.name, *map(row.show, scores))
     Console().print(table)
-    differences = {f"{a} - {b}": bench.differences(rows, a, b, "PQ") for a, b in bench.COMPARISONS}
+    differences = {f"{a} - {b}": differences_of(rows, a, b, "PQ") for a, b in bench.COMPARISONS}
     for name, values in differences.items():
         typer.echo(f"PQ, {name}: {', '.join(f'{value:+.1f}' for value in values)}")
     if json is not None:
         found = {row.name: row.seeds for row in rows}
         write_numbers(json, {"steps": steps, "scores": found, "differences": differences})
+
+
+@app.command("fine-tuning")
+def fine_tuning(
+    out: Annotated[Path, typer.Option(help="Folder of the trainings; use it again to resume.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 900,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting.")] = 3,
+    json: Json = None,
+) -> None:
+    """Fine-tune from ImageNet and train from random weights, on Penn-Fudan (6 trainings).
+
+    Needs the photographs (`labkit data get penn-fudan`) and labkit[pretrained].
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.bench import fine_tuning as bench
+    from labkit.bench.training_study import differences
+
+    rows = bench.study(out, steps, seeds)
+    table = Table("", "", *bench.METRICS, title=f"{steps} steps, {seeds} seeds")
+    for row in rows:
+        for kind in ("box", "mask"):
+            scores = (f"{kind} {metric}" for metric in bench.METRICS)
+            table.add_row(
+                row.name, f"{kind}es" if kind == "box" else "masks", *map(row.show, scores)
+            )
+    Console().print(table)
+    gains = differences(rows, bench.FINE_TUNED, bench.FROM_RANDOM, "mask AP")
+    typer.echo(f"mask AP, difference: {', '.join(f'{gain:+.1f}' for gain in gains)}")
+    for row in rows:
+        typer.echo(f"{row.name}: {row.mean(bench.SECONDS):.0f} CPU seconds a training")
+    if json is not None:
+        write_numbers(json, {"steps": steps, "scores": {row.name: row.seeds for row in rows}})
 
 
 @app.command("widgets")

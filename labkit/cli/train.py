@@ -120,6 +120,7 @@ def train(
     from labkit.engine.train import TrainConfig
     from labkit.engine.train import train as run_training
     from labkit.errors import LabkitError
+    from labkit.models.backbones.resnet import freeze_norms
     from labkit.models.presets import PRESETS
     from labkit.models.semantic.deeplab import DeepLab
     from labkit.models.semantic.fcn import FCN
@@ -171,6 +172,8 @@ def train(
         main = rank() == 0
         if main and not init and preset.endswith("_lite"):
             typer.echo("random initial weights; --init imagenet begins with pretrained ones")
+        if init:
+            freeze_norms(model)
         if init and not (out / STATE).exists():
             source, _, part = init.partition(":")
             if init == "imagenet":

@@ -63,7 +63,7 @@ def _one_level_rpn(level: str) -> RPNConfig:
 
 
 def _panoptic_r(network: Network) -> PanopticFPNConfig:
-    return _panoptic(_r_fpn(network), SemanticFPNConfig(PYRAMID[:4]))
+    return panoptic_fpn_of(_r_fpn(network), SemanticFPNConfig(PYRAMID[:4]))
 
 
 def _parts(detector: MaskRCNNConfig) -> dict[str, Any]:
@@ -72,9 +72,16 @@ def _parts(detector: MaskRCNNConfig) -> dict[str, Any]:
     return {name: getattr(detector, name) for name in names}
 
 
-def _panoptic(
+def panoptic_fpn_of(
     detector: MaskRCNNConfig, semantic: SemanticFPNConfig, **numbers: float
 ) -> PanopticFPNConfig:
+    """The Panoptic FPN that a detector becomes with a semantic branch.
+
+    Args:
+        detector: the detector.
+        semantic: configuration of the branch.
+        numbers: weights of the losses and thresholds of the merge.
+    """
     return PanopticFPNConfig(**_parts(detector), semantic_head=semantic, **numbers)  # type: ignore[arg-type]
 
 
@@ -189,7 +196,7 @@ def _panoptic_tiny(
 ) -> PanopticFPNConfig:
     # All maps must reach the common stride 4 by doubling.
     detector = replace(detector, preprocessing=replace(LABKIT, size_divisor=size_divisor))
-    return _panoptic(
+    return panoptic_fpn_of(
         detector,
         SemanticFPNConfig(levels, channels=64, merge_things=False),
         semantic_loss_weight=1.0,
@@ -260,7 +267,7 @@ PRESETS: dict[str, Config] = {
     "detr_tiny": DETR_TINY,
     "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32), frozen=True),
     "mask_rcnn_lite": LITE_FPN,
-    "panoptic_fpn_lite": _panoptic(
+    "panoptic_fpn_lite": panoptic_fpn_of(
         LITE_FPN, SemanticFPNConfig(PYRAMID[:4], channels=64), semantic_loss_weight=1.0
     ),
     "mask_rcnn_r50": _r_fpn("resnet50"),

@@ -123,6 +123,28 @@ def test_what_labkit_cannot_reproduce_is_refused_by_name(tmp_path, name, value):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "three", "is 'three'; it must be a whole number"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", [3], r"is \[3\]; it must be a whole number"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 0, "is 0; it must be 1 or more"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", None, "is None; it must be a whole number"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1, "is 1; it must be 2 or more"),
+        ("MODEL.MASK_ON", "yes", "is 'yes'; it must be true or false"),
+        ("MODEL.RPN.NMS_THRESH", "0.7", "is '0.7'; it must be a number"),
+        ("MODEL.ROI_HEADS.IN_FEATURES", "p2", "is 'p2'; it must be a list"),
+        ("MODEL.PIXEL_MEAN", [1.0], "MODEL.PIXEL_MEAN or _STD is .*three values"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [["a"]], "a list has a value of another type"),
+        ("DATASETS.TRAIN", 5, "is 5; it must be a list"),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path, name, value, message):
+    path = write_config(tmp_path, *PANOPTIC, (name, value))
+    with pytest.raises(LabkitError, match=rf"config\.yaml: .*{message}"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("- a\n- list\n", "holds no settings"),

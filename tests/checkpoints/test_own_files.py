@@ -92,7 +92,7 @@ def test_torchvision(tmp_path):
     assert model.config == torchvision_format.CONFIG
 
 
-def test_detr_of_ones_own_classes(tmp_path):
+def test_detr_of_ones_own_classes(tmp_path, monkeypatch):
     torch.manual_seed(2)
     base = PRESETS["detr_r50_dc5"]
     model = replace(base, num_ids=4, num_queries=25).build(THREE)
@@ -100,7 +100,13 @@ def test_detr_of_ones_own_classes(tmp_path):
     path = tmp_path / "checkpoint.pth"
     state = {names.name(key): value for key, value in model.state_dict().items()}
     torch.save({"model": state, "args": argparse.Namespace(dilation=True)}, path)
+    read = []
+    load = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda *args, **options: read.append(1) or load(*args, **options)
+    )
     loaded = load_file(path, THREE)
+    assert len(read) == 1, "large files are read once"
     assert same_weights(loaded, model)
     assert loaded.config.backbone.kind == "dc5", "the options tell what the weights do not"
     assert loaded.config.num_queries == 25

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.resnet import Backbone, FrozenBatchNorm2d
+from labkit.models.backbones.resnet import Backbone
 
 BN_EPS = 1e-3
 STEM_CHANNELS = 32
@@ -48,7 +48,10 @@ LITE0 = {
 
 
 class SamePadConvNorm(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow's "SAME", and its frozen batch norm.
+    """A convolution without bias, padded as TensorFlow's "SAME", and its batch norm.
+
+    A network that begins with random weights trains its batch norms; with pretrained weights they
+    are frozen (:func:`labkit.models.backbones.resnet.freeze_norms`).
 
     With stride 2 an even map is padded by one pixel more at the right and at the bottom, where
     PyTorch's symmetric padding would move the whole grid by a pixel. Kernel and stride are known,
@@ -60,7 +63,7 @@ class SamePadConvNorm(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
         nn.init.kaiming_normal_(self.weight, mode="fan_out")
-        self.norm = FrozenBatchNorm2d(outputs, BN_EPS)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, BN_EPS)
         padding = kernel - stride
         before = padding // 2
         self.same_padding = (before, padding - before, before, padding - before)

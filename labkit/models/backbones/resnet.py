@@ -239,6 +239,20 @@ class ResNet(Backbone):
         return features
 
 
+def freeze_norms(model: nn.Module) -> None:
+    """Replace batch norms by frozen ones with the same values, in place.
+
+    For networks with trained weights: the few images of a step have no reliable statistics.
+    """
+    for layer in list(model.modules()):
+        for name, norm in layer.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
+                values = norm.state_dict()
+                frozen.load_state_dict({key: values[key] for key in frozen.state_dict()})
+                setattr(layer, name, frozen)
+
+
 @torch.no_grad()
 def fold_norms(model: nn.Module) -> None:
     """Fold frozen batch norms into the convolutions before them, in place.
