@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labkit.cli.options import CATEGORIES, DEVICE, MODEL, PRECISION, THREADS, computing, data_name
+from labkit.cli.predict_video import (
+    CAMERA,
+    CAMERA_FILE,
+    predict_video,
+    require_video_options,
+    shown_annotation,
+    target_files,
+)
 from labkit.engine.image_paths import find_pictures
 from labkit.system.folder_lock import locked
 
@@ -25,7 +33,8 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images: files, folders, patterns such as 'photos/*.jpg'.", metavar="[IMAGE...]"
+            help="Images: files, folders, patterns such as 'photos/*.jpg'; or videos.",
+            metavar="[IMAGE...]",
         ),
     ] = None,
     *,
@@ -46,8 +55,14 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="With --data: split of the data, val.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="With --data: use the first N images only.")
+        int | None,
+        typer.Option(
+            min=1, help="With --data, videos or --webcam: use the first N images or frames only."
+        ),
     ] = None,
+    webcam: Annotated[
+        bool, typer.Option("--webcam", help="Record this computer's camera until Ctrl-C.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier results of images.")
     ] = False,
@@ -64,14 +79,28 @@ def predict(
     --panoptic, writes each image's panoptic map in COCO's format, NAME.png,
     and its segments, NAME.json.
 
+    Of a video, or of the camera with --webcam, writes a video NAME.mp4 with the
+    drawing of each frame.
+
     With --panoptic --data, writes panoptic_SPLIT.json and panoptic_SPLIT/*.png
     in COCO's format, for `labkit pq` and panopticapi; after Ctrl-C, run the
     same command again to resume.
 
     Several processes: torchrun --nproc-per-node N -m labkit predict ...
     """
+    from labkit.engine.image_paths import split_videos
     from labkit.errors import LabkitError
 
+    threshold = 0.5 if score is None else score
+    videos, others = split_videos(images or [])
+    if videos or webcam:
+        if webcam:
+            videos, others = [], [*map(str, videos), *others]
+        require_video_options(others, webcam, panoptic, data)
+        place = computing(device, threads, precision)
+        with locked(out, "labkit predict"):
+            _videos(videos, model, categories, out, overwrite, threshold, limit, place, precision)
+        return
     if panoptic and score is not None:
         raise LabkitError("--score is for drawings; panoptic maps use the model's own thresholds")
     if panoptic and data is not None:
@@ -95,7 +124,6 @@ def predict(
     known, listed = _listed(find_pictures(images or []), data, split or "val", limit)
     with locked(out, "labkit predict"):
         _require_new(out, listed, panoptic, overwrite)
-        threshold = 0.5 if score is None else score
         _pictures(listed, known, model, categories, out, panoptic, threshold, place, precision)
 
 
@@ -172,6 +200,27 @@ def _maps(
                 f"{made} panoptic maps made now; {path} lists all\nmeasure: labkit pq --gt"
                 f" GROUND_TRUTH.json --pred {path}"
             )
+
+
+def _videos(
+    videos: list[Path],
+    model: str,
+    categories_file: Path | None,
+    out: Path,
+    overwrite: bool,
+    score: float,
+    limit: int | None,
+    device: torch.device,
+    precision: str | None,
+) -> None:
+    """Predict videos, or the camera where none is named."""
+    from labkit.engine.predictor import Predictor, load_model
+
+    sources: list[Path | int] = [*videos] or [CAMERA]
+    targets = target_files(videos or [Path(CAMERA_FILE)], out, overwrite)
+    predictor = Predictor(load_model(model, categories_file), device, precision)
+    for source, target in zip(sources, targets, strict=True):
+        predict_video(source, target, predictor, score, limit)
 
 
 def _pictures(
@@ -312,13 +361,7 @@ def _draw(
     from labkit.system.atomic_write import atomic_write
     from labkit.visualize import panels
 
-    shown: Any = prediction.panoptic or prediction.detections
-    if shown is None:
-        shown = prediction.semantic
-    if isinstance(shown, Detections):
-        keep = shown.scores >= score
-        masks = None if shown.masks is None else shown.masks[keep]
-        shown = Detections(shown.boxes[keep], shown.scores[keep], shown.labels[keep], masks)
+    shown = shown_annotation(prediction, score)
     side = 6.4  # inches, at the picture's own resolution or a legible one
     figure = panels([(path.stem, picture, shown)], categories, size=side, by_object=True)
     with atomic_write(path) as temporary:

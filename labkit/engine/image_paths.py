@@ -13,6 +13,27 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """How the names of pictures in a folder end."""
 
 
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
+"""How the names of videos end."""
+
+
+def split_videos(names: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Separate videos from the names of images; a pattern stands for the videos it matches.
+
+    Raises:
+        LabkitError: a pattern without a match.
+    """
+    videos: dict[str, Path] = {}
+    others = []
+    for name in names:
+        if Path(name).suffix.lower() not in VIDEOS or Path(name).is_dir():
+            others.append(name)
+            continue
+        for path in _expand(name):
+            videos.setdefault(os.path.realpath(path), path)
+    return list(videos.values()), others
+
+
 def find_pictures(names: Sequence[str | Path]) -> list[Path]:
     """The files that are named, each once.
 
@@ -57,8 +78,13 @@ def _pictures_in(folder: Path) -> list[Path]:
         if path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.is_file()
     ]
     if not pictures:
+        video = next((path for path in inside if path.suffix.lower() in VIDEOS), None)
         raise LabkitError(
-            f"{folder}: no picture in this folder ({', '.join(IMAGES)}); for those in its"
-            f" subfolders, say '{folder}/**/*.jpg'"
+            f"{folder}: no picture in this folder ({', '.join(IMAGES)}); "
+            + (
+                f"videos are named themselves: '{folder}/*{video.suffix}'"
+                if video
+                else f"for those in its subfolders, say '{folder}/**/*.jpg'"
+            )
         )
     return pictures

@@ -9,13 +9,14 @@ colour vision, and with more classes than the ten distinct colours of :mod:`labk
 from labkit.visualize.box_drawing import draw_box, show_image
 from labkit.visualize.curves import loss_curves, training_curves
 from labkit.visualize.feature_colors import feature_colors
-from labkit.visualize.overlay import draw, overlay
+from labkit.visualize.overlay import annotated, draw, overlay
 from labkit.visualize.panels import add_legend, panels
 from labkit.visualize.regions import Annotation, regions
 
 __all__ = [
     "Annotation",
     "add_legend",
+    "annotated",
     "draw",
     "draw_box",
     "feature_colors",

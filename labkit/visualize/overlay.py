@@ -104,6 +104,32 @@ def draw(
         text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="black")])
 
 
+def annotated(
+    image: Tensor, annotation: Annotation, categories: Categories, by_object: bool = False
+) -> np.ndarray:
+    """Draw as :func:`draw` does, into the image's own pixels, for a frame of a video.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    pixels = overlay(image, annotation, categories, by_object=by_object)
+    if isinstance(annotation, Detections):
+        for i, label in enumerate(annotation.labels.tolist()):
+            color = _object_color(i, categories) if by_object else categories[label].color
+            x1, y1, x2, y2 = (round(value) for value in annotation.boxes[i].tolist())
+            cv2.rectangle(pixels, (x1, y1), (x2 - 1, y2 - 1), color or (0, 0, 0), 2)
+    for region in regions(annotation, categories):
+        x, y, radius = _interior_point(region.mask)
+        if radius < SMALLEST_NAMED:
+            continue
+        font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4
+        (width, height), _ = cv2.getTextSize(region.text, font, size, 1)
+        start = (round(x - width / 2), round(y + height / 2))
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(pixels, region.text, start, font, size, color, thickness, cv2.LINE_AA)
+    return pixels
+
+
 def _enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
     """``(H, W, ...)`` to ``(scale * H, scale * W, ...)``, each pixel repeated."""
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
