@@ -181,7 +181,8 @@ def _difference(got: Any, expected: Any, within: float) -> str:
 
 def _near(mine: np.ndarray, right: np.ndarray, within: float) -> np.ndarray:
     same = (mine == right) | (np.isnan(mine.astype(float)) & np.isnan(right.astype(float)))
-    return np.asarray(same | (np.abs(mine.astype(float) - right.astype(float)) <= within))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return np.asarray(same | (np.abs(mine.astype(float) - right.astype(float)) <= within))
 
 
 def _same(got: Any, expected: Any) -> bool:
