@@ -53,6 +53,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import labkit
+from labkit.checks import Checks, equal
 from labkit.colors import PETROFF_10
 from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
@@ -257,14 +258,39 @@ plt.show()
 # So the rule "match where the IoU exceeds one half" needs no search, no scores and no order, and
 # has a unique result. Is one half necessary, and is it sharp? We search for a counterexample at random: a
 # random map of four cells, and the same map cut along a random line and often moved by a pixel.
-# For each pair of maps we need the *second-best* IoU of any segment: a threshold below it gives
-# that segment two matches.
+# The IoUs of all pairs of segments are a table with a row for each segment of the ground truth and a column for
+# each predicted one. For each pair of maps we need the *second-best* IoU of any segment: a threshold below it
+# gives that segment two matches.
+#
+# > **Exercise 6.1.** Write `second_best(ious)`. A segment's IoUs are its row, or its column, of the table.
+# > Take the second-largest value of every row and of every column, and return the largest of them. For
+# > $\begin{pmatrix} 0.8 & 0.1 \\ 0.3 & 0.6 \end{pmatrix}$ these values are 0.1 and 0.3 in the rows, 0.3 and 0.1 in
+# > the columns: the result is 0.3.
 
 
-# %% tags=["idea"]
+# %% exercise="second_best"
+# Exercise 6.1: the second-best IoU
 def second_best(ious):
-    """The largest second-best value in a row or a column of a table of IoUs."""
-    return max(np.sort(ious, axis=0)[-2].max(), np.sort(ious, axis=1)[:, -2].max())
+    """The largest second-best value in a row or a column of a table of IoUs (at least 2 x 2)."""
+    # BEGIN SOLUTION
+    of_columns = np.sort(ious, axis=0)[-2]
+    of_rows = np.sort(ious, axis=1)[:, -2]
+    return max(of_columns.max(), of_rows.max())
+    # END SOLUTION
+
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 6.1
+check = Checks("Exercise 6.1")
+with check("the example: 0.3"):
+    equal(second_best(np.array([[0.8, 0.1], [0.3, 0.6]])), 0.3)
+with check("a column counts as a row does: 0.4 and 0.45 in one column"):
+    equal(second_best(np.array([[0.4, 0.1], [0.45, 0.2]])), 0.4)
+with check("two equal halves: 0.5"):
+    equal(second_best(np.array([[0.5, 0.5, 0.0], [0.0, 0.1, 0.9]])), 0.5)
+with check("a perfect prediction: 0"):
+    equal(second_best(np.eye(3)), 0)
+check.report()
 
 
 # %% tags=["hide-input"]
@@ -577,14 +603,41 @@ labkit.record("rq_lost_from_6_to_12", shifted[6].all.rq - shifted[12].all.rq)
 
 # %% [markdown]
 # Now the segments, with perfect outlines. A share $q$ of them is degraded in one of three ways.
-# **Dropped**: the pixels become void. **Relabelled**: the segment gets another class, things remain things.
-# **Split**: it is cut into three equal stripes, none of which can match. The counts predict RQ:
 #
-# | mistake | the segment becomes | $\mathrm{RQ}(q)$ | for small $q$ |
-# | --- | --- | --- | --- |
-# | dropped | 1 FN | $(1 - q) \,/\, (1 - q/2)$ | $1 - q/2$ |
-# | relabelled | 1 FN and 1 FP | $1 - q$ | $1 - q$ |
-# | split in three | 1 FN and 3 FP | $(1 - q) \,/\, (1 + q)$ | $1 - 2q$ |
+# - **Dropped**: the pixels become void. The segment is one FN.
+# - **Relabelled**: it gets another class, things remain things. One FN and one FP.
+# - **Split**: it is cut into three equal stripes, none of which can match. One FN and three FP.
+#
+# > **Predict.** Which of the three costs most, and by which factor? Which of them lowers SQ?
+#
+# > **Exercise 6.2.** Write `rq_after(q, false_positives)`: RQ if a share $q$ of the segments becomes one FN and
+# > `false_positives` FP each (0 dropped, 1 relabelled, 3 split), and all others match. The number of segments
+# > cancels. An example: of four segments two are dropped, so TP 2, FN 2 and FP 0, and
+# > $\mathrm{RQ} = 2 / (2 + 1) = \frac23$.
+
+
+# %% exercise="rq_after"
+# Exercise 6.2: what a mistake costs
+def rq_after(q, false_positives):
+    """RQ if a share q of the segments is not matched, with so many false positives for each."""
+    # BEGIN SOLUTION
+    tp, fn, fp = 1 - q, q, q * false_positives
+    return tp / (tp + fp / 2 + fn / 2)
+    # END SOLUTION
+
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 6.2
+check = Checks("Exercise 6.2")
+with check("half of the segments dropped: 2/3"):
+    equal(rq_after(0.5, 0), 2 / 3, within=1e-12)
+with check("half relabelled: 1/2"):
+    equal(rq_after(0.5, 1), 1 / 2, within=1e-12)
+with check("half split in three: 1/3"):
+    equal(rq_after(0.5, 3), 1 / 3, within=1e-12)
+with check("nothing degraded: 1; everything: 0"):
+    equal([rq_after(0.0, 3), rq_after(1.0, 3)], [1, 0], within=1e-12)
+check.report()
 
 
 # %% tags=["idea"]
@@ -624,19 +677,20 @@ def choose(panoptic, share, index):
 
 
 MISTAKES = {
-    "dropped": (drop, lambda q: (1 - q) / (1 - q / 2)),
-    "relabelled": (relabel, lambda q: 1 - q),
-    "split in three": (split, lambda q: (1 - q) / (1 + q)),
+    "dropped": (drop, 0),
+    "relabelled": (relabel, 1),
+    "split in three": (split, 3),
 }
 shares = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 degraded, lowest_sq = {}, 1.0
-for name, (degrade, formula) in MISTAKES.items():
+for name, (degrade, false_positives) in MISTAKES.items():
     degraded[name] = []
     for q in shares:
         result = evaluate([degrade(p, choose(p, q, i)) for i, p in enumerate(gt_maps)], gt_maps)
         degraded[name].append(result.all.pq)
         lowest_sq = min(lowest_sq, result.all.sq)
-    gap = np.abs(np.array(degraded[name]) - [formula(q) for q in shares]).max()
+    predicted = [rq_after(q, false_positives) for q in shares]
+    gap = np.abs(np.array(degraded[name]) - predicted).max()
     labkit.record(f"gap_to_formula_{name.split()[0]}", gap)
 labkit.record("lowest_sq_with_perfect_outlines", lowest_sq)
 
@@ -655,8 +709,8 @@ for factor, style in (("sq", "--s"), ("rq", "-.^"), ("pq", "-o")):
     axes[0].plot(shifts, values, style, label=factor.upper(), markersize=4)
 axes[0].set_xlabel("shift in pixels")
 axes[0].set_title("outlines: the whole map shifted", fontsize=9)
-for (name, (_, formula)), style in zip(MISTAKES.items(), "os^", strict=True):
-    line = axes[1].plot(shares, [formula(q) for q in shares], ":")[0]
+for (name, (_, false_positives)), style in zip(MISTAKES.items(), "os^", strict=True):
+    line = axes[1].plot(shares, [rq_after(q, false_positives) for q in shares], ":")[0]
     axes[1].plot(shares, degraded[name], style, color=line.get_color(), label=name, markersize=5)
 axes[1].set_xlabel("share of the segments that are degraded")
 axes[1].xaxis.set_major_formatter(PercentFormatter(1))
@@ -666,15 +720,15 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# - With perfect outlines SQ stays at 100 %, however many segments are degraded. Only RQ changes, and it
-#   follows the formulas.
+# - With perfect outlines SQ stays at 100 %, however many segments are degraded. Only RQ changes, as
+#   `rq_after` predicts: for small $q$ it is $1 - q/2$ (dropped), $1 - q$ (relabelled), $1 - 2q$ (split).
 # - With shifted outlines both fall, but differently. SQ is a mean over *matches*, so for a class
 #   that has any it stays above one half (a class without a match has SQ 0, which lowers the mean in the
 #   table further). A segment that gets worse than that leaves SQ and lowers RQ,
 #   small and thin segments first: SQ flattens while RQ keeps falling.
 # - Stuff loses less than things: a shifted outline is a small part of a large region.
 # - A wrong class costs twice as much as no prediction, a split four times. **PQ rewards leaving out** a
-#   segment that is probably wrong (exercise 3 computes from when on). That is why
+#   segment that is probably wrong (the third exercise at the end computes the limit). That is why
 #   panoptic networks remove doubtful and small segments before they make their map (notebook 4).
 #
 # ### The score of one image, segment by segment
@@ -716,19 +770,56 @@ PQMatching(one_image, one_gt, one_prediction, categories)
 #
 # mIoU compares classes, PQ segments. Take the *perfect* semantic map and make segments of it
 # in the only way it allows: a connected region of a thing class is an object.
+#
+# > **Exercise 6.3.** Write `regions(semantic, classes)`: a semantic map (H, W) of labels to a `Panoptic` map.
+# > Each connected region of a thing class is a segment; a stuff class is one segment, in however many pieces.
+# > Segments are numbered from 1; pixels with the value `IGNORE` (255) stay `VOID` (0). `classes.stuff` holds the
+# > labels of the stuff. `cv2.connectedComponents` takes a mask of `uint8` and returns the number of its labels and
+# > a map, 0 outside and 1, 2, ... in its regions (pixels that touch at a corner are connected).
 
 
-# %% tags=["idea"]
+# %% exercise="regions"
+# Exercise 6.3: segments of a semantic map
 def regions(semantic, classes=categories):
     """Segments of a semantic map: connected regions of things, one segment per stuff class."""
     ids, segments = np.zeros(semantic.shape, np.int32), []
+    # BEGIN SOLUTION
     for label in semantic[semantic != IGNORE].unique().tolist():
         region = (semantic == label).numpy().astype(np.uint8)
         pieces = region if label in classes.stuff else cv2.connectedComponents(region)[1]
         for piece in range(1, pieces.max() + 1):
             segments.append(Segment(len(segments) + 1, label))
             ids[pieces == piece] = len(segments)
+    # END SOLUTION
     return Panoptic(torch.from_numpy(ids), segments)
+
+
+# %% tags=["check", "hide-input"]
+# Check of exercise 6.3
+def segment_counts(rows):
+    """How many segments of each label the regions of a map have; a digit is a label, x ignored."""
+    labels = [[IGNORE if c == "x" else int(c) for c in row] for row in rows.split()]
+    made = regions(torch.tensor(labels, dtype=torch.uint8))
+    assert made.ids.unique().tolist() == [0] * ("x" in rows) + [s.id for s in made.segments], (
+        f"the map has the ids {made.ids.unique().tolist()}, the segments {made.segments}"
+    )
+    return dict(Counter(s.label for s in made.segments))
+
+
+check = Checks("Exercise 6.3")
+with check("two squares (label 0) apart, on sky (3): 2 segments and 1"):
+    equal(segment_counts("0303 0303"), {0: 2, 3: 1})
+with check("squares that touch at a corner are one region"):
+    equal(segment_counts("033 303 330"), {0: 1, 3: 1})
+with check("a square and a circle (1) that touch are two"):
+    equal(segment_counts("0011 0011"), {0: 1, 1: 1})
+with check("ignored pixels are void, and separate"):
+    equal(segment_counts("0x0 3x3"), {0: 2, 3: 1})
+check.report()
+
+# %% [markdown]
+# > **Predict.** The semantic maps are perfect, mIoU is 100 %. What is the PQ of the things, on Shapes and on the
+# > crowded images, where objects touch?
 
 
 # %% tags=["hide-input"]
@@ -751,7 +842,7 @@ for name, maps in (("shapes", gt_maps), ("crowded", crowded_maps)):
     labkit.record(f"regions_pq_things_{name}", result.things.pq)
 
 # %% [markdown]
-# mIoU is 100 %: nothing to improve. PQ of the things is nearly zero on the crowded images,
+# PQ of the things loses a tenth on Shapes, and on the crowded images it is nearly zero,
 # because objects that touch become one segment that matches none of them. Below: which objects and which
 # regions have a match. An object without a match is a false negative, a region without one a false
 # positive.
@@ -841,6 +932,9 @@ plt.show()
 # The experiment: one detection for each object, its mask moved by up to two pixels, with a high
 # score. Then, in addition, eight *duplicates* of each: moved again in all directions, with low
 # scores.
+#
+# > **Predict.** With the duplicates, nine of ten detections are superfluous. Does AP fall, rise or stay? And the PQ
+# > of the map that contains all of them?
 
 
 # %% tags=["idea"]
@@ -931,7 +1025,7 @@ image, target = val_set[example]
 pasted = paste(detect(target, duplicates=True), target["semantic"].shape, score_thresh=0)
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=[1, 1.7])
 draw(axes[0], image, pasted, categories, names=False)
-axes[0].set_title("all detections in one map: each duplicate leaves a rim", fontsize=9)
+axes[0].set_title("all detections in one map", fontsize=9)
 for name, style in (("with duplicates", "-o"), ("one detection", "-.^")):
     line = axes[1].plot(thresholds, pq[name], style, label=f"PQ of things, {name}", markersize=4)[0]
     axes[1].axhline(ap[name], color=line.get_color(), linestyle=":", label=f"AP, {name}")
@@ -946,6 +1040,47 @@ plt.show()
 # when the score threshold rises. AP (the horizontal lines) does not depend on that
 # threshold: it averages over all of them. AP ranks detectors before a threshold is chosen. PQ is
 # the quality of *one final result*, the map that a user would see.
+#
+# ### Results: PQ beside AP and IoU
+#
+# Kirillov et al. (2019) measured the best entries of challenges with all three. Their data sets, and COCO:
+#
+# | data set | images: train, val, test | things + stuff |
+# | --- | --- | --- |
+# | Cityscapes (2015): streets of cities, from a car | 2 975, 500, 1 525 | 8 + 11 |
+# | ADE20k (2016): scenes of all kinds | 20 000, 2 000, 3 000 | 100 + 50 |
+# | Mapillary Vistas (2017): streets of all continents | 18 000, 2 000, 5 000 | 37 + 28 |
+# | COCO (2014) with COCO-stuff (2017) | 118 000 and 5 000 | 80 + 53 |
+#
+# **Instances** (the paper's table 3). AP$^{NO}$ is AP after overlaps between the masks are removed. The order by AP
+# is the order by PQ; removing overlaps costs AP 3 to 5 points; and the methods differ in RQ, hardly in SQ.
+#
+# | data set | method | AP | AP$^{NO}$ | PQ$^{Th}$ | SQ$^{Th}$ | RQ$^{Th}$ |
+# | --- | --- | --- | --- | --- | --- | --- |
+# | Cityscapes | Mask R-CNN + COCO | 36.4 | 33.1 | 54.0 | 79.4 | 67.8 |
+# | Cityscapes | Mask R-CNN | 31.5 | 28.0 | 49.6 | 78.7 | 63.0 |
+# | ADE20k | Megvii | 30.1 | 24.8 | 41.1 | 81.6 | 49.6 |
+# | ADE20k | G-RMI | 24.6 | 20.6 | 35.3 | 79.3 | 43.2 |
+#
+# **Stuff** (table 4). On ADE20k 1.7 points of IoU are 8.1 of PQ, again by RQ: a false region of a few pixels costs
+# little IoU, but it is a whole FP.
+#
+# | data set | method | IoU | PQ$^{St}$ | SQ$^{St}$ | RQ$^{St}$ |
+# | --- | --- | --- | --- | --- | --- |
+# | Cityscapes | PSPNet, multi-scale | 80.6 | 66.6 | 82.2 | 79.3 |
+# | Cityscapes | PSPNet, single-scale | 79.6 | 65.2 | 81.6 | 78.0 |
+# | ADE20k | CASIA_IVA_JD | 32.3 | 27.4 | 61.9 | 33.7 |
+# | ADE20k | G-RMI | 30.6 | 19.3 | 58.7 | 24.3 |
+#
+# **Both in one map** (table 5). *Machine-separate* measures the instance and the semantic method each on its own;
+# *machine-panoptic* puts both into one map, objects on top of stuff. So PQ of the things stays, and stuff loses what
+# false objects cover. The mean over classes is PQ: on Cityscapes $(8 \cdot 54.0 + 11 \cdot 66.4) / 19 = 61.2$.
+#
+# | data set | PQ$^{Th}$ | PQ$^{St}$ separate | PQ$^{St}$ panoptic | PQ |
+# | --- | --- | --- | --- | --- |
+# | Cityscapes | 54.0 | 66.6 | 66.4 | 61.2 |
+# | ADE20k | 41.1 | 27.4 | 24.5 | 35.6 |
+# | Vistas | 35.7 | 43.7 | 41.8 | 38.3 |
 #
 # ## 6.8 From files, and against the original
 #
@@ -1268,7 +1403,8 @@ labkit.record("panopticapi_disagreements", sum(gap > 1e-12 for gap in difference
 # ## References
 #
 # - A. Kirillov, K. He, R. Girshick, C. Rother, P. Dollár. Panoptic Segmentation. CVPR 2019: the
-#   format in section 3, metric and theorem in section 4.
+#   format in section 3, metric and theorem in section 4, the data sets in section 5, the results of 6.7 in tables
+#   3 to 5.
 # - T.-Y. Lin, M. Maire, S. Belongie, J. Hays, P. Perona, D. Ramanan, P. Dollár, C. L. Zitnick.
 #   Microsoft COCO: Common Objects in Context. ECCV 2014. Its AP, as computed here:
 #   https://github.com/cocodataset/cocoapi.
