@@ -47,12 +47,16 @@ NATURAL: Mapping[str, Color] = {
     "water": (36, 82, 158),
     "sea": (36, 82, 158),
     "river": (36, 82, 158),
+    "puddle": (36, 82, 158),
     "sand": (246, 236, 196),
     "snow": (236, 240, 245),
     "tree": (38, 102, 52),
     "vegetation": (38, 102, 52),
     "road": (96, 92, 104),
+    "concrete": (178, 172, 160),
     "dirt": (140, 108, 76),
+    "soil": (140, 108, 76),
+    "ground": (140, 108, 76),
     "terrain": (140, 108, 76),
 }
 """Colours that a reader expects of stuff, by the name of the class."""

@@ -868,7 +868,7 @@ with torch.no_grad():
 # This is done in $M = 8$ **heads** of $d = D / M$ channels side by side; a last linear layer mixes their
 # outputs.
 #
-# > **Exercise 8.2.** Write `attention(u, k, v)` for $u$ (..., S, d), $k$ (..., T, d) and $v$ (..., T, e), where "..."
+# > **Exercise 8.2.** Write `dot_product_attention(u, k, v)` for $u$ (..., S, d), $k$ (..., T, d) and $v$ (..., T, e), where "..."
 # > are any further dimensions, such as images and heads. Return the outputs (..., S, e) and the weights $a$
 # > (..., S, T). An example: with $u = (1, 1, 1, 1)$ and the keys $(0, 0, 0, 0)$ and
 # > $\frac{\ln 3}{2} (1, 1, 1, 1)$ the products are 0 and $2 \ln 3$, divided by $\sqrt 4$: 0 and $\ln 3$; the weights
@@ -877,7 +877,7 @@ with torch.no_grad():
 
 # %% exercise="attention"
 # Exercise 8.2: attention
-def attention(u, k, v):
+def dot_product_attention(u, k, v):
     """Outputs (..., S, e) and weights (..., S, T) of queries (..., S, d), keys, values."""
     # BEGIN SOLUTION
     a = (u @ k.transpose(-1, -2) / u.shape[-1] ** 0.5).softmax(dim=-1)
@@ -891,13 +891,14 @@ one_query, two_values = torch.ones(1, 4), torch.tensor([[0.0, 8.0], [4.0, 0.0]])
 two_keys = torch.stack([torch.zeros(4), torch.full((4,), math.log(3) / 2)])
 check = Checks("Exercise 8.2")
 with check("the example: the weights are 1/4 and 3/4"):
-    equal(attention(one_query, two_keys, two_values)[1], [[0.25, 0.75]], within=1e-6)
+    equal(dot_product_attention(one_query, two_keys, two_values)[1], [[0.25, 0.75]], within=1e-6)
 with check("the output is the weighted mean of (0, 8) and (4, 0)"):
-    equal(attention(one_query, two_keys, two_values)[0], [[3.0, 2.0]], within=1e-6)
+    equal(dot_product_attention(one_query, two_keys, two_values)[0], [[3.0, 2.0]], within=1e-6)
 with check("a query of zeros takes the plain mean"):
-    equal(attention(0 * one_query, two_keys, two_values)[0], [[2.0, 4.0]], within=1e-6)
+    equal(dot_product_attention(0 * one_query, two_keys, two_values)[0], [[2.0, 4.0]], within=1e-6)
 with check("images and heads: outputs (2, 8, 3, 6), weights (2, 8, 3, 5)"):
-    made = attention(torch.rand(2, 8, 3, 4), torch.rand(2, 8, 5, 4), torch.rand(2, 8, 5, 6))
+    values = torch.rand(2, 8, 5, 6)
+    made = dot_product_attention(torch.rand(2, 8, 3, 4), torch.rand(2, 8, 5, 4), values)
     has_shape(made[0], (2, 8, 3, 6))
     has_shape(made[1], (2, 8, 3, 5))
 check.report()
@@ -934,7 +935,8 @@ def my_attention(part, queries, keys, values):
     def heads(x, i):
         return (x @ W[i].T + b[i]).unflatten(-1, (M, -1)).transpose(1, 2)  # (B, M, S or T, d)
 
-    outputs, a = attention(heads(queries, 0), heads(keys, 1), heads(values, 2))
+    u, k, v = heads(queries, 0), heads(keys, 1), heads(values, 2)
+    outputs, a = dot_product_attention(u, k, v)
     return part.out_proj(outputs.transpose(1, 2).flatten(2)), a
 
 

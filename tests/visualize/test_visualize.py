@@ -63,6 +63,13 @@ def test_stuff_has_the_colours_that_its_names_suggest():
     assert class_colors([], ["water", "sea"])[1] != NATURAL["water"], "one colour, one class"
 
 
+def test_a_building_site_has_brown_soil_and_grey_concrete():
+    soil, concrete, puddle = class_colors(["pipe", "plank", "bag"], ["soil", "concrete", "puddle"])[3:]
+    assert soil[0] > soil[1] > soil[2]
+    assert max(concrete) - min(concrete) < 20
+    assert puddle == NATURAL["water"]
+
+
 def test_two_objects_of_a_class_differ_in_shade():
     image, panoptic = _scene()
     picture = overlay(image, panoptic, CATEGORIES)
