@@ -264,8 +264,7 @@ plt.show()
 #
 # > **Exercise 6.1.** Write `second_best(ious)`. A segment's IoUs are its row, or its column, of the table.
 # > Take the second-largest value of every row and of every column, and return the largest of them. For
-# > $\begin{pmatrix} 0.8 & 0.1 \\ 0.3 & 0.6 \end{pmatrix}$ these values are 0.1 and 0.3 in the rows, 0.3 and 0.1 in
-# > the columns: the result is 0.3.
+# > `[[0.8, 0.1], [0.3, 0.6]]` these values are 0.1 and 0.3 in the rows, 0.3 and 0.1 in the columns: the result is 0.3.
 
 
 # %% exercise="second_best"

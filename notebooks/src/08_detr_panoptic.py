@@ -289,9 +289,8 @@ labkit.record("greedy_cost", total(COST, of_greedy))
 #
 # > **Exercise 8.1.** Write the second half of step 3, `make_zero(costs, rows, columns)`, for costs $(Q, Q)$ and two
 # > arrays of bool: which rows, and which columns, are covered. It returns a new array. In
-# > $\begin{pmatrix} 0 & 1 & 2 \\ 0 & 3 & 4 \\ 0 & 5 & 1 \end{pmatrix}$ the first column covers all zeros, and the
-# > smallest uncovered entry is 1. All three rows lose 1, the first column gets 1 back:
-# > $\begin{pmatrix} 0 & 0 & 1 \\ 0 & 2 & 3 \\ 0 & 4 & 0 \end{pmatrix}$.
+# > `[[0, 1, 2], [0, 3, 4], [0, 5, 1]]` the first column covers all zeros, and the smallest uncovered entry is 1.
+# > All three rows lose 1, the first column gets 1 back: `[[0, 0, 1], [0, 2, 3], [0, 4, 0]]`.
 
 
 # %% exercise="make_zero"
@@ -677,7 +676,7 @@ for name, queries, matched, used in (
 # matching: every query is matched to its cheapest object, so that an object can have several queries, as
 # it can have several anchors in Mask R-CNN.
 #
-# > **Predict.** The image below has nine objects. After training, how many of the 20 queries predict a class, with
+# > **Predict.** After training, how many of the 20 queries predict a class, with
 # > bipartite and with many-to-one matching? Is every object predicted in both?
 
 
