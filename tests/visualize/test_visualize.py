@@ -64,7 +64,7 @@ def test_stuff_has_the_colours_that_its_names_suggest():
 
 
 def test_a_building_site_has_brown_soil_and_grey_concrete():
-    soil, concrete, puddle = class_colors(["pipe", "plank", "bag"], ["soil", "concrete", "puddle"])[3:]
+    soil, concrete, puddle = class_colors(["pipe"], ["soil", "concrete", "puddle"])[1:]
     assert soil[0] > soil[1] > soil[2]
     assert max(concrete) - min(concrete) < 20
     assert puddle == NATURAL["water"]
