@@ -16,7 +16,14 @@ from labkit.grading.authoring.source import Role
 from labkit.grading.execution import codec
 from labkit.grading.scoring.score import score
 
-NAMES = ("a1_roi_align", "a2_instance", "a3_backbones", "a4_panoptic_quality", "a5_upsnet")
+NAMES = (
+    "a1_roi_align",
+    "a2_instance",
+    "a3_backbones",
+    "a4_panoptic_quality",
+    "a5_upsnet",
+    "a6_set_prediction",
+)
 CONTENT = "c0ffee"
 
 
