@@ -780,20 +780,43 @@ def right_giou(a, b):
     return inner / union + union / outer - 1
 
 
-def right_costs(pred_logits, pred_boxes, gt_labels, gt_boxes):
+def right_costs(pred_logits, pred_boxes, gt_labels, gt_boxes, mistake=""):
     logits, boxes, gt = (t.numpy().astype(np.float64) for t in (pred_logits, pred_boxes, gt_boxes))
     out = np.zeros((*logits.shape[:2], gt.shape[1]))
     for b, image_labels in enumerate(gt_labels.tolist()):
         for n, label in enumerate(image_labels):
-            if label < 0:
+            if label < 0 and mistake != "padding":
                 continue
-            z = logits[b, :, label]
+            z = logits[b, :, max(label, 0)]
             minus_log_p, minus_log_rest = np.logaddexp(0, -z), np.logaddexp(0, z)
+            if mistake == "softmax":
+                p = torch.from_numpy(logits[b]).softmax(dim=1)[:, label].numpy()
+                minus_log_p, minus_log_rest = -np.log(p), -np.log(1 - p)
             p, rest = np.exp(-minus_log_p), np.exp(-minus_log_rest)
             focal = 0.25 * rest**2 * minus_log_p - 0.75 * p**2 * minus_log_rest
+            if mistake == "positive":
+                focal = 0.25 * rest**2 * minus_log_p
+            if mistake == "saturates":  # float32, as it is usually computed
+                p = pred_logits[b, :, label].sigmoid()
+                focal = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
+                focal = focal.double().numpy()
             distance = np.abs(boxes[b] - gt[b, n]).sum(-1)
-            out[b, :, n] = 2 * focal + 5 * distance - 2 * right_giou(boxes[b], gt[b, n][None])
+            if mistake == "centres":
+                a, b_xyxy = torch.from_numpy(boxes[b]), torch.from_numpy(gt[b, n][None])
+                giou = centres_as_corners(a, b_xyxy).numpy()
+            else:
+                giou = right_giou(boxes[b], gt[b, n][None])
+            out[b, :, n] = 2 * focal + 5 * distance - 2 * giou
     return out
+
+
+def centres_as_corners(a, b):
+    """The formula of GIoU with cx, cy, w, h in place of x1, y1, x2, y2."""
+    sides = torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(dim=1)
+    both = sides.clamp(min=0).prod(dim=1)
+    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - both
+    return both / union - (hull - union) / hull
 
 
 def contested(rng, queries, objects):
@@ -815,22 +838,23 @@ def auction_inputs(rng):
     return cases
 
 
-def right_auction(cost, epsilon):
+def right_auction(cost, epsilon, mistake=""):
     from collections import deque
 
     queries, objects = cost.shape
     owner, prices, bids = [None] * queries, [0.0] * queries, 0
-    queue = deque(range(objects))
+    queue, taken = deque(range(objects)), []
     while queue:
         bidder = queue.popleft()
         bids += 1
         ranked = sorted((cost[q, bidder] + prices[q], q) for q in range(queries))
         (first, q), (second, _) = ranked[:2]
-        prices[q] += second - first + epsilon
+        prices[q] += epsilon if mistake == "epsilon" else second - first + epsilon
         if owner[q] is not None:
-            queue.append(owner[q])
+            (queue.appendleft if mistake == "at once" else queue.append)(owner[q])
         owner[q] = bidder
-    query_of = np.array([owner.index(i) for i in range(objects)])
+        taken += [] if q in taken else [q]
+    query_of = np.array(taken if mistake == "order" else [owner.index(i) for i in range(objects)])
     return {"query_of": query_of, "prices": np.array(prices), "bids": bids}
 
 
@@ -841,9 +865,14 @@ def bound_inputs(rng):
     ]
 
 
-def right_bound(cost, prices):
-    cheapest = [min(c + p for c, p in zip(column, prices, strict=True)) for column in cost.T]
-    return sum(cheapest) - sum(prices)
+def right_bound(cost, prices, mistake=""):
+    if mistake == "axis":
+        return sum(min(c + p for c in row) for row, p in zip(cost, prices, strict=True)) - sum(
+            prices
+        )
+    added = np.zeros_like(prices) if mistake == "not added" else prices
+    cheapest = [min(c + p for c, p in zip(column, added, strict=True)) for column in cost.T]
+    return sum(cheapest) - (0 if mistake == "not subtracted" else sum(prices))
 
 
 def loss_case(rng, counts):
@@ -878,24 +907,31 @@ def gradient_inputs(rng):
     return [loss_case(rng, counts) for counts in ([3, 1], [0, 4], [2, 2, 5], [1, 3, 0])]
 
 
-def total_losses(pred_logits, pred_boxes, gt_labels, gt_boxes, query_of, on_crowd, eos_coef):
-    """The losses in float64, query by query."""
+def total_losses(
+    pred_logits, pred_boxes, gt_labels, gt_boxes, query_of, on_crowd, eos_coef, mistake=""
+):
+    """The three losses in float64, query by query."""
     log_p = pred_logits.log_softmax(dim=-1)
-    above, below = 0.0, 0.0
-    l1, giou_sum = 0.0, 0.0
+    above, below, l1, giou = 0.0, 0.0, 0.0, 0.0
     for b in range(len(log_p)):
         object_of = {q: n for n, q in enumerate(query_of[b].tolist()) if q >= 0}
         for q in range(log_p.shape[1]):
-            n = object_of.get(q)
+            n, crowd = object_of.get(q), bool(on_crowd[b, q])
             output = -1 if n is None else int(gt_labels[b, n])
-            w = 1.0 if n is not None else 0.0 if bool(on_crowd[b, q]) else eos_coef
+            w = 1.0 if n is not None else 0.0 if crowd else eos_coef
+            if crowd and mistake == "crowd":
+                w = 0.0
+            if crowd and n is None and mistake == "no crowd":
+                w = eos_coef
             above, below = above - w * log_p[b, q, output], below + w
             if n is not None:
                 pred, gt = pred_boxes[b, q], gt_boxes[b, n]
                 l1 = l1 + (pred - gt).abs().sum()
-                giou_sum = giou_sum + 1 - torch_giou(pred, gt)
-    objects = max(1, sum(label >= 0 for row in gt_labels.tolist() for label in row))
-    return above / max(below, 1e-12), 5 * l1 / objects, 2 * giou_sum / objects
+                giou = giou + 1 - torch_giou(pred, gt)
+    objects = int((gt_labels >= 0).sum())
+    objects = {"rows": gt_labels.numel(), "pairs": int((query_of >= 0).sum())}.get(mistake, objects)
+    below = log_p[..., 0].numel() if mistake == "queries" else max(below, 1e-12)
+    return above / below, 5 * l1 / max(objects, 1), 2 * giou / max(objects, 1)
 
 
 def torch_giou(pred, gt):
@@ -944,11 +980,16 @@ def noise_inputs(rng):
     return cases
 
 
-def right_noise(gt_boxes, noise, scale):
+def right_noise(gt_boxes, noise, scale, mistake=""):
     x, y, w, h = gt_boxes.double().unbind(-1)
     u = scale * noise.double()
+    if mistake == "halves":
+        u = u * torch.tensor([1, 1, 0.5, 0.5])
+    if mistake == "sides":
+        u = u * torch.tensor([2, 2, 1, 1])
     moved = [x + u[..., 0] * w / 2, y + u[..., 1] * h / 2, w + u[..., 2] * w, h + u[..., 3] * h]
-    return torch.stack(moved, dim=-1).clamp(0, 1)
+    moved = torch.stack(moved, dim=-1)
+    return moved if mistake == "outside" else moved.clamp(0, 1)
 
 
 def mask_inputs(rng):
@@ -957,9 +998,16 @@ def mask_inputs(rng):
     return [{"groups": g, "objects": n, "queries": q} for g, n, q in numbers]
 
 
-def right_mask(groups, objects, queries):
+def right_mask(groups, objects, queries, mistake=""):
     owner = [g for g in range(groups) for _ in range(objects)] + [None] * queries
-    return np.array([[b is not None and a != b for b in owner] for a in owner])
+    hidden = np.array([[b is not None and a != b for b in owner] for a in owner])
+    if mistake == "transposed":
+        return hidden.T
+    if mistake == "allowed":
+        return ~hidden
+    if mistake == "groups":
+        return np.array([[b is not None and a is None for b in owner] for a in owner])
+    return hidden
 
 
 class Crowded:
@@ -1083,30 +1131,34 @@ def iou_of(a, b):
     return both / (sum(areas) - both)
 
 
-def right_outcomes(boxes, scores, labels, gt_boxes, gt_labels, threshold, kept=None):
+def right_outcomes(boxes, scores, labels, gt_boxes, gt_labels, threshold, kept=None, mistake=""):
     rows = zip(scores.tolist(), range(len(scores)), boxes.tolist(), labels.tolist(), strict=True)
-    rows = sorted(rows, key=lambda row: (-row[0], row[1]))
+    rows = list(rows) if mistake == "unsorted" else sorted(rows, key=lambda row: (-row[0], row[1]))
     gt = list(zip(gt_boxes.tolist(), gt_labels.tolist(), strict=True))
     free, counts = [True] * len(gt), [0, 0, 0]
     for _, number, box, label in rows:
         if kept is not None and number not in kept:
             continue
-        found = [(-iou_of(box, g), k) for k, (g, c) in enumerate(gt) if c == label]
-        found = [(iou, k) for iou, k in found if -iou >= threshold]
-        open_ones = sorted((iou, k) for iou, k in found if free[k])
-        if open_ones:
-            free[open_ones[0][1]] = False
-        counts[0 if open_ones else 1 if found else 2] += 1
+        found = sorted((-iou_of(box, g), k) for k, (g, c) in enumerate(gt) if c == label)
+        found = [
+            k for iou, k in found if -iou > threshold or (-iou == threshold and mistake != "above")
+        ]
+        rest = [k for k in (found[:1] if mistake == "nearest" else found) if free[k]]
+        if rest:
+            free[rest[0]] = False
+        counts[0 if rest else 1 if found else 2] += 1
     return counts
 
 
-def right_nms(boxes, scores, labels, nms_thresh, **case):
+def right_nms(boxes, scores, labels, threshold, nms_thresh, mistake="", **case):
+    if mistake == "thresholds":
+        threshold, nms_thresh = nms_thresh, threshold
     kept = []
     for k in scores.argsort(descending=True, stable=True).tolist():
-        rivals = [j for j in kept if labels[j] == labels[k]]
+        rivals = [j for j in kept if labels[j] == labels[k] or mistake == "classes"]
         if all(iou_of(boxes[j].tolist(), boxes[k].tolist()) <= nms_thresh for j in rivals):
             kept.append(k)
-    return right_outcomes(boxes, scores, labels, kept=set(kept), **case)
+    return right_outcomes(boxes, scores, labels, threshold=threshold, kept=set(kept), **case)
 
 
 def copy_inputs(rng):
@@ -1116,7 +1168,13 @@ def copy_inputs(rng):
     ]
 
 
-def right_copies(copies, objects, eos_coef):
+def right_copies(copies, objects, eos_coef, mistake=""):
+    if mistake == "weight":
+        return objects / copies
+    if mistake == "exchanged":
+        return eos_coef * objects / (eos_coef * objects + copies - objects)
+    if mistake == "no object":
+        return 1 - right_copies(copies, objects, eos_coef)
     return 1 / (1 + eos_coef * (copies / objects - 1)) if objects else 0.0
 
 
@@ -1184,7 +1242,7 @@ def map_inputs(duplicates):
     return inputs
 
 
-def right_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_area):
+def right_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_area, mistake=""):
     z, masks = pred_logits.double().numpy(), mask_logits.numpy()
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
@@ -1194,36 +1252,143 @@ def right_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_ar
         if label == p.shape[1] - 1 or p[q, label] <= score_thresh:
             continue
         mask = masks[q] > 0
-        same = [m for m, other, _ in kept if other == label < things]
-        if any((m & mask).sum() > nms_thresh * (m | mask).sum() for m in same):
+        same = [
+            m for m, other, _ in kept if label < things and (other == label or mistake == "classes")
+        ]
+        if mistake != "none" and any(
+            (m & mask).sum() > nms_thresh * (m | mask).sum() for m in same
+        ):
             continue
         kept.append((mask, label, masks[q]))
-    best, owner = np.zeros(masks.shape[1:]), np.full(masks.shape[1:], -1)
+    owner = np.full(masks.shape[1:], -1)
+    best = np.full(masks.shape[1:], -np.inf if mistake == "everywhere" else 0.0)
     for place, (_, _, logits) in enumerate(kept):
         better = logits > best
         best[better], owner[better] = logits[better], place
     names = [
-        f"stuff {label}" if label >= things else place for place, (_, label, _) in enumerate(kept)
+        f"stuff {label}" if label >= things and mistake != "pieces" else place
+        for place, (_, label, _) in enumerate(kept)
     ]
     ids, segments = np.zeros(owner.shape, int), []
     for name in dict.fromkeys(names):
         members = [place for place, other in enumerate(names) if other == name]
         pixels = np.isin(owner, members)
-        if pixels.sum() >= max(min_area, 1):
+        if pixels.sum() >= max(min_area + (mistake == "area"), 1):
             segments.append({"id": len(segments) + 1, "label": kept[members[0]][1]})
             ids[pixels] = len(segments)
     return {"ids": ids, "segments": segments}
+
+
+def wrong(reference, mistake):
+    """What a mistake gives: the reference with one switch."""
+    return lambda **case: reference(**case, mistake=mistake)
 
 
 ASSIGNMENT = Assignment(
     title="Set prediction",
     minutes=120,
     probes=[
-        Probe("cost", "cost", "cost_matrix", 2, plain_cost_inputs, right_costs, NEAR),
-        Probe("cost-padding", "cost", "cost_matrix", 1, hard_cost_inputs, right_costs, NEAR),
-        Probe("auction", "auction", "auction", 2, auction_inputs, right_auction, NEAR),
-        Probe("bound", "bound", "lower_bound", 1, bound_inputs, right_bound, NEAR),
-        Probe("losses", "loss", "set_losses", 2, loss_inputs, right_losses, NEAR),
+        Probe(
+            "cost",
+            "cost",
+            "cost_matrix",
+            2,
+            plain_cost_inputs,
+            right_costs,
+            NEAR,
+            mistakes=(
+                Mistake(
+                    "Which corners does a box have whose centre and sides you know?",
+                    wrong(right_costs, "centres"),
+                ),
+                Mistake(
+                    "Is the cost low where the class is likely? Which two losses does it subtract?",
+                    wrong(right_costs, "positive"),
+                ),
+                Mistake(
+                    "Does the probability of one class depend on the logits of the others here?",
+                    wrong(right_costs, "softmax"),
+                ),
+            ),
+        ),
+        Probe(
+            "cost-padding",
+            "cost",
+            "cost_matrix",
+            1,
+            hard_cost_inputs,
+            right_costs,
+            NEAR,
+            mistakes=(
+                Mistake("What do objects cost that are not there?", wrong(right_costs, "padding")),
+                Mistake(
+                    "What is the logarithm of 1 - p if p is rounded to 1?",
+                    wrong(right_costs, "saturates"),
+                ),
+            ),
+        ),
+        Probe(
+            "auction",
+            "auction",
+            "auction",
+            2,
+            auction_inputs,
+            right_auction,
+            NEAR,
+            mistakes=(
+                Mistake("By how much does a bid raise the price?", wrong(right_auction, "epsilon")),
+                Mistake(
+                    "Who bids next after an object has lost its query?",
+                    wrong(right_auction, "at once"),
+                ),
+                Mistake("Is query_of in the order of the objects?", wrong(right_auction, "order")),
+            ),
+        ),
+        Probe(
+            "bound",
+            "bound",
+            "lower_bound",
+            1,
+            bound_inputs,
+            right_bound,
+            NEAR,
+            mistakes=(
+                Mistake("What is subtracted in the end?", wrong(right_bound, "not subtracted")),
+                Mistake("Which sum is the minimum taken of?", wrong(right_bound, "not added")),
+                Mistake(
+                    "What is the minimum taken over: queries or objects?",
+                    wrong(right_bound, "axis"),
+                ),
+            ),
+        ),
+        Probe(
+            "losses",
+            "loss",
+            "set_losses",
+            2,
+            loss_inputs,
+            right_losses,
+            NEAR,
+            mistakes=(
+                Mistake("What counts in n: do rows of padding?", wrong(right_losses, "rows")),
+                Mistake(
+                    "What counts in n: does an object without a query?",
+                    wrong(right_losses, "pairs"),
+                ),
+                Mistake(
+                    "Which weight has a query with an object on a crowd?",
+                    wrong(right_losses, "crowd"),
+                ),
+                Mistake(
+                    "Which weight has a query without an object on a crowd?",
+                    wrong(right_losses, "no crowd"),
+                ),
+                Mistake(
+                    "By what is the sum of the weighted cross-entropies divided?",
+                    wrong(right_losses, "queries"),
+                ),
+            ),
+        ),
         Probe(
             "gradients",
             "loss",
@@ -1233,14 +1398,152 @@ ASSIGNMENT = Assignment(
             right_gradients,
             NEAR,
             driver=GRADIENTS,
+            mistakes=(
+                Mistake("What counts in n: do rows of padding?", wrong(right_gradients, "rows")),
+                Mistake(
+                    "What counts in n: does an object without a query?",
+                    wrong(right_gradients, "pairs"),
+                ),
+                Mistake(
+                    "Which weight has a query with an object on a crowd?",
+                    wrong(right_gradients, "crowd"),
+                ),
+                Mistake(
+                    "Which weight has a query without an object on a crowd?",
+                    wrong(right_gradients, "no crowd"),
+                ),
+                Mistake(
+                    "By what is the sum of the weighted cross-entropies divided?",
+                    wrong(right_gradients, "queries"),
+                ),
+            ),
         ),
-        Probe("denoising", "denoising", "denoising_boxes", 1, noise_inputs, right_noise, NEAR),
-        Probe("attention", "denoising", "attention_mask", 1, mask_inputs, right_mask),
-        Probe("outcomes", "outcomes", "outcomes", 2, outcome_inputs, right_outcomes),
-        Probe("nms", "nms", "outcomes_after_nms", 1, nms_inputs, right_nms, given=("outcomes",)),
-        Probe("copies", "copies", "confidence_of_copies", 1, copy_inputs, right_copies, NEAR),
-        Probe("map", "map", "panoptic_map", 2, map_inputs(duplicates=False), right_map),
-        Probe("map-duplicates", "map", "panoptic_map", 1, map_inputs(duplicates=True), right_map),
+        Probe(
+            "denoising",
+            "denoising",
+            "denoising_boxes",
+            1,
+            noise_inputs,
+            right_noise,
+            NEAR,
+            mistakes=(
+                Mistake(
+                    "By how much can a side grow: by itself, or by its half?",
+                    wrong(right_noise, "halves"),
+                ),
+                Mistake(
+                    "By how much can the centre move: by a side, or by its half?",
+                    wrong(right_noise, "sides"),
+                ),
+                Mistake("May a box be outside 0..1?", wrong(right_noise, "outside")),
+            ),
+        ),
+        Probe(
+            "attention",
+            "denoising",
+            "attention_mask",
+            1,
+            mask_inputs,
+            right_mask,
+            mistakes=(
+                Mistake(
+                    "Which index is that of the query that attends?",
+                    wrong(right_mask, "transposed"),
+                ),
+                Mistake("Does True allow or forbid?", wrong(right_mask, "allowed")),
+                Mistake(
+                    "What may a denoising query know of the other groups?",
+                    wrong(right_mask, "groups"),
+                ),
+            ),
+        ),
+        Probe(
+            "outcomes",
+            "outcomes",
+            "outcomes",
+            2,
+            outcome_inputs,
+            right_outcomes,
+            mistakes=(
+                Mistake(
+                    "The nearest object is taken: may another one be free?",
+                    wrong(right_outcomes, "nearest"),
+                ),
+                Mistake(
+                    "Is an IoU of exactly the threshold enough?", wrong(right_outcomes, "above")
+                ),
+                Mistake(
+                    "In which order do the predictions choose?", wrong(right_outcomes, "unsorted")
+                ),
+            ),
+        ),
+        Probe(
+            "nms",
+            "nms",
+            "outcomes_after_nms",
+            1,
+            nms_inputs,
+            right_nms,
+            given=("outcomes",),
+            mistakes=(
+                Mistake(
+                    "Which boxes may a kept box remove: all, or those of its class?",
+                    wrong(right_nms, "classes"),
+                ),
+                Mistake(
+                    "There are two thresholds: which one is for what?",
+                    wrong(right_nms, "thresholds"),
+                ),
+            ),
+        ),
+        Probe(
+            "copies",
+            "copies",
+            "confidence_of_copies",
+            1,
+            copy_inputs,
+            right_copies,
+            NEAR,
+            mistakes=(
+                Mistake("Where does eos_coef enter?", wrong(right_copies, "weight")),
+                Mistake(
+                    "Which queries have the weight eos_coef?", wrong(right_copies, "exchanged")
+                ),
+                Mistake(
+                    "Whose probability is p: that of the class, or that of no object?",
+                    wrong(right_copies, "no object"),
+                ),
+            ),
+        ),
+        Probe(
+            "map",
+            "map",
+            "panoptic_map",
+            2,
+            map_inputs(duplicates=False),
+            right_map,
+            mistakes=(
+                Mistake("Which pixels are void?", wrong(right_map, "everywhere")),
+                Mistake("How many segments can a class of stuff have?", wrong(right_map, "pieces")),
+                Mistake(
+                    "What becomes of a segment of exactly min_area pixels?",
+                    wrong(right_map, "area"),
+                ),
+            ),
+        ),
+        Probe(
+            "map-duplicates",
+            "map",
+            "panoptic_map",
+            1,
+            map_inputs(duplicates=True),
+            right_map,
+            mistakes=(
+                Mistake("Are all queries of a thing kept that cover it?", wrong(right_map, "none")),
+                Mistake("May a query remove one of another class?", wrong(right_map, "classes")),
+                Mistake("Which pixels are void?", wrong(right_map, "everywhere")),
+            ),
+        ),
     ],
     questions=[
         Question(

@@ -23,6 +23,8 @@ NAMES = (
     "a4_panoptic_quality",
     "a5_upsnet",
     "a6_set_prediction",
+    "w1_semantic",
+    "w2_nms_fpn",
 )
 CONTENT = "c0ffee"
 
