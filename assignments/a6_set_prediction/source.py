@@ -751,7 +751,7 @@ def cost_case(rng, counts, large):
     images, queries, classes = len(counts), int(rng.integers(4, 8)), int(rng.integers(2, 6))
     logits = rng.normal(0, 2, (images, queries, classes))
     if large:
-        logits = rng.choice([-100.0, -40.0, -1.0, 2.0, 40.0, 100.0], logits.shape)
+        logits = rng.choice([-80.0, -40.0, -1.0, 2.0, 40.0, 80.0], logits.shape)
     labels, boxes = padded_objects(rng, counts, classes)
     return {
         "pred_logits": torch.from_numpy(logits.astype(np.float32)),

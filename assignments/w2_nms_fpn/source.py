@@ -815,7 +815,7 @@ ASSIGNMENT = Assignment(
             2,
             fpn_inputs,
             right_fpn,
-            NEAR,
+            Tolerance(rtol=1e-3, atol=1e-3),
             mistakes=(
                 Mistake(
                     "Which map goes up: the one before or after its output?",
