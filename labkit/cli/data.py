@@ -58,14 +58,15 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from labkit.datasets.fetch.catalog import catalogue, is_here
+    from labkit.datasets.fetch.catalog import catalogue, given_folder, is_here
     from labkit.system.paths import download_folder
 
     where = folder or download_folder()
     table = Table("name", "what", "MB", "licence", "here")
     for dataset in catalogue().values():
         size = "" if dataset.size is None else f"{dataset.size / 1e6:,.0f}"
-        here = "yes" if is_here(dataset, where) else ""
+        given = "LABKIT_DATA" if given_folder(dataset) else ""
+        here = given or ("yes" if is_here(dataset, where) else "")
         table.add_row(dataset.name, dataset.title, size, dataset.licence, here)
     Console().print(table)
     typer.echo(f"download folder: {where}")
@@ -89,6 +90,9 @@ def get(
         raise unknown_name("data set", name, known)
     home = catalog.fetch_dataset(known[name], folder or download_folder(), typer.echo)
     typer.echo(f"{name} is in {home}")
+    given = catalog.given_folder(known[name])
+    if given is not None:
+        typer.echo(f"note: labkit reads {given} first, from LABKIT_DATA")
 
 
 @app.command("from-masks")

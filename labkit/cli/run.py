@@ -59,6 +59,17 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the report.", show_default="runs/TIME"),
     ] = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="First fetch the photographs that the notebooks can use; sizes and licences are"
+            " shown before.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --fetch: fetch without asking.")
+    ] = False,
     device: Annotated[str | None, DEVICE] = None,
     threads: Annotated[
         int | None,
@@ -84,6 +95,8 @@ def run(
     from labkit.workbook.run_workbook import RunRequest
     from labkit.workbook.run_workbook import run_workbook as run_notebooks
 
+    if fetch:
+        _fetch(notebooks or [], yes)
     console = Console()
     values = parse_assignments(parameter or [])
     report = run_notebooks(
@@ -121,3 +134,19 @@ def run(
     console.print(f"report: {escape(str(index))}", soft_wrap=True, highlight=False)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _fetch(notebooks: list[str], yes: bool) -> None:
+    from labkit.errors import LabkitError
+    from labkit.workbook.lesson_data import fetch_for_lessons
+    from labkit.workbook.notebook_sources import find_root
+    from labkit.workbook.run_workbook import chosen_notebooks
+
+    def ask(question: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise LabkitError("--fetch asks before it downloads; add --yes where nobody answers")
+        return typer.confirm(question, default=True)
+
+    fetch_for_lessons(chosen_notebooks(notebooks, find_root()), ask, typer.echo)

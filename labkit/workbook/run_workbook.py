@@ -61,7 +61,7 @@ def run_workbook(request: RunRequest, console: Console) -> RunReport:
             something else than a report or that another command is writing to.
     """
     root = find_root()
-    paths = _chosen(request.notebooks, root)
+    paths = chosen_notebooks(request.notebooks, root)
     expected = load_expected(root / "notebooks" / "expected.toml")
     at_once = min(request.jobs or available_cores(), len(paths))
     started = datetime.now().astimezone()
@@ -135,7 +135,12 @@ def run_workbook(request: RunRequest, console: Console) -> RunReport:
     return report
 
 
-def _chosen(selectors: list[str], root: Path) -> list[Path]:
+def chosen_notebooks(selectors: list[str], root: Path) -> list[Path]:
+    """List the notebooks that names, numbers or paths select; all without any.
+
+    Raises:
+        LabkitError: a notebook is unknown, or two have the same name.
+    """
     selectors = selectors or [source.stem for source in sources(root)]
     if not selectors:
         raise LabkitError(f"{root / 'notebooks' / 'src'} holds no notebook")

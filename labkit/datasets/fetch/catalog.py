@@ -10,6 +10,7 @@ On disk, in the download folder (:func:`labkit.system.paths.download_folder`)::
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from labkit.datasets.fetch.archives import unpack
 from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
-from labkit.system.paths import DATA, prepare_downloads
+from labkit.system.paths import DATA, download_folder, prepare_downloads
 from labkit.system.text_files import read_toml
 
 
@@ -46,6 +47,13 @@ class RemoteDataset:
     homepage: str
     folder: str
     files: list[RemoteFile]
+
+    @property
+    def root(self) -> str:
+        """Name of its folder, in the download folder and in ``$LABKIT_DATA``."""
+        if self.folder != ".":
+            return self.folder
+        return self.files[0].keep[0].split("/")[0]
 
     @property
     def size(self) -> int | None:
@@ -77,6 +85,25 @@ def _dataset(name: str, table: dict[str, Any], path: Path) -> RemoteDataset:
         if file.unpack == bool(file.to):
             raise LabkitError(f'{path}: [{name}] {file.url}: needs either "unpack" or "to"')
     return dataset
+
+
+def is_available(dataset: RemoteDataset) -> bool:
+    """Whether labkit finds a data set: in the download folder, or in ``$LABKIT_DATA``."""
+    return is_here(dataset, download_folder()) or given_folder(dataset) is not None
+
+
+def given_folder(dataset: RemoteDataset) -> Path | None:
+    """Return a data set's folder in ``$LABKIT_DATA``; None where it is not there.
+
+    Of an archive only the folder is looked for: others than labkit may have unpacked it.
+    """
+    place = os.environ.get("LABKIT_DATA")
+    if not place:
+        return None
+    found = Path(place, dataset.root)
+    whole = all(file.unpack or (found / file.to).is_file() for file in dataset.files)
+    alone = dataset.root != "coco"  # several data sets share that folder
+    return found if found.is_dir() and whole and alone else None
 
 
 def is_here(dataset: RemoteDataset, folder: Path) -> bool:

@@ -102,7 +102,7 @@ class _Resume:
                 " again to resume"
             )
         raise LabkitError(
-            f"{url}: cannot reach {urlsplit(url).hostname}; check the network ({problem})"
+            f"{url}: cannot reach {urlsplit(url).hostname}; check the network ({_reason(problem)})"
         )
 
     def _have(self) -> int:
@@ -193,3 +193,9 @@ def _write_error(path: Path, size: int | None, error: OSError) -> LabkitError:
             " command again to resume"
         )
     return LabkitError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _reason(problem: object) -> str:
+    """The cause within an error of requests, which repeats the URL and the libraries below it."""
+    inner = problem.args[0] if isinstance(problem, Exception) and problem.args else problem
+    return str(getattr(inner, "reason", inner)).rpartition("): ")[2]
