@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -175,8 +176,10 @@ def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str
         The names of the parameters that were not copied.
 
     Raises:
-        LabkitError: the trained model has parameters that ``model`` lacks, or lacks ``part``.
+        LabkitError: the trained model has parameters that ``model`` lacks, or lacks ``part``; or it
+            expects images in other numbers.
     """
+    _require_same_normalisation(model, weights)
     mine: dict[str, Tensor] = model.state_dict()
     theirs: dict[str, Tensor] = weights.state_dict()
     if part:
@@ -195,6 +198,42 @@ def start_from(model: nn.Module, weights: nn.Module, part: str = "") -> list[str
     fresh = [n for n in mine if n not in theirs or mine[n].shape != theirs[n].shape]
     model.load_state_dict({k: v for k, v in theirs.items() if k not in fresh}, strict=False)
     return fresh
+
+
+def _require_same_normalisation(model: nn.Module, weights: nn.Module) -> None:
+    """Refuse weights for images in other numbers: they would load, and mean nothing."""
+    ours, theirs = (
+        getattr(getattr(network, "config", None), "preprocessing", None)
+        for network in (model, weights)
+    )
+    if ours is None or theirs is None:
+        return
+    if (ours.bgr, ours.mean, ours.std) == (theirs.bgr, theirs.mean, theirs.std):
+        return
+    raise LabkitError(
+        "the weights to start from expect images with channels in the order"
+        f" {'BGR' if theirs.bgr else 'RGB'}, mean {theirs.mean} and std {theirs.std}; this model"
+        f" has {'BGR' if ours.bgr else 'RGB'}, mean {ours.mean} and std {ours.std}. Start from"
+        " weights of the same project, such as mask_rcnn_R_50_FPN_3x for mask_rcnn_r50"
+    )
+
+
+def modules_of(names: Sequence[str], model: nn.Module) -> list[str]:
+    """Name the modules of parameters in short: a module in place of all its parts."""
+    chosen, found = set(names), []
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        inside = {f"{prefix}{name}" for name in module.state_dict()}
+        if inside and inside <= chosen:
+            found.append(prefix.rstrip("."))
+            return
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        found.extend(f"{prefix}{name}" for name, _ in own if f"{prefix}{name}" in chosen)
+        for name, child in module.named_children():
+            visit(child, f"{prefix}{name}.")
+
+    visit(model, "")
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def train(
     from torchvision.transforms import v2
 
     from labkit.checkpoints.efficientnet_lite import load_imagenet
-    from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, save_run, start_from
+    from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, modules_of, save_run, start_from
     from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco.instances import CocoInstances
     from labkit.datasets.registry import open_dataset
@@ -181,8 +181,8 @@ def train(
             else:
                 fresh = start_from(model, load_model(source), part)
                 if main and fresh:
-                    layers = dict.fromkeys(".".join(name.split(".")[:2]) for name in fresh)
-                    typer.echo(f"fresh weights, not in {init}: {', '.join(layers)}")
+                    layers = ", ".join(modules_of(fresh, model))
+                    typer.echo(f"fresh weights, not in {init}: {layers}")
         if main:
             save_run(out, run)
         augmented = TransformedDataset(images, augmentation.joint(resize))

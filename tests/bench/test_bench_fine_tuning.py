@@ -3,9 +3,8 @@
 import json
 from functools import partial
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers.photographs import write_photographs
 
 from labkit.bench import fine_tuning as bench
 from labkit.bench.training_study import StudyRow, differences
@@ -13,20 +12,6 @@ from labkit.checkpoints.run_folder import load_run, read_run
 from labkit.cli.bench import fine_tuning
 from labkit.datasets.penn_fudan import HELD_OUT
 from labkit.errors import LabkitError
-
-
-def write_photographs(folder, count):
-    """Noise with one dark rectangle, in Penn-Fudan's layout."""
-    random = np.random.default_rng(0)
-    for part in ("PNGImages", "PedMasks"):
-        (folder / "PennFudanPed" / part).mkdir(parents=True)
-    for i in range(count):
-        pixels = random.integers(100, 200, (40, 40, 3), dtype=np.uint8)
-        mask = np.zeros((40, 40), np.uint8)
-        mask[5:35, 10:20], pixels[5:35, 10:20] = 1, 20
-        root = folder / "PennFudanPed"
-        Image.fromarray(pixels).save(root / "PNGImages" / f"street{i:02}.png")
-        Image.fromarray(mask).save(root / "PedMasks" / f"street{i:02}_mask.png")
 
 
 def test_both_settings(tmp_path, monkeypatch, capsys):

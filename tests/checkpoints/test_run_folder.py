@@ -6,14 +6,25 @@ import pytest
 import torch
 from torch import nn
 
+from labkit.checkpoints import torchvision
 from labkit.checkpoints.key_map import KeyMap
-from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, load_run, read_run, save_run
+from labkit.checkpoints.run_folder import (
+    STATE,
+    WEIGHTS,
+    Run,
+    load_run,
+    modules_of,
+    read_run,
+    save_run,
+    start_from,
+)
 from labkit.checkpoints.weights import (
     load_training_state,
     save_training_state,
     save_weights,
 )
 from labkit.errors import LabkitError
+from labkit.models.presets import PRESETS
 from labkit.structures import Categories, Category
 
 CATEGORIES = Categories([Category(1, "thing", True), Category(2, "stuff", False)])
@@ -149,3 +160,22 @@ def test_tensors_without_plain_values_are_refused(tmp_path, strange):
     weights = {name: strange(value.detach()) for name, value in model.state_dict().items()}
     with pytest.raises(LabkitError, match=r"w\.pth: .*\n.*\n .*weight: the file has a tensor"):
         KeyMap((), dropped="x").load(tmp_path / "w.pth", weights, model)
+
+
+def test_weights_for_images_in_other_numbers_are_refused():
+    """torchvision's networks have the same names as Detectron2's, and see RGB divided by std."""
+    with torch.device("meta"):
+        model = PRESETS["mask_rcnn_r50"].build(CATEGORIES)
+        theirs = torchvision.CONFIG.build(CATEGORIES)
+    with pytest.raises(LabkitError, match=r"order RGB, mean .* this model has BGR.*R_50_FPN_3x"):
+        start_from(model, theirs)
+
+
+def test_modules_are_named_in_short():
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.BatchNorm1d(2))
+    names = list(model.state_dict())
+    assert modules_of(names, model) == [""]
+    assert modules_of([name for name in names if name.startswith("0.")], model) == ["0"]
+    assert modules_of(["0.1.weight", "0.1.bias"], model) == ["0.1"]
+    assert modules_of(["1.bias", "1.running_mean"], model) == ["1.bias", "1.running_mean"]
+    assert modules_of([], model) == []

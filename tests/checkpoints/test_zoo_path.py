@@ -22,13 +22,17 @@ import matplotlib
 import pytest
 import torch
 from helpers.paths import CHECKOUT
+from helpers.photographs import write_photographs
 from PIL import Image
 
 from labkit.checkpoints import model_zoo
 from labkit.checkpoints.detectron2 import to_detectron2
+from labkit.checkpoints.run_folder import load_run
 from labkit.checkpoints.upsnet import upsnet_key_map as upsnet_names
 from labkit.cli import main, zoo
+from labkit.cli.train import train as train_command
 from labkit.datasets.fetch import catalog
+from labkit.datasets.penn_fudan import HELD_OUT
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
@@ -134,6 +138,26 @@ def test_detectron2_s_files(published, name, image, tmp_path, capsys):
     assert f"{name} is in {entry.path(tmp_path / 'downloads')}" in said
     with torch.no_grad():
         same(Predictor(name)(image), Predictor(published.models[name])(image))
+
+
+def test_fine_tuning_from_published_weights(published, tmp_path, capsys):
+    """The lecture's homework: COCO's detector on photographs of pedestrians, with new heads."""
+    write_photographs(tmp_path, HELD_OUT + 2)
+    name = "mask_rcnn_R_50_FPN_3x"
+    published.publish(name, "mask_rcnn_tiny", detectron2_file)
+    options = {"data": f"penn_fudan:{tmp_path / 'PennFudanPed'}", "steps": 1, "batch_size": 2}
+    with pytest.raises(LabkitError, match=f"not fetched yet; run: labkit zoo get {name}"):
+        train_command("mask_rcnn_tiny", out=tmp_path / "run", init=name, lr=1e-6, **options)
+    zoo.get([name])
+    train_command("mask_rcnn_tiny", out=tmp_path / "run", init=name, lr=1e-6, **options)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("fresh weights")]
+    heads = ("cls_score", "bbox_pred", "mask_head.predictor")
+    assert line == f"fresh weights, not in {name}: {', '.join(f'roi_heads.{x}' for x in heads)}"
+    trained, before = load_run(tmp_path / "run").state_dict(), published.models[name].state_dict()
+    for key, value in before.items():
+        if not key.startswith(tuple(f"roi_heads.{x}" for x in heads)):
+            assert torch.allclose(trained[key], value, atol=1e-6, rtol=0), key
+    assert trained["roi_heads.cls_score.weight"].shape[0] == 2, "pedestrian and background"
 
 
 def test_upsnet_s_file(published, image, monkeypatch, capsys):

@@ -48,7 +48,7 @@ def test_fine_tuning_from_a_detectron2_file_says_what_is_fresh(tmp_path, capsys)
         "mask_rcnn_r50", out=tmp_path / "run", init=str(source), short_side=64, **ONE_STEP
     )
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("fresh weights")]
-    assert line.endswith("roi_heads.cls_score, roi_heads.bbox_pred, roi_heads.mask_head")
+    assert line.endswith("roi_heads.cls_score, roi_heads.bbox_pred, roi_heads.mask_head.predictor")
 
 
 def test_a_file_is_measured_with_its_classes_by_name(tmp_path, capsys):
