@@ -6,6 +6,8 @@ shows, and Detectron2 turns images too.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,10 @@ from torch import Tensor
 
 from labkit.datasets.file_names import missing_file_hint
 from labkit.errors import LabkitError
+
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**63
+"""Limit of an image, Pillow's own, about 89 million: each object's mask has as many values."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused here instead
 
 ORIENTATION = 0x0112
 """EXIF tag: 1 is as stored, 2 to 4 mirrored or upside down, 5 to 8 with sides exchanged."""
@@ -31,11 +37,13 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
         what: what the message calls it.
 
     Raises:
-        LabkitError: the file is missing, truncated, not an image, or has more pixels than Pillow
-            reads.
+        LabkitError: the file is missing, truncated, not an image, or has more than
+            :data:`MOST_PIXELS`.
     """
     try:
         with Image.open(path) as picture:
+            if (pixels := picture.width * picture.height) > MOST_PIXELS:
+                raise LabkitError(_too_large(path, f"{pixels / 1e6:.0f} million pixels"))
             yield picture
     except LabkitError:
         raise
@@ -44,13 +52,22 @@ def open_image(path: Path, what: str = "image") -> Iterator[Image.Image]:
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise LabkitError(f"{path}: cannot be read: {error.strerror}") from None
     except Image.DecompressionBombError as error:
-        raise LabkitError(f"{path}: too large ({error}); make it smaller first") from None
+        pixels_found = re.search(r"\d+", str(error))
+        size = f"{int(pixels_found[0]) / 1e6:.0f} million pixels" if pixels_found else str(error)
+        raise LabkitError(_too_large(path, size)) from None
     except UnidentifiedImageError:
         raise LabkitError(f"{path}: not an image file that can be read") from None
     except MemoryError:
-        raise LabkitError(f"{path}: too large for the memory; make it smaller first") from None
+        raise LabkitError(_too_large(path, "it does not fit into memory")) from None
     except Exception as error:  # of damaged files Pillow raises whatever its decoder runs into
         raise LabkitError(f"{path}: the {what} is damaged ({error}); fetch it again") from None
+
+
+def _too_large(path: Path, found: str) -> str:
+    return (
+        f"{path}: too large: {found}; at most {MOST_PIXELS // 10**6} million can be read. Make the"
+        " image smaller first; the networks see at most 1,333 pixels a side"
+    )
 
 
 def orientation(picture: Image.Image) -> int:
