@@ -188,7 +188,7 @@ def draw_layers(
     height, width = np.asarray(image).shape[1:]
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
-    panel = 3.4 if columns > 1 else 5.0  # inches
+    panel = min(10 / columns, 3.4 if columns > 1 else 5.0)  # inches; a page has ten
     size = (panel * columns, rows * (panel * height / width + 0.3) + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -220,7 +220,7 @@ def draw_panel(
     for i, (x, y) in name_places(layer).items():
         if shown is None or i in shown:
             text = axes.text(
-                x, y, layer.info[i].text, color="white", fontsize=7, ha="center", va="center"
+                x, y, layer.info[i].text, color="white", fontsize=8, ha="center", va="center"
             )
             text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="black")])
 

@@ -376,6 +376,7 @@ def test_a_model_that_fails_gets_a_panel_that_says_why(tmp_path: Path) -> None:
     table = as_html(comparison.picture, comparison.views())
     assert "IndexError: out of tea" in table
     figure = compare(models, PLACE, difference=True)
+    assert figure.get_figwidth() <= 10  # a page's width: wider figures have small type
     assert len(figure.axes) >= 5
 
 
