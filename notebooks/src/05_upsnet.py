@@ -100,7 +100,7 @@ from labkit.visualize import draw_box, panels, show_image
 
 num_train, num_val, num_fine, num_streets, steps, walk_steps = {
     "smoke": (8, 4, 2, 2, 2, 5),
-    "quick": (200, 100, 60, 20, 70, 250),
+    "quick": (200, 100, 60, 12, 70, 250),
     "full": (10_000, 500, 500, 30, 3000, 250),
 }[profile]
 BATCH = 8 if profile == "full" else 2
@@ -418,7 +418,7 @@ for name, confusion in confusions.items():
 # pixels nearby, an object from its outline, which may be far. In the figure the 81 places contract on the small
 # object, reach the sides of the large square, and follow the blades of the grass. And the network depends on its
 # offsets: without them it loses many points of mIoU. (A network *trained* without offsets would lose less; it would
-# have found other weights. Exercise 4 continues.)
+# have found other weights. Exercise 4 at the end continues.)
 #
 # ## 5.3 The panoptic head by hand
 #
@@ -912,7 +912,7 @@ if example:
 # unknown most of them go not to the stuff around them but to an *object elsewhere*, whose box does not even contain
 # them. The reason is the 0 in the definition: on a thing all stuff logits are negative, and outside of its
 # box every object has the logit 0, which is larger. So unknown also repairs a weakness of the formula. (Exercise 3
-# repairs it in another way.)
+# at the end repairs it in another way.)
 #
 # ## 5.5 Eight losses
 #
@@ -1738,7 +1738,7 @@ else:
         ]
     holds["the head separates riders from horses"] = found["head", 1][0] > found["merge", 1][0] + 1
     holds["little difference in the scrum"] = abs(found["head", 0][0] - found["merge", 0][0]) <= 2
-    display(panels(shown, coco, columns=4, names=False, size=2.5))
+    display(panels(shown, coco, columns=2, names=False, size=4.9))
 labkit.record("photographs", [streets is not None, annotated is not None])
 labkit.record("photo_statements_not_true", len([name for name, true in holds.items() if not true]))
 
