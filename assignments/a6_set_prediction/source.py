@@ -452,13 +452,15 @@ check.report()
 # ## Exercise 5. Duplicates (2 + 1 + 1 points)
 #
 # **Counted.** Go through the predictions of an image in order of their scores, highest first (of equal
-# ones the lowest number first). Consider the ground-truth objects *of the prediction's class* with which
-# it has an IoU of *at least* `threshold`.
+# ones the lowest number first). Consider the ground-truth objects *of the prediction's class*, without
+# crowds, with which it has an IoU of *at least* `threshold`.
 #
 # - If some of them are still free: a **true positive**. It takes the free one with the highest IoU (of
 #   equal ones the lowest number).
-# - If there are some and all are taken: a **duplicate**.
-# - If there are none: **another error**.
+# - Otherwise, if a *crowd of its class* covers at least the share `threshold` of the *prediction's own
+#   area*: **ignored**. A crowd can cover any number of predictions.
+# - Otherwise, if there are such objects (all of them taken): a **duplicate**.
+# - Otherwise: **another error**.
 #
 # **After NMS.** NMS among the predictions of each class, with the given threshold, then the same counts.
 #
@@ -469,8 +471,8 @@ check.report()
 
 
 # %% exercise="outcomes"
-def outcomes(boxes, scores, labels, gt_boxes, gt_labels, threshold):
-    """True positives, duplicates and other errors of an image.
+def outcomes(boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold):
+    """What became of the predictions of an image.
 
     Args:
         boxes: (P, 4) float32, here x1, y1, x2, y2 in pixels.
@@ -478,43 +480,53 @@ def outcomes(boxes, scores, labels, gt_boxes, gt_labels, threshold):
         labels: (P,) int64.
         gt_boxes: (N, 4) float32, x1, y1, x2, y2.
         gt_labels: (N,) int64; N and P may be 0.
-        threshold: of the IoU.
+        gt_crowd: (N,) bool.
+        threshold: of the IoU, and of the share.
 
     Returns:
-        [true positives, duplicates, other errors]
+        [true positives, duplicates, other errors, ignored]
     """
     # BEGIN SOLUTION
     from torchvision.ops import box_iou
 
-    iou, taken, counts = box_iou(boxes, gt_boxes), set(), [0, 0, 0]
+    iou, taken, counts = box_iou(boxes, gt_boxes), set(), [0, 0, 0, 0]
     for p in scores.argsort(descending=True, stable=True).tolist():
-        near = [
-            g for g in range(len(gt_labels)) if gt_labels[g] == labels[p] and iou[p, g] >= threshold
-        ]
+        of_class = [g for g in range(len(gt_labels)) if gt_labels[g] == labels[p]]
+        near = [g for g in of_class if not gt_crowd[g] and iou[p, g] >= threshold]
         free = [g for g in near if g not in taken]
         if free:
             taken.add(max(free, key=lambda g: (float(iou[p, g]), -g)))
-        counts[0 if free else 1 if near else 2] += 1
+            counts[0] += 1
+        elif any(gt_crowd[g] and covered(boxes[p], gt_boxes[g]) >= threshold for g in of_class):
+            counts[3] += 1
+        else:
+            counts[1 if near else 2] += 1
     return counts
+
+
+def covered(box, crowd):
+    sides = torch.minimum(box[2:], crowd[2:]) - torch.maximum(box[:2], crowd[:2])
+    return sides.clamp(min=0).prod() / (box[2:] - box[:2]).prod()
     # END SOLUTION
 
 
 # %% exercise="nms"
-def outcomes_after_nms(boxes, scores, labels, gt_boxes, gt_labels, threshold, nms_thresh):
+def outcomes_after_nms(boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold, nms_thresh):
     """The same after NMS within each class.
 
     Args:
-        boxes, scores, labels, gt_boxes, gt_labels, threshold: as above.
+        boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold: as above.
         nms_thresh: a box is removed if its IoU with a kept one of its class is above it.
 
     Returns:
-        [true positives, duplicates, other errors]
+        [true positives, duplicates, other errors, ignored]
     """
     # BEGIN SOLUTION
     from torchvision.ops import batched_nms
 
     kept = batched_nms(boxes, scores, labels, nms_thresh)
-    return outcomes(boxes[kept], scores[kept], labels[kept], gt_boxes, gt_labels, threshold)
+    gt = gt_boxes, gt_labels, gt_crowd
+    return outcomes(boxes[kept], scores[kept], labels[kept], *gt, threshold)
     # END SOLUTION
 
 
@@ -536,11 +548,11 @@ def confidence_of_copies(copies, objects, eos_coef):
 
 
 # %% tags=["check"]
-from torchvision.ops import box_iou
-
-true_boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]])
-true_labels = torch.tensor([0, 0, 1])
+true_boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60], [0, 30, 40, 70]])
+true_labels = torch.tensor([0, 0, 1, 0])
+the_last_is_a_crowd = torch.tensor([False, False, False, True])
 same, half_box = [0.0, 0, 10, 10], [50.0, 50, 60, 55]
+inside, half_inside = [5.0, 40, 15, 50], [35.0, 40, 45, 50]  # of the crowd
 
 
 def counted(*rows, nms_thresh=None):
@@ -548,7 +560,7 @@ def counted(*rows, nms_thresh=None):
     boxes = torch.tensor([box for box, _, _ in rows]).reshape(-1, 4)
     scores = torch.tensor([score for _, score, _ in rows])
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
-    arguments = boxes, scores, labels, true_boxes, true_labels, 0.5
+    arguments = boxes, scores, labels, true_boxes, true_labels, the_last_is_a_crowd, 0.5
     if nms_thresh is None:
         return list(map(int, outcomes(*arguments)))
     return list(map(int, outcomes_after_nms(*arguments, nms_thresh)))
@@ -556,22 +568,25 @@ def counted(*rows, nms_thresh=None):
 
 check = Checks("Exercise 5")
 with check("nothing is predicted"):
-    equal(counted(), [0, 0, 0])
+    equal(counted(), [0, 0, 0, 0])
 with check("an IoU of exactly the threshold is enough; the wrong class is another error"):
-    equal(box_iou(torch.tensor([half_box]), true_boxes)[0, 2], 0.5)
-    equal(counted((half_box, 0.9, 1), (half_box, 0.8, 0)), [1, 0, 1])
+    equal(counted((half_box, 0.9, 1), (half_box, 0.8, 0)), [1, 0, 1, 0])
 with check("objects 0 and 1 have an IoU of 2/3: a second box on 0 takes the free object 1"):
-    equal(counted((same, 0.9, 0), (same, 0.8, 0)), [2, 0, 0])
+    equal(counted((same, 0.9, 0), (same, 0.8, 0)), [2, 0, 0, 0])
 with check("and a third one is a duplicate"):
-    equal(counted((same, 0.9, 0), (same, 0.8, 0), (same, 0.7, 0)), [2, 1, 0])
+    equal(counted((same, 0.9, 0), (same, 0.8, 0), (same, 0.7, 0)), [2, 1, 0, 0])
 with check("the higher score comes first, wherever it stands"):
     on_1, right_of_1 = [2.0, 0, 12, 10], [4.5, 0, 14.5, 10]  # IoU of the second with object 1: 0.6
-    equal(counted((on_1, 0.5, 0), (right_of_1, 0.9, 0)), [2, 0, 0])
+    equal(counted((on_1, 0.5, 0), (right_of_1, 0.9, 0)), [2, 0, 0, 0])
+with check("two boxes on the crowd, of which one lies half outside: both are ignored"):
+    equal(counted((inside, 0.9, 0), (half_inside, 0.8, 0)), [0, 0, 0, 2])
+with check("a crowd of class 0 excuses no prediction of class 1"):
+    equal(counted((inside, 0.9, 1)), [0, 0, 1, 0])
 with check("NMS removes the duplicate and, with it, the second true positive"):
     rows = (same, 0.9, 0), (same, 0.8, 0), (same, 0.7, 0)
-    equal(counted(*rows, nms_thresh=0.6), [1, 0, 0])
+    equal(counted(*rows, nms_thresh=0.6), [1, 0, 0, 0])
 with check("NMS leaves the other class alone"):
-    equal(counted((same, 0.9, 0), (same, 0.8, 1), nms_thresh=0.6), [1, 0, 1])
+    equal(counted((same, 0.9, 0), (same, 0.8, 1), nms_thresh=0.6), [1, 0, 1, 0])
 with check("two copies, one object, eos_coef 1: one half"):
     equal(confidence_of_copies(2, 1, 1.0), 0.5, within=1e-9)
 with check("the minimum, found by trying"):
@@ -1019,7 +1034,7 @@ class Crowded:
             (40 * x, 40 * y)
             for x, y in rng.permutation([(x, y) for x in range(5) for y in range(5)]).tolist()
         ]
-        self.gt, self.predictions, self.chains = [], [], []
+        self.gt, self.crowds, self.predictions, self.chains = [], [], [], []
 
     def cell(self):
         x, y = self.places.pop()
@@ -1068,6 +1083,19 @@ class Crowded:
         for _ in range(times):
             self.predict(list(box), label)
 
+    def crowd(self):
+        """A crowd, with an object in it that is predicted twice, and boxes that lie on it."""
+        (x, y, _, _), label = self.cell()
+        inner = [x + 18, y + 18, x + 34, y + 34]
+        self.crowds.append(([x, y, x + 36, y + 36], label))
+        self.gt.append((inner, label))
+        for _ in range(2):
+            self.predict(inner, label)
+        self.predict([x + 2, y + 2, x + 14, y + 14], label)
+        self.predict([x + 30, y, x + 42, y + 12], label)  # exactly half of it
+        self.predict([x + 28, y + 4, x + 43, y + 14], label)  # 8/15
+        self.predict([x + 2, y + 20, x + 14, y + 34], (label + 1) % 3)
+
     def chain(self):
         """Two objects of one class; the second box listed is better, and leaves the first one free."""
         box, label = self.cell()
@@ -1090,12 +1118,14 @@ class Crowded:
             )
             boxes[here], boxes[there] = self.predictions[first][0], self.predictions[first + 1][0]
             scores[[here, there]] = np.sort(scores[[here, there]])
+        gt = [*self.crowds, *self.gt]
         return {
             "boxes": torch.tensor(boxes, dtype=torch.float32),
             "scores": torch.from_numpy(scores.astype(np.float32)),
             "labels": torch.tensor([self.predictions[k][1] for k in order]),
-            "gt_boxes": torch.tensor([box for box, _ in self.gt], dtype=torch.float32),
-            "gt_labels": torch.tensor([label for _, label in self.gt]),
+            "gt_boxes": torch.tensor([box for box, _ in gt], dtype=torch.float32),
+            "gt_labels": torch.tensor([label for _, label in gt]),
+            "gt_crowd": torch.tensor([one in self.crowds for one in gt]),
             "threshold": 0.5,
         }
 
@@ -1105,7 +1135,7 @@ def crowded_case(rng):
     scene.hit()
     scene.hit(times=int(rng.integers(2, 5)))
     scene.hit(times=2)
-    for event in ("half", "confused", "invented", "missed", "chain"):
+    for event in ("half", "confused", "invented", "missed", "chain", "crowd"):
         getattr(scene, event)()
     scene.pair(times=2)
     scene.pair(times=3)
@@ -1114,7 +1144,9 @@ def crowded_case(rng):
 
 def outcome_inputs(rng):
     empty = crowded_case(rng)
-    empty |= {"gt_boxes": torch.zeros(0, 4), "gt_labels": torch.zeros(0, dtype=torch.int64)}
+    empty["gt_boxes"] = torch.zeros(0, 4)
+    empty["gt_labels"] = torch.zeros(0, dtype=torch.int64)
+    empty["gt_crowd"] = torch.zeros(0, dtype=torch.bool)
     return [*(crowded_case(rng) for _ in range(5)), empty]
 
 
@@ -1124,29 +1156,38 @@ def nms_inputs(rng):
     ]
 
 
-def iou_of(a, b):
+def iou_of(a, b, crowd=False):
+    """IoU of two boxes, or the share of the first one that lies in the second, a crowd."""
     sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
     both = max(sides[0], 0) * max(sides[1], 0)
     areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
-    return both / (sum(areas) - both)
+    return both / (areas[0] if crowd else sum(areas) - both)
 
 
-def right_outcomes(boxes, scores, labels, gt_boxes, gt_labels, threshold, kept=None, mistake=""):
+def right_outcomes(
+    boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold, kept=None, mistake=""
+):
     rows = zip(scores.tolist(), range(len(scores)), boxes.tolist(), labels.tolist(), strict=True)
     rows = list(rows) if mistake == "unsorted" else sorted(rows, key=lambda row: (-row[0], row[1]))
-    gt = list(zip(gt_boxes.tolist(), gt_labels.tolist(), strict=True))
-    free, counts = [True] * len(gt), [0, 0, 0]
+    gt = list(zip(gt_boxes.tolist(), gt_labels.tolist(), gt_crowd.tolist(), strict=True))
+    free, counts = [True] * len(gt), [0, 0, 0, 0]
     for _, number, box, label in rows:
         if kept is not None and number not in kept:
             continue
-        found = sorted((-iou_of(box, g), k) for k, (g, c) in enumerate(gt) if c == label)
+        of_class = [(k, g, crowd) for k, (g, c, crowd) in enumerate(gt) if c == label]
+        found = sorted((-iou_of(box, g), k) for k, g, crowd in of_class if not crowd)
         found = [
             k for iou, k in found if -iou > threshold or (-iou == threshold and mistake != "above")
         ]
         rest = [k for k in (found[:1] if mistake == "nearest" else found) if free[k]]
+        shares = [iou_of(box, g, mistake != "IoU") for _, g, crowd in of_class if crowd]
         if rest:
             free[rest[0]] = False
-        counts[0 if rest else 1 if found else 2] += 1
+            counts[0] += 1
+        elif any(share >= threshold for share in shares):
+            counts[3] += 1
+        else:
+            counts[1 if found else 2] += 1
     return counts
 
 
@@ -1475,6 +1516,7 @@ ASSIGNMENT = Assignment(
                 Mistake(
                     "In which order do the predictions choose?", wrong(right_outcomes, "unsorted")
                 ),
+                Mistake("What is the part on a crowd divided by?", wrong(right_outcomes, "IoU")),
             ),
         ),
         Probe(

@@ -66,7 +66,9 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
         # The nearest object, taken or not.
         ({"free = [g for g in near if g not in taken]": "free = [g for g in sorted(near, key=lambda g: -float(iou[p, g]))[:1] if g not in taken]"}, {"outcomes": "The nearest object", "nms": ""}),  # noqa: E501
         # Above the threshold.
-        ({"iou[p, g] >= threshold": "iou[p, g] > threshold"}, {"outcomes": "Is an IoU", "nms": ""}),
+        ({"and iou[p, g] >= threshold": "and iou[p, g] > threshold"}, {"outcomes": "Is an IoU", "nms": ""}),  # noqa: E501
+        # IoU with crowds.
+        ({"covered(boxes[p], gt_boxes[g]) >= threshold": "iou[p, g] >= threshold"}, {"outcomes": "What is the part", "nms": ""}),  # noqa: E501
         # In the order of the list.
         ({"for p in scores.argsort(descending=True, stable=True).tolist():": "for p in range(len(scores)):"}, {"outcomes": "In which order"}),  # noqa: E501
         # NMS across classes.
