@@ -137,10 +137,10 @@ check.report()
 # %% [markdown]
 # ## Exercise 3. What a cell sees (2 points)
 #
-# A stack of convolutions in one dimension. A layer is (kernel size $k$, stride $s$, dilation $r$) with odd
-# $k$ and padding $r (k - 1) / 2$, so that its output cell $i$ is centred at its input cell $i \cdot s$, and
-# reaches $r (k - 1) / 2$ cells to both sides. On which pixels of the image does a cell of the last map
-# depend?
+# A stack of convolutions in one dimension. A layer is (kernel size $k$, stride $s$, dilation $r$, padding
+# $p$): its output cell $i$ reads the input cells $i \, s - p + r \, j$ for $j = 0 \dots k - 1$. With
+# $p = r (k - 1) / 2$ that is a window around cell $i \, s$; with less padding the window lies farther to the
+# right. On which pixels of the image does a cell of the last map depend?
 
 
 # %% exercise="seen"
@@ -148,8 +148,7 @@ def seen_pixels(layers, cell, size):
     """The first and the last pixel on which a cell depends.
 
     Args:
-        layers: a list of [k, s, r], the first one reads the image. k is 1 or more; s is 1 or 2, and 1
-            if k is 1.
+        layers: a list of [k, s, r, p], the first one reads the image; p is at most r (k - 1) / 2.
         cell: the number of the cell in the last map, from 0.
         size: of the image, with the pixels 0 .. size - 1.
 
@@ -158,19 +157,18 @@ def seen_pixels(layers, cell, size):
     """
     # BEGIN SOLUTION
     first = last = cell
-    for k, s, r in reversed(layers):
-        reach = r * (k - 1) // 2
-        first, last = first * s - reach, last * s + reach
+    for k, s, r, p in reversed(layers):
+        first, last = first * s - p, last * s - p + r * (k - 1)
     return [max(first, 0), min(last, size - 1)]
     # END SOLUTION
 
 
 # %% [markdown]
-# By hand: a 5 × 5 convolution of stride 2, then a 3 × 3 one of stride 2. Cell 3 of the second map reads the
+# By hand: a convolution with k = 5, stride 2 and p = 2, then one with k = 3, stride 2 and p = 1. Cell 3 of the second map reads the
 # cells 5 to 7 of the first; the first of these reads the pixels 8 to 12, the last one 12 to 16.
 
 # %% tags=["check"]
-stem = [[5, 2, 1], [3, 2, 1]]
+stem = [[5, 2, 1, 2], [3, 2, 1, 1]]
 
 check = Checks("Exercise 3")
 with check("cell 3 sees the pixels 8 to 16"):
@@ -180,9 +178,11 @@ with check("at the border there are no pixels to the left of 0"):
 with check("and none to the right of the last"):
     equal(seen_pixels(stem, 15, 64), [56, 63])
 with check("dilation 3 and k = 3: three cells to both sides"):
-    equal(seen_pixels([[3, 1, 3]], 10, 64), [7, 13])
+    equal(seen_pixels([[3, 1, 3, 3]], 10, 64), [7, 13])
+with check("without padding the window begins at the cell's own number"):
+    equal(seen_pixels([[3, 1, 3, 0]], 10, 64), [10, 16])
 with check("behind a stride of 2 each of these cells is two pixels"):
-    equal(seen_pixels([[3, 2, 1], [3, 1, 3]], 10, 64), [13, 27])
+    equal(seen_pixels([[3, 2, 1, 1], [3, 1, 3, 0]], 10, 64), [19, 33])
 check.report()
 
 # %% [markdown]
@@ -395,41 +395,50 @@ def right_metrics(matrix, mistake=""):
 
 
 def stack(rng, layers):
-    """Layers with all that can be forgotten: strides, dilations, kernels of several sizes."""
+    """Layers with all that can be forgotten: strides, dilations, kernels and paddings."""
     kinds = [[5, 2, 1], [3, 1, 2], [3, 2, 1], [1, 1, 1], [3, 1, 1], [7, 2, 1], [3, 1, 3]]
-    chosen = [list(kinds[k]) for k in rng.integers(0, len(kinds), layers)]
+    chosen = [kinds[k] for k in rng.integers(0, len(kinds), layers)]
     chosen[1], chosen[2] = [3, 2, 1], [5, 1, 2]
+    chosen = [[k, s, r, int(rng.integers(r * (k - 1) // 2 + 1))] for k, s, r in chosen]
+    chosen[2][3] = int(rng.integers(4))  # less than 4, with which its window would be in the middle
     return chosen
+
+
+def last_cell(layers, size):
+    for k, s, r, p in layers:
+        size = (size + 2 * p - r * (k - 1) - 1) // s + 1
+    return size - 1
 
 
 def seen_inputs(rng):
     cases = []
     for number in range(6):
-        layers = stack(rng, int(rng.integers(3, 6)))
-        size = int(rng.integers(200, 300))
-        cells = size
-        for _, s, _ in layers:
-            cells = (cells - 1) // s + 1
-        # In the middle, at the left and at the right border.
-        cell = (cells // 2, 0, cells - 1)[number % 3]
-        cases.append({"layers": layers, "cell": cell, "size": size})
+        while True:
+            layers, size = stack(rng, int(rng.integers(3, 6))), int(rng.integers(200, 300))
+            last = last_cell(layers, size)
+            # In the middle, at the left and at the right border.
+            case = {"layers": layers, "cell": (last // 2, 0, last)[number % 3], "size": size}
+            outside = right_seen(**case, mistake="border") != right_seen(**case)
+            # What lies beyond the image also lies beyond the maps between.
+            if right_seen(**case, mistake="maps") == right_seen(**case) and outside == bool(
+                number % 3
+            ):
+                break
+        cases.append(case)
     return cases
 
 
 def right_seen(layers, cell, size, mistake=""):
-    jump, field = 1, 1
-    if mistake == "forwards":
-        first = last = cell
-        for k, s, r in layers:
-            first, last = first * s - r * (k - 1) // 2, last * s + r * (k - 1) // 2
-    else:
-        for k, s, r in layers:
-            field += (k - 1) * (1 if mistake == "dilation" else r) * jump
-            jump *= s
-        first, last = cell * jump - (field - 1) // 2, cell * jump + (field - 1) // 2
-    if mistake == "border":
-        return [first, last]
-    return [max(first, 0), min(last, size - 1)]
+    first = last = cell
+    for number in range(len(layers))[:: 1 if mistake == "forwards" else -1]:
+        k, s, r, p = layers[number]
+        r = 1 if mistake == "dilation" else r
+        p = r * (k - 1) // 2 if mistake == "middle" else p
+        first, last = first * s - p, last * s - p + r * (k - 1)
+        if mistake == "maps":  # nothing is different: maps end where the image does
+            largest = last_cell(layers[:number], size)
+            first, last = max(first, 0), min(last, largest)
+    return [first, last] if mistake == "border" else [max(first, 0), min(last, size - 1)]
 
 
 def dilate_inputs(rng):
@@ -598,6 +607,10 @@ ASSIGNMENT = Assignment(
                     wrong(right_seen, "dilation"),
                 ),
                 Mistake("Where does the image end?", wrong(right_seen, "border")),
+                Mistake(
+                    "Where does the window of a cell begin if there is less padding?",
+                    wrong(right_seen, "middle"),
+                ),
             ),
         ),
         Probe(

@@ -32,7 +32,9 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
         # From the first layer on.
         ({"in reversed(layers)": "in layers"}, {"seen": "Which layer"}),
         # No dilation.
-        ({"reach = r * (k - 1) // 2": "reach = (k - 1) // 2"}, {"seen": "How far apart"}),
+        ({"- p + r * (k - 1)": "- p + (k - 1)"}, {"seen": "How far apart"}),
+        # A window around the cell.
+        ({"for k, s, r, p in reversed(layers):": "for k, s, r, p in reversed(layers):\n        p = r * (k - 1) // 2"}, {"seen": "Where does the window"}),  # noqa: E501
         # Beyond the border.
         ({"return [max(first, 0), min(last, size - 1)]": "return [first, last]"}, {"seen": "Where does the image"}),  # noqa: E501
         # The layer itself is dilated.
