@@ -1,9 +1,10 @@
-"""RoIAlign: the usual mistakes cost what they should, and other types cost nothing."""
+"""RoIAlign of rotated boxes: what the usual mistakes cost, and which hint they get."""
 
 import pytest
-from helpers.played import failed, lost, play
+from helpers.played import failed, lost, play, scored
 
 NAME = "a1_roi_align"
+ALL_GRIDS = {"grid-fixed": 2, "grid-adaptive": 2}
 
 
 def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
@@ -12,53 +13,106 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
     assert failed(checks) == []
 
 
+# Each mistake is made in the solution: what it costs at least, and words of the hint of a probe.
 @pytest.mark.parametrize(
-    ("edits", "expected"),
+    ("edits", "expected", "probe", "hint"),
     [
-        # Without the half cell: all aligned values, and the aligned half of the gradients by hand.
-        ({"start -= 0.5": "start -= 0.0"}, {"aligned": 3, "backward": 1.5}),
-        # Small boxes are not widened: half of the original operator's cases have some.
-        ({"length = max(length, 1.0)": "pass"}, {"original": 1}),
-        ({"math.ceil(length / bins)": "1"}, {"adaptive": 1}),
-        ({"return torch.stack(pooled)": "return torch.stack(pooled).detach()"}, {"differentiable": 2}),  # noqa: E501
-        ({"A_y.T @ of_box @ A_x": "(A_y.T @ of_box @ A_x).flip(-1)"}, {"backward": 3}),
-        ({"bins * samples, dtype=torch.float64) + 0.5": "bins * samples, dtype=torch.float64)"}, None),  # noqa: E501
+        (
+            {"y * spatial_scale - 0.5 -": "y * spatial_scale -", "x * spatial_scale - 0.5 +": "x * spatial_scale +"},  # noqa: E501
+            ALL_GRIDS, "grid-fixed", "where does `[0, 0]` lie",
+        ),
+        (
+            {"- u * sin + v * cos": "+ u * sin + v * cos", "+ u * cos + v * sin": "+ u * cos - v * sin"},  # noqa: E501
+            ALL_GRIDS, "grid-fixed", "with y pointing down",
+        ),
+        (
+            {"sin, cos = math.sin(math.radians(angle)), math.cos(math.radians(angle))\n    return": "sin, cos = math.sin(angle), math.cos(angle)\n    return"},  # noqa: E501
+            ALL_GRIDS, "grid-adaptive", "which one do `sin` and `cos` expect",
+        ),
+        ({"dtype=torch.float64) + 0.5\n": "dtype=torch.float64)\n"}, ALL_GRIDS, "grid-fixed", "as much room before"),  # noqa: E501
+        ({"math.ceil(length / bins)": "max(int(length / bins), 1)"}, {"grid-adaptive": 2}, "grid-adaptive", "1.2 cells"),  # noqa: E501
+        (
+            {"along(height * spatial_scale, output_size[0], sampling_ratio)": "(spatial_scale * along(height, output_size[0], sampling_ratio))", "along(width * spatial_scale, output_size[1], sampling_ratio)": "(spatial_scale * along(width, output_size[1], sampling_ratio))"},  # noqa: E501
+            {"grid-adaptive": 2}, "grid-adaptive", "In which unit is a bin measured",
+        ),
+        ({"values.mean(dim=(3, 4))": "values.sum(dim=(3, 4))"}, {"inside": None, "border": 2, "adaptive": 1}, "adaptive", "the sum of a bin divided"),  # noqa: E501
+        ({"features[int(row[0])]\n        values": "features[0]\n        values"}, {"inside": None}, "inside", "Which map does a box read"),  # noqa: E501
+        (
+            {"counts = (points >= -1) & (points <= size)": "counts = (points > -10 * size)"},
+            {"border": None}, "border", "far outside",
+        ),
+        (
+            {"counts = (points >= -1) & (points <= size)": "counts = (points >= 0) & (points <= size - 1)"},  # noqa: E501
+            {"border": None}, "border", "Right inside the map, but wrong at its border?",
+        ),
+        ({"(a * b / (y.shape[2] * y.shape[3]))": "(a * b)"}, {"map": None}, "map", "A bin is a mean"),  # noqa: E501
+        (
+            {"image.view(len(image), -1).index_add_(1, places, shares.flatten(1))": "image.view(len(image), -1)[:, places] += shares.flatten(1)"},  # noqa: E501
+            {"map": None}, "map", "several samples of one box",
+        ),
+        ({"image = total[int(row[0])]": "image = total[0]"}, {"map": None}, "map", "does the gradient of a box go to"),  # noqa: E501
+        (
+            {"(by_x * spatial_scale)": "by_x", "(by_y * spatial_scale)": "by_y"},
+            {"box-centre": 1}, "box-centre", "by how many cells",
+        ),
+        ({"moves = (points >= 0) & (points <= size - 1)": "moves = counts"}, {"box-centre": None}, "box-centre", "while it is outside"),  # noqa: E501
+        (
+            {"part / (y.shape[2] * y.shape[3]) for": "part for"},
+            {"box-centre": None, "box-size": None, "box-angle": None}, "box-size", "A bin is a mean",  # noqa: E501
+        ),
+        ({"/ width\n": "/ height\n", "/ height\n": "/ width\n"}, {"box-size": 1}, "box-size", "how far one in the middle"),  # noqa: E501
+        ({"math.radians(1) * (by_x": "(by_x"}, {"box-angle": 2}, "box-angle", "which unit of the angle"),  # noqa: E501
+        ({"(by_x * y - by_y * x)": "(by_y * x - by_x * y)"}, {"box-angle": 2}, "box-angle", "Which way"),  # noqa: E501
+        ({"row[:, 1:] -= step_sizes": "row[:, 1:] += step_sizes"}, {"fit": 2}, "fit", "rise or fall"),  # noqa: E501
+        ({"box_gradient(pooled - target": "box_gradient(2 * (pooled - target)"}, {"fit": 2}, "fit", "half a square"),  # noqa: E501
+        (
+            {"for _ in range(steps):": "start = row.clone()\n    for _ in range(steps):", "features, row, tuple(target": "features, start, tuple(target", "features, row, spatial_scale, sampling_ratio)\n        row": "features, start, spatial_scale, sampling_ratio)\n        row"},  # noqa: E501
+            {"fit": None}, "fit", "when the second step begins",
+        ),
     ],
 )  # fmt: skip
-def test_mistakes(edits, expected, tmp_path):
-    found = lost(NAME, play(NAME, edits), tmp_path)
-    if expected is None:  # samples at the lower ends: everything that uses them is wrong
-        assert set(found) == {
-            "points",
-            "aligned",
-            "original",
-            "adaptive",
-            "differentiable",
-            "backward",
-        }
-    else:
-        assert found == expected
+def test_mistakes(edits, expected, probe, hint, tmp_path):
+    found = scored(NAME, play(NAME, edits), tmp_path, only=expected)
+    lost = {part.name: part.out_of - part.points for part in found.probes if part.name in expected}
+    for name, points in expected.items():  # None: some of the points, by the drawn boxes
+        assert lost[name] == points or (points is None and lost[name] > 0), lost
+    assert hint in next(part.hint for part in found.probes if part.name == probe)
+
+
+def test_upright_boxes_alone_earn_nothing(tmp_path):
+    """Without the angle it would be the RoIAlign of the lesson."""
+    edits = {"angle = box.tolist()": "angle = *box.tolist()[:4], 0.0"}
+    assert lost(NAME, play(NAME, edits), tmp_path, only=ALL_GRIDS) == ALL_GRIDS
+
+
+CLOCKWISE = {
+    "- u * sin + v * cos": "+ u * sin + v * cos",
+    "+ u * cos + v * sin": "+ u * cos - v * sin",
+}
 
 
 def test_the_checks_say_what_was_got():
     checks = []
-    play(NAME, {"start -= 0.5": "start -= 0.0"}, checks=checks)
-    by_hand = next(check for check in checks if check.title == "Exercise 3, by hand")
-    assert repr(by_hand).splitlines() == [
-        "Exercise 3, by hand: 4 of 6 checks pass",
-        "✓ the shape is (K, C, h, w)",
-        "✗ aligned: the first bin's middle is at x = 1.25, half a cell less is 0.75",
-        "    got [[7.5, 6.5], [5, 5.125]], expected [[7.4375, 7], [5.0625, 7]]; "
-        "first at [0, 0] got 7.5, expected 7.4375",
-        "✓ original: no half cell, the first sample is at y = 1.75, x = 1.25",
-        "✓ original: half a cell wide is widened to one cell, with its middle at 1.5",
+    play(NAME, CLOCKWISE, checks=checks)
+    assert repr(checks[0]).splitlines() == [
+        "Exercise 1: 4 of 7 checks pass",
+        "✓ the shape is (2, h, w, s, t)",
+        "✓ upright: the same y, one to the left and one to the right of 2.5",
+        "✗ 90 degrees: the right end is at the top",
+        "    got [[0.5, 2.5], [2.5, 2.5]], expected [[2.5, 0.5], [2.5, 2.5]]; "
+        "first at [0, 0] got 0.5, expected 2.5",
+        "✗ 30 degrees: half of the way up, and the cosine of 30 degrees to the side",
+        "    got [[1, 2], [1.63397, 3.36603]], expected [[2, 1], [1.63397, 3.36603]]; "
+        "first at [0, 0] got 1, expected 2",
         "✗ at stride 8 the box is eight times as large in pixels and the same in cells",
-        "    got 7.5, expected 7.4375",
-        "✓ no boxes give (0, C, h, w)",
+        "    got [[0.5, 2.5], [2.5, 2.5]], expected [[2.5, 0.5], [2.5, 2.5]]; "
+        "first at [0, 0] got 0.5, expected 2.5",
+        "✓ two samples along each side, upright: at a quarter and three quarters of the bin",
+        "✓ adaptive: a bin of 2 by 1.5 cells has 2 by 2 samples, one of 2 by 1 has 2 by 1",
     ]
 
 
 @pytest.mark.parametrize("dtype", ["float", "double"])
 def test_another_type_costs_nothing(dtype, tmp_path):
-    edits = {"pooled.append(values.mean(dim=(2, 4)).to(features.dtype))": f"pooled.append(values.mean(dim=(2, 4)).{dtype}())"}  # fmt: skip  # noqa: E501
-    assert lost(NAME, play(NAME, edits), tmp_path, only=("aligned", "original", "adaptive")) == {}
+    edits = {"return pooled\n": f"return pooled.{dtype}()\n"}
+    assert lost(NAME, play(NAME, edits), tmp_path, only=("inside", "border", "adaptive")) == {}

@@ -84,7 +84,7 @@ def hints(name, namespace, folder, only=None):
 
 
 def scored(name, namespace, folder, only=None):
-    """The score of what a namespace's functions answer."""
+    """The score of what a namespace's functions answer, hints included."""
     loaded, probes = load(name), {}
     for probe in loaded.assignment.probes:
         if only is not None and probe.name not in only:
