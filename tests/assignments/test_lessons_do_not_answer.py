@@ -1,0 +1,251 @@
+"""Submissions assembled from the lessons' own functions: they must not earn the points.
+
+A student copies what fits from the lessons, renames it and glues it together, adapts arguments and
+forms of data, and writes nothing that the lessons do not teach. Where a lesson does what the
+assignment asks for in a special case, the glue is right: the public checks in `passes` prove it.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+from helpers.lesson_code import lesson_code
+from helpers.played import all_points, lost, play
+
+SHARE = 0.3
+"""Of the computed points."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A submission from the lessons.
+
+    Attributes:
+        copied: by the number of a lesson: the functions that are copied.
+        glue: by exercise: the answer's source. Exercises that are left out stay unanswered.
+        passes: some public checks that this submission passes.
+    """
+
+    copied: dict[int, tuple[str, ...]]
+    glue: dict[str, str]
+    passes: tuple[str, ...]
+
+
+ASSEMBLED = {
+    "a1_roi_align": Assembled(
+        copied={
+            2: ("bilinear", "sampling_points", "my_sampling_matrix", "separable_roi_align"),
+        },
+        glue={
+            # The grid of an upright box: the angle is not in the lesson.
+            "grid": """
+def region(box, scale):
+    x, y, width, height = (box[:4] * scale).tolist()
+    corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    return torch.tensor(corners, dtype=torch.float64)
+
+def sampling_grid(box, output_size, spatial_scale, sampling_ratio):
+    h, w = output_size
+    s = sampling_ratio or math.ceil(float(box[3]) * spatial_scale / h)
+    t = sampling_ratio or math.ceil(float(box[2]) * spatial_scale / w)
+    x = torch.from_numpy(sampling_points(region(box, spatial_scale), w, t)[0]) - 0.5
+    y = torch.from_numpy(sampling_points(region(box, spatial_scale), h, s)[1]) - 0.5
+    return torch.stack([
+        y.reshape(h, 1, s, 1).expand(h, w, s, t), x.reshape(1, w, 1, t).expand(h, w, s, t),
+    ])
+""",
+            "roi_align": """
+def roi_align_rotated(features, boxes, output_size, spatial_scale, sampling_ratio):
+    out = torch.zeros(len(boxes), features.shape[1], *output_size, dtype=features.dtype)
+    for k, row in enumerate(boxes):
+        y, x = sampling_grid(row[1:].double(), output_size, spatial_scale, sampling_ratio)
+        for c, F in enumerate(features[int(row[0])]):
+            values = [bilinear(F, *p) for p in zip(y.flatten().tolist(), x.flatten().tolist())]
+            out[k, c] = torch.tensor(values).reshape(y.shape).mean(dim=(2, 3))
+    return out
+""",
+            # The two matrices of section 2.5, transposed as in 2.8.
+            "map_gradient": """
+def map_gradient(gradient, boxes, feature_size, spatial_scale, sampling_ratio):
+    total = torch.zeros(feature_size, dtype=torch.float64)
+    for G, row in zip(gradient.double(), boxes.double()):
+        x1, y1, x2, y2 = region(row[1:], spatial_scale).tolist()
+        (h, w), (H, W) = G.shape[1:], feature_size[2:]
+        s = sampling_ratio or math.ceil((y2 - y1) / h)
+        t = sampling_ratio or math.ceil((x2 - x1) / w)
+        A_y = my_sampling_matrix(y1, y2, h, s, H)
+        A_x = my_sampling_matrix(x1, x2, w, t, W)
+        total[int(row[0])] += A_y.T @ G @ A_x
+    return total
+""",
+            # Finite differences of the own RoIAlign: the trick that needs no derivative.
+            "box_gradient": """
+def box_gradient(gradient, features, boxes, spatial_scale, sampling_ratio):
+    found = torch.zeros(len(boxes), 5, dtype=torch.float64)
+    features, boxes, size = features.double(), boxes.double(), tuple(gradient.shape[2:])
+    for n in range(5):
+        by = torch.zeros(6, dtype=torch.float64)
+        by[n + 1] = 1e-5
+        more, less = (
+            roi_align_rotated(features, moved, size, spatial_scale, sampling_ratio)
+            for moved in (boxes + by, boxes - by)
+        )
+        found[:, n] = ((more - less) * gradient).sum(dim=(1, 2, 3)) / 2e-5
+    return found
+""",
+            "fit": """
+def fit_box(features, target, box, step_sizes, steps, spatial_scale, sampling_ratio):
+    row = torch.cat([torch.zeros(1, dtype=torch.float64), box.double()])[None]
+    size = tuple(target.shape[1:])
+    for _ in range(steps):
+        out = roi_align_rotated(features, row, size, spatial_scale, sampling_ratio)
+        g = box_gradient(out - target, features, row, spatial_scale, sampling_ratio)
+        row = torch.cat([row[:, :1], row[:, 1:] - step_sizes * g], dim=1)
+    return row[0, 1:]
+""",
+        },
+        passes=(
+            "upright: the same y, one to the left and one to the right of 2.5",
+            "upright it is the RoIAlign of notebook 2",
+            "two equal boxes send twice as much",
+            "half a step on the ramp",
+        ),
+    ),
+    "a4_panoptic_quality": Assembled(
+        copied={
+            1: ("near_border",),
+            6: ("count_matches", "quality", "Panoptic", "Segment", "VOID"),
+        },
+        glue={
+            # Unpacked; a map that does not fit is made smaller first.
+            "overlaps": """
+def unpacked(runs):
+    times = max(int(runs[:, 1].sum()) // 10**6, 1)
+    return np.repeat(runs[:, 0], runs[:, 1] // times)
+
+def overlaps(prediction, truth):
+    p, g = unpacked(prediction), unpacked(truth)
+    both = min(len(p), len(g))
+    p_ids, p = np.unique(p[:both], return_inverse=True)
+    g_ids, g = np.unique(g[:both], return_inverse=True)
+    pixels = np.zeros((len(p_ids), len(g_ids)), int)
+    np.add.at(pixels, (p, g), 1)
+    return {"prediction": p_ids.tolist(), "truth": g_ids.tolist(), "pixels": pixels}
+""",
+            # Pixels for the lesson's function, made of the table.
+            "counting": """
+import torch
+
+def as_panoptic(ids, segments):
+    listed = [Segment(s["id"], s["label"], iscrowd=s.get("iscrowd", False)) for s in segments]
+    return Panoptic(torch.from_numpy(np.atleast_2d(ids).astype(np.int32)), listed)
+
+def count(overlap, prediction_segments, truth_segments, num_classes):
+    pixels = np.asarray(overlap["pixels"])
+    pixels = pixels // max(int(pixels.sum()) // 10**6, 1)
+    rows, columns = np.indices(pixels.shape)
+    p = np.array(overlap["prediction"])[np.repeat(rows.ravel(), pixels.ravel())]
+    g = np.array(overlap["truth"])[np.repeat(columns.ravel(), pixels.ravel())]
+    guess, true = as_panoptic(p, prediction_segments), as_panoptic(g, truth_segments)
+    return count_matches(guess, true, num_classes)
+""",
+            "evaluate": """
+def joined(image, name):
+    return np.concatenate([tile[name] for tile in image["tiles"]])
+
+def evaluate(images, num_classes, isthing):
+    counts = sum(
+        count(overlaps(joined(one, "prediction"), joined(one, "truth")),
+              one["prediction_segments"], one["truth_segments"], num_classes)
+        for one in images
+    )
+    things = np.array(isthing)
+    parts = {"all": counts, "things": counts[things], "stuff": counts[~things]}
+    return {k: quality(part).mean(axis=1).tolist() for k, part in parts.items()}
+""",
+            # The IoU of the two masks of a class, as in lesson 1; void left out as in section 6.4.
+            "stuff": """
+def stuff_quality(images, num_classes, isthing):
+    sums, numbers = np.zeros(num_classes), np.zeros(num_classes)
+    for one in images:
+        p, g = unpacked(joined(one, "prediction")), unpacked(joined(one, "truth"))
+        p, g = p[: min(len(p), len(g))], g[: min(len(p), len(g))]
+        guess = {s["label"]: s["id"] for s in one["prediction_segments"]}
+        for s in one["truth_segments"]:
+            in_p, in_g = (p == guess.get(s["label"], -1)) & (g != VOID), g == s["id"]
+            sums[s["label"]] += (in_p & in_g).sum() / (in_p | in_g).sum()
+            numbers[s["label"]] += 1
+    return [sums[c] / numbers[c] if numbers[c] and not isthing[c] else None
+            for c in range(num_classes)]
+""",
+            # Lesson 1's border of a mask; counts with the interiors taken out, so that the lesson's
+            # IoU is that of the boundary regions.
+            "boundary": """
+def boundary_region(mask, distance):
+    padded = torch.from_numpy(np.pad(mask, distance))
+    inside = slice(distance, -distance)
+    return near_border(padded, distance).numpy()[inside, inside] & mask
+
+def boundary_count(prediction, truth, prediction_segments, truth_segments, num_classes, distance):
+    rings = []
+    for ids, listed, inner in (prediction, prediction_segments, 0), (truth, truth_segments, 2**20):
+        out = ids.copy()
+        for s in listed:
+            mask = ids == s["id"]
+            out[mask & ~boundary_region(mask, distance)] = inner
+        rings.append(Panoptic(as_panoptic(out, []).ids, as_panoptic(ids, listed).segments))
+    return count_matches(*rings, num_classes)
+""",
+            # Exercise 3 of lesson 6: it pays when a s > Q / 2.
+            "draw": """
+def worth_drawing(counts, objects):
+    iou, tp, fp, fn = counts
+    Q = iou / (tp + fp / 2 + (fn + len(objects)) / 2)
+    return [a * s > Q / 2 for a, s in objects]
+""",
+        },
+        passes=(
+            "the example",
+            "squares: one of two found; one half is not above one half",
+            "a square on a crowd of squares is excused, one that is half on it is not",
+            "the same image in two tiles has the same quality",
+            "void is left out of the union",
+            "two columns missing: 18/34 is smaller than 48/64",
+            "0.6 of a match with IoU 0.9: 8.54 / 11 is more than 8 / 10.5",
+        ),
+    ),
+}
+
+
+def assemble(name, checks=None):
+    """The names that an assembled submission defines."""
+    assembled = ASSEMBLED[name]
+    copied = {}
+    for number, names in assembled.copied.items():
+        copied |= lesson_code(number, *names)
+
+    def answer(exercise):
+        def cell(namespace):
+            for key, value in copied.items():
+                namespace.setdefault(key, value)
+            exec(compile(assembled.glue[exercise], f"{name}, {exercise}", "exec"), namespace)
+
+        return cell
+
+    instead = {exercise: answer(exercise) for exercise in assembled.glue}
+    return play(name, stubs=True, instead=instead, checks=checks)
+
+
+@pytest.mark.parametrize("name", ASSEMBLED)
+def test_the_lessons_own_code_earns_little(name, tmp_path):
+    points = all_points(name)
+    losses = lost(name, assemble(name), tmp_path)
+    earned = {probe: points[probe] - losses.get(probe, 0) for probe in points}
+    assert sum(earned.values()) <= SHARE * sum(points.values()), earned
+
+
+@pytest.mark.parametrize("name", ASSEMBLED)
+def test_the_glue_works_where_the_lesson_does(name):
+    checks = []
+    assemble(name, checks)
+    passed = {one.name for check in checks for one in check.results if not one.problem}
+    assert set(ASSEMBLED[name].passes) <= passed
