@@ -213,6 +213,215 @@ def worth_drawing(counts, objects):
             "0.6 of a match with IoU 0.9: 8.54 / 11 is more than 8 / 10.5",
         ),
     ),
+    "a6_set_prediction": Assembled(
+        copied={
+            3: ("my_nms", "my_true_positives", "box_iou"),
+            8: (
+                "my_giou",
+                "matching_cost",
+                "my_hungarian",
+                "my_set_losses",
+                "my_panoptic_map",
+                "to_xyxy",
+                "linear_sum_assignment",
+            ),
+        },
+        glue={
+            # The cost of section 8.3, image by image: its probabilities come from a softmax.
+            "cost": """
+def cost_matrix(pred_logits, pred_boxes, gt_labels, gt_boxes):
+    rows = zip(pred_logits, pred_boxes, gt_labels, gt_boxes)
+    costs = [matching_cost(a, b, c.clamp(min=0), d) for a, b, c, d in rows]
+    return torch.stack(costs) * (gt_labels >= 0)[:, None]
+""",
+            # The optimum; there are no prices.
+            "auction": """
+def auction(cost, epsilon):
+    query_of, rounds = my_hungarian(cost)
+    return {"query_of": query_of, "prices": np.zeros(len(cost)), "bids": len(rounds)}
+""",
+            # A number that no matching is below: the lowest cost of all.
+            "bound": """
+def lower_bound(cost, prices):
+    return float(cost[linear_sum_assignment(cost)].sum())
+""",
+            # The batch as one image without the queries that have no weight, and the given pairs.
+            "loss": """
+def set_losses(pred_logits, pred_boxes, gt_labels, gt_boxes, query_of, on_crowd, eos_coef):
+    Q, keep = pred_logits.shape[1], ~on_crowd
+    for b, row in enumerate(query_of):
+        keep[b, row[row >= 0]] = True
+    place = (keep.flatten().cumsum(0) - 1).view(keep.shape)
+    queries, objects, seen = [], [], 0
+    for b, row in enumerate(query_of.tolist()):
+        for n, q in enumerate(row):
+            if gt_labels[b, n] >= 0:
+                if q >= 0:
+                    queries.append(int(place[b, q]))
+                    objects.append(seen)
+                seen += 1
+    pairs = torch.tensor(queries, dtype=torch.int64), torch.tensor(objects, dtype=torch.int64)
+    here = gt_labels >= 0
+    return my_set_losses(
+        pred_logits[keep], pred_boxes[keep], gt_labels[here], gt_boxes[here],
+        lambda cost: pairs, eos_coef,
+    )
+""",
+            # The true positives of 3.9, class by class; a miss near an object is a duplicate.
+            "outcomes": """
+def outcomes(boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold):
+    counts = np.zeros(4, int)
+    for c in labels.unique():
+        order = scores.argsort(descending=True, stable=True)
+        order = order[labels[order] == c]
+        iou = box_iou(boxes[order], gt_boxes[(gt_labels == c) & ~gt_crowd]).numpy()
+        hit = np.array(my_true_positives(iou, threshold))
+        near = iou.max(axis=1, initial=0) >= threshold
+        counts += [hit.sum(), (near & ~hit).sum(), (~near & ~hit).sum(), 0]
+    return counts.tolist()
+""",
+            "nms": """
+def outcomes_after_nms(
+    boxes, scores, labels, gt_boxes, gt_labels, gt_crowd, threshold, nms_thresh
+):
+    kept = []
+    for c in labels.unique():
+        of_class = (labels == c).nonzero()[:, 0]
+        kept += of_class[my_nms(boxes[of_class], scores[of_class], nms_thresh)[0]].tolist()
+    gt = gt_boxes, gt_labels, gt_crowd
+    return outcomes(boxes[kept], scores[kept], labels[kept], *gt, threshold)
+""",
+            # The read-out of section 8.11: every pixel has a winner, duplicates take part.
+            "map": """
+def panoptic_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_area):
+    score, label = pred_logits.softmax(dim=1)[:, :-1].max(dim=1)
+    score = score * (pred_logits.argmax(dim=1) < pred_logits.shape[1] - 1)
+    order = score.argsort(descending=True, stable=True)
+    my_panoptic_map.__globals__.update(THINGS=things, SIZE=tuple(mask_logits.shape[1:]))
+    found = my_panoptic_map(
+        mask_logits[order], label[order], score[order], score_thresh, min_area - 1
+    )
+    segments = [{"id": s.id, "label": s.label} for s in found.segments]
+    return {"ids": found.ids, "segments": segments}
+""",
+        },
+        passes=(
+            "a column of padding is 0",
+            "A gets query 1, B query 0",
+            "loss_ce: five of the six queries count",
+            "loss_giou: 2 · (1 − 0.6)",
+            "and a third one is a duplicate",
+            "NMS removes the duplicate and, with it, the second true positive",
+            "two things of one class, side by side, are two segments",
+        ),
+    ),
+    "w1_semantic": Assembled(
+        copied={1: ("iou", "receptive_field", "dilated_conv1d", "IGNORE")},
+        glue={
+            # What the lesson has of the metrics: the IoU of a class.
+            "confusion": """
+import torch
+
+def confusion(prediction, gt, num_classes):
+    matrix = np.zeros((num_classes, num_classes + 1), int)
+    for c in range(num_classes):
+        p, g = torch.from_numpy(prediction), torch.from_numpy(gt)
+        both = int(((p == c) & (g == c)).sum())
+        matrix[c, c] = both
+        matrix[c, -1] = round(both / iou(p, g, c)) - both if both else 0
+    return matrix
+""",
+            "metrics": """
+def metrics(matrix):
+    maps = [(r, c) for r, row in enumerate(matrix) for c, n in enumerate(row) for _ in range(n)]
+    gt, prediction = torch.tensor(maps).T
+    values = [iou(prediction, gt, c) for c in range(len(matrix))]
+    accuracy = float((gt == prediction).float().mean())
+    return {"iou": values, "miou": sum(values) / len(values), "pixel_accuracy": accuracy,
+            "mean_accuracy": accuracy, "fw_iou": sum(values) / len(values)}
+""",
+            # The receptive field around the middle of the cell.
+            "seen": """
+def seen_pixels(layers, cell, size):
+    middle = cell * int(np.prod([s for _, s, _, _ in layers]))
+    reach = (receptive_field([layer[:3] for layer in layers]) - 1) // 2
+    return [max(middle - reach, 0), min(middle + reach, size - 1)]
+""",
+            # "Change a stride of 2 to 1 and double the dilation of every convolution behind it."
+            "dilate": """
+def dilate(layers, output_stride):
+    out = [list(one) for one in layers]
+    while np.prod([s for _, s, _ in out]) > output_stride:
+        last = max(n for n, (_, s, _) in enumerate(out) if s == 2)
+        out[last][1] = 1
+        for one in out[last + 1 :]:
+            one[2] *= 2
+    return out
+""",
+            # Zeros between the values, then the lesson's convolution.
+            "transposed": """
+def transposed_conv1d(x, w, stride, padding):
+    spread = np.zeros((len(x) - 1) * stride + 1)
+    spread[::stride] = x
+    return dilated_conv1d(spread, w, 1)[padding : len(spread) - padding]
+""",
+        },
+        passes=(
+            "one row for each class, one column more: (2, 3)",
+            "cell 3 sees the pixels 8 to 16",
+            "output stride 2: two strides are taken, and the last layer has dilation 4",
+        ),
+    ),
+    "w2_nms_fpn": Assembled(
+        copied={3: ("my_nms", "my_level", "my_fpn", "box_iou")},
+        glue={
+            "nms": """
+def nms_by_class(boxes, scores, labels, threshold, limit):
+    kept = []
+    for c in labels.unique():
+        of_class = (labels == c).nonzero()[:, 0]
+        kept += of_class[my_nms(boxes[of_class], scores[of_class], threshold)[0]].tolist()
+    return sorted(kept, key=lambda k: -float(scores[k]))[:limit]
+""",
+            # The boxes that NMS removes have the score 0.
+            "soft": """
+def soft_nms(boxes, scores, sigma, min_score):
+    kept = my_nms(boxes, scores, sigma)[0]
+    new = torch.zeros_like(scores)
+    new[kept] = scores[kept]
+    return new
+""",
+            "levels": """
+def levels_of(boxes, s0, k0, finest, coarsest):
+    levels = []
+    for box in boxes.tolist():
+        empty = box[0] == box[2] or box[1] == box[3]
+        levels.append(finest if empty else my_level(box, s0, k0, finest, coarsest))
+    return torch.tensor(levels, dtype=torch.int64)
+""",
+            # Four levels or fewer, coarser maps half as large.
+            "fpn": """
+from types import SimpleNamespace
+
+def fpn(stages, laterals, outputs):
+    convolutions, first = {}, 6 - len(stages)
+    for n, (lateral, output) in enumerate(zip(laterals, outputs), first):
+        convolutions[f"lateral{n}"] = lambda x, c=lateral: F.conv2d(x, *c)
+        convolutions[f"output{n}"] = lambda x, c=output: F.conv2d(x, *c, padding=1)
+    for n in range(2, first):
+        convolutions[f"lateral{n}"] = lambda x: 0
+        convolutions[f"output{n}"] = lambda x: x
+    maps = {f"res{n}": stages[max(n - first, 0)] for n in range(2, 6)}
+    pyramid = my_fpn(maps, SimpleNamespace(**convolutions))
+    return [pyramid[f"p{n}"] for n in range(first, 6)]
+""",
+        },
+        passes=(
+            "the second is removed by the first; then nothing removes the third",
+            "the best one keeps its score",
+            "the paper's numbers: sides 224, 223, 112 and 448",
+        ),
+    ),
 }
 
 

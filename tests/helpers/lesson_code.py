@@ -47,7 +47,16 @@ def _definitions(number):
         for node in ast.parse("\n".join(x for x in lines if not x.startswith("%"))).body:
             for name in _defined(node):
                 known.setdefault(name, node)
-    return known
+    # A constant that depends on the lesson's data is left out: the glue says what it is.
+    return {name: node for name, node in known.items() if _complete(node, known)}
+
+
+def _complete(node, known):
+    return not isinstance(node, ast.Assign) or all(
+        name.id in known or hasattr(builtins, name.id)
+        for name in ast.walk(node.value)
+        if isinstance(name, ast.Name)
+    )
 
 
 def _defined(node):
