@@ -685,7 +685,7 @@ for index in range(2):
 # %% [markdown]
 # What the table shows after this short training (`full` trains more than sixty times as long):
 #
-# - **Skips** gain ten points of mIoU or more, with 0.001 M weights and almost no time.
+# - **Skips** gain about ten points of mIoU, with 0.001 M weights and almost no time.
 # - **Dilation** alone gains most, about twenty points over FCN-32s, and more than skips. It adds no
 #   weights; the finer maps cost about 1.4 times the training time.
 # - **ASPP** *loses* here. In the papers it gains. Two reasons are possible. Its 0.26 M weights start
@@ -823,8 +823,8 @@ for row, (name, backbone) in zip(axes, LITE.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# With pretrained weights `res4` separates heads, bodies and background, although no pixel was ever labelled.
-# With random weights `res3` still looks like the photograph, because convolutions keep edges and colours;
+# With ImageNet weights `res4` separates heads, bodies and background, although no pixel was ever labelled.
+# (`pedestrians_lite` was trained with masks of people, so it shows less.) With random weights `res3` still looks like the photograph, because convolutions keep edges and colours;
 # in `res4` and `res5` little remains but the distance to the border of the image.
 #
 # How much of a semantic map is in these features? Freeze the backbone and train *one linear layer* on the cells of
@@ -939,8 +939,8 @@ labkit.record("photograph_statements_not_true", sum(not true for true in stateme
 # - IoU divides the pixels in both sets by the pixels in either; over a data set, sum first, then
 #   divide.
 # - Semantic maps cannot count. That is a property of the representation, not of the network.
-# - A backbone trained to classify already separates objects in its features; labelled pixels are needed for
-#   little more than the last layer.
+# - The features of a backbone trained to classify already separate people from their background: one linear
+#   layer on them finds most of each person.
 #
 # ## More exercises
 #
