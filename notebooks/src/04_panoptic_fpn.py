@@ -1157,7 +1157,7 @@ labkit.record("weights_two_r50_over_one_r101", two / millions(large[101]))
 #
 # > **Exercise 4.3.** Write step 2 for one object: the pixels that it gets. `ids` is the map so far, with `VOID` (0)
 # > where nothing is painted. Example on a row of four pixels with `overlap_thresh` 0.5: the map is 1 1 0 0, the object's
-# > mask covers the pixels 1 to 3. A third of it is painted already, so the object stays and gets the pixels 2 and 3.
+# > mask covers the last three pixels. A third of it is painted already, so the object stays and gets the last two.
 
 
 # %% exercise="pixels_of_object"
