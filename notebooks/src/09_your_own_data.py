@@ -1545,7 +1545,7 @@ labkit.record("detectron2_statements_not_true", len(failed))
 
 
 # %% tags=["idea"]
-def local_threshold(grey):
+def adaptive_threshold(grey):
     """Pixels that are brighter than the mean of their neighbourhood of 101 x 101 pixels, as 0, 255."""
     soft = cv2.GaussianBlur(grey, (5, 5), 0)
     rule = cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY
@@ -1601,7 +1601,7 @@ with check("from 3 pixels on: one"):
 check.report()
 
 # %% tags=["hide-input"]
-# Figure: the photograph, Otsu's threshold and the local one; objects in the first labels
+# Figure: the photograph, Otsu's threshold and the adaptive one; objects in the first labels
 photo = photograph("coins")
 holds = {}  # what must be true of the photograph
 
@@ -1616,8 +1616,8 @@ if photo is None:
 else:
     grey = photo[0].numpy()
     _, otsu = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    binaries = {"Otsu's threshold": otsu, "local threshold": local_threshold(grey)}
-    coin_mask = instance_mask(clean(binaries["local threshold"]), min_area=400)
+    binaries = {"Otsu's threshold": otsu, "adaptive threshold": adaptive_threshold(grey)}
+    coin_mask = instance_mask(clean(binaries["adaptive threshold"]), min_area=400)
     coins = [coin_mask == value for value in np.unique(coin_mask) if value > 1000]
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
     axes[0].imshow(grey, cmap="gray")
@@ -1629,13 +1629,13 @@ else:
         text = f"{name}: {regions.max()} regions,\n{separate} coins separate"
         axis.set_title(text, fontsize=9)
         print(text.replace("\n", " "))
-        holds[name] = separate == 24 if name == "local threshold" else 18 <= separate < 24
+        holds[name] = separate == 24 if name == "adaptive threshold" else 18 <= separate < 24
     for axis in axes:
         axis.set_axis_off()
     plt.show()
 
 # %% [markdown]
-# The single threshold joins the coins at the top left with the bright ground. The local one separates all coins, and
+# The single threshold joins the coins at the top left with the bright ground. The adaptive one separates all coins, and
 # makes one region too many. Does the program find it? We write both halves and their masks as files, and let
 # `from-masks` check and export them, with every region as a coin, and look at the contact sheet.
 
@@ -1662,7 +1662,7 @@ def write_coins(mask, out):
 
 
 if photo is not None:
-    first_labels = instance_mask(clean(binaries["local threshold"]), min_area=1)
+    first_labels = instance_mask(clean(binaries["adaptive threshold"]), min_area=1)
     write_coins(first_labels, "coins_first")
     _ = command("data show coco_panoptic:coins_first --num 1 --out coins_first.png")
     display(Image(folder / "coins_first.png", width=420))
