@@ -32,10 +32,8 @@ seed: int = 0
 # %matplotlib inline
 import io
 import json
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +52,7 @@ from pycocotools.cocoeval import COCOeval
 
 import labkit
 from labkit.checks import Checks, equal
+from labkit.cli.commands import app
 from labkit.colors import PETROFF_10
 from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
@@ -66,6 +65,7 @@ from labkit.datasets.coco.panoptic_png import (
 )
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
+from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.structures import IGNORE, VOID, Categories, Category, Panoptic, Segment
@@ -1105,19 +1105,22 @@ def write_maps(path, maps, image_ids, classes=categories):
 
 
 def run_pq(*arguments, where=folder):
-    """Run ``labkit pq`` and show its table, or its error message; returns the exit status."""
+    """Run ``labkit pq`` in a folder, as a terminal would show it; returns whether it was refused."""
     print("$ labkit pq", *arguments)
-    command = [sys.executable, "-m", "labkit", "pq", *arguments]
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
-    print(done.stderr[done.stderr.find("error:") :] if done.returncode else done.stdout)
-    return done.returncode
+    with chdir(where), redirect_stderr(io.StringIO()):
+        try:
+            app(["pq", *arguments], standalone_mode=False)
+        except LabkitError as error:
+            print(f"error: {error}")
+            return True
+    return False
 
 
 image_ids = [target["image_id"] for target in targets]
 shapes_json = "shapes/annotations/panoptic_val.json"
 predicted = [regions(target["semantic"]) for target in targets]
 write_maps(folder / "regions.json", predicted, image_ids)
-run_pq("--gt", shapes_json, "--pred", "regions.json", "--json", "pq.json")
+_ = run_pq("--gt", shapes_json, "--pred", "regions.json", "--json", "pq.json")
 in_memory, from_files = evaluate(predicted, gt_maps), json.loads((folder / "pq.json").read_text())
 labkit.record("pq_files_vs_memory", abs(from_files["all"]["pq"] - in_memory.all.pq))
 
@@ -1242,11 +1245,11 @@ print(f"detections: PQ of things {result.things.pq:.3f}, of stuff {result.stuff.
 
 # %% tags=["hide-input"]
 # The wrong formats, given to `labkit pq`
-statuses = [
+refused = [
     run_pq("--gt", shapes_json, "--pred", "shapes/annotations/instances_val.json"),
     run_pq("--gt", shapes_json, "--pred", shapes_json, "--pred-dir", "two_channels"),
 ]
-labkit.record("wrong_formats_refused", statuses.count(1))
+labkit.record("wrong_formats_refused", sum(refused))
 
 # %% [markdown]
 # ## 6.10 Photographs
@@ -1401,8 +1404,8 @@ if sample is not None:
 if sample is not None:
     gt, detections = "panoptic_examples.json", "panoptic_coco_detection_format.json"
     two_channels = ["--pred", gt, "--pred-dir", "panoptic_examples_2ch_format"]
-    holds["detections refused"] = run_pq("--gt", gt, "--pred", detections, where=sample) == 1
-    holds["two channels refused"] = run_pq("--gt", gt, *two_channels, where=sample) == 1
+    holds["detections refused"] = run_pq("--gt", gt, "--pred", detections, where=sample)
+    holds["two channels refused"] = run_pq("--gt", gt, *two_channels, where=sample)
 
 failed = [name for name, true in holds.items() if not true]
 print(f"{len(holds)} statements about photographs, not true: {', '.join(failed) or 'none'}")

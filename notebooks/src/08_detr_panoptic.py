@@ -1839,6 +1839,9 @@ labkit.record("ms_slowest_over_fastest_Shapes", max(on_shapes) / min(on_shapes))
 # > there is in stuff, where ours is worst. So the table above measures a short training of small networks, not what
 # > the methods can reach.
 #
+# The published weights on a photograph of yours: `labkit zoo get detr_panoptic_R_50` downloads them, `labkit predict
+# PHOTO.jpg --panoptic --model detr_panoptic_R_50 --out DIR` writes the map ([notebook 7](07_model_zoo.ipynb)).
+#
 # **An image may have more segments than DETR has queries.** Twenty queries give at most twenty
 # predictions, whatever the training. Each point is an image; the grey line is its true number of
 # segments, the red line the number of queries:
