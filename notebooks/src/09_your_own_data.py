@@ -1166,8 +1166,8 @@ panels(rows, categories, columns=4, size=2.5)
 # The semantic model knows which class is where but not how many objects there are: two bags that touch are one
 # region. The panoptic model separates them, often predicts the hole of a pipe, and leaves some pixels
 # without a label: those that its semantic branch assigns to a thing while no object was detected there
-# (notebook 4). Planks are its worst class: most are missed or covered by less than
-# half, perhaps because long, thin, rotated objects fill little of their boxes. The table by class shows where
+# (notebook 4). Planks are its worst class: after so few steps hardly any is matched, perhaps because long, thin,
+# rotated objects fill little of their boxes. The table by class shows where
 # *your* data differ from what a model was designed for.
 #
 # ## 9.8 What bad labels do to the result
@@ -1181,7 +1181,7 @@ panels(rows, categories, columns=4, size=2.5)
 # - **swap**: the object has the name of another thing;
 # - **drop**: the object is not labelled; its pixels belong to what lies beneath.
 #
-# > **Predict.** Which of the three costs most AP, which most mIoU? Is there one that PQ hardly notices?
+# > **Predict.** Which of the three mistakes costs mIoU least? Which class of objects suffers most from the shift?
 
 # %% tags=["hide-input"]
 # Set-up: corrupted training sets, and all metrics on the clean validation set
@@ -1307,22 +1307,22 @@ for image, target in val_set.items[3:6]:
 panels(rows, categories, columns=5, size=2.0)
 
 # %% [markdown]
-# (The numbers are of `quick`: means of two seeds, which differ by up to five points, single classes by more.)
+# (The numbers are of `quick`. A mistake counts where its loss is well above the distance of the two clean trainings.)
 #
-# **Not every metric shows every mistake.** Shifts lower *AP*, which depends on outlines, and *PQ*, but hardly
-# *mIoU*: most pixels of a shifted mask are still right. Dropped objects lower mIoU most, because
-# their pixels teach that a plank is soil, but AP and PQ by less than the seeds differ. Swapped
-# names lower all three. Stuff is as good as before, because its labels are.
+# **Not every metric shows every mistake alike.** All three cost AP several times what the two clean trainings differ
+# by. Swapped names and dropped objects cost mIoU most: their pixels teach that a plank is a bag, or soil. A shift costs
+# half of that, because most pixels of a shifted mask are still right. PQ falls too, but by little more than the two
+# clean trainings differ: one training each does not rank the mistakes by PQ. Stuff is about as good as before, because
+# its labels are.
 #
 # **It depends on the object.** A bag is thick: shifted by six pixels it still covers more than half of
 # itself. The wall of a pipe is four to six pixels wide: shifted by six, less than four tenths of it still lie on
-# the pipe, an IoU of about 0.2. Planks are hardly learnt in so few steps, and with bad labels not at all: a
-# weak class has no reserve.
+# the pipe, an IoU of about 0.2, and a model trained on such masks matches hardly any pipe. Planks are not learnt in so
+# few steps, whatever the labels.
 #
-# **The threshold is not the cause.** The right figure varies the score threshold of the panoptic map. All four
-# networks, the clean one too, gain seven to ten points of PQ of the things with a threshold of 0.2 or 0.3: after
-# so few steps the scores are low, and 0.5 is only a default. But each at its best threshold, the networks differ
-# about as much as before: bad labels cost more than confidence. (To choose the threshold you need clean
+# **The threshold is not the cause.** The right figure varies the score threshold of the panoptic map. Each at its best
+# threshold, the three networks are still about ten points of PQ of the things behind the clean ones: bad labels cost
+# more than confidence. (To choose the threshold you need clean
 # labels, at least of a few validation images. If your time for labels is limited, spend it there.)
 #
 # **The model as a proofreader.** A model does not memorize all of its labels, certainly not in so
@@ -1391,8 +1391,8 @@ for axis, (_, swapped, k, n, other) in zip(axes[1:], ranked[:first:10], strict=F
 plt.show()
 
 # %% [markdown]
-# About four in five of the first fifty suspects really have a swapped label, where chance would give two in
-# five, and more than half of all swapped labels are among the reports: an hour of checking that is spent well.
+# About three in five of the first fifty suspects really have a swapped label, where chance would give hardly more
+# than one in three, and about half of all swapped labels are among the reports: an hour of checking that is spent well.
 # (False alarms have a red title.) With fewer wrong labels the model should make fewer mistakes of its
 # own, but there are fewer to find; see exercise 7.
 #
@@ -1755,8 +1755,8 @@ if own_folder:
 # - A program finds what is malformed and can point at what is suspicious. It cannot find what is merely
 #   *wrong*.
 # - With few images start from pretrained weights, and do not take equal shapes for equal classes.
-# - Bad labels cost most where objects are thin or hardly learnt. AP shows shifts, mIoU dropped objects, and
-#   all metrics swapped names. Choose the score threshold on clean validation images.
+# - Bad labels cost most where objects are thin. AP shows every mistake, mIoU dropped and swapped objects more than
+#   shifted ones. Choose the score threshold on clean validation images.
 # - A model that was trained on labels with mistakes is a good proofreader of them.
 # - One photograph can be a data set: label with a threshold, look, augment, hold a part out. It measures that
 #   photograph only.
