@@ -150,9 +150,8 @@ def ground_truth(target):
 # | **Faster R-CNN** (Ren et al., 2015) | the CNN; a *region proposal network* (RPN) on its feature map | as Fast R-CNN | selective search, two seconds an image in their paper; the RPN also learns |
 # | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | a second network for masks, as SDS and InstanceFCN have |
 #
-# **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, so
-# that the features are shifted against the box; RoIAlign rounds nothing and interpolates the features
-# at real-valued points (notebook 2).
+# **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, which
+# shifts the features against the box; RoIAlign interpolates them at real-valued points (notebook 2).
 #
 # **Masks before Mask R-CNN** (their results are in section 3.10):
 #
@@ -168,9 +167,9 @@ def ground_truth(target):
 # Mask R-CNN keeps Faster R-CNN. Its mask head runs in parallel with the box head, not before it, and
 # looks at one proposal at a time, so that overlapping objects do not disturb one another.
 #
-# Now we count. Below are the four detectors, built from the parts of labkit's trained tiny Mask R-CNN,
-# `detector`. R-CNN gets the same backbone, on crops of $64 \times 64$, and a linear layer, `classify`;
-# `preprocess` turns images into a normalised batch.
+# Now we count, with the parts of labkit's trained tiny Mask R-CNN, `detector`. R-CNN gets the same
+# backbone, on crops of $64 \times 64$, and a linear layer, `classify`; `preprocess` turns images into a
+# normalised batch.
 
 # %% tags=["hide-input"]
 # Bookkeeping: a linear classifier for R-CNN, and hooks that count multiplications
@@ -302,10 +301,10 @@ labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faste
 #
 # ## 3.2 The feature pyramid (FPN)
 #
-# A backbone has several feature maps, and none of them suits every object. `res2` is fine (stride 4)
-# but shallow: its features are edges and colours. `res5` is deep, and its features describe objects,
-# but its cells are 32 pixels apart, and an object of ten pixels disappears in one of them. A
-# **feature pyramid network** (Lin et al., 2017) computes maps that are deep at *every* resolution.
+# No feature map of a backbone suits every object. `res2` is fine (stride 4) but shallow: its features
+# are edges and colours. `res5` is deep, and its features describe objects, but an object of ten pixels
+# disappears in a cell of 32. A **feature pyramid network** (Lin et al., 2017) computes maps that are
+# deep at *every* resolution.
 #
 # ![The stages res2 to res5 of the backbone on the left. Each goes through a 1 × 1 lateral
 # convolution; from the top down the map of the coarser level is doubled in size and added; a 3 × 3
@@ -390,8 +389,7 @@ print(f"largest difference to labkit's FPN: {difference:.2g}")
 # %% [markdown]
 # Each picture shows the first principal component of a map's channels, in a trained network. `res2`
 # mainly varies with the edges. `p2` has the same resolution, but it varies between objects and
-# background: through the top-down path it has the features of `res5`. (In the tiny network a
-# GroupNorm follows each convolution of the pyramid; the published ones have none.)
+# background: through the top-down path it has the features of `res5`.
 #
 # **Which level gets which box?** A small object needs a fine map, a large one fits better on a coarse
 # map.
@@ -454,10 +452,10 @@ print(f"the features differ by {difference:.2g}")
 # %% [markdown]
 # ## 3.3 Anchors
 #
-# A convolution has a fixed number of outputs at every cell, but objects have all sizes, and their
-# number varies. The solution: a few fixed boxes lie at every cell of a feature map, the **anchors**.
-# For each anchor the RPN predicts the **objectness**, whether it holds an object, and four offsets
-# that move it. With size $s$ and aspect ratio $r = h / w$ an anchor has the area $s^2$:
+# A convolution has a fixed number of outputs at every cell, but the number and size of objects vary.
+# The solution: a few fixed boxes at every cell of a feature map, the **anchors**. For each of them the
+# RPN predicts the **objectness**, whether it holds an object, and four offsets that move it. With size
+# $s$ and aspect ratio $r = h / w$ an anchor has the area $s^2$:
 #
 # $$w = s / \sqrt{r}, \qquad h = s \sqrt{r} .$$
 #
@@ -557,11 +555,10 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 #
 # - **positive** (foreground), if its IoU with some object is at least 0.7;
 # - also **positive**, if it is the best anchor of an object, the one with the highest IoU, even below
-#   0.7: otherwise an object that no anchor covers so well (most of them, see the last column above)
-#   would never be learnt;
+#   0.7: otherwise most objects (see the last column above) would never be learnt;
 # - **negative** (background), if its IoU with every object is below 0.3;
-# - **ignored** in all other cases: it covers an object too badly for an example of an object, and too
-#   well for an example of background. It takes no part in the loss.
+# - **ignored** in all other cases: too bad an example of an object, and too good a one of background.
+#   It takes no part in the loss.
 #
 # An example with two objects, A and B, and five anchors:
 #
@@ -803,8 +800,8 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 # | `loss_box_reg` | positive ones of them | L1 (in the papers smooth L1) of the offsets of the ground-truth class, targets times 10, 10, 5, 5 | sampled proposals |
 # | `loss_mask` | positive ones (here at most ten an image) | binary cross-entropy of the ground-truth class's mask | pixels of these masks |
 #
-# The whole loss is their sum. The two offset losses are divided by *all* sampled boxes, not by the
-# positive ones: otherwise an image with few positives would give each of them more weight.
+# The whole loss is their sum. The offset losses are divided by *all* sampled boxes: otherwise an image
+# with few positives would give each of them more weight.
 #
 # The two functions behind four of them, elementwise. With the logit $x$, the target $y \in \{0, 1\}$
 # and the sigmoid $\sigma$, the **binary cross-entropy** is
@@ -870,9 +867,9 @@ def mask_loss(logits, mask_targets, labels):
 
 
 # %% [markdown]
-# **Why a mask for each class?** Every class has its own sigmoid, and only the mask of the
-# ground-truth class has a loss. So the classes do not compete for a pixel, as they would in a
-# softmax: the box head decides *which* class, the mask head only *where*. In the paper this
+# **Why a mask for each class?** Only the mask of the ground-truth class has a loss, through its own
+# sigmoid. The classes do not compete for a pixel, as they would in a softmax: the box head decides
+# *which* class, the mask head only *where*. In the paper this
 # separation is worth 5.5 points of mask AP (30.3 with sigmoids, 24.8 with a softmax over the classes,
 # ResNet-50-C4; He et al., 2017, table 2b).
 #
@@ -1004,9 +1001,9 @@ def my_train(model, dataset, steps, lr, batch_size, warmup=20):
 
 
 # %% [markdown]
-# Warm-up and clipping keep the first steps small: the gradients of a fresh network are large and
-# change their direction from step to step. First we keep the proposals of the untrained RPN, then we
-# train for a few steps, on the training images with random horizontal flips (`flipped`):
+# Warm-up and clipping keep the first steps small, because the gradients of a fresh network are large and
+# unsteady. We keep the proposals of the untrained RPN for later and train for a few steps, with random
+# horizontal flips (`flipped`):
 
 # %% tags=["hide-input"]
 # Set-up: training images in memory with random flips; the proposals before training
@@ -1236,9 +1233,8 @@ for k, axis in enumerate(axes):
 plt.show()
 
 # %% [markdown]
-# From anchors to proposals in one picture, on one level of the pyramid: the anchors of a cell, the
-# same boxes moved by their offsets, and NMS among the level's best boxes. The table names for each
-# removed box the one that removed it.
+# From anchors to proposals on one level of the pyramid: the anchors of a cell, the same boxes moved by
+# their offsets, and NMS. The table names for each removed box the one that removed it.
 
 # %% tags=["hide-input"]
 # Figure: anchors, offsets and NMS on one level
@@ -1395,8 +1391,8 @@ for name, of_size in SIZES.items():
 labkit.record("iou_through_28_by_28", kept_iou.mean())
 
 # %% [markdown]
-# The grid is no limit for objects of this size. On photographs, where objects are hundreds of pixels
-# large, it is the reason why the outlines of Mask R-CNN look smooth.
+# The grid is no limit for objects of this size. In photographs, where objects are hundreds of pixels
+# large, it makes the outlines of Mask R-CNN look smooth.
 #
 # ## 3.9 Average precision
 #
@@ -1775,13 +1771,13 @@ panels(rows, categories, columns=4, scores=False)
 #
 # ## 3.11 Three backbones: C4, DC5, FPN
 #
-# Which feature map should the heads read? Published models have three answers:
+# Which feature map should the heads read?
 #
 # - **C4**: `res4`, stride 16. The fifth stage is the head: convolutions for every proposal, as in R-CNN.
 # - **DC5**: the fifth stage runs once on the image, dilated (notebook 1) to keep stride 16. A proposal
 #   costs two fully connected layers.
-# - **FPN**: the pyramid of 3.2. Small objects are read from `p2`, stride 4. A proposal costs two fully
-#   connected layers, as in DC5.
+# - **FPN**: the pyramid of 3.2. Small objects are read from `p2`, stride 4. Two fully connected layers
+#   as well.
 #
 # ![Three rows, each with what runs once per image and what runs for each proposal. C4: res2 to res4
 # once, res5 for each proposal. DC5: res2 to the dilated res5 once, two fully connected layers for each
@@ -1966,10 +1962,9 @@ print(f"masks in {int(differ.sum())} pixels")
 #
 # ## 3.13 Photographs
 #
-# Shapes has no clothes, no shadows and few occlusions. *Penn-Fudan* is a small data set of streets with
-# pedestrians. `pedestrians_lite`, which comes with labkit, is a Mask R-CNN whose backbone,
-# EfficientNet-Lite0 with an FPN, began with ImageNet weights and was fine-tuned on 80 of its
-# photographs. The last 30 are held out. None of the photographs come with labkit:
+# *Penn-Fudan* is a small data set of streets with pedestrians. `pedestrians_lite`, which comes with
+# labkit, is a Mask R-CNN on EfficientNet-Lite0 and FPN that was fine-tuned, from ImageNet weights, on 80
+# of its photographs. The last 30 are held out. The photographs do not come with labkit:
 #
 # ```
 # labkit data get penn-fudan
@@ -2126,9 +2121,9 @@ if crowds:
 # %% [markdown]
 # On streets like those of the training nearly everybody is found. The failures are occluded or far away.
 #
-# COCO's two photographs show people too, and far fewer are found. Rugby players lift each other, and
-# riders sit on horses. Look at the riders: their masks go on down the horse to the ground. Each of the
-# training persons has legs that reach the street, and the network draws what it has learnt.
+# In COCO's two photographs far fewer are found: rugby players lift each other, and riders sit on horses.
+# Look at the riders: their masks go on down the horse to the ground, where the legs of all training
+# persons end.
 #
 # > **Predict.** We change ten held-out photographs in one way at a time: to their negative, upside down,
 # > turned by a quarter. Which change costs most persons?
@@ -2223,8 +2218,8 @@ for name, held in holds.items():
 #   boxes itself. Mask R-CNN adds a mask for the final detections.
 # - FPN: lateral $1 \times 1$, upsample and add from the top down, $3 \times 3$; every level is deep,
 #   and the size of a box decides its level.
-# - Anchors turn "any number of objects of any size" into a fixed number of classifications. Matching
-#   gives them labels; sampling keeps the many negatives from deciding the loss.
+# - Anchors turn any number of objects of any size into a fixed number of classifications; matching gives
+#   them labels, and sampling limits the negatives.
 # - Five losses: two binary cross-entropies (objectness, mask), one cross-entropy (class), two
 #   (smooth) L1 (offsets, twice).
 # - NMS runs twice. It cannot tell two objects that truly overlap from one object detected twice.
