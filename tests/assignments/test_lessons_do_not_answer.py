@@ -33,7 +33,7 @@ class Assembled:
 ASSEMBLED = {
     "a1_roi_align": Assembled(
         copied={
-            2: ("bilinear", "sampling_points", "my_sampling_matrix", "separable_roi_align"),
+            2: ("sampling_points", "my_sampling_matrix"),
         },
         glue={
             # The grid of an upright box: the angle is not in the lesson.
@@ -53,27 +53,28 @@ def sampling_grid(box, output_size, spatial_scale, sampling_ratio):
         y.reshape(h, 1, s, 1).expand(h, w, s, t), x.reshape(1, w, 1, t).expand(h, w, s, t),
     ])
 """,
+            # The two matrices of section 2.5.
             "roi_align": """
+def matrices(row, output_size, size, spatial_scale, sampling_ratio):
+    x1, y1, x2, y2 = region(row[1:], spatial_scale).tolist()
+    s = sampling_ratio or math.ceil((y2 - y1) / output_size[0])
+    t = sampling_ratio or math.ceil((x2 - x1) / output_size[1])
+    A_y = my_sampling_matrix(y1, y2, output_size[0], s, size[0])
+    return A_y, my_sampling_matrix(x1, x2, output_size[1], t, size[1])
+
 def roi_align_rotated(features, boxes, output_size, spatial_scale, sampling_ratio):
-    out = torch.zeros(len(boxes), features.shape[1], *output_size, dtype=features.dtype)
-    for k, row in enumerate(boxes):
-        y, x = sampling_grid(row[1:].double(), output_size, spatial_scale, sampling_ratio)
-        for c, F in enumerate(features[int(row[0])]):
-            values = [bilinear(F, *p) for p in zip(y.flatten().tolist(), x.flatten().tolist())]
-            out[k, c] = torch.tensor(values).reshape(y.shape).mean(dim=(2, 3))
-    return out
+    out = torch.zeros(len(boxes), features.shape[1], *output_size, dtype=torch.float64)
+    for k, row in enumerate(boxes.double()):
+        A_y, A_x = matrices(row, output_size, features.shape[2:], spatial_scale, sampling_ratio)
+        out[k] = A_y @ features[int(row[0])].double() @ A_x.T
+    return out.to(features.dtype)
 """,
-            # The two matrices of section 2.5, transposed as in 2.8.
+            # Transposed, as in section 2.8.
             "map_gradient": """
 def map_gradient(gradient, boxes, feature_size, spatial_scale, sampling_ratio):
     total = torch.zeros(feature_size, dtype=torch.float64)
     for G, row in zip(gradient.double(), boxes.double()):
-        x1, y1, x2, y2 = region(row[1:], spatial_scale).tolist()
-        (h, w), (H, W) = G.shape[1:], feature_size[2:]
-        s = sampling_ratio or math.ceil((y2 - y1) / h)
-        t = sampling_ratio or math.ceil((x2 - x1) / w)
-        A_y = my_sampling_matrix(y1, y2, h, s, H)
-        A_x = my_sampling_matrix(x1, x2, w, t, W)
+        A_y, A_x = matrices(row, G.shape[1:], feature_size[2:], spatial_scale, sampling_ratio)
         total[int(row[0])] += A_y.T @ G @ A_x
     return total
 """,
@@ -119,7 +120,7 @@ def fit_box(features, target, box, step_sizes, steps, spatial_scale, sampling_ra
             # Unpacked; a map that does not fit is made smaller first.
             "overlaps": """
 def unpacked(runs):
-    times = max(int(runs[:, 1].sum()) // 10**6, 1)
+    times = max(int(runs[:, 1].sum()) // 10**5, 1)
     return np.repeat(runs[:, 0], runs[:, 1] // times)
 
 def overlaps(prediction, truth):
@@ -141,7 +142,7 @@ def as_panoptic(ids, segments):
 
 def count(overlap, prediction_segments, truth_segments, num_classes):
     pixels = np.asarray(overlap["pixels"])
-    pixels = pixels // max(int(pixels.sum()) // 10**6, 1)
+    pixels = pixels // max(int(pixels.sum()) // 10**5, 1)
     rows, columns = np.indices(pixels.shape)
     p = np.array(overlap["prediction"])[np.repeat(rows.ravel(), pixels.ravel())]
     g = np.array(overlap["truth"])[np.repeat(columns.ravel(), pixels.ravel())]
