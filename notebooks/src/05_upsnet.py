@@ -1052,7 +1052,7 @@ plt.show()
 train_data = TransformedDataset(InMemory(train_set), JointTransform(v2.RandomHorizontalFlip()))
 train_config = TrainConfig(steps, batch_size=BATCH, lr=2e-3, warmup=10, seed=seed)
 histories = {}
-for beginning in ("from nothing", "from mask_rcnn_tiny"):
+for beginning in ("from random weights", "from mask_rcnn_tiny"):
     _ = torch.manual_seed(seed)
     network = build("upsnet_tiny", categories)
     if beginning == "from mask_rcnn_tiny":
@@ -1793,7 +1793,7 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 
 # %% [markdown]
 # *What this shows:* with each of the three seeds the merge beats the head, by about 2 PQ, nearly all of it at things. So
-# the sign does not depend on the seed of this fine-tuning. (It does depend on the size of the images, see 5.8 and 5.10.)
+# the sign does not depend on the seed of this fine-tuning. (It may depend on the size of the images, see 5.8 and 5.10.)
 # UPSNet with the merge and Panoptic FPN are level. Among the
 # backbones with equal budgets FPN is 21 PQ ahead of DC5 and 19 ahead of C4, with every seed.
 #
