@@ -1257,7 +1257,7 @@ labkit.record("wrong_formats_refused", sum(refused))
 # Two photographs of COCO with annotations in all three formats are the sample data of panopticapi, 0.7 MB:
 # `labkit data get coco-panoptic-sample` downloads them. The cells below look for the folder
 # `coco_panoptic_sample` in the folder that the environment variable `LABKIT_DATA` names, and then among the
-# downloads, and repeat the experiments on real annotations, with void and crowds. Without a network, skip
+# downloads, and repeat the experiments on real annotations, with void and crowds. Without internet, skip
 # this section: it confirms the results above, and nothing later needs it.
 
 # %% tags=["hide-input"]
