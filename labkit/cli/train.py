@@ -172,10 +172,10 @@ def train(
         main = rank() == 0
         if main and not init and preset.endswith("_lite"):
             typer.echo("random initial weights; --init imagenet begins with pretrained ones")
-        if init:
-            freeze_norms(model)
+        source, _, part = (init or "").partition(":")
+        if init and (not part or part.startswith("backbone")):
+            freeze_norms(model)  # also when resuming: a pretrained backbone's norms stay
         if init and not (out / STATE).exists():
-            source, _, part = init.partition(":")
             if init == "imagenet":
                 load_imagenet(model)
             else:

@@ -8,6 +8,7 @@ from helpers.checkpoint_files import write_detectron2
 
 from labkit.checkpoints.efficientnet_lite import imagenet_weights, load
 from labkit.checkpoints.run_folder import load_run, read_run
+from labkit.checkpoints.shipped import shipped
 from labkit.cli.eval import evaluate as eval_command
 from labkit.cli.train import train as train_command
 from labkit.errors import LabkitError
@@ -28,6 +29,20 @@ def test_training_begins_with_the_imagenet_weights(tmp_path, capsys):
         # The first of 30 warm-up steps, and a tenth of it: AdamW moves a weight by no more.
         assert torch.allclose(trained[name], value, atol=1.1e-4 / 30 / 10, rtol=0), name
     assert any(not torch.equal(trained[n], v) for n, v in published.state_dict().items())
+
+
+def test_norms_are_trained_only_where_the_backbone_begins_with_random_weights(tmp_path):
+    for init, frozen in (
+        (None, False),
+        ("pedestrians_lite:rpn", False),
+        ("pedestrians_lite", True),
+    ):
+        out = tmp_path / str(init).replace(":", "-")
+        train_command("mask_rcnn_lite", out=out, init=init, **ONE_STEP)
+        mean = load_run(out).backbone.bottom_up.stem.norm.running_mean
+        start = shipped()["pedestrians_lite"].load().backbone.bottom_up.stem.norm.running_mean
+        assert torch.equal(mean, start) == frozen
+        assert frozen or 0 < mean.abs().max() < 1, "moved from 0 by the batch's mean"
 
 
 def test_without_it_one_line_tells_what_there_is(tmp_path, capsys):
