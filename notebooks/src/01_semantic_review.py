@@ -22,7 +22,7 @@
 # The rest of the course is about that picture. At the end a network trained on ImageNet does the same on
 # photographs.
 #
-# You need: convolutions and a training loop in PyTorch, and about two minutes for the training.
+# You need: convolutions and a training loop in PyTorch, and about a minute and a half for the training.
 # [Glossary](../docs/glossary.md) of all terms.
 #
 # ![Above: FCN-32s enlarges the class scores of res5 32 times; FCN-8s adds the scores of res4 and res3 on the way. Below: DeepLabv3+ with a dilated backbone, ASPP on res5, and a decoder that joins the enlarged result with res2.](diagrams/semantic.svg)
@@ -824,8 +824,9 @@ plt.show()
 
 # %% [markdown]
 # With ImageNet weights `res4` separates heads, bodies and background, although no pixel was ever labelled.
-# (`pedestrians_lite` was trained with masks of people, so it shows less.) With random weights `res3` still looks like the photograph, because convolutions keep edges and colours;
-# in `res4` and `res5` little remains but the distance to the border of the image.
+# (`pedestrians_lite` was trained with masks of people, so it shows less.) With random weights `res3` still
+# looks like the photograph, because convolutions keep edges and colours; in `res4` and `res5` little remains
+# but the distance to the border of the image.
 #
 # How much of a semantic map is in these features? Freeze the backbone and train *one linear layer* on the cells of
 # `res4`: is a cell part of a person? As in 1.2 it becomes a $1 \times 1$ convolution, and the network is an FCN of
