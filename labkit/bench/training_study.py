@@ -44,7 +44,9 @@ class StudyRow:
         return statistics.stdev(values) if len(values) > 1 else 0.0
 
     def show(self, what: str) -> str:
-        """``mean ± spread`` with one decimal."""
+        """``mean ± spread`` with one decimal; of one or two seeds the numbers themselves."""
+        if len(self.seeds) < 3:
+            return ", ".join(f"{scores[what]:.1f}" for scores in self.seeds)
         return f"{self.mean(what):.1f} ± {self.spread(what):.1f}"
 
 

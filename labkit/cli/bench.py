@@ -209,10 +209,13 @@ def crowded(
 
     from labkit.bench import crowded_scenes as bench
     from labkit.bench.training_study import differences as differences_of
+    from labkit.system.message_text import counted
 
     rows = bench.study(out, steps, seeds, images)
     scores = ("PQ", "things", "stuff")
-    table = Table("model", *scores, title=f"{steps} steps, {seeds} seeds, {images} images")
+    table = Table(
+        "model", *scores, title=f"{steps} steps, {counted(seeds, 'seed')}, {images} images"
+    )
     for row in rows:
         table.add_row(row.name, *map(row.show, scores))
     Console().print(table)
@@ -240,9 +243,10 @@ def fine_tuning(
 
     from labkit.bench import fine_tuning as bench
     from labkit.bench.training_study import differences
+    from labkit.system.message_text import counted
 
     rows = bench.study(out, steps, seeds)
-    table = Table("", "", *bench.METRICS, title=f"{steps} steps, {seeds} seeds")
+    table = Table("", "", *bench.METRICS, title=f"{steps} steps, {counted(seeds, 'seed')}")
     for row in rows:
         for kind in ("box", "mask"):
             scores = (f"{kind} {metric}" for metric in bench.METRICS)

@@ -55,3 +55,5 @@ def test_sums_over_the_seeds():
     assert rows[0].show("PQ") == "12.0 ± 2.0"
     assert differences(rows, "a", "b", "PQ") == [-1, 2, -0.5]
     assert StudyRow("c", ({"PQ": 1.0},)).spread("PQ") == 0
+    assert StudyRow("c", ({"PQ": 1.0},)).show("PQ") == "1.0"
+    assert StudyRow("c", ({"PQ": 1.0}, {"PQ": 2.0})).show("PQ") == "1.0, 2.0", "two have no spread"
