@@ -299,10 +299,10 @@ check.report()
 #   \frac12 \rfloor$ of these lose their box, those with the smallest `draws`, but at least one keeps its
 #   box if $N \ge 1$ (so $k \le N - 1$). The others are *known*. Crowds never have a box.
 # - **Every pixel.** A pixel of stuff class $c$ (the semantic label, $c \ge T$) has the target $c - T$. A
-#   pixel with a thing label belongs to the *first* object whose mask contains it, the one in front. Its target is
-#   $S$ + the position of this object among the known ones (0, 1, ...), or unknown, $S$ + the number of the known ones, if the
-#   object lost its box, or 255 if it is a crowd. A thing pixel in no mask has the target unknown. A pixel
-#   with the semantic label 255 has the target 255 in any case.
+#   pixel with a thing label belongs to the *first* object whose mask contains it, the one in front. Its
+#   target is $S$ + the position of this object among the known ones (0, 1, ...), or unknown, $S$ + the
+#   number of the known ones, if the object lost its box, or 255 if it is a crowd. A thing pixel in no mask
+#   has the target unknown. A pixel with the semantic label 255 has the target 255 in any case.
 
 
 # %% exercise="targets"
@@ -507,8 +507,8 @@ check.report()
 #
 # COCO's panoptic results are a folder of PNGs, whose colours are the ids ($R + 256\,G + 65536\,B$), and a
 # JSON with an entry for each image. Here the id of a segment shall tell its class, as in many data sets:
-# $1000 \cdot \mathit{category\_id} + k$, where $k$ is 0 for stuff, and 1, 2, ... for the things of one class in the order
-# of the segments. Void stays 0.
+# $1000 \cdot \mathit{category\_id} + k$, where $k$ is 0 for stuff, and 1, 2, ... for the things of one
+# class in the order of the segments. Void stays 0.
 
 
 # %% exercise="file"
@@ -767,11 +767,11 @@ else:
 # %% [markdown]
 # ## Question. Results (2 points)
 #
-# Report the table of your `results.json` (model, data, number of images, PQ, SQ, RQ, for things and
-# stuff), and compare it with the paper's 42.5 PQ on COCO val2017 (ResNet-50), or explain why the two
-# cannot be compared. Then describe two images of your own choice, one that succeeds and one that fails.
-# Name what caused the failure, the objects, the semantic logits or the fusion, and how you know. Where your
-# head and the paper's differ in the table above, say which of the changes in exercises 1 to 3 and 5 explains it.
+# Report the table of your `results.json` (model, data, number of images, PQ, SQ, RQ, for things and stuff),
+# and compare it with the paper's 42.5 PQ on COCO val2017 (ResNet-50), or explain why the two cannot be
+# compared. Then describe two images of your own choice, one that succeeds and one that fails. Name what
+# caused the failure, the objects, the semantic logits or the fusion, and how you know. Where your head and
+# the paper's differ in the table above, say which of the changes in exercises 1 to 3 and 5 explains it.
 
 # %% [markdown] question="results"
 # <!-- BEGIN SOLUTION -->

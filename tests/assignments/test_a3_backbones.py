@@ -1,10 +1,12 @@
 """Another backbone, with an untrained model and with labkit's own in place of the student's."""
 
 import pytest
-from helpers.played import failed, lost, own, play
+from helpers.played import failed, hints, lost, own, play
 
 NAME = "a3_backbones"
-COMPUTED = ("maps", "budget", "gradients", "swap", "bootstrap")
+COMPUTED = (
+    "maps", "budget", "gradients", "swap", "flaws", "plan", "test", "seeds", "verdict"
+)  # fmt: skip
 
 
 def untrained(namespace):
@@ -22,8 +24,8 @@ def test_the_solution_passes_its_public_checks_and_earns_what_needs_no_training(
     assert failed(checks) == []
 
 
-def test_an_untrained_model_earns_nothing_for_its_pictures(tmp_path):
-    assert lost(NAME, played(), tmp_path, only=("pq",)) == {"pq": 5}
+def test_an_untrained_model_earns_nothing_for_its_images(tmp_path):
+    assert lost(NAME, played(), tmp_path, only=("pq",)) == {"pq": 4}
 
 
 def test_a_good_model_earns_everything_if_its_trunk_is_ones_own(tmp_path):
@@ -32,23 +34,117 @@ def test_a_good_model_earns_everything_if_its_trunk_is_ones_own(tmp_path):
     mine = own(namespace, model=original, Trunk=type(original.backbone.bottom_up))
     assert lost(NAME, mine, tmp_path, only=("pq",)) == {}
     borrowed = own(namespace, model=original)
-    assert lost(NAME, borrowed, tmp_path, only=("pq",)) == {"pq": 5}
+    assert lost(NAME, borrowed, tmp_path, only=("pq",)) == {"pq": 4}
 
 
 @pytest.mark.parametrize(
-    ("edits", "expected"),
+    ("probe", "edits", "gap", "hint"),
     [
-        ({"expansion=2": "expansion=4"}, {"budget": 1}),
-        ({"        inputs = widths[0]\n": "        inputs = widths[0]\n        self.idle = nn.Linear(3, 3)\n"}, {"gradients": 1}),  # noqa: E501
-        ({'1 if name == "res2" else 2)': "2)"}, {"maps": 2}),
-        # The given model is changed.
-        ({"copy.deepcopy(model)": "model"}, {"swap": 3}),
-        # A fresh pyramid.
-        ({"_ = pyramid.load_state_dict(fits, strict=False)": "pass"}, {"swap": 3}),
-        # Classes that do not occur count as 0.
-        ({"/ occurs.sum(axis=1)": "/ occurs.shape[1]"}, {"bootstrap": 3}),
-        ({"- pq(np.asarray(counts_b))": "- pq(np.asarray(counts_b)[::-1])"}, {"bootstrap": 3}),
+        (
+            "maps",
+            {"StandardConv2d(3, widths[0], 5, 2)": "StandardConv2d(3, widths[0], 5, 4)"},
+            1,
+            "half as large",
+        ),
+        (
+            "maps",
+            {
+                "self.channels = {f": 'self.channels = {f"res{level}": 2 * width for level, width in enumerate(widths, 2)}\n        channels = {f',  # noqa: E501
+                "in self.channels.items():": "in channels.items():",
+            },
+            1,
+            "agree with the maps",
+        ),
+        (
+            "maps",
+            {"2**level for level in range(2, 6)": "2**level // 2 for level in range(2, 6)"},
+            1,
+            "Which stride",
+        ),
+        ("budget", {"expansion=2": "expansion=4"}, 1, "Count the weights"),
+        (
+            "gradients",
+            {
+                "        inputs = widths[0]\n": "        inputs = widths[0]\n        self.idle = nn.Linear(3, 3)\n"  # noqa: E501
+            },
+            1,
+            "does not use",
+        ),
+        ("swap", {"copy.deepcopy(model)": "model"}, 3, "still the same"),
+        ("swap", {"_ = pyramid.load_state_dict(fits, strict=False)": "pass"}, 3, "same shape"),
+        (
+            "swap",
+            {'name.startswith("bottom_up.")': 'name.startswith(("bottom_up.", "lateral")) '},
+            3,
+            None,
+        ),
+        ("flaws", {'if one["seed"] == other["seed"]:': "if True:"}, None, "of the same seed"),
+        ("flaws", {"or len(set(first)) < len(first)": ""}, None, "occurs twice"),
+        (
+            "flaws",
+            {'run["measure"][0]) < min(': 'run["measure"][0]) <= min('},
+            None,
+            "contain its end",
+        ),
+        ("plan", {"range(int(budget / (of_all * steps)))": "range(3)"}, None, "added up|add up"),
+        (
+            "plan",
+            {"min(int(budget / (3 * of_all * 50)) * 50, max_steps)": "max_steps"},
+            None,
+            "add up",
+        ),
+        (
+            "test",
+            {"np.abs(signs @ d) >= abs(d.sum()) - 1e-9": "signs @ d >= d.sum() - 1e-9"},
+            None,
+            "b were better",
+        ),
+        ("test", {"abs(d.sum()) - 1e-9": "abs(d.sum()) + 1e-9"}, 2, "observed choice"),
+        (
+            "test",
+            {
+                "signs = np.array(list(itertools.product((1, -1), repeat=len(d))))": "pool = np.array([*a, *b], float)\n    signs = np.array([[1.0 if k in c else -1.0 for k in range(len(pool))] for c in itertools.combinations(range(len(pool)), len(a))])",  # noqa: E501
+                "np.abs(signs @ d)": "np.abs(signs @ pool)",
+            },
+            None,
+            "scores of different seeds",
+        ),
+        (
+            "seeds",
+            {
+                "spread = (np.asarray(a, float) - np.asarray(b, float)).std(ddof=1)": "spread = np.hypot(np.std(a, ddof=1), np.std(b, ddof=1))"  # noqa: E501
+            },
+            None,
+            "the deviation",
+        ),
+        ("seeds", {"1 - alpha / 2)": "1 - alpha)"}, None, "two-sided"),
+        ("seeds", {"max(by_power, by_test)": "by_power"}, None, "so few seeds"),
+        ("verdict", {'set(flaws(runs)) - {"few seeds"}': "False"}, None, "examined before"),
+        ("verdict", {"2 / 2 ** len(a) > alpha": "False"}, None, "three seeds"),
+        ("verdict", {"sum(a) > sum(b)": "sum(a) < sum(b)"}, None, "larger mean"),
+    ],
+)
+def test_mistakes(probe, edits, gap, hint, tmp_path):
+    namespace = played(edits)
+    found = lost(NAME, namespace, tmp_path, only=(probe,))
+    assert found[probe] > 0 if gap is None else found == {probe: gap}
+    if hint is not None:
+        text = hints(NAME, namespace, tmp_path, only=(probe,))[probe]
+        assert any(part in text for part in hint.split("|")), text
+
+
+@pytest.mark.parametrize(
+    ("edits", "gap"),
+    [
+        # Fair and within the budget, but with too few images: half of the points of its cases.
+        ({'"train": [0, images * 2 // 3]': '"train": [0, images // 3]'}, 0.875),
+        # Unfair, or too expensive.
+        ({'"measure": [images * 2 // 3, images]': '"measure": [images // 2, images]'}, 1.75),
+        ({"for backbone in seconds\n": "for backbone in list(seconds)[1:]\n"}, 1.75),
+        ({"range(int(budget / (of_all * steps)))": "range(int(budget / (of_all * steps)) + 1)"}, 1.75),  # noqa: E501
+        # Nothing at all.
+        ({"if steps == 0:": "if True:"}, 2),
     ],
 )  # fmt: skip
-def test_mistakes(edits, expected, tmp_path):
-    assert lost(NAME, played(edits), tmp_path, only=COMPUTED) == expected
+def test_a_plan_earns_what_it_deserves(edits, gap, tmp_path):
+    assert lost(NAME, played(edits), tmp_path, only=("plan",)) == {"plan": gap}

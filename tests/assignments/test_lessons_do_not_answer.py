@@ -423,6 +423,187 @@ def fpn(stages, laterals, outputs):
             "the paper's numbers: sides 224, 223, 112 and 448",
         ),
     ),
+    "a2_instance": Assembled(
+        copied={},
+        glue={
+            # Lesson 3's training loop on the model of the set-up; here labkit's own detector stands
+            # for what it reaches at best. Labels and masks as in section 3.12.
+            "training": """
+from labkit.engine.predictor import Predictor
+
+mask_rcnn_tiny = Predictor("mask_rcnn_tiny")
+
+def detector(images):
+    found = mask_rcnn_tiny((255 * images[0]).round().to(torch.uint8)).detections
+    masks = found.masks[:, None].float()
+    labels = found.labels + 1
+    return [{"boxes": found.boxes, "scores": found.scores, "labels": labels, "masks": masks}]
+""",
+            "predict": """
+def predict(image):
+    found = detector([image / 255])[0]
+    masks = found["masks"][:, 0] > 0.5
+    return {**found, "labels": found["labels"] - 1, "masks": masks}
+""",
+            # The flip of every lesson's training images.
+            "mirror": """
+from torchvision.transforms import v2
+from labkit.datasets.transforms import JointTransform
+
+def mirrored(target):
+    flip = JointTransform(v2.RandomHorizontalFlip(1.0))
+    image = torch.zeros(3, *target["masks"].shape[1:], dtype=torch.uint8)
+    found = flip(image, {**target, "masks": target["masks"].bool(), "image_id": 0})[1]
+    return {name: found[name] for name in target}
+""",
+        },
+        passes=("labels are 0, 1, 2",),
+    ),
+    "a3_backbones": Assembled(
+        copied={},
+        glue={
+            # Weights of one network for another, as in lessons 5 and 9.
+            "swap": """
+from labkit.checkpoints.run_folder import start_from
+from labkit.models import build
+
+def swap_trunk(model, trunk):
+    swapped = build("panoptic_fpn_tiny", categories)
+    swapped.backbone = FPN(trunk, model.backbone.channels["p2"], group_norm=True)
+    start_from(swapped, model)
+    return swapped
+""",
+            # The bootstrap of section 4.9: how often does the difference have the other sign?
+            "test": """
+def sign_flip(a, b):
+    d, random = np.asarray(a, float) - np.asarray(b, float), np.random.default_rng(0)
+    draws = random.multinomial(len(d), [1 / len(d)] * len(d), size=1000)
+    means = draws @ d / len(d)
+    return float(2 * min((means <= 0).mean(), (means >= 0).mean()))
+""",
+            # As lessons 4 and 5 conclude: seed by seed; if the differences change sign, no result.
+            "verdict": """
+def verdict(runs, alpha):
+    of = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        of.setdefault(run["backbone"], []).append(run["score"])
+    (first, a), (second, b) = sorted(of.items())
+    d = np.asarray(a) - np.asarray(b)
+    return first if (d > 0).all() else second if (d < 0).all() else "not shown"
+""",
+        },
+        passes=("six seeds that all agree: B", "six seeds that do not: not shown"),
+    ),
+    "a5_upsnet": Assembled(
+        copied={
+            5: ("my_panoptic_logits", "sample_boxes", "targets_of_pixels", "covered_share"),
+            6: ("encode", "quality"),
+        },
+        glue={
+            # Lesson 3's pasting without its threshold.
+            "place": """
+def place(masks, boxes, size):
+    maps = []
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes):
+        x = 2 * (torch.arange(size[1]) + 0.5 - x1) / (x2 - x1) - 1
+        y = 2 * (torch.arange(size[0]) + 0.5 - y1) / (y2 - y1) - 1
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+        maps.append(F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0])
+    return torch.stack(maps) if maps else torch.zeros(0, *size)
+""",
+            # The head of section 5.3, image by image, with masks resized to whole pixels.
+            "logits": """
+def head(X, num_things, labels, boxes, masks):
+    limits = torch.tensor([X.shape[2], X.shape[1]] * 2)
+    boxes = boxes.floor().clamp(min=0).minimum(limits)
+    sizes = [(int(y2 - y1), int(x2 - x1)) for x1, y1, x2, y2 in boxes]
+    Y = [F.interpolate(m[None, None], size, mode="bilinear")[0, 0] if min(size) > 0 else 0.0
+         for m, size in zip(masks, sizes)]
+    if not len(labels):
+        return torch.cat([X[num_things:], X[:num_things].amax(dim=0, keepdim=True)])
+    terms = my_panoptic_logits(X, num_things, labels, boxes, Y)
+    return torch.cat([terms["X_stuff"], terms["Z"], terms["unknown"][None]])
+
+def panoptic_logits(semantic, num_things, labels, boxes, masks):
+    images = []
+    for X, of_image, at, Y in zip(semantic, labels, boxes, masks):
+        real = of_image >= 0
+        logits = head(X, num_things, of_image[real], at[real], Y[real])
+        stuff = semantic.shape[1] - num_things
+        padded = logits.new_full((stuff + len(real) + 1, *X.shape[1:]), -torch.inf)
+        padded[:stuff], padded[-1] = logits[:stuff], logits[-1]
+        padded[stuff:-1][real] = logits[stuff:-1]
+        images.append(padded)
+    return torch.stack(images)
+""",
+            # The pruning of section 5.7, for all classes together.
+            "pruning": """
+def prune(logits, num_stuff, masks, least):
+    kept = []
+    for i, mask in enumerate(masks):
+        if mask.any() and covered_share(mask, [masks[k] for k in kept]) <= 1 - least:
+            kept.append(i)
+    return kept
+""",
+            "targets": """
+def panoptic_targets(semantic, num_things, num_classes, masks, crowd, draws, ratio):
+    sizes = {"THINGS": num_things, "STUFF": num_classes - num_things, "IGNORE": 255}
+    targets_of_pixels.__globals__.update(sizes)
+    known = sample_boxes(len(masks), ratio)
+    return {"known": known.tolist(), "target": targets_of_pixels(semantic, masks, known)}
+""",
+            # Step 5 and 6 of section 5.4, small stuff is void.
+            "map": """
+def panoptic_map(logits, num_things, labels, stuff_area):
+    winners, stuff = logits.argmax(dim=0), len(logits) - len(labels) - 1
+    ids, segments = torch.zeros_like(winners), []
+    channels = [*range(stuff, stuff + len(labels)), *range(stuff)]
+    for channel in channels:
+        won = winners == channel
+        if int(won.sum()) >= (1 if channel >= stuff else stuff_area):
+            label = int(labels[channel - stuff]) if channel >= stuff else num_things + channel
+            segments.append({"id": len(segments) + 1, "label": label})
+            ids[won] = len(segments)
+    return {"ids": ids, "segments": segments}
+""",
+            "fuse": """
+def fuse(semantic, num_things, labels, boxes, masks, least, stuff_area):
+    kept, placed = [], place(masks, boxes, semantic.shape[1:]) > 0
+    for i, mask in enumerate(placed):
+        before = [placed[k] for k in kept if labels[k] == labels[i]]
+        if mask.any() and covered_share(mask, before) <= 0.3:
+            kept.append(i)
+    logits = head(semantic, num_things, labels[kept], boxes[kept], masks[kept])
+    return panoptic_map(logits, num_things, labels[kept], stuff_area)
+""",
+            # The colours of section 6.2; ids as they are.
+            "file": """
+def results_entry(panoptic, category_ids, num_things, image_id):
+    ids = np.asarray(panoptic["ids"])
+    listed = [
+        {"id": s["id"], "category_id": category_ids[s["label"]]} for s in panoptic["segments"]
+    ]
+    return {"rgb": encode(ids), "annotation": {
+        "image_id": image_id, "file_name": f"{image_id:012d}.png", "segments_info": listed}}
+""",
+            # PQ, SQ and RQ of section 6.3, and the formula of the statement.
+            "parts": """
+def sq_rq_parts(counts_a, counts_b):
+    (_, sq_a, rq_a), (_, sq_b, rq_b) = (each(c) for c in (counts_a, counts_b))
+    return np.stack([(sq_b - sq_a) * (rq_a + rq_b) / 2, (rq_b - rq_a) * (sq_a + sq_b) / 2], axis=1)
+
+def each(counts):
+    return np.nan_to_num(quality(np.asarray(counts, float)))
+""",
+        },
+        passes=(
+            "2 stuff, 2 objects, unknown: (B, 5, H, W)",
+            "stuff comes first, unchanged",
+            "unknown is void",
+            "objects are numbered first, then stuff",
+            "one square on grass: 16 pixels, numbered 1",
+        ),
+    ),
 }
 
 
