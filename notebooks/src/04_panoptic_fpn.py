@@ -1840,7 +1840,7 @@ Compare(BACKBONES, ("crowded", 9))
 # - A. Kirillov, R. Girshick, K. He, P. Dollár. Panoptic Feature Pyramid Networks. CVPR 2019: the branch in
 #   section 3.1, the loss in 3.2, the tables in section 5.
 # - A. Kirillov, K. He, R. Girshick, C. Rother, P. Dollár. Panoptic Segmentation. CVPR 2019: the task, PQ,
-#   the merge in section 4.1 and its price in table 5.
+#   the merge and its price (table 5).
 # - T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan, S. Belongie. Feature Pyramid Networks for Object
 #   Detection. CVPR 2017.
 # - K. He, G. Gkioxari, P. Dollár, R. Girshick. Mask R-CNN. ICCV 2017.

@@ -1840,7 +1840,8 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # | UPSNet-101, COCO, multi-scale | 61.8 | 57.6 | 64.8 | 79.2 | 39.0 |
 #
 # UPSNet gains most in things. The row *Kirillov et al.* is *machine-panoptic* on Cityscapes of *Panoptic Segmentation*,
-# table 5 (PQ 61.2, things 54.0, stuff 66.4): two networks, each with multi-scale testing, are still ahead in stuff.
+# table 5 (PQ 61.2, things 54.0, stuff 66.4): two networks, PSPNet with multi-scale testing and Mask R-CNN + COCO, are
+# still ahead in stuff.
 #
 # | COCO test-dev | backbone | PQ | SQ | RQ | PQ Th | PQ St |
 # | --- | --- | --- | --- | --- | --- | --- |
