@@ -124,9 +124,14 @@ def annotated(
             continue
         font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.4
         (width, height), _ = cv2.getTextSize(region.text, font, size, 1)
-        start = (round(x - width / 2), round(y + height / 2))
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(pixels, region.text, start, font, size, color, thickness, cv2.LINE_AA)
+        left = min(max(round(x - width / 2), 1), max(pixels.shape[1] - width - 1, 1))
+        bottom = round(y + height / 2)
+        # Thicker letters would be wider: the black outline is the text, moved by a pixel.
+        moves = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]
+        for color, places in (((0, 0, 0), moves), ((255, 255, 255), [(0, 0)])):
+            for dx, dy in places:
+                start = (left + dx, bottom + dy)
+                cv2.putText(pixels, region.text, start, font, size, color, 1, cv2.LINE_AA)
     return pixels
 
 
