@@ -77,6 +77,7 @@ DETECTRON2 = Preprocessing(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), resize="pillow"
 TORCHVISION = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="float")
 UPSNET = Preprocessing(True, (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), resize="opencv")
 DETR = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow_floor", size_divisor=1)
+MASK2FORMER = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow")
 EFFICIENTNET_LITE = Preprocessing(
     False, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), resize="pillow", min_size=320, max_size=640
 )

@@ -10,9 +10,21 @@ from torch import nn
 from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig, Network
 from labkit.models.detr.criterion import LossConfig
 from labkit.models.detr.detr import DETRConfig
+from labkit.models.mask2former.criterion import MaskLossConfig
+from labkit.models.mask2former.mask2former import Mask2FormerConfig
+from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig
+from labkit.models.mask2former.pixel_decoder import PixelDecoderConfig
+from labkit.models.mask2former.postprocess import ReadOutConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
-from labkit.models.preprocess import DETECTRON2, DETR, EFFICIENTNET_LITE, LABKIT, UPSNET
+from labkit.models.preprocess import (
+    DETECTRON2,
+    DETR,
+    EFFICIENTNET_LITE,
+    LABKIT,
+    MASK2FORMER,
+    UPSNET,
+)
 from labkit.models.rcnn.mask_rcnn import MaskRCNNConfig
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig
 from labkit.models.rcnn.roi_pooler import PoolerConfig
@@ -26,7 +38,15 @@ from labkit.structures import Categories
 from labkit.system.unknown_names import unknown_name
 
 PYRAMID = ("p2", "p3", "p4", "p5", "p6")
-Config = FCNConfig | DeepLabConfig | MaskRCNNConfig | PanopticFPNConfig | UPSNetConfig | DETRConfig
+Config = (
+    FCNConfig
+    | DeepLabConfig
+    | MaskRCNNConfig
+    | PanopticFPNConfig
+    | UPSNetConfig
+    | DETRConfig
+    | Mask2FormerConfig
+)
 
 
 def _r_fpn(network: Network) -> MaskRCNNConfig:
@@ -249,6 +269,24 @@ def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
     )
 
 
+def _mask2former(network: Network, panoptic: bool = True) -> Mask2FormerConfig:
+    return Mask2FormerConfig(
+        MASK2FORMER,
+        BackboneConfig("c5", network, stride_in_1x1=False, frozen=0),
+        read_out=ReadOutConfig(panoptic=panoptic),
+    )
+
+
+# 128-pixel images: mask logits of 32 x 32 have as many pixels as the loss has points.
+MASK2FORMER_TINY = Mask2FormerConfig(
+    LABKIT,
+    BackboneConfig("c5", "tiny_resnet"),
+    PixelDecoderConfig(d_model=64, groups=8, encoder_layers=2, num_heads=4, dim_feedforward=128),
+    MaskedDecoderConfig(num_queries=24, layers=6, num_heads=4, dim_feedforward=256),
+    MaskLossConfig(num_points=1024),
+    ReadOutConfig(score_thresh=0.5),
+)
+
 PRESETS: dict[str, Config] = {
     "fcn32_tiny": FCNConfig(TINY_WIDTHS, TINY_BLOCKS, stride=32),
     "fcn8_tiny": FCNConfig(TINY_WIDTHS, TINY_BLOCKS, stride=8),
@@ -266,6 +304,7 @@ PRESETS: dict[str, Config] = {
     "upsnet_tiny": _upsnet_tiny(TINY_FPN),
     "detr_tiny": DETR_TINY,
     "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32), frozen=True),
+    "mask2former_tiny": MASK2FORMER_TINY,
     "mask_rcnn_lite": LITE_FPN,
     "panoptic_fpn_lite": panoptic_fpn_of(
         LITE_FPN, SemanticFPNConfig(PYRAMID[:4], channels=64), semantic_loss_weight=1.0
@@ -289,6 +328,9 @@ PRESETS: dict[str, Config] = {
     "detr_panoptic_r50": _detr("resnet50", dilated=False, panoptic=True),
     "detr_panoptic_r50_dc5": _detr("resnet50", dilated=True, panoptic=True),
     "detr_panoptic_r101": _detr("resnet101", dilated=False, panoptic=True),
+    "mask2former_r50": _mask2former("resnet50"),
+    "mask2former_r101": _mask2former("resnet101"),
+    "mask2former_r50_instance": _mask2former("resnet50", panoptic=False),
 }
 
 

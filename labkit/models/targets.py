@@ -1,8 +1,14 @@
-"""Checks of the targets that a detector is trained with."""
+"""Targets that a network is trained with: checks, and segments of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from labkit.errors import LabkitError
 from labkit.ops.boxes import larger_than
@@ -61,3 +67,51 @@ def check_targets(targets: Sequence[Target] | None, num_classes: int) -> Sequenc
                 " thing classes; build the model with this data set's categories"
             )
     return targets
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of an image, for a network that predicts them as a set.
+
+    Attributes:
+        image_id: of the target, for messages.
+        classes: ``(n,)`` int64 labels.
+        masks: ``(n, H, W)`` bool, none of them empty.
+    """
+
+    image_id: Any
+    classes: Tensor
+    masks: Tensor
+
+    def padded(self, size: tuple[int, int]) -> Segments:
+        """The same in an image that is padded at the bottom and right to (H, W)."""
+        height, width = self.masks.shape[1:]
+        masks = F.pad(self.masks, (0, size[1] - width, 0, size[0] - height))
+        return Segments(self.image_id, self.classes, masks)
+
+
+def segments_of(target: Target, panoptic: bool) -> Segments:
+    """Return the segments of a target that have pixels.
+
+    Args:
+        target: with ``panoptic`` where stuff is wanted; crowds are left out.
+        panoptic: things and stuff, of which each class is one segment; otherwise things alone.
+
+    Raises:
+        LabkitError: stuff is wanted and the target has no panoptic map.
+    """
+    if panoptic:
+        if "panoptic" not in target:
+            raise LabkitError(
+                f"target of image {target['image_id']}: this model finds stuff too and needs"
+                " panoptic maps; take a data set that has them, such as coco_panoptic:DIR"
+            )
+        ids, segments = target["panoptic"].ids, target["panoptic"].segments
+        segments = [s for s in segments if not s.iscrowd]
+        segment_ids = torch.tensor([s.id for s in segments], dtype=ids.dtype, device=ids.device)
+        masks = ids == segment_ids[:, None, None]  # (n, H, W)
+        labels = torch.tensor([s.label for s in segments], dtype=torch.int64, device=ids.device)
+    else:
+        labels, masks = target["labels"], target["masks"]
+    visible = masks.flatten(1).any(dim=1)
+    return Segments(target["image_id"], labels[visible], masks[visible])

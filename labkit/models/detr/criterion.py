@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou, masks_to_boxes
 
-from labkit.errors import LabkitError
+from labkit.models.targets import Segments, segments_of
 from labkit.structures import Target
 from labkit.system.distributed import sum_over_processes, world_size
 
@@ -73,18 +73,8 @@ def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
         LabkitError: stuff is wanted and the target has no panoptic map.
     """
     if panoptic:
-        if "panoptic" not in target:
-            raise LabkitError(
-                f"target of image {target['image_id']}: this DETR finds stuff too and needs"
-                " panoptic maps; take a data set that has them, such as coco_panoptic:DIR"
-            )
-        ids, segments = target["panoptic"].ids, target["panoptic"].segments
-        segments = [s for s in segments if not s.iscrowd]
-        segment_ids = torch.tensor([s.id for s in segments], dtype=ids.dtype, device=ids.device)
-        masks = ids == segment_ids[:, None, None]  # (n, h, w)
-        visible = masks.flatten(1).any(dim=1)
-        masks = masks[visible]
-        labels = torch.tensor([s.label for s in segments], device=ids.device)[visible]
+        segments = segments_of(target, panoptic)
+        labels, masks = segments.classes, segments.masks
         boxes = masks_to_boxes(masks)
         boxes[:, 2:] += 1  # to the far edge of the last pixel
     else:
@@ -110,8 +100,7 @@ def hungarian_match(
         targets: n objects; if n > Q, the highest-cost objects stay unmatched.
         config: weights of the costs.
     """
-    if len(targets.classes) > len(boxes):
-        _warn_once(len(targets.classes), len(boxes))
+    warn_if_too_many(len(targets.classes), len(boxes))
     probability = logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
     distance = torch.cdist(boxes, targets.boxes, p=1)
     giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(targets.boxes))
@@ -130,8 +119,9 @@ def to_xyxy(boxes: Tensor) -> Tensor:
 _warned = set[int]()
 
 
-def _warn_once(segments: int, queries: int) -> None:
-    if queries not in _warned:
+def warn_if_too_many(segments: int, queries: int) -> None:
+    """Warn, once for a number of queries, of an image with more segments than queries."""
+    if segments > queries and queries not in _warned:
         _warned.add(queries)
         warnings.warn(
             f"an image has {segments} segments, the model {queries} queries: what finds no query "
@@ -221,7 +211,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (2 * (p * targets).sum(dim=1) + 1) / (p.sum(dim=1) + targets.sum(dim=1) + 1)
 
 
-def mean_count(targets: Sequence[SetTargets]) -> float:
+def mean_count(targets: Sequence[SetTargets] | Sequence[Segments]) -> float:
     """Number of objects in a process's batch, averaged over all processes; at least 1."""
     count = torch.tensor(float(sum(len(t.classes) for t in targets)))
     return max(float(sum_over_processes(count)) / world_size(), 1.0)

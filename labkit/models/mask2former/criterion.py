@@ -1,0 +1,195 @@
+"""The loss of mask classification: match queries and segments, then compare them on points.
+
+B. Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022,
+section 3.2.3; the points are PointRend's (A. Kirillov et al., CVPR 2020, section 3.1). MaskFormer
+compares all pixels instead (B. Cheng et al., NeurIPS 2021, section 3.2).
+
+Letters in shapes: ``B`` images, ``Q`` queries, ``K`` class logits, the last of them "no object",
+``L`` predictions, ``n`` segments of an image, ``N`` matched queries of all images, ``h × w`` mask
+logits, ``H × W`` targets, ``P`` points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from labkit.errors import LabkitError
+from labkit.models.detr.criterion import (
+    Match,
+    dice_loss,
+    mean_count,
+    warn_if_too_many,
+)
+from labkit.models.targets import Segments
+
+
+@dataclass(frozen=True)
+class MaskLossConfig:
+    """Weights of the matching costs and of the losses, which are the same.
+
+    Attributes:
+        class_weight, mask_weight, dice_weight: of the classes, of binary cross-entropy and of dice.
+        no_object_weight: of a query without a segment in ``loss_ce``.
+        num_points: P, of each mask.
+        oversample: so many times the points are drawn for a loss, to choose the uncertain ones.
+        importance: share of the points that are chosen so; the others are uniform.
+    """
+
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    num_points: int = 12544
+    oversample: int = 3
+    importance: float = 0.75
+
+
+def mask_classification_losses(
+    class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Segments], config: MaskLossConfig
+) -> dict[str, Tensor]:
+    """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last prediction and, with its number at
+    the end, of each before.
+
+    Notebook 10, section 10.4. Each prediction has its own matching and its own points.
+
+    Args:
+        class_logits: ``(L, B, Q, K)``.
+        mask_logits: ``(L, B, Q, h, w)``.
+        targets: B, with masks ``(n, H, W)`` of the padded size.
+        config: weights and points.
+    """
+    last = len(class_logits) - 1
+    count = mean_count(targets)
+    losses = {}
+    # The last one first: so the original draws its points.
+    for layer in (last, *range(last)):
+        matches = [
+            match_segments(classes, masks, of_image, config)
+            for classes, masks, of_image in zip(
+                class_logits[layer], mask_logits[layer], targets, strict=True
+            )
+        ]
+        of_layer = matched_losses(
+            class_logits[layer], mask_logits[layer], targets, matches, count, config
+        )
+        ending = "" if layer == last else f"_{layer}"
+        losses.update({name + ending: value for name, value in of_layer.items()})
+    return losses
+
+
+@torch.no_grad()
+def match_segments(
+    class_logits: Tensor, mask_logits: Tensor, targets: Segments, config: MaskLossConfig
+) -> Match:
+    """The assignment of one image's segments to different queries of lowest cost.
+
+    Args:
+        class_logits: ``(Q, K)``.
+        mask_logits: ``(Q, h, w)``.
+        targets: n segments; if n > Q, the ones of highest cost stay unmatched.
+        config: weights of the costs.
+
+    Raises:
+        LabkitError: a cost is not a number.
+    """
+    device = class_logits.device
+    warn_if_too_many(len(targets.classes), len(class_logits))
+    # One set of points for all pairs.
+    points = torch.rand(1, config.num_points, 2, device=device)
+    x = sample_points(mask_logits, points.expand(len(mask_logits), -1, -1))  # (Q, P)
+    y = sample_points(targets.masks.float(), points.expand(len(targets.masks), -1, -1))  # (n, P)
+    class_cost = -class_logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
+    # Cross-entropy of every pair: what a point costs in a mask, and outside of it.
+    inside, outside = F.softplus(-x), F.softplus(x)
+    mask_cost = (inside @ y.T + outside @ (1 - y).T) / config.num_points
+    p = x.sigmoid()
+    dice_cost = 1 - (2 * p @ y.T + 1) / (p.sum(dim=1)[:, None] + y.sum(dim=1) + 1)
+    cost = (
+        config.class_weight * class_cost
+        + config.mask_weight * mask_cost
+        + config.dice_weight * dice_cost
+    )
+    if not bool(cost.isfinite().all()):
+        raise LabkitError(
+            f"image {targets.image_id}: the predictions are not finite numbers, so that they match"
+            " no segment; a smaller learning rate, or gradient clipping, helps as a rule"
+        )
+    queries, segments = linear_sum_assignment(cost.cpu().numpy())
+    return torch.as_tensor(queries, device=device), torch.as_tensor(segments, device=device)
+
+
+def matched_losses(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    targets: Sequence[Segments],
+    matches: Sequence[Match],
+    count: float,
+    config: MaskLossConfig,
+) -> dict[str, Tensor]:
+    """``loss_ce``, ``loss_mask`` and ``loss_dice`` of one prediction.
+
+    Args:
+        class_logits: ``(B, Q, K)``.
+        mask_logits: ``(B, Q, h, w)``.
+        targets, matches: B each.
+        count: see :func:`labkit.models.detr.criterion.mean_count`.
+        config: weights and points.
+    """
+    no_object = class_logits.shape[2] - 1
+    class_targets = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
+    for i, (of_image, (queries, segments)) in enumerate(zip(targets, matches, strict=True)):
+        class_targets[i, queries] = of_image.classes[segments]
+    weight = torch.ones(no_object + 1, device=class_logits.device)
+    weight[no_object] = config.no_object_weight
+    loss_ce = F.cross_entropy(class_logits.transpose(1, 2), class_targets, weight)
+
+    masks = torch.cat([m[q] for m, (q, _) in zip(mask_logits, matches, strict=True)])  # (N, h, w)
+    gt_masks = torch.cat(
+        [t.masks[s] for t, (_, s) in zip(targets, matches, strict=True)]
+    ).float()  # (N, H, W)
+    points = uncertain_points(masks.detach(), config)
+    x, y = sample_points(masks, points), sample_points(gt_masks, points)  # (N, P)
+    cross_entropy = F.binary_cross_entropy_with_logits(x, y, reduction="none").mean(dim=1)
+    return {
+        "loss_ce": config.class_weight * loss_ce,
+        "loss_mask": config.mask_weight * cross_entropy.sum() / count,
+        "loss_dice": config.dice_weight * dice_loss(x, y).sum() / count,
+    }
+
+
+@torch.no_grad()
+def uncertain_points(mask_logits: Tensor, config: MaskLossConfig) -> Tensor:
+    """Draw points, most of them where a mask is undecided: where its logit is near 0.
+
+    Args:
+        mask_logits: ``(N, h, w)``.
+        config: how many.
+
+    Returns:
+        ``(N, P, 2)`` x and y as fractions of the image's sides.
+    """
+    num_masks, num_points = len(mask_logits), config.num_points
+    drawn = torch.rand(num_masks, config.oversample * num_points, 2, device=mask_logits.device)
+    num_uncertain = int(config.importance * num_points)
+    certainty = sample_points(mask_logits, drawn).abs()
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False).indices
+    uniform = torch.rand(num_masks, num_points - num_uncertain, 2, device=mask_logits.device)
+    return torch.cat([drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), uniform], dim=1)
+
+
+def sample_points(maps: Tensor, points: Tensor) -> Tensor:
+    """Interpolate maps ``(N, h, w)`` bilinearly at ``(N, P, 2)`` points; zero outside.
+
+    Returns:
+        ``(N, P)``.
+    """
+    if len(maps) == 0:
+        return maps.new_zeros(points.shape[:2])
+    grid = 2 * points[:, None] - 1
+    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]

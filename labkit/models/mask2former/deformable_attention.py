@@ -1,0 +1,168 @@
+"""Multi-scale deformable attention: each query reads a few places that it chooses itself.
+
+X. Zhu et al., "Deformable DETR", ICLR 2021, section 4.1. Ordinary attention weighs all T cells of a
+map for each of T queries. Here a query predicts, for each head and level, P offsets around its own
+place and P weights; what it reads is interpolated between cells.
+
+Letters in shapes: ``B`` images, ``Q`` queries, ``D`` channels, ``M`` heads, ``S`` levels, ``P``
+points of a level, ``T`` cells of all levels in a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+"""(rows, columns) of a level."""
+
+
+def deformable_attention(
+    value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum values at chosen places, with chosen weights (equation 3, without the projections).
+
+    A place between four cells is their sum with bilinear weights, so that each head of each query
+    needs 4 · S · P rows of the table of values, each with its own weight: a bag of embeddings.
+    Outside of a level values are zero.
+
+    Args:
+        value: ``(B, T, M, D / M)``, the levels one after the other, each row by row.
+        sizes: S of them.
+        locations: ``(B, Q, M, S, P, 2)`` x and y as fractions of a level's width and height.
+        weights: ``(B, Q, M, S, P)``.
+
+    Returns:
+        ``(B, Q, D)``.
+    """
+    num_images, num_cells, num_heads, _ = value.shape
+    device = value.device
+    extent = torch.tensor([(w, h) for h, w in sizes], device=device)  # (S, 2)
+    begin = torch.tensor([0, *(h * w for h, w in sizes)], device=device).cumsum(0)[:-1]
+    # In cells; the centre of the first one is at 0.
+    place = locations * extent[:, None] - 0.5  # (B, Q, M, S, P, 2)
+    corner = place.floor()
+    share = place - corner
+    indices, shares = [], []
+    for right in (0, 1):
+        for down in (0, 1):
+            x, y = (corner + corner.new_tensor([right, down])).long().unbind(-1)
+            width, height = extent[:, :1], extent[:, 1:]  # (S, 1)
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            cell = (
+                begin[:, None]
+                + y.clamp(0).minimum(height - 1) * width
+                + x.clamp(0).minimum(width - 1)
+            )
+            along_x = share[..., 0] if right else 1 - share[..., 0]
+            along_y = share[..., 1] if down else 1 - share[..., 1]
+            indices.append(cell)
+            shares.append(weights * along_x * along_y * inside)
+    # Rows of the table: image, cell, head.
+    image = torch.arange(num_images, device=device)[:, None, None, None]
+    head = torch.arange(num_heads, device=device)[:, None]
+    cells = torch.stack(indices, dim=-1).flatten(3)  # (B, Q, M, 4 S P)
+    rows = (image * num_cells + cells) * num_heads + head
+    summed = F.embedding_bag(
+        rows.flatten(0, 2),
+        value.flatten(0, 2),
+        mode="sum",
+        per_sample_weights=torch.stack(shares, dim=-1).flatten(3).flatten(0, 2),
+    )
+    return summed.reshape(num_images, locations.shape[1], -1)
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention with its projections.
+
+    Args:
+        d_model: D.
+        num_heads: M.
+        num_levels: S.
+        num_points: P.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        self.shape = num_heads, num_levels, num_points
+        places = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(d_model, 2 * places)
+        self.attention_weights = nn.Linear(d_model, places)
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        # At first each head looks in a direction of its own, point p at a distance of p + 1 cells.
+        angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)  # (M, 2)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        distance = torch.arange(1, num_points + 1)[:, None]
+        offsets = (direction[:, None, None] * distance).expand(-1, num_levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+
+    def forward(
+        self, query: Tensor, reference: Tensor, value: Tensor, sizes: Sequence[Size]
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: ``(B, Q, D)``, with positions.
+            reference: ``(Q, 2)`` x and y of each query's own place, as fractions.
+            value: ``(B, T, D)``, without positions.
+            sizes: of the levels.
+
+        Returns:
+            ``(B, Q, D)``.
+        """
+        num_heads, num_levels, num_points = self.shape
+        offsets = self.sampling_offsets(query).unflatten(2, (num_heads, num_levels, num_points, 2))
+        weights = self.attention_weights(query).unflatten(2, (num_heads, -1)).softmax(dim=-1)
+        weights = weights.unflatten(3, (num_levels, num_points))
+        extent = offsets.new_tensor([(w, h) for h, w in sizes])  # (S, 2)
+        locations = reference[:, None, None, None] + offsets / extent[:, None]
+        values = self.value_proj(value).unflatten(2, (num_heads, -1))  # (B, T, M, D / M)
+        attended = deformable_attention(values, sizes, locations, weights)
+        projected: Tensor = self.output_proj(attended)
+        return projected
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention of all cells, then a feed-forward network; each added, normalised.
+
+    Args:
+        d_model, num_heads, num_levels, num_points: of :class:`DeformableAttention`.
+        dim_feedforward: channels between the linear layers.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        dim_feedforward: int,
+    ) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(d_model, num_heads, num_levels, num_points)
+        self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, reference: Tensor, sizes: Sequence[Size]
+    ) -> Tensor:
+        """``x`` and ``positions`` ``(B, T, D)``, ``reference`` ``(T, 2)``, to ``(B, T, D)``."""
+        x = self.norm1(x + self.self_attn(x + positions, reference, x, sizes))
+        normalised: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        return normalised
