@@ -280,8 +280,16 @@ def _mask2former(network: Network, panoptic: bool = True) -> Mask2FormerConfig:
 # 128-pixel images: mask logits of 32 x 32 have as many pixels as the loss has points.
 MASK2FORMER_TINY = Mask2FormerConfig(
     LABKIT,
-    BackboneConfig("c5", "tiny_resnet"),
-    PixelDecoderConfig(d_model=64, groups=8, encoder_layers=2, num_heads=4, dim_feedforward=128),
+    BackboneConfig("fpn", "tiny_resnet", pyramid=64),
+    PixelDecoderConfig(
+        levels=("p5", "p4", "p3"),
+        finest="p2",
+        d_model=64,
+        groups=8,
+        encoder_layers=1,
+        num_heads=4,
+        dim_feedforward=128,
+    ),
     MaskedDecoderConfig(num_queries=24, layers=6, num_heads=4, dim_feedforward=256),
     MaskLossConfig(num_points=1024),
     ReadOutConfig(score_thresh=0.5),

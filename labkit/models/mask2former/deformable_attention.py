@@ -40,38 +40,27 @@ def deformable_attention(
         ``(B, Q, D)``.
     """
     num_images, num_cells, num_heads, _ = value.shape
-    device = value.device
-    extent = torch.tensor([(w, h) for h, w in sizes], device=device)  # (S, 2)
-    begin = torch.tensor([0, *(h * w for h, w in sizes)], device=device).cumsum(0)[:-1]
-    # In cells; the centre of the first one is at 0.
-    place = locations * extent[:, None] - 0.5  # (B, Q, M, S, P, 2)
-    corner = place.floor()
-    share = place - corner
-    indices, shares = [], []
-    for right in (0, 1):
-        for down in (0, 1):
-            x, y = (corner + corner.new_tensor([right, down])).long().unbind(-1)
-            width, height = extent[:, :1], extent[:, 1:]  # (S, 1)
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            cell = (
-                begin[:, None]
-                + y.clamp(0).minimum(height - 1) * width
-                + x.clamp(0).minimum(width - 1)
-            )
-            along_x = share[..., 0] if right else 1 - share[..., 0]
-            along_y = share[..., 1] if down else 1 - share[..., 1]
-            indices.append(cell)
+    extent = torch.tensor([(w, h) for h, w in sizes], device=value.device)  # (S, 2)
+    width, height = extent[:, :1], extent[:, 1:]  # (S, 1)
+    begin = torch.tensor([0, *(h * w for h, w in sizes)]).cumsum(0)[:-1, None].to(value.device)
+    image = torch.arange(num_images, device=value.device)[:, None, None, None, None]
+    head = torch.arange(num_heads, device=value.device)[:, None, None]
+    # In cells: the centre of the first one is at 0.
+    x, y = (locations * extent[:, None] - 0.5).unbind(-1)  # (B, Q, M, S, P)
+    left, top = x.detach().floor(), y.detach().floor()
+    rows, shares = [], []
+    for column, along_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, along_y in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            cell = begin + (row * width + column).long() * inside
+            rows.append((image * num_cells + cell) * num_heads + head)
             shares.append(weights * along_x * along_y * inside)
-    # Rows of the table: image, cell, head.
-    image = torch.arange(num_images, device=device)[:, None, None, None]
-    head = torch.arange(num_heads, device=device)[:, None]
-    cells = torch.stack(indices, dim=-1).flatten(3)  # (B, Q, M, 4 S P)
-    rows = (image * num_cells + cells) * num_heads + head
+    bags = num_images * locations.shape[1] * num_heads
     summed = F.embedding_bag(
-        rows.flatten(0, 2),
+        torch.stack(rows, dim=3).view(bags, -1),
         value.flatten(0, 2),
         mode="sum",
-        per_sample_weights=torch.stack(shares, dim=-1).flatten(3).flatten(0, 2),
+        per_sample_weights=torch.stack(shares, dim=3).view(bags, -1),
     )
     return summed.reshape(num_images, locations.shape[1], -1)
 
