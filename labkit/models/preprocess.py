@@ -41,19 +41,21 @@ class Preprocessing:
         resize: how an image is resized for prediction. "pillow": in whole grey levels (Detectron2);
             "pillow_floor": the same, the longer side rounded down (DETR); "float": interpolated as
             numbers (torchvision); "opencv": the same by OpenCV, which rounds sizes (UPSNet);
-            None: not at all.
+            "pillow_square": in whole grey levels, into a square (EoMT); None: not at all.
         min_size, max_size: the shorter side becomes ``min_size``, unless the longer one would
             exceed ``max_size``.
         size_divisor: batches are padded to a multiple of it, so that every stage divides evenly.
+        pad_black: padding is black, and not of the mean colour.
     """
 
     bgr: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["pillow", "pillow_floor", "float", "opencv"] | None = None
+    resize: Literal["pillow", "pillow_floor", "pillow_square", "float", "opencv"] | None = None
     min_size: int = 800
     max_size: int = 1333
     size_divisor: int = 32
+    pad_black: bool = False
 
     def fits(self, other: Preprocessing) -> bool:
         """Whether weights for ``other`` can be used: only the sizes may differ."""
@@ -78,6 +80,16 @@ TORCHVISION = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="float")
 UPSNET = Preprocessing(True, (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), resize="opencv")
 DETR = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow_floor", size_divisor=1)
 MASK2FORMER = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow")
+EOMT = Preprocessing(
+    False,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    resize="pillow_square",
+    min_size=1,
+    max_size=640,
+    size_divisor=640,
+    pad_black=True,
+)
 EFFICIENTNET_LITE = Preprocessing(
     False, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), resize="pillow", min_size=320, max_size=640
 )
@@ -183,6 +195,9 @@ def resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
 def _pillow_size(width: int, height: int, preprocessing: Preprocessing) -> tuple[int, int]:
     """(width, height) after resizing by Pillow; a flat image keeps a row."""
     short, long = min(width, height), max(width, height)
+    if preprocessing.resize == "pillow_square":
+        scale = preprocessing.max_size / long
+        return max(round(width * scale), 1), max(round(height * scale), 1)
     if preprocessing.resize == "pillow_floor":
         target = preprocessing.min_size
         if long / short * target > preprocessing.max_size:
@@ -197,8 +212,8 @@ def _pillow_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
 def normalize_and_pad(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
     """Normalise, then pad at the bottom and right to a common size.
 
-    Padding comes after the normalisation, so that the border has the mean colour and not black: a
-    network should not see an edge where the image ends.
+    The border has the mean colour, or is black where the weights saw that: a network should not see
+    an edge where the image ends.
 
     Args:
         images: B tensors ``(3, h, w)`` RGB from 0 to 255, uint8 or float.
@@ -214,6 +229,8 @@ def normalize_and_pad(images: Sequence[Tensor], preprocessing: Preprocessing) ->
     mean = torch.tensor(preprocessing.mean, device=device)[:, None, None]
     std = torch.tensor(preprocessing.std, device=device)[:, None, None]
     batch = torch.zeros(len(images), 3, height, width, device=device)  # (B, 3, H, W)
+    if preprocessing.pad_black:
+        batch -= mean / std
     for padded, image in zip(batch, images, strict=True):
         padded[:, : image.shape[1], : image.shape[2]] = (image.float() - mean) / std
     return batch.flip(1) if preprocessing.bgr else batch

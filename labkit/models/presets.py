@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig, Network
+from labkit.models.backbones.vit import ViTConfig
 from labkit.models.detr.criterion import LossConfig
 from labkit.models.detr.detr import DETRConfig
 from labkit.models.mask2former.criterion import MaskLossConfig
+from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.mask2former import Mask2FormerConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoderConfig
@@ -46,6 +48,7 @@ Config = (
     | UPSNetConfig
     | DETRConfig
     | Mask2FormerConfig
+    | EoMTConfig
 )
 
 
@@ -338,6 +341,9 @@ PRESETS: dict[str, Config] = {
     "detr_panoptic_r101": _detr("resnet101", dilated=False, panoptic=True),
     "mask2former_r50": _mask2former("resnet50"),
     "mask2former_r101": _mask2former("resnet101"),
+    "eomt_small_640": EoMTConfig(ViTConfig(384, 12, 6), query_blocks=3),
+    "eomt_base_640": EoMTConfig(ViTConfig(768, 12, 12), query_blocks=3),
+    "eomt_large_640": EoMTConfig(ViTConfig(1024, 24, 16), query_blocks=4),
     "mask2former_r50_instance": _mask2former("resnet50", panoptic=False),
 }
 

@@ -1,0 +1,220 @@
+"""EoMT on one page: a plain vision transformer whose last blocks also see the queries.
+
+T. Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025. Mask2Former has a
+pixel decoder and a decoder behind its backbone; with a large pretrained transformer, little of that
+is needed. The mask classification, its losses and read-outs are the same.
+
+Read next ``labkit/models/backbones/vit.py``. Letters in shapes: ``B`` images, ``Q`` queries, ``D``
+channels, ``N`` tokens of the transformer, ``g × g`` its patches, ``K`` class logits, the last of
+them "no object", ``L`` predictions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labkit.errors import LabkitError
+from labkit.models.backbones.vit import EPSILON, ViT, ViTConfig
+from labkit.models.mask2former.criterion import MaskLossConfig, mask_classification_losses
+from labkit.models.mask2former.postprocess import MaskOutput, ReadOutConfig, read_out
+from labkit.models.preprocess import EOMT as PREPROCESSING
+from labkit.models.preprocess import Batch, Preprocessing, preprocess
+from labkit.models.targets import check_targets, segments_of
+from labkit.structures import Categories, Prediction, Target
+
+
+@dataclass(frozen=True)
+class EoMTConfig:
+    """EoMT configuration.
+
+    Attributes:
+        vit: the transformer.
+        query_blocks: last blocks that see the queries.
+        num_queries: Q.
+        preprocessing: of the images.
+        loss: weights and points.
+        read_out: thresholds.
+    """
+
+    vit: ViTConfig
+    query_blocks: int
+    num_queries: int = 200
+    preprocessing: Preprocessing = PREPROCESSING
+    loss: MaskLossConfig = field(default_factory=MaskLossConfig)
+    read_out: ReadOutConfig = field(default_factory=ReadOutConfig)
+
+    def build(self, categories: Categories) -> EoMT:
+        """A model with fresh weights."""
+        return EoMT(self, categories)
+
+
+class EoMT(nn.Module):
+    """Encoder-only mask transformer.
+
+    T. Kerssies et al., CVPR 2025. Notebook 10, section 10.7.
+
+    Attention is masked in training only, as in Mask2Former, and less and less:
+    ``attn_mask_probs`` is the probability, for each of the last blocks, that a query is masked. The
+    paper takes it from 1 to 0 in the course of the training, the first block first, so that the
+    trained network is a plain transformer.
+
+    Args:
+        config: the configuration.
+        categories: things and stuff.
+    """
+
+    def __init__(self, config: EoMTConfig, categories: Categories) -> None:
+        super().__init__()
+        self.config = config
+        self.categories = categories
+        num_classes = len(categories) if config.read_out.panoptic else len(categories.things)
+        width = config.vit.width
+        self.backbone = ViT(config.vit, config.vit.depth - config.query_blocks)
+        self.q = nn.Embedding(config.num_queries, width)
+        self.class_head = nn.Linear(width, num_classes + 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+        )
+        doublings = max(1, int(math.log2(config.vit.patch_size)) - 2)  # to stride 4
+        self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(doublings)))
+        self.attn_mask_probs: Tensor
+        self.register_buffer("attn_mask_probs", torch.ones(config.query_blocks))
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Prediction]:
+        """Losses in training mode, predictions in evaluation mode.
+
+        Args:
+            images: B tensors ``(3, height, width)`` uint8 RGB.
+            targets: B targets with ``boxes``, ``labels``, ``masks`` and ``panoptic``; in training
+                mode only.
+
+        Returns:
+            Training: :meth:`losses`. Evaluation: :meth:`postprocess`.
+
+        Raises:
+            LabkitError: an image of another type or, in training, larger than the transformer's
+                square, or targets that do not fit the categories.
+        """
+        batch = preprocess(images, self.config.preprocessing, self.training)
+        features = self.backbone(self._square(batch))
+        if self.training:
+            return self.losses(features, batch, targets)
+        return self.postprocess(self.predict(features, batch), batch)
+
+    def losses(
+        self, features: Tensor, batch: Batch, targets: Sequence[Target] | None
+    ) -> dict[str, Tensor]:
+        """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last prediction and, with its number
+        at the end, of each before."""
+        targets = check_targets(targets, len(self.categories.things))
+        panoptic = self.config.read_out.panoptic
+        segments = [segments_of(target, panoptic).padded(batch.padded_size) for target in targets]
+        class_logits, mask_logits = self.decode(features, masked=True)
+        return mask_classification_losses(class_logits, mask_logits, segments, self.config.loss)
+
+    def predict(self, features: Tensor, batch: Batch) -> MaskOutput:
+        """Classes and masks of the queries, from the tokens of the first blocks."""
+        return MaskOutput(*self.decode(features, masked=False))
+
+    def postprocess(
+        self, output: MaskOutput, batch: Batch, score_thresh: float | None = None
+    ) -> list[Prediction]:
+        """Predictions in pixels of the original images.
+
+        Args:
+            output: of :meth:`predict`.
+            batch: for its sizes.
+            score_thresh: queries at or below it do not enter the panoptic map; None: the
+                configuration's.
+        """
+        return read_out(output, batch, self.categories, self.config.read_out, score_thresh)
+
+    def decode(self, tokens: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+        """Run the last blocks with the queries before all tokens.
+
+        Args:
+            tokens: ``(B, N, D)``.
+            masked: mask the attention, and predict before each block too.
+
+        Returns:
+            Class logits ``(L, B, Q, K)`` and mask logits ``(L, B, Q, h, w)`` at stride 4.
+        """
+        x = torch.cat([self.q.weight.expand(len(tokens), -1, -1), tokens], dim=1)
+        outputs = []
+        for i, block in enumerate(self.backbone.blocks[self.backbone.stop :]):
+            allowed = None
+            if masked:
+                outputs.append(self.heads(x))
+                allowed = self.allowed(outputs[-1][1], x.shape[1], self.attn_mask_probs[i])
+            x = block(x, allowed)
+        outputs.append(self.heads(x))
+        class_logits, mask_logits = zip(*outputs, strict=True)
+        return torch.stack(class_logits).float(), torch.stack(mask_logits).float()
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits ``(B, Q, K)`` and mask logits ``(B, Q, h, w)`` of tokens with queries."""
+        x = self.backbone.norm(x)
+        grid, num_queries = self.config.vit.grid, self.config.num_queries
+        queries, patches = x[:, :num_queries], x[:, -(grid**2) :]
+        features = self.upscale(patches.transpose(1, 2).unflatten(2, (grid, grid)))
+        mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
+        return self.class_head(queries), mask_logits
+
+    @torch.no_grad()
+    def allowed(self, mask_logits: Tensor, num_tokens: int, probability: Tensor) -> Tensor:
+        """Who may look at whom: a masked query only at patches of its own mask.
+
+        Args:
+            mask_logits: ``(B, Q, h, w)``.
+            num_tokens: Q + N.
+            probability: that a query is masked.
+
+        Returns:
+            ``(B, 1, Q + N, Q + N)`` bool.
+        """
+        num_images, num_queries = mask_logits.shape[:2]
+        grid = self.config.vit.grid
+        coarse = F.interpolate(mask_logits, (grid, grid), mode="bilinear", align_corners=False)
+        free = torch.rand(num_images, num_queries, 1, device=coarse.device) > probability
+        allowed = torch.ones(
+            num_images, 1, num_tokens, num_tokens, dtype=torch.bool, device=coarse.device
+        )
+        allowed[:, 0, :num_queries, -(grid**2) :] = (coarse.flatten(2) > 0) | free
+        return allowed
+
+    def _square(self, batch: Batch) -> Tensor:
+        side = self.config.vit.image_size
+        if batch.padded_size != (side, side):
+            raise LabkitError(
+                f"images of {batch.padded_size} pixels after padding: this transformer learnt"
+                f" positions for {side} x {side}; crop or resize to that size (labkit train --crop"
+                f" {side})"
+            )
+        return batch.tensor
+
+
+class ScaleBlock(nn.Module):
+    """Twice the size: a transposed convolution, then a depthwise one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, h, w)`` to ``(B, D, 2 h, 2 w)``."""
+        x = self.conv2(F.gelu(self.conv1(x)))
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)

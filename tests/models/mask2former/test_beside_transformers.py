@@ -1,0 +1,185 @@
+"""Mask2Former and EoMT beside an independent implementation: equal weights, equal numbers.
+
+The package transformers runs both on a CPU. Its read-outs are other ones, and not compared.
+"""
+
+import pytest
+import torch
+from helpers.transformers_names import EOMT, MASK2FORMER, for_transformers, randomize
+
+from labkit.datasets.coco.categories import coco_panoptic
+from labkit.models import build
+from labkit.models.backbones.vit import ViTConfig
+from labkit.models.mask2former.criterion import mask_classification_losses
+from labkit.models.mask2former.deformable_attention import deformable_attention
+from labkit.models.mask2former.eomt import EoMTConfig
+from labkit.models.targets import Segments
+
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed; run: uv sync --group dev"
+)
+NUM_CLASSES = 133
+
+
+def segments(height, width):
+    """Random classes and masks: three segments in one image, five in the other."""
+    generator = torch.Generator().manual_seed(3)
+    return [
+        Segments(
+            i,
+            torch.randint(0, NUM_CLASSES, (n,), generator=generator),
+            torch.rand(n, height, width, generator=generator) > 0.5,
+        )
+        for i, n in ((0, 3), (1, 5))
+    ]
+
+
+def close(got, expected, within):
+    assert (got - expected).abs().max() <= within
+
+
+@pytest.fixture(scope="module")
+def mask2former():
+    torch.manual_seed(0)
+    ours = build("mask2former_r50", coco_panoptic()).eval()
+    randomize(ours)
+    backbone = transformers.ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[256, 512, 1024, 2048],
+        depths=[3, 4, 6, 3],
+        layer_type="bottleneck",
+        downsample_in_bottleneck=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone, num_labels=NUM_CLASSES, output_auxiliary_logits=True
+    )
+    theirs = transformers.Mask2FormerForUniversalSegmentation(config).eval()
+    renamed = for_transformers(ours.state_dict(), MASK2FORMER)
+    missing, unexpected = theirs.load_state_dict(renamed, strict=False)
+    assert unexpected == []
+    assert [n for n in missing if "num_batches" not in n] == ["criterion.empty_weight"]
+    return ours, theirs
+
+
+@torch.no_grad()
+def test_mask2former_r50(mask2former):
+    """All ten predictions, and all thirty losses with equal draws."""
+    ours, theirs = mask2former
+    images = torch.randn(2, 3, 96, 160)
+    expected = theirs(pixel_values=images)
+    classes = [a["class_queries_logits"] for a in expected.auxiliary_logits]
+    masks = [a["masks_queries_logits"] for a in expected.auxiliary_logits]
+    decoded = ours.pixel_decoder(ours.backbone(images))
+    class_logits, mask_logits = ours.decoder(*decoded, every_layer=True)
+    assert len(class_logits) == len(classes) + 1 == 10
+    for i, (of_classes, of_masks) in enumerate(
+        zip(
+            [*classes, expected.class_queries_logits],
+            [*masks, expected.masks_queries_logits],
+            strict=True,
+        )
+    ):
+        close(class_logits[i], of_classes, 1e-4)
+        close(mask_logits[i], of_masks, 1e-4)
+    last, _ = ours.decoder(*decoded, every_layer=False)
+    assert torch.equal(last[0], class_logits[-1])
+
+    targets = segments(96, 160)
+    torch.manual_seed(7)
+    losses = mask_classification_losses(class_logits, mask_logits, targets, ours.config.loss)
+    torch.manual_seed(7)
+    theirs_losses = theirs.get_loss_dict(
+        expected.masks_queries_logits,
+        expected.class_queries_logits,
+        [t.masks.float() for t in targets],
+        [t.classes for t in targets],
+        [
+            {"class_queries_logits": c, "masks_queries_logits": m}
+            for c, m in zip(classes, masks, strict=True)
+        ],
+    )
+    assert len(losses) == 30
+    for name, value in losses.items():
+        expected_loss = theirs_losses[name.replace("loss_ce", "loss_cross_entropy")]
+        torch.testing.assert_close(value, expected_loss, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 6), (768, 12)], ids=["small", "base"])
+@torch.no_grad()
+def test_eomt(width, heads):
+    """Without masks, as in prediction, and with every query masked, as early in training."""
+    side = 160
+    torch.manual_seed(0)
+    vit = ViTConfig(width, 12, heads, image_size=side)
+    ours = EoMTConfig(vit, query_blocks=3).build(coco_panoptic()).eval()
+    randomize(ours)
+    for block in ours.backbone.blocks:  # as large as in a trained network
+        block.ls1.gamma.add_(0.5)
+        block.ls2.gamma.add_(0.5)
+    config = transformers.EomtConfig(
+        hidden_size=width,
+        num_hidden_layers=12,
+        num_attention_heads=heads,
+        image_size=side,
+        patch_size=16,
+        num_blocks=3,
+        num_queries=200,
+        num_register_tokens=4,
+        num_labels=NUM_CLASSES,
+    )
+    theirs = transformers.EomtForUniversalSegmentation(config)
+    missing, unexpected = theirs.load_state_dict(
+        for_transformers(ours.state_dict(), EOMT), strict=False
+    )
+    assert (missing, unexpected) == (["criterion.empty_weight"], [])
+    images = torch.randn(2, 3, side, side)
+    for masked in (False, True):
+        theirs.train(masked)
+        theirs.attn_mask_probs.fill_(float(masked))
+        expected = theirs(pixel_values=images)
+        class_logits, mask_logits = ours.decode(ours.backbone(images), masked=masked)
+        assert len(class_logits) == (4 if masked else 1)
+        scale = mask_logits.abs().max()
+        close(class_logits[-1], expected.class_queries_logits, 1e-4)
+        close(mask_logits[-1], expected.masks_queries_logits, 1e-5 * max(10, scale))
+    targets = segments(side, side)
+    torch.manual_seed(7)
+    losses = mask_classification_losses(
+        class_logits[-1:], mask_logits[-1:], targets, ours.config.loss
+    )
+    torch.manual_seed(7)
+    theirs_losses = theirs.get_loss_dict(
+        expected.masks_queries_logits,
+        expected.class_queries_logits,
+        [t.masks.float() for t in targets],
+        [t.classes for t in targets],
+        None,
+    )
+    for name, value in losses.items():
+        expected_loss = theirs_losses[name.replace("loss_ce", "loss_cross_entropy")]
+        torch.testing.assert_close(value, expected_loss, rtol=1e-5, atol=1e-5)
+
+
+def test_deformable_attention_and_its_gradients():
+    from transformers.models.mask2former.modeling_mask2former import (
+        multi_scale_deformable_attention,
+    )
+
+    torch.manual_seed(0)
+    sizes = [(3, 5), (6, 10)]
+    value = torch.randn(2, 75, 2, 4, dtype=torch.float64, requires_grad=True)
+    places = torch.rand(2, 7, 2, 2, 3, 2, dtype=torch.float64) * 1.6 - 0.3  # some of them outside
+    places.requires_grad_()
+    weights = torch.rand(2, 7, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    ours = deformable_attention(value, sizes, places, weights)
+    theirs = multi_scale_deformable_attention(value, sizes, places, weights)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(ours)
+    inputs = (value, places, weights)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, upstream),
+        torch.autograd.grad(theirs, inputs, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
