@@ -117,7 +117,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """Vision transformer up to some of its blocks; the rest is for whoever adds tokens.
+    """Vision transformer up to some of its blocks; the rest is for models that add tokens.
 
     Args:
         config: the configuration.
