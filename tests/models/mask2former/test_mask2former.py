@@ -1,0 +1,194 @@
+"""Mask2Former's parts by hand-computed numbers, and what the small models do with odd input."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from labkit.datasets.shapes import Shapes
+from labkit.errors import LabkitError
+from labkit.models.backbones.vit import ViTConfig
+from labkit.models.mask2former.deformable_attention import (
+    DeformableAttention,
+    deformable_attention,
+)
+from labkit.models.mask2former.eomt import EoMTConfig
+from labkit.models.mask2former.masked_decoder import MaskedDecoder, MaskedDecoderConfig
+from labkit.models.mask2former.pixel_decoder import cell_centres
+from labkit.models.preprocess import EOMT, preprocess
+from labkit.models.presets import PRESETS, build
+from labkit.structures import Categories, Category
+
+DATA = Shapes("train", num=4, size=64)
+IMAGES = [DATA[i][0] for i in range(2)]
+TARGETS = [DATA[i][1] for i in range(2)]
+
+
+# Deformable attention
+
+
+def test_a_place_between_two_cells_is_their_mean():
+    """Two levels of one head: a row of two cells with the values 2 and 6, and a single cell, 10."""
+    value = torch.tensor([2.0, 6, 10]).view(1, 3, 1, 1)
+    places = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).view(1, 1, 1, 2, 1, 2)
+    weights = torch.tensor([0.5, 0.25]).view(1, 1, 1, 2, 1)
+    assert deformable_attention(value, [(1, 2), (1, 1)], places, weights).item() == 0.5 * 4 + 2.5
+
+
+def test_outside_is_zero():
+    """Half a cell beyond the border one half is left, a whole one nothing."""
+    value = torch.full((1, 1, 1, 1), 8.0)
+    places = torch.tensor([[1.0, 0.5], [1.5, 0.5]]).view(1, 2, 1, 1, 1, 2)
+    found = deformable_attention(value, [(1, 1)], places, torch.ones(1, 2, 1, 1, 1))
+    assert found.flatten().tolist() == [4, 0]
+
+
+def test_a_fresh_layer_looks_in_eight_directions():
+    layer = DeformableAttention(d_model=16, num_heads=8, num_levels=1, num_points=2)
+    offsets = layer.sampling_offsets.bias.view(8, 2, 2)
+    assert offsets[0].tolist() == [[1, 0], [2, 0]]
+    torch.testing.assert_close(offsets[1], torch.tensor([[1.0, 1], [2, 2]]))
+    assert offsets.abs().amax(dim=-1).tolist() == [[1, 2]] * 8
+
+
+def test_centres_of_cells():
+    assert cell_centres((1, 2), torch.zeros(1)).tolist() == [[0.25, 0.5], [0.75, 0.5]]
+
+
+# Masked attention
+
+
+def decoder(**changes):
+    config = MaskedDecoderConfig(num_queries=2, layers=1, num_heads=2, dim_feedforward=8)
+    torch.manual_seed(0)
+    return MaskedDecoder(replace(config, **changes), d_model=4, num_levels=1, num_classes=3)
+
+
+def test_a_query_looks_inside_its_mask_and_with_an_empty_one_everywhere():
+    model = decoder()
+    x = torch.randn(1, 2, 4)
+    vectors = model.mask_embed(model.norm(x))[0]  # (2, 4)
+    # The first query's mask is the first cell; the second's is empty.
+    features = torch.linalg.lstsq(vectors, torch.tensor([[5.0, -5], [-5, -5]])).solution
+    mask = model.attention_mask(x, features.view(1, 4, 1, 2))
+    assert mask.shape == (2, 2, 2)  # for both heads
+    assert mask[0].tolist() == mask[1].tolist() == [[False, True], [False, False]]
+
+
+def test_what_is_forbidden_has_no_effect():
+    """Cells outside of all masks may change; the queries that look elsewhere do not see it."""
+    model = decoder().eval()
+    vectors = model.mask_embed(model.norm(model.query_feat.weight))  # (2, 4)
+    wanted = torch.tensor([[5.0, -5, -5, -5], [-5, 5, -5, -5]])
+    coarse = torch.linalg.lstsq(vectors, wanted).solution.detach().view(1, 4, 2, 2)
+    features = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    memory = torch.randn(1, 4, 2, 2)
+    with torch.no_grad():
+        x = model.query_feat.weight[None]
+        small = torch.nn.functional.interpolate(features, (2, 2), mode="bilinear")
+        forbidden = model.attention_mask(x, small)[0].all(dim=0)  # (4,) to every query
+        changed = memory.flatten(2).clone()
+        changed[..., forbidden] += 100.0
+        before, _ = model(features, [memory], every_layer=False)
+        after, _ = model(features, [changed.view_as(memory)], every_layer=False)
+        unmasked = decoder(masked=False).eval()
+        unmasked.load_state_dict(model.state_dict())
+        other, _ = unmasked(features, [changed.view_as(memory)], every_layer=False)
+    assert forbidden.tolist() == [False, False, True, True]
+    torch.testing.assert_close(before, after)
+    assert (other - before).abs().max() > 1e-3
+
+
+# Whole models
+
+
+def eomt(side=64):
+    preprocessing = replace(EOMT, max_size=side, size_divisor=side)
+    config = EoMTConfig(ViTConfig(32, 3, 2, image_size=side), 2, 6, preprocessing)
+    torch.manual_seed(0)
+    return config.build(DATA.categories)
+
+
+@pytest.fixture(params=["mask2former", "eomt"])
+def model(request):
+    torch.manual_seed(0)
+    return build("mask2former_tiny", DATA.categories) if request.param == "mask2former" else eomt()
+
+
+def test_every_parameter_is_trained(model):
+    losses = model.train()(IMAGES, TARGETS)
+    sum(losses.values()).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    assert {name.rstrip("_0123456789") for name in losses} == {"loss_ce", "loss_mask", "loss_dice"}
+
+
+def test_predictions_have_the_images_sizes(model):
+    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((40, 64), (7, 9))]
+    with torch.no_grad():
+        predictions = model.eval()(images)
+    for image, prediction in zip(images, predictions, strict=True):
+        assert prediction.panoptic.ids.shape == prediction.semantic.shape == image.shape[1:]
+
+
+def test_a_segment_without_pixels_is_no_target(model):
+    """As after a crop: the panoptic map lists it and no pixel has its id."""
+    target = dict(TARGETS[0])
+    panoptic = target["panoptic"]
+    gone = panoptic.segments[0].id
+    ids = torch.where(panoptic.ids == gone, 0, panoptic.ids)
+    target["panoptic"] = replace(panoptic, ids=ids)
+    losses = model.train()([IMAGES[0]], [target])
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+
+
+def test_eomt_pads_with_black():
+    batch = preprocess([torch.full((3, 320, 640), 255, dtype=torch.uint8)], EOMT)
+    mean, std = (torch.tensor(x) for x in (EOMT.mean, EOMT.std))
+    assert batch.padded_size == (640, 640)
+    torch.testing.assert_close(batch.tensor[0, :, 400, 5], -mean / std)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (480, 640)),
+        ((427, 640), (427, 640)),
+        ((100, 201), (318, 640)),
+        ((1, 999), (1, 640)),
+    ],
+)
+def test_eomt_resizes_the_longer_side(size, expected):
+    batch = preprocess([torch.zeros(3, *size, dtype=torch.uint8)], EOMT)
+    assert batch.input_sizes == [expected]
+
+
+def test_eomt_refuses_other_sizes_in_training():
+    with pytest.raises(LabkitError, match=r"\(128, 128\) pixels after padding.* 64 x 64"):
+        eomt().train()([torch.zeros(3, 70, 70, dtype=torch.uint8)], TARGETS[:1])
+
+
+def test_a_query_that_is_not_masked_sees_every_patch():
+    model = eomt()
+    logits = torch.full((1, 6, 16, 16), -1.0)
+    logits[:, 0, :8] = 1.0  # the upper half
+    tokens = 6 + 5 + 16
+    allowed = model.allowed(logits, tokens, torch.tensor(1.0))[0, 0]
+    assert allowed[0, -16:].tolist() == [True] * 8 + [False] * 8
+    assert not allowed[1, -16:].any()
+    assert allowed[:, :-16].all()  # queries, class token and registers are never hidden
+    assert allowed[6:].all()
+    assert model.allowed(logits, tokens, torch.tensor(0.0)).all()
+
+
+def test_numbers_of_parameters():
+    """Of the papers' code: 44.0 M for Mask2Former with R50, 24.0 M for EoMT with ViT-S."""
+    categories = Categories(Category(i + 1, f"c{i}", isthing=i < 80) for i in range(133))
+    for preset, millions, entries in (
+        ("mask2former_r50", 43.98, 557),
+        ("eomt_small_640", 23.98, 195),
+    ):
+        with torch.device("meta"):
+            built = PRESETS[preset].build(categories)
+        count = sum(p.numel() for p in built.parameters()) / 1e6
+        assert (round(count, 2), len(built.state_dict())) == (millions, entries)
