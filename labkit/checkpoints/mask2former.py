@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints.key_map import KeyMap
-from labkit.checkpoints.safe_unpickle import read_state_dict
+from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
 from labkit.models.mask2former.mask2former import Mask2Former
 
 _HEAD = "sem_seg_head."
@@ -78,4 +78,15 @@ def load(path: Path, model: Mask2Former) -> None:
         LabkitError: the file is missing, damaged or contains code, or names or shapes differ; the
             message lists them.
     """
-    NAMES.load(path, with_current_names(read_state_dict(path)), model)
+    assign(path, state_dict_of(path, read_checkpoint(path)), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: Mask2Former) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the arrays by the original's names.
+        model: changed only if all names and shapes fit.
+    """
+    NAMES.load(path, with_current_names(weights), model)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what only lists must not wait for torch
 
     from labkit.structures import Categories
 
-FORMATS = ("detectron2", "torchvision", "upsnet", "detr")
+FORMATS = ("detectron2", "torchvision", "upsnet", "detr", "mask2former", "eomt")
 """Formats; each is a module beside this one, whose ``load(path, model)`` reads such files."""
 NO_HASH = "none"
 CATEGORIES = {

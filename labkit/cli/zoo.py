@@ -36,6 +36,7 @@ def list_(folder: Annotated[Path | None, DOWNLOAD_FOLDER] = None) -> None:
     table = Table(
         "name", "model", *metrics, "MB", "here", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0)
     )
+    table.columns[0].no_wrap = True  # names are there to be copied
     for weights in known:
         table.add_row(
             weights.name,

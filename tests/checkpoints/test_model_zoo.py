@@ -116,8 +116,8 @@ def test_a_damaged_file_on_disk_is_told(weights, tmp_path):
 
 def test_the_catalogue():
     known = published_weights()
-    assert len(known) == 21
-    assert len({c.url for c in known.values()}) == 21
+    assert len(known) == 27
+    assert len({c.url for c in known.values()}) == 27
     for name, checkpoint in known.items():
         assert checkpoint.licence
         digits = checkpoint.hash.split(":")[-1]
@@ -148,7 +148,8 @@ def test_the_catalogue():
         (
             '[a]\npreset="p"\nformat="f"\ncategories="c"\nurl="u"\nhash="h"\nmegabytes=1\n'
             'licence="l"\nmetrics={}\n',
-            r"\[a\]: format is one of detectron2, torchvision, upsnet, detr, categories one of",
+            r"\[a\]: format is one of detectron2, torchvision, upsnet, detr, mask2former, eomt,"
+            " categories one of",
         ),
     ],
 )

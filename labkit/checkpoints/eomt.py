@@ -1,0 +1,46 @@
+"""Loading the published weights of EoMT (T. Kerssies et al., CVPR 2025), with DINOv2 backbones.
+
+They fit ``eomt_small_640`` and similar presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labkit.checkpoints.key_map import KeyMap
+from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
+from labkit.models.mask2former.eomt import EoMT
+
+NAMES = KeyMap(
+    rules=((r"backbone\.", "network.encoder.backbone."), (r"", "network.")),
+    # Mean and deviation of the colours follow from the configuration.
+    dropped=r"network\.encoder\.pixel_(mean|std)|criterion\.empty_weight",
+)
+"""The original's names of labkit's parameters."""
+
+
+def load(path: Path, model: EoMT) -> None:
+    """Load published weights.
+
+    Args:
+        path: ``pytorch_model.bin``, a state dict.
+        model: a model of the file's preset; changed only if all names and shapes fit.
+
+    Raises:
+        LabkitError: the file is missing, damaged or contains code, or names or shapes differ; the
+            message lists them.
+    """
+    assign(path, state_dict_of(path, read_checkpoint(path)), model)
+
+
+def assign(path: Path, weights: Mapping[str, Any], model: EoMT) -> None:
+    """Load weights that are already read, as :func:`load` does.
+
+    Args:
+        path: their file, for messages.
+        weights: the tensors by the original's names.
+        model: changed only if all names and shapes fit.
+    """
+    NAMES.load(path, weights, model)
