@@ -35,6 +35,8 @@ NETWORKS = (
     "upsnet_r101_dcn",
     "detr_r50",
     "detr_panoptic_r50",
+    "mask2former_r50",
+    "eomt_small_640",
     # With trained weights, whose answers can be compared:
     "mask_rcnn_tiny",
     "panoptic_fpn_tiny",
@@ -112,13 +114,19 @@ def _training_step(
 
 @contextmanager
 def _draws_of_the_cpu() -> Iterator[None]:
-    """Sample anchors and proposals with the CPU's random numbers; a GPU has others."""
-    draw = torch.randperm
+    """Sample proposals and points with the CPU's random numbers; a GPU has others."""
+    permutation, uniform = torch.randperm, torch.rand
 
     def randperm(count: int, *, device: torch.device | None = None) -> Tensor:
-        return draw(count).to(device)
+        return permutation(count).to(device)
 
-    with mock.patch.object(torch, "randperm", randperm):
+    def rand(*size: int, device: torch.device | None = None) -> Tensor:
+        return uniform(*size).to(device)
+
+    with (
+        mock.patch.object(torch, "randperm", randperm),
+        mock.patch.object(torch, "rand", rand),
+    ):
         yield
 
 
