@@ -56,7 +56,7 @@ def mask_classification_losses(
     """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last prediction and, with its number at
     the end, of each before.
 
-    Notebook 10, section 10.4. Each prediction has its own matching and its own points.
+    Each prediction has its own matching and its own points.
 
     Args:
         class_logits: ``(L, B, Q, K)``.

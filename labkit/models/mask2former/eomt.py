@@ -57,7 +57,7 @@ class EoMTConfig:
 class EoMT(nn.Module):
     """Encoder-only mask transformer.
 
-    T. Kerssies et al., CVPR 2025. Notebook 10, section 10.7.
+    T. Kerssies et al., CVPR 2025.
 
     Attention is masked in training only, as in Mask2Former, and less and less:
     ``attn_mask_probs`` is the probability, for each of the last blocks, that a query is masked. The

@@ -54,7 +54,7 @@ class Mask2Former(nn.Module):
     """Mask2Former: panoptic, instance and semantic segmentation by one set of masks.
 
     B. Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR
-    2022. Notebook 10, section 10.3.
+    2022.
 
     Args:
         config: the configuration.

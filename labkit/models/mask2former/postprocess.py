@@ -1,7 +1,7 @@
 """One set of masks, three tasks: the read-outs that MaskFormer, Mask2Former and EoMT share.
 
 B. Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation", NeurIPS
-2021, section 3.4. Notebook 10, section 10.5.
+2021, section 3.4.
 
 Letters in shapes: ``Q`` queries, ``K`` class logits, the last of them "no object", ``N`` kept
 queries, ``C`` classes, ``H × W`` the original image.
