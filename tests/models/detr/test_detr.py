@@ -138,7 +138,7 @@ def test_objects_of_a_target():
         found.boxes, torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
     )
     assert found.masks.sum(dim=(1, 2)).tolist() == [4, 3]
-    with pytest.raises(LabkitError, match="image 5: this DETR finds stuff too"):
+    with pytest.raises(LabkitError, match="image 5: this model finds stuff too"):
         set_targets({"image_id": 5}, label_of, panoptic=True)
 
 
