@@ -317,4 +317,4 @@ def test_notebook_07_without_the_server_says_so_once(published, article, monkeyp
     said = notebook.run(until="class Scene")
     assert said.count("NOT DOWNLOADED") == 2  # once for seven networks, and for the photograph
     assert "NO PUBLISHED NETWORK IS HERE" in said
-    assert notebook.records["ran_on"] == "small networks on Shapes"
+    assert notebook.records["ran_on"] == "small networks"
