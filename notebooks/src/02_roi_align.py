@@ -1053,8 +1053,8 @@ plt.show()
 # | RoIAlign | ✓ | ✓ | ave | 30.3 | 51.2 | 31.5 |
 #
 # Bilinear samples alone gained nothing, alignment gained three points of AP and five of AP₇₅, and the
-# aggregate did not matter. On a map of stride 32 rounding costs more than twice as much, also in boxes
-# (Table 2d):
+# aggregate did not matter. On a map of stride 32 rounding costs more than twice as much AP, and boxes
+# lose as well (Table 2d):
 #
 # | | AP | AP₅₀ | AP₇₅ | box AP | box AP₅₀ | box AP₇₅ |
 # | --- | --- | --- | --- | --- | --- | --- |
