@@ -42,6 +42,22 @@ def pq(
     print_comparisons("Panoptic quality, time per image", "PQ", comparisons)
 
 
+@app.command("mask-classification")
+def mask_classification(
+    side: Annotated[int, typer.Option(min=64, help="Side of the square images.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    json: Json = None,
+) -> None:
+    """Time Mask2Former R50 against transformers, with the same weights and images."""
+    from labkit.bench.mask_classification import measure_all
+    from labkit.bench.peer_comparison import print_comparisons
+
+    comparisons = measure_all(side, repeats)
+    if json is not None:
+        write_numbers(json, [c.to_json() for c in comparisons])
+    print_comparisons("Mask classification, time per call", "result", comparisons)
+
+
 @app.command("pq-memory")
 def pq_memory(
     images: Annotated[int, typer.Option(min=1, help="Number of generated image pairs.")] = 5000,

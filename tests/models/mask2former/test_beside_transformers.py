@@ -5,8 +5,8 @@ The package transformers runs both on a CPU. Its read-outs are other ones, and n
 
 import pytest
 import torch
-from helpers.transformers_names import EOMT, MASK2FORMER, for_transformers, randomize
 
+from labkit.bench.transformers_models import eomt_twin, mask2former_twin, randomize
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
 from labkit.models.backbones.vit import ViTConfig
@@ -15,7 +15,7 @@ from labkit.models.mask2former.deformable_attention import deformable_attention
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.targets import Segments
 
-transformers = pytest.importorskip(
+pytest.importorskip(
     "transformers", reason="transformers is not installed; run: uv sync --group dev"
 )
 NUM_CLASSES = 133
@@ -43,22 +43,7 @@ def mask2former():
     torch.manual_seed(0)
     ours = build("mask2former_r50", coco_panoptic()).eval()
     randomize(ours)
-    backbone = transformers.ResNetConfig(
-        embedding_size=64,
-        hidden_sizes=[256, 512, 1024, 2048],
-        depths=[3, 4, 6, 3],
-        layer_type="bottleneck",
-        downsample_in_bottleneck=False,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = transformers.Mask2FormerConfig(
-        backbone_config=backbone, num_labels=NUM_CLASSES, output_auxiliary_logits=True
-    )
-    theirs = transformers.Mask2FormerForUniversalSegmentation(config).eval()
-    renamed = for_transformers(ours.state_dict(), MASK2FORMER)
-    missing, unexpected = theirs.load_state_dict(renamed, strict=False)
-    assert unexpected == []
-    assert [n for n in missing if "num_batches" not in n] == ["criterion.empty_weight"]
+    theirs = mask2former_twin(ours).eval()
     return ours, theirs
 
 
@@ -117,22 +102,7 @@ def test_eomt(width, heads):
     for block in ours.backbone.blocks:  # as large as in a trained network
         block.ls1.gamma.add_(0.5)
         block.ls2.gamma.add_(0.5)
-    config = transformers.EomtConfig(
-        hidden_size=width,
-        num_hidden_layers=12,
-        num_attention_heads=heads,
-        image_size=side,
-        patch_size=16,
-        num_blocks=3,
-        num_queries=200,
-        num_register_tokens=4,
-        num_labels=NUM_CLASSES,
-    )
-    theirs = transformers.EomtForUniversalSegmentation(config)
-    missing, unexpected = theirs.load_state_dict(
-        for_transformers(ours.state_dict(), EOMT), strict=False
-    )
-    assert (missing, unexpected) == (["criterion.empty_weight"], [])
+    theirs = eomt_twin(ours)
     images = torch.randn(2, 3, side, side)
     for masked in (False, True):
         theirs.train(masked)

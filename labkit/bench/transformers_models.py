@@ -1,12 +1,22 @@
-"""Names that the package transformers gives to the parameters of Mask2Former and EoMT."""
+"""Mask2Former and EoMT in the package transformers, with the weights of labkit's models."""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from labkit.checkpoints.key_map import Rule
+from labkit.errors import LabkitError
+from labkit.models.mask2former.eomt import EoMT
+from labkit.models.mask2former.mask2former import Mask2Former
 
 _PIXELS = "model.pixel_level_module.decoder."
 _QUERIES = "model.transformer_module."
-MASK2FORMER = (
+MASK2FORMER: tuple[Rule, ...] = (
     (r"pixel_decoder\.input_proj\.", f"{_PIXELS}input_projections."),
     (r"pixel_decoder\.level_embed", f"{_PIXELS}level_embed"),
     (r"pixel_decoder\.layers\.(\d+)\.norm1", rf"{_PIXELS}encoder.layers.\1.self_attn_layer_norm"),
@@ -31,7 +41,7 @@ MASK2FORMER = (
         rf"{_QUERIES}decoder.mask_predictor.mask_embedder.\1.0.",
     ),
 )
-EOMT = (
+EOMT: tuple[Rule, ...] = (
     (r"backbone\.cls_token", "embeddings.cls_token"),
     (r"backbone\.reg_token", "embeddings.register_tokens"),
     (r"backbone\.pos_embed", "embeddings.position_embeddings.weight"),
@@ -51,30 +61,82 @@ EOMT = (
 )
 
 
-def for_transformers(state, rules):
+def mask2former_twin(model: Mask2Former) -> nn.Module:
+    """Build transformers' Mask2Former with the weights of a ``mask2former_r50``.
+
+    Raises:
+        LabkitError: transformers is not installed.
+    """
+    transformers = _transformers()
+    backbone = transformers.ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[256, 512, 1024, 2048],
+        depths=[3, 4, 6, 3],
+        layer_type="bottleneck",
+        downsample_in_bottleneck=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone,
+        num_labels=len(model.categories),
+        output_auxiliary_logits=True,
+    )
+    twin: nn.Module = transformers.Mask2FormerForUniversalSegmentation(config)
+    return _with_weights(twin, renamed(model.state_dict(), MASK2FORMER))
+
+
+def eomt_twin(model: EoMT) -> nn.Module:
+    """Build transformers' EoMT with the weights of labkit's.
+
+    Raises:
+        LabkitError: transformers is not installed.
+    """
+    transformers = _transformers()
+    vit = model.config.vit
+    config = transformers.EomtConfig(
+        hidden_size=vit.width,
+        num_hidden_layers=vit.depth,
+        num_attention_heads=vit.num_heads,
+        image_size=vit.image_size,
+        patch_size=vit.patch_size,
+        num_blocks=model.config.query_blocks,
+        num_queries=model.config.num_queries,
+        num_register_tokens=vit.num_registers,
+        num_labels=len(model.categories),
+    )
+    twin: nn.Module = transformers.EomtForUniversalSegmentation(config)
+    return _with_weights(twin, renamed(model.state_dict(), EOMT))
+
+
+def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
     """A labkit state dict with the names and shapes of transformers.
 
     What labkit has in one matrix for queries, keys and values, transformers mostly has in three.
     """
-    renamed = {}
+    names = {}
     for key, value in state.items():
-        name = _backbone_name(key) if key.startswith("backbone.") and rules is MASK2FORMER else None
-        name = name or next(
-            (re.sub(rf"\A{pattern}", new, key) for pattern, new in rules if re.match(pattern, key)),
-            key,
-        )
+        backbone = key.startswith("backbone.") and rules is MASK2FORMER
+        name = _backbone_name(key) if backbone else _renamed(key, rules)
         if "in_proj_" in name and ".cross_attn." not in name:
             for letter, part in zip("qkv", value.chunk(3), strict=True):
-                renamed[name.replace("in_proj_", f"{letter}_proj.")] = part
+                names[name.replace("in_proj_", f"{letter}_proj.")] = part
         elif name == "embeddings.position_embeddings.weight":
-            renamed[name] = value[0]
+            names[name] = value[0]
         else:
-            renamed[name] = value
-    return renamed
+            names[name] = value
+    return names
 
 
-def _backbone_name(key):
-    def of_block(match):
+def _renamed(key: str, rules: Sequence[Rule]) -> str:
+    for pattern, new in rules:
+        name, count = re.subn(rf"\A{pattern}", new, key)
+        if count:
+            return name
+    return key
+
+
+def _backbone_name(key: str) -> str:
+    def of_block(match: re.Match[str]) -> str:
         stage, block, layer, rest = int(match[1]) - 2, match[2], match[3], match[4]
         rest = rest.replace("norm.", "normalization.") if "norm." in rest else f"convolution.{rest}"
         layer = layer if layer == "shortcut" else f"layer.{int(layer[-1]) - 1}"
@@ -87,8 +149,27 @@ def _backbone_name(key):
     return f"model.pixel_level_module.encoder.{name}"
 
 
+def _with_weights(twin: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    missing, unexpected = twin.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    # The weights of the classes in the loss are no parameters of labkit's.
+    assert (missing, unexpected) == (["criterion.empty_weight"], [])
+    return twin
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise LabkitError(
+            "transformers is not installed: pip install transformers (in a checkout: uv sync)"
+        ) from None
+    transformers.logging.set_verbosity_error()  # it warns that it has not tested a ResNet
+    return transformers
+
+
 @torch.no_grad()
-def randomize(model):
+def randomize(model: nn.Module) -> None:
     """Random weights that no part is indifferent to: what begins with zeros or ones as well."""
     for name, value in model.state_dict().items():
         if not name.endswith(("running_var", "attn_mask_probs")):
