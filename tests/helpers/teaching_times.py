@@ -30,7 +30,8 @@ def rows() -> str:
     """The rows of the table."""
     measured = tomllib.loads((CHECKOUT / "notebooks" / "minutes.toml").read_text())["quick"]
     lines = [
-        "| lesson | minutes to read and solve | minutes to run | graded by | minutes for it |",
+        "| lesson | minutes to read and solve | minutes to run "
+        "| assignment | minutes for the assignment |",
         "| --- | --- | --- | --- | --- |",
     ]
     for source in sources(CHECKOUT):
