@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.checkpoints.key_map import Rule
+from labkit.checkpoints.key_map import KeyMap, Rule
 from labkit.errors import LabkitError
 from labkit.models.mask2former.eomt import EoMT
 from labkit.models.mask2former.mask2former import Mask2Former
@@ -62,7 +62,7 @@ EOMT: tuple[Rule, ...] = (
 
 
 def mask2former_twin(model: Mask2Former) -> nn.Module:
-    """Build transformers' Mask2Former with the weights of a ``mask2former_r50``.
+    """Build transformers' Mask2Former with the weights of a ``mask2former_r50``, no other preset.
 
     Raises:
         LabkitError: transformers is not installed.
@@ -116,7 +116,7 @@ def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Ten
     names = {}
     for key, value in state.items():
         backbone = key.startswith("backbone.") and rules is MASK2FORMER
-        name = _backbone_name(key) if backbone else _renamed(key, rules)
+        name = _backbone_name(key) if backbone else KeyMap(rules, dropped="").name(key)
         if "in_proj_" in name and ".cross_attn." not in name:
             for letter, part in zip("qkv", value.chunk(3), strict=True):
                 names[name.replace("in_proj_", f"{letter}_proj.")] = part
@@ -125,14 +125,6 @@ def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Ten
         else:
             names[name] = value
     return names
-
-
-def _renamed(key: str, rules: Sequence[Rule]) -> str:
-    for pattern, new in rules:
-        name, count = re.subn(rf"\A{pattern}", new, key)
-        if count:
-            return name
-    return key
 
 
 def _backbone_name(key: str) -> str:
@@ -170,7 +162,10 @@ def _transformers() -> Any:
 
 @torch.no_grad()
 def randomize(model: nn.Module) -> None:
-    """Random weights that no part is indifferent to: what begins with zeros or ones as well."""
+    """Add noise to every weight, also to those that begin with 0 or 1.
+
+    Otherwise exchanged names would go unnoticed.
+    """
     for name, value in model.state_dict().items():
         if not name.endswith(("running_var", "attn_mask_probs")):
             value.add_(torch.randn_like(value), alpha=0.02 if value.ndim > 1 else 0.1)

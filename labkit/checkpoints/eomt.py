@@ -1,6 +1,8 @@
 """Loading the published weights of EoMT (T. Kerssies et al., CVPR 2025), with DINOv2 backbones.
 
-They fit ``eomt_small_640`` and similar presets.
+They fit ``eomt_small_640`` and similar presets. The weights' licence is that of their model
+cards (huggingface.co/tue-mps); the code is MIT, DINOv2 Apache 2.0. Files with DINOv3 in their
+names are differences to Meta's own weights and do not fit.
 """
 
 from __future__ import annotations
@@ -42,5 +44,8 @@ def assign(path: Path, weights: Mapping[str, Any], model: EoMT) -> None:
         path: their file, for messages.
         weights: the tensors by the original's names.
         model: changed only if all names and shapes fit.
+
+    Raises:
+        LabkitError: names or shapes differ.
     """
     NAMES.load(path, weights, model)

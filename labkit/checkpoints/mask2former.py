@@ -12,7 +12,9 @@ from typing import Any
 
 from labkit.checkpoints.key_map import KeyMap
 from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
+from labkit.errors import LabkitError
 from labkit.models.mask2former.mask2former import Mask2Former
+from labkit.models.preprocess import MASK2FORMER as PREPROCESSING
 
 _HEAD = "sem_seg_head."
 _PIXELS = f"{_HEAD}pixel_decoder."
@@ -88,5 +90,13 @@ def assign(path: Path, weights: Mapping[str, Any], model: Mask2Former) -> None:
         path: their file, for messages.
         weights: the arrays by the original's names.
         model: changed only if all names and shapes fit.
+
+    Raises:
+        LabkitError: names or shapes differ, or the model's preprocessing is not Mask2Former's.
     """
+    if not model.config.preprocessing.fits(PREPROCESSING):
+        raise LabkitError(
+            f"{path}: Mask2Former's weights need a model with its conventions, such as"
+            " mask2former_r50"
+        )
     NAMES.load(path, with_current_names(weights), model)

@@ -22,6 +22,7 @@ from labkit.checkpoints.weights import load_weights
 from labkit.datasets.json_fields import check_category_entries, json_excerpt, read_json_file
 from labkit.errors import LabkitError
 from labkit.models.backbones.resnet import freeze_norms
+from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.presets import PRESETS, build
 from labkit.models.semantic.deeplab import DeepLabConfig
 from labkit.models.semantic.fcn import FCNConfig
@@ -78,6 +79,11 @@ class Run:
         config = PRESETS.get(self.preset)
         if isinstance(config, FCNConfig | DeepLabConfig):
             raise LabkitError(f"{self.preset}: takes images as they are; leave the short side out")
+        if isinstance(config, EoMTConfig):
+            raise LabkitError(
+                f"{self.preset}: its input is {config.vit.image_size} pixels wide and high; leave"
+                " the short side out"
+            )
         if not 16 <= self.short_side <= 4096:
             raise LabkitError(f"short side {self.short_side}: must be in 16..4096 pixels")
         if config is None:

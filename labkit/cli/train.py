@@ -149,7 +149,9 @@ def train(
     model: Any = run.build()
     resize, preprocessing = None, model.config.preprocessing
     if preprocessing.resize:
-        resize = v2.Resize(preprocessing.min_size, max_size=preprocessing.max_size)
+        # EoMT fits the longer side to its square; the others the shorter side.
+        shorter = None if preprocessing.resize == "pillow_square" else preprocessing.min_size
+        resize = v2.Resize(shorter, max_size=preprocessing.max_size)
     if scale_jitter and crop is None and len(images):
         whole = JointTransform(resize)(*images[0])[0] if resize else images[0][0]
         augmentation = replace(augmentation, crop=max(whole.shape[1:]))

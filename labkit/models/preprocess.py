@@ -41,9 +41,10 @@ class Preprocessing:
         resize: how an image is resized for prediction. "pillow": in whole grey levels (Detectron2);
             "pillow_floor": the same, the longer side rounded down (DETR); "float": interpolated as
             numbers (torchvision); "opencv": the same by OpenCV, which rounds sizes (UPSNet);
-            "pillow_square": in whole grey levels, into a square (EoMT); None: not at all.
+            "pillow_square": in whole grey levels, the longer side to ``max_size``; padding makes
+            the square (EoMT); None: not at all.
         min_size, max_size: the shorter side becomes ``min_size``, unless the longer one would
-            exceed ``max_size``.
+            exceed ``max_size``. "pillow_square" has no ``min_size``.
         size_divisor: batches are padded to a multiple of it, so that every stage divides evenly.
         pad_black: padding is black, and not of the mean colour.
     """
@@ -212,8 +213,8 @@ def _pillow_size(width: int, height: int, preprocessing: Preprocessing) -> tuple
 def normalize_and_pad(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
     """Normalise, then pad at the bottom and right to a common size.
 
-    The border has the mean colour, or is black where the weights saw that: a network should not see
-    an edge where the image ends.
+    Padding has the mean colour, so that a network sees no edge where the image ends; or it is
+    black, where the published weights were trained so (``pad_black``).
 
     Args:
         images: B tensors ``(3, h, w)`` RGB from 0 to 255, uint8 or float.

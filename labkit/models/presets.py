@@ -16,7 +16,7 @@ from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.mask2former import Mask2FormerConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoderConfig
-from labkit.models.mask2former.postprocess import ReadOutConfig
+from labkit.models.mask2former.postprocess import InferenceConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
 from labkit.models.preprocess import (
@@ -276,11 +276,12 @@ def _mask2former(network: Network, panoptic: bool = True) -> Mask2FormerConfig:
     return Mask2FormerConfig(
         MASK2FORMER,
         BackboneConfig("c5", network, stride_in_1x1=False, frozen=0),
-        read_out=ReadOutConfig(panoptic=panoptic),
+        panoptic=panoptic,
     )
 
 
-# 128-pixel images: mask logits of 32 x 32 have as many pixels as the loss has points.
+# 128-pixel images have up to 12 segments. Mask logits of 32 x 32 have as many pixels as the loss
+# has points. The pixel decoder stands on the pyramid, so that a trained one can be the beginning.
 MASK2FORMER_TINY = Mask2FormerConfig(
     LABKIT,
     BackboneConfig("fpn", "tiny_resnet", pyramid=64),
@@ -294,8 +295,8 @@ MASK2FORMER_TINY = Mask2FormerConfig(
         dim_feedforward=128,
     ),
     MaskedDecoderConfig(num_queries=24, layers=6, num_heads=4, dim_feedforward=256),
-    MaskLossConfig(num_points=1024),
-    ReadOutConfig(score_thresh=0.5),
+    loss=MaskLossConfig(num_points=1024),
+    inference=InferenceConfig(score_thresh=0.5),
 )
 
 PRESETS: dict[str, Config] = {
@@ -341,10 +342,10 @@ PRESETS: dict[str, Config] = {
     "detr_panoptic_r101": _detr("resnet101", dilated=False, panoptic=True),
     "mask2former_r50": _mask2former("resnet50"),
     "mask2former_r101": _mask2former("resnet101"),
+    "mask2former_r50_instance": _mask2former("resnet50", panoptic=False),
     "eomt_small_640": EoMTConfig(ViTConfig(384, 12, 6), query_blocks=3),
     "eomt_base_640": EoMTConfig(ViTConfig(768, 12, 12), query_blocks=3),
     "eomt_large_640": EoMTConfig(ViTConfig(1024, 24, 16), query_blocks=4),
-    "mask2former_r50_instance": _mask2former("resnet50", panoptic=False),
 }
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.errors import LabkitError
+from labkit.models.preprocess import Batch
 from labkit.ops.boxes import larger_than
-from labkit.structures import Target
+from labkit.structures import Categories, Target
 from labkit.system.message_text import counted
 
 
@@ -90,21 +91,27 @@ class Segments:
         return Segments(self.image_id, self.classes, masks)
 
 
-def segments_of(target: Target, panoptic: bool) -> Segments:
+def segments_of(target: Target, num_classes: int, panoptic: bool) -> Segments:
     """Return the segments of a target that have pixels.
+
+    Mask2Former's panoptic training keeps segments that a crop emptied, as masks of zeros; here they
+    are dropped, as in its instance training and in EoMT.
 
     Args:
         target: with ``panoptic`` where stuff is wanted; crowds are left out.
+        num_classes: labels are below it.
         panoptic: things and stuff, of which each class is one segment; otherwise things alone.
 
     Raises:
-        LabkitError: stuff is wanted and the target has no panoptic map.
+        LabkitError: stuff is wanted and the target has no panoptic map, or a label is none of the
+            classes.
     """
+    where = f"target of image {target['image_id']}"
     if panoptic:
         if "panoptic" not in target:
             raise LabkitError(
-                f"target of image {target['image_id']}: this model finds stuff too and needs"
-                " panoptic maps; take a data set that has them, such as coco_panoptic:DIR"
+                f"{where}: this model finds stuff too and needs panoptic maps; take a data set that"
+                " has them, such as coco_panoptic:DIR"
             )
         ids, segments = target["panoptic"].ids, target["panoptic"].segments
         segments = [s for s in segments if not s.iscrowd]
@@ -113,5 +120,47 @@ def segments_of(target: Target, panoptic: bool) -> Segments:
         labels = torch.tensor([s.label for s in segments], dtype=torch.int64, device=ids.device)
     else:
         labels, masks = target["labels"], target["masks"]
+    outside = (labels < 0) | (labels >= num_classes)
+    if bool(outside.any()):
+        raise LabkitError(
+            f"{where}: label {int(labels[outside][0])} of a segment is not one of the"
+            f" {num_classes} categories; build the model with this data set's categories"
+        )
     visible = masks.flatten(1).any(dim=1)
     return Segments(target["image_id"], labels[visible], masks[visible])
+
+
+def batch_segments(
+    targets: Sequence[Target] | None, batch: Batch, categories: Categories, panoptic: bool
+) -> list[Segments]:
+    """Return the segments of every image of a batch, padded as the batch is.
+
+    Args:
+        targets: of the batch's images.
+        batch: for its sizes.
+        categories: things and stuff.
+        panoptic: as in :func:`segments_of`.
+
+    Raises:
+        ValueError: there are no targets.
+        LabkitError: as :func:`check_targets` and :func:`segments_of`, or the targets have other
+            sizes than the images, or are not as many.
+    """
+    num_things = len(categories.things)
+    targets = check_targets(targets, num_things)
+    if len(targets) != len(batch.input_sizes):
+        raise LabkitError(
+            f"{counted(len(batch.input_sizes), 'image')} but {counted(len(targets), 'target')}"
+        )
+    num_classes = len(categories) if panoptic else num_things
+    found = []
+    for target, size in zip(targets, batch.input_sizes, strict=True):
+        segments = segments_of(target, num_classes, panoptic)
+        if tuple(segments.masks.shape[1:]) != tuple(size):
+            raise LabkitError(
+                f"target of image {segments.image_id}: masks of"
+                f" {tuple(segments.masks.shape[1:])} pixels, but the image has {tuple(size)};"
+                " transform both together"
+            )
+        found.append(segments.padded(batch.padded_size))
+    return found

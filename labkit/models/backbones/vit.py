@@ -1,6 +1,7 @@
 """Vision transformer, as DINOv2 trains it: patches as tokens, a class token, registers.
 
-A. Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; registers: T. Darcet et al.,
+A. Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; DINOv2: M. Oquab et al., TMLR
+2024; registers: T. Darcet et al.,
 ICLR 2024; LayerScale: H. Touvron et al., ICCV 2021. Module names are those of timm.
 
 Letters in shapes: ``B`` images, ``D`` channels, ``N`` tokens: the class token, the registers, then
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from labkit.errors import LabkitError
 
 EPSILON = 1e-6  # of the layer norms
 
@@ -139,7 +142,19 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, 3, image_size, image_size)`` normalised images to ``(B, N, D)`` tokens."""
+        """``(B, 3, image_size, image_size)`` normalised images to ``(B, N, D)`` tokens.
+
+        Raises:
+            LabkitError: the images have another size.
+        """
+        side = self.config.image_size
+        if x.shape[2:] != (side, side):
+            raise LabkitError(
+                f"input of {x.shape[2]} x {x.shape[3]} pixels: this network's position embedding is"
+                f" for {side} x {side}; train on crops of that size (labkit train --crop {side}),"
+                " and predict with the preset's preprocessing"
+            )
+        # The class token and the registers have no position (DINOv2 with registers).
         patches = self.patch_embed(x) + self.pos_embed
         special = torch.cat([self.cls_token, self.reg_token], dim=1).expand(len(x), -1, -1)
         tokens = torch.cat([special, patches], dim=1)

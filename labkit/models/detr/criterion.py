@@ -73,7 +73,7 @@ def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
         LabkitError: stuff is wanted and the target has no panoptic map.
     """
     if panoptic:
-        segments = segments_of(target, panoptic)
+        segments = segments_of(target, int(label_of.max()) + 1, panoptic)
         labels, masks = segments.classes, segments.masks
         boxes = masks_to_boxes(masks)
         boxes[:, 2:] += 1  # to the far edge of the last pixel

@@ -31,14 +31,15 @@ from labkit.models.targets import Segments
 
 @dataclass(frozen=True)
 class MaskLossConfig:
-    """Weights of the matching costs and of the losses, which are the same.
+    """Loss weights, also used as matching costs.
 
     Attributes:
-        class_weight, mask_weight, dice_weight: of the classes, of binary cross-entropy and of dice.
-        no_object_weight: of a query without a segment in ``loss_ce``.
-        num_points: P, of each mask.
-        oversample: so many times the points are drawn for a loss, to choose the uncertain ones.
-        importance: share of the points that are chosen so; the others are uniform.
+        class_weight, mask_weight, dice_weight: of classification, binary cross-entropy and dice.
+        no_object_weight: of the class "no object" in ``loss_ce``.
+        num_points: P, sampled points of each mask.
+        oversample: so many times P candidates are drawn for each mask.
+        importance: fraction of P that is taken from the most uncertain candidates; the rest are
+            new uniform points.
     """
 
     class_weight: float = 2.0
@@ -67,7 +68,8 @@ def mask_classification_losses(
     last = len(class_logits) - 1
     count = mean_count(targets)
     losses = {}
-    # The last one first: so the original draws its points.
+    # The last prediction first: the original's order of random draws, so that equal seeds give
+    # equal losses.
     for layer in (last, *range(last)):
         matches = [
             match_segments(classes, masks, of_image, config)
@@ -102,19 +104,22 @@ def match_segments(
     warn_if_too_many(len(targets.classes), len(class_logits))
     # One set of points for all pairs.
     points = torch.rand(1, config.num_points, 2, device=device)
-    x = sample_points(mask_logits, points.expand(len(mask_logits), -1, -1))  # (Q, P)
-    y = sample_points(targets.masks.float(), points.expand(len(targets.masks), -1, -1))  # (n, P)
-    class_cost = -class_logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
-    # Cross-entropy of every pair: what a point costs in a mask, and outside of it.
-    inside, outside = F.softplus(-x), F.softplus(x)
-    mask_cost = (inside @ y.T + outside @ (1 - y).T) / config.num_points
-    p = x.sigmoid()
-    dice_cost = 1 - (2 * p @ y.T + 1) / (p.sum(dim=1)[:, None] + y.sum(dim=1) + 1)
-    cost = (
-        config.class_weight * class_cost
-        + config.mask_weight * mask_cost
-        + config.dice_weight * dice_cost
-    )
+    # In float32 whatever the autocast: a sum over 12,544 points can exceed float16's range.
+    with torch.autocast(device.type, enabled=False):
+        logits, gt_masks = mask_logits.float(), targets.masks.float()
+        x = sample_points(logits, points.expand(len(logits), -1, -1))  # (Q, P)
+        y = sample_points(gt_masks, points.expand(len(gt_masks), -1, -1))  # (n, P)
+        class_cost = -class_logits.float().softmax(dim=-1)[:, targets.classes]  # (Q, n)
+        # Cross-entropy of every pair: what a point costs in a mask, and outside of it.
+        inside, outside = F.softplus(-x), F.softplus(x)
+        mask_cost = (inside @ y.T + outside @ (1 - y).T) / config.num_points
+        p = x.sigmoid()
+        dice_cost = 1 - (2 * p @ y.T + 1) / (p.sum(dim=1)[:, None] + y.sum(dim=1) + 1)
+        cost = (
+            config.class_weight * class_cost
+            + config.mask_weight * mask_cost
+            + config.dice_weight * dice_cost
+        )
     if not bool(cost.isfinite().all()):
         raise LabkitError(
             f"image {targets.image_id}: the predictions are not finite numbers, so that they match"

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: each query reads a few places that it chooses itself.
+"""Multi-scale deformable attention: each query reads a few num_samples that it chooses itself.
 
 X. Zhu et al., "Deformable DETR", ICLR 2021, section 4.1. Ordinary attention weighs all T cells of a
 map for each of T queries. Here a query predicts, for each head and level, P offsets around its own
@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Size = tuple[int, int]
-"""(rows, columns) of a level."""
+from labkit.models.preprocess import Size
 
 
 def deformable_attention(
     value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Sum values at chosen places, with chosen weights (equation 3, without the projections).
+    """Sum values at chosen num_samples, with chosen weights (equation 3, without the projections).
 
-    A place between four cells is their sum with bilinear weights, so that each head of each query
-    needs 4 · S · P rows of the table of values, each with its own weight: a bag of embeddings.
-    Outside of a level values are zero.
+    Bilinear sampling reads four cells for each of the S · P sampling points of a head.
+    ``embedding_bag`` gathers these 4 · S · P rows of ``value`` and adds them with their weights in
+    one call. The result equals that of ``grid_sample`` with zero padding, which returns all sampled
+    values first, as a tensor P times as large.
 
     Args:
         value: ``(B, T, M, D / M)``, the levels one after the other, each row by row.
@@ -42,25 +42,27 @@ def deformable_attention(
     num_images, num_cells, num_heads, _ = value.shape
     extent = torch.tensor([(w, h) for h, w in sizes], device=value.device)  # (S, 2)
     width, height = extent[:, :1], extent[:, 1:]  # (S, 1)
-    begin = torch.tensor([0, *(h * w for h, w in sizes)]).cumsum(0)[:-1, None].to(value.device)
+    level_start = (
+        torch.tensor([0, *(h * w for h, w in sizes)]).cumsum(0)[:-1, None].to(value.device)
+    )
     image = torch.arange(num_images, device=value.device)[:, None, None, None, None]
     head = torch.arange(num_heads, device=value.device)[:, None, None]
     # In cells: the centre of the first one is at 0.
     x, y = (locations * extent[:, None] - 0.5).unbind(-1)  # (B, Q, M, S, P)
     left, top = x.detach().floor(), y.detach().floor()
-    rows, shares = [], []
+    rows, sample_weights = [], []
     for column, along_x in ((left, left + 1 - x), (left + 1, x - left)):
         for row, along_y in ((top, top + 1 - y), (top + 1, y - top)):
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            cell = begin + (row * width + column).long() * inside
+            cell = level_start + (row * width + column).long() * inside
             rows.append((image * num_cells + cell) * num_heads + head)
-            shares.append(weights * along_x * along_y * inside)
+            sample_weights.append(weights * along_x * along_y * inside)
     bags = num_images * locations.shape[1] * num_heads
     summed = F.embedding_bag(
         torch.stack(rows, dim=3).view(bags, -1),
         value.flatten(0, 2),
         mode="sum",
-        per_sample_weights=torch.stack(shares, dim=3).view(bags, -1),
+        per_sample_weights=torch.stack(sample_weights, dim=3).view(bags, -1),
     )
     return summed.reshape(num_images, locations.shape[1], -1)
 
@@ -78,9 +80,9 @@ class DeformableAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
         self.shape = num_heads, num_levels, num_points
-        places = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(d_model, 2 * places)
-        self.attention_weights = nn.Linear(d_model, places)
+        num_samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(d_model, 2 * num_samples)
+        self.attention_weights = nn.Linear(d_model, num_samples)
         self.value_proj = nn.Linear(d_model, d_model)
         self.output_proj = nn.Linear(d_model, d_model)
         for layer in (self.sampling_offsets, self.attention_weights):

@@ -5,8 +5,8 @@ pixel decoder and a decoder behind its backbone; with a large pretrained transfo
 is needed. The mask classification, its losses and read-outs are the same.
 
 Read next ``labkit/models/backbones/vit.py``. Letters in shapes: ``B`` images, ``Q`` queries, ``D``
-channels, ``N`` tokens of the transformer, ``g × g`` its patches, ``K`` class logits, the last of
-them "no object", ``L`` predictions.
+channels, ``N`` tokens of the transformer (class token, registers, patches), ``h × w`` mask logits
+at stride 4, ``K`` class logits, the last of them "no object", ``L`` predictions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.errors import LabkitError
 from labkit.models.backbones.vit import EPSILON, ViT, ViTConfig
 from labkit.models.mask2former.criterion import MaskLossConfig, mask_classification_losses
-from labkit.models.mask2former.postprocess import MaskOutput, ReadOutConfig, read_out
+from labkit.models.mask2former.postprocess import InferenceConfig, MaskOutput, mask_predictions
 from labkit.models.preprocess import EOMT as PREPROCESSING
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
-from labkit.models.targets import check_targets, segments_of
+from labkit.models.targets import batch_segments
 from labkit.structures import Categories, Prediction, Target
 
 
@@ -39,7 +38,7 @@ class EoMTConfig:
         num_queries: Q.
         preprocessing: of the images.
         loss: weights and points.
-        read_out: thresholds.
+        inference: thresholds.
     """
 
     vit: ViTConfig
@@ -47,7 +46,7 @@ class EoMTConfig:
     num_queries: int = 200
     preprocessing: Preprocessing = PREPROCESSING
     loss: MaskLossConfig = field(default_factory=MaskLossConfig)
-    read_out: ReadOutConfig = field(default_factory=ReadOutConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def build(self, categories: Categories) -> EoMT:
         """A model with fresh weights."""
@@ -61,8 +60,9 @@ class EoMT(nn.Module):
 
     Attention is masked in training only, as in Mask2Former, and less and less:
     ``attn_mask_probs`` is the probability, for each of the last blocks, that a query is masked. The
-    paper takes it from 1 to 0 in the course of the training, the first block first, so that the
-    trained network is a plain transformer.
+    original takes it from 1 to 0 in the course of the training as (1 - progress)^0.9, earlier
+    blocks first, so that the trained network is a plain transformer. ``labkit train`` does not: who
+    trains a fresh model changes it from step to step. Published weights have zeros.
 
     Args:
         config: the configuration.
@@ -73,11 +73,10 @@ class EoMT(nn.Module):
         super().__init__()
         self.config = config
         self.categories = categories
-        num_classes = len(categories) if config.read_out.panoptic else len(categories.things)
         width = config.vit.width
         self.backbone = ViT(config.vit, config.vit.depth - config.query_blocks)
         self.q = nn.Embedding(config.num_queries, width)
-        self.class_head = nn.Linear(width, num_classes + 1)
+        self.class_head = nn.Linear(width, len(categories) + 1)
         self.mask_head = nn.Sequential(
             nn.Linear(width, width),
             nn.GELU(),
@@ -85,7 +84,7 @@ class EoMT(nn.Module):
             nn.GELU(),
             nn.Linear(width, width),
         )
-        doublings = max(1, int(math.log2(config.vit.patch_size)) - 2)  # to stride 4
+        doublings = max(1, int(math.log2(config.vit.patch_size)) - 2)  # patches of 16 to stride 4
         self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(doublings)))
         self.attn_mask_probs: Tensor
         self.register_buffer("attn_mask_probs", torch.ones(config.query_blocks))
@@ -108,7 +107,7 @@ class EoMT(nn.Module):
                 square, or targets that do not fit the categories.
         """
         batch = preprocess(images, self.config.preprocessing, self.training)
-        features = self.backbone(self._square(batch))
+        features = self.backbone(batch.tensor)
         if self.training:
             return self.losses(features, batch, targets)
         return self.postprocess(self.predict(features, batch), batch)
@@ -118,15 +117,14 @@ class EoMT(nn.Module):
     ) -> dict[str, Tensor]:
         """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last prediction and, with its number
         at the end, of each before."""
-        targets = check_targets(targets, len(self.categories.things))
-        panoptic = self.config.read_out.panoptic
-        segments = [segments_of(target, panoptic).padded(batch.padded_size) for target in targets]
+        segments = batch_segments(targets, batch, self.categories, panoptic=True)
         class_logits, mask_logits = self.decode(features, masked=True)
         return mask_classification_losses(class_logits, mask_logits, segments, self.config.loss)
 
     def predict(self, features: Tensor, batch: Batch) -> MaskOutput:
         """Classes and masks of the queries, from the tokens of the first blocks."""
-        return MaskOutput(*self.decode(features, masked=False))
+        class_logits, mask_logits = self.decode(features, masked=False)
+        return MaskOutput(class_logits[-1], mask_logits[-1])
 
     def postprocess(
         self, output: MaskOutput, batch: Batch, score_thresh: float | None = None
@@ -139,7 +137,9 @@ class EoMT(nn.Module):
             score_thresh: queries at or below it do not enter the panoptic map; None: the
                 configuration's.
         """
-        return read_out(output, batch, self.categories, self.config.read_out, score_thresh)
+        return mask_predictions(
+            output, batch, self.categories, self.config.inference, score_thresh=score_thresh
+        )
 
     def decode(self, tokens: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
         """Run the last blocks with the queries before all tokens.
@@ -157,7 +157,7 @@ class EoMT(nn.Module):
             allowed = None
             if masked:
                 outputs.append(self.heads(x))
-                allowed = self.allowed(outputs[-1][1], x.shape[1], self.attn_mask_probs[i])
+                allowed = self.attention_mask(outputs[-1][1], x.shape[1], self.attn_mask_probs[i])
             x = block(x, allowed)
         outputs.append(self.heads(x))
         class_logits, mask_logits = zip(*outputs, strict=True)
@@ -173,8 +173,8 @@ class EoMT(nn.Module):
         return self.class_head(queries), mask_logits
 
     @torch.no_grad()
-    def allowed(self, mask_logits: Tensor, num_tokens: int, probability: Tensor) -> Tensor:
-        """Who may look at whom: a masked query only at patches of its own mask.
+    def attention_mask(self, mask_logits: Tensor, num_tokens: int, probability: Tensor) -> Tensor:
+        """Where attention is allowed: a masked query sees only the patches of its own mask.
 
         Args:
             mask_logits: ``(B, Q, h, w)``.
@@ -182,27 +182,19 @@ class EoMT(nn.Module):
             probability: that a query is masked.
 
         Returns:
-            ``(B, 1, Q + N, Q + N)`` bool.
+            ``(B, 1, Q + N, Q + N)`` bool, True where attention is allowed: the opposite of the
+            decoder's in ``masked_decoder.py``.
         """
         num_images, num_queries = mask_logits.shape[:2]
         grid = self.config.vit.grid
         coarse = F.interpolate(mask_logits, (grid, grid), mode="bilinear", align_corners=False)
-        free = torch.rand(num_images, num_queries, 1, device=coarse.device) > probability
+        # Never at a probability of 1, always at 0.
+        unmasked = torch.rand(num_images, num_queries, 1, device=coarse.device) >= probability
         allowed = torch.ones(
             num_images, 1, num_tokens, num_tokens, dtype=torch.bool, device=coarse.device
         )
-        allowed[:, 0, :num_queries, -(grid**2) :] = (coarse.flatten(2) > 0) | free
+        allowed[:, 0, :num_queries, -(grid**2) :] = (coarse.flatten(2) > 0) | unmasked
         return allowed
-
-    def _square(self, batch: Batch) -> Tensor:
-        side = self.config.vit.image_size
-        if batch.padded_size != (side, side):
-            raise LabkitError(
-                f"images of {batch.padded_size} pixels after padding: this transformer learnt"
-                f" positions for {side} x {side}; crop or resize to that size (labkit train --crop"
-                f" {side})"
-            )
-        return batch.tensor
 
 
 class ScaleBlock(nn.Module):

@@ -20,9 +20,9 @@ from labkit.models.backbones.backbones import BackboneConfig
 from labkit.models.mask2former.criterion import MaskLossConfig, mask_classification_losses
 from labkit.models.mask2former.masked_decoder import MaskedDecoder, MaskedDecoderConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoder, PixelDecoderConfig
-from labkit.models.mask2former.postprocess import MaskOutput, ReadOutConfig, read_out
+from labkit.models.mask2former.postprocess import InferenceConfig, MaskOutput, mask_predictions
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
-from labkit.models.targets import check_targets, segments_of
+from labkit.models.targets import batch_segments
 from labkit.structures import Categories, Prediction, Target
 
 
@@ -34,16 +34,18 @@ class Mask2FormerConfig:
         preprocessing: of the images.
         backbone: residual network.
         pixel_decoder, decoder: of the two halves.
+        panoptic: whether stuff is predicted too; otherwise the classes are the things alone.
         loss: weights and points.
-        read_out: thresholds; with ``panoptic`` false the classes are the things alone.
+        inference: thresholds.
     """
 
     preprocessing: Preprocessing
     backbone: BackboneConfig
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     decoder: MaskedDecoderConfig = field(default_factory=MaskedDecoderConfig)
+    panoptic: bool = True
     loss: MaskLossConfig = field(default_factory=MaskLossConfig)
-    read_out: ReadOutConfig = field(default_factory=ReadOutConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def build(self, categories: Categories) -> Mask2Former:
         """A model with fresh weights."""
@@ -65,7 +67,7 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.config = config
         self.categories = categories
-        num_classes = len(categories) if config.read_out.panoptic else len(categories.things)
+        num_classes = len(categories) if config.panoptic else len(categories.things)
         self.backbone = config.backbone.build()
         self.pixel_decoder = PixelDecoder(config.pixel_decoder, self.backbone.channels)
         self.decoder = MaskedDecoder(
@@ -102,15 +104,14 @@ class Mask2Former(nn.Module):
     ) -> dict[str, Tensor]:
         """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last prediction and, with its number
         at the end, of each before."""
-        targets = check_targets(targets, len(self.categories.things))
-        panoptic = self.config.read_out.panoptic
-        segments = [segments_of(target, panoptic).padded(batch.padded_size) for target in targets]
+        segments = batch_segments(targets, batch, self.categories, self.config.panoptic)
         class_logits, mask_logits = self.decoder(*self.pixel_decoder(features), every_layer=True)
         return mask_classification_losses(class_logits, mask_logits, segments, self.config.loss)
 
     def predict(self, features: dict[str, Tensor], batch: Batch) -> MaskOutput:
         """Classes and masks of the queries, from the backbone's feature maps."""
-        return MaskOutput(*self.decoder(*self.pixel_decoder(features), every_layer=False))
+        class_logits, mask_logits = self.decoder(*self.pixel_decoder(features), every_layer=False)
+        return MaskOutput(class_logits[-1], mask_logits[-1])
 
     def postprocess(
         self, output: MaskOutput, batch: Batch, score_thresh: float | None = None
@@ -123,4 +124,11 @@ class Mask2Former(nn.Module):
             score_thresh: queries at or below it do not enter the panoptic map; None: the
                 configuration's.
         """
-        return read_out(output, batch, self.categories, self.config.read_out, score_thresh)
+        return mask_predictions(
+            output,
+            batch,
+            self.categories,
+            self.config.inference,
+            self.config.panoptic,
+            score_thresh,
+        )

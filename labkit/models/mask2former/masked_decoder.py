@@ -28,7 +28,7 @@ class MaskedDecoderConfig:
         num_queries: Q.
         layers: number of layers.
         num_heads, dim_feedforward: of each.
-        masked: whether attention is masked; without it is ordinary cross-attention.
+        masked: False gives ordinary cross-attention, for comparison.
     """
 
     num_queries: int = 100
@@ -43,6 +43,11 @@ class MaskedDecoderLayer(nn.Module):
 
     Cross-attention comes first: at the start the queries are the same for every image, and have
     nothing to tell one another.
+
+    Args:
+        d_model: D.
+        num_heads: M.
+        dim_feedforward: channels between the linear layers.
     """
 
     def __init__(self, d_model: int, num_heads: int, dim_feedforward: int) -> None:

@@ -60,6 +60,8 @@ class PixelDecoder(nn.Module):
             nn.Sequential(_conv(channels[name], d_model, 1), nn.GroupNorm(groups, d_model))
             for name in config.levels
         )
+        for projection in self.input_proj.children():
+            nn.init.xavier_uniform_(projection.get_submodule("0").weight)  # type: ignore[arg-type]
         self.level_embed = nn.Parameter(torch.randn(len(config.levels), d_model))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -82,11 +84,14 @@ class PixelDecoder(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the backbone's maps.
 
+        Args:
+            features: by name, ``(B, channels, h, w)``.
+
         Returns:
             Mask features ``(B, D, h₄, w₄)``, and S maps ``(B, D, h, w)``, coarse to fine.
         """
-        # In float32 whatever the autocast: offsets are fractions of a cell, and half precision
-        # has three digits.
+        # In float32 whatever the autocast: sampling locations are fractions of the map's side, and
+        # half precision moves them by a noticeable part of a cell.
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             maps = self.encode([features[name].float() for name in self.config.levels])
             lateral = self.lateral(features[self.config.finest].float())
@@ -123,6 +128,7 @@ class PixelDecoder(nn.Module):
 
 
 def _conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Conv2d:
+    """A convolution that keeps the map's size, initialised as Detectron2's ``c2_xavier_fill``."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if conv.bias is not None:
@@ -131,7 +137,7 @@ def _conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Conv2
 
 
 def level_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
-    """Sine positions ``(h · w, channels)`` of a level's cells; padding counts as image here."""
+    """Sine positions ``(h · w, channels)`` of a level's cells, those of the padding too."""
     no_padding = torch.zeros(1, *size, dtype=torch.bool, device=like.device)
     return sine_positions(no_padding, channels)[0].flatten(1).T
 

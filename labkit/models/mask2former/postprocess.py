@@ -1,4 +1,4 @@
-"""One set of masks, three tasks: the read-outs that MaskFormer, Mask2Former and EoMT share.
+"""Post-processing of Mask2Former and EoMT: panoptic, instance and semantic results of the masks.
 
 B. Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation", NeurIPS
 2021, section 3.4.
@@ -21,23 +21,17 @@ from labkit.structures import VOID, Categories, Detections, Panoptic, Prediction
 
 
 @dataclass(frozen=True)
-class ReadOutConfig:
-    """Thresholds of the read-outs.
+class InferenceConfig:
+    """Thresholds of the post-processing.
 
     Attributes:
-        panoptic: panoptic and semantic maps beside the detections; the model has all classes, and
-            not things alone.
         score_thresh: queries at or below it do not enter the panoptic map.
         overlap_thresh: a segment is dropped if it keeps less than this share of its mask.
-        inside_mask: a pixel of the panoptic map must also be in its query's own mask (Mask2Former,
-            EoMT); without, the highest product decides alone (MaskFormer).
         detections_per_image: at most.
     """
 
-    panoptic: bool = True
     score_thresh: float = 0.8
     overlap_thresh: float = 0.8
-    inside_mask: bool = True
     detections_per_image: int = 100
 
 
@@ -46,19 +40,20 @@ class MaskOutput:
     """Raw output of a network for mask classification.
 
     Attributes:
-        pred_logits: ``(L, B, Q, K)``, of L predictions; the last one is used.
-        mask_logits: ``(L, B, Q, h, w)``.
+        class_logits: ``(B, Q, K)`` of the last prediction.
+        mask_logits: ``(B, Q, h, w)``, at stride 4.
     """
 
-    pred_logits: Tensor
+    class_logits: Tensor
     mask_logits: Tensor
 
 
-def read_out(
+def mask_predictions(
     output: MaskOutput,
     batch: Batch,
     categories: Categories,
-    config: ReadOutConfig,
+    config: InferenceConfig,
+    panoptic: bool = True,
     score_thresh: float | None = None,
 ) -> list[Prediction]:
     """Predictions in pixels of the original images.
@@ -70,6 +65,8 @@ def read_out(
         batch: for its sizes.
         categories: things and stuff.
         config: thresholds.
+        panoptic: panoptic and semantic maps beside the detections; the model has all classes, and
+            not things alone.
         score_thresh: instead of the configuration's.
     """
     if score_thresh is not None:
@@ -77,16 +74,16 @@ def read_out(
     num_things = len(categories.things)
     predictions = []
     for i, (class_logits, mask_logits) in enumerate(
-        zip(output.pred_logits[-1], output.mask_logits[-1], strict=True)
+        zip(output.class_logits, output.mask_logits, strict=True)
     ):
         masks = resize_masks(mask_logits, batch, i)
-        detections = instance_read_out(class_logits, masks, num_things, config)
-        if config.panoptic:
+        detections = instance_inference(class_logits, masks, num_things, config)
+        if panoptic:
             predictions.append(
                 Prediction(
                     detections,
-                    semantic_read_out(class_logits, masks),
-                    panoptic_read_out(class_logits, masks, num_things, config),
+                    semantic_inference(class_logits, masks),
+                    panoptic_inference(class_logits, masks, num_things, config),
                 )
             )
         else:
@@ -94,8 +91,8 @@ def read_out(
     return predictions
 
 
-def panoptic_read_out(
-    class_logits: Tensor, mask_logits: Tensor, num_things: int, config: ReadOutConfig
+def panoptic_inference(
+    class_logits: Tensor, mask_logits: Tensor, num_things: int, config: InferenceConfig
 ) -> Panoptic:
     """The panoptic map: each pixel goes to the query with the largest product of class score and
     mask probability.
@@ -120,7 +117,7 @@ def panoptic_read_out(
     id_of_stuff: dict[int, int] = {}
     for i, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
         won, mask = winners == i, p[i] >= 0.5
-        region = won & mask if config.inside_mask else won
+        region = won & mask
         area, mask_area = int(won.sum()), int(mask.sum())
         if min(area, mask_area, int(region.sum())) == 0 or area / mask_area < config.overlap_thresh:
             continue
@@ -134,8 +131,8 @@ def panoptic_read_out(
     return Panoptic(ids, segments)
 
 
-def instance_read_out(
-    class_logits: Tensor, mask_logits: Tensor, num_things: int, config: ReadOutConfig
+def instance_inference(
+    class_logits: Tensor, mask_logits: Tensor, num_things: int, config: InferenceConfig
 ) -> Detections:
     """Detections: the best pairs of a query and a class; a query may be in several of them.
 
@@ -160,17 +157,17 @@ def instance_read_out(
     logits = mask_logits[queries]
     masks = logits > 0
     areas = masks.flatten(1).sum(dim=1)
-    certainty = (logits.sigmoid() * masks).flatten(1).sum(dim=1) / (areas + 1e-6)
+    mask_scores = (logits.sigmoid() * masks).flatten(1).sum(dim=1) / (areas + 1e-6)
     boxes = torch.zeros(len(masks), 4, device=logits.device)
     boxes[areas > 0] = masks_to_boxes(masks[areas > 0])
     boxes[areas > 0, 2:] += 1  # to the far edge of the last pixel
-    scores = scores * certainty[which]
+    scores = scores * mask_scores[which]
     order = scores.argsort(descending=True, stable=True)
     which = which[order]
     return Detections(boxes[which], scores[order], labels[order], masks[which])
 
 
-def semantic_read_out(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """The semantic map ``(H, W)``: the class with the largest sum over the queries.
 
     Args:
@@ -178,7 +175,9 @@ def semantic_read_out(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         mask_logits: ``(Q, H, W)``.
     """
     probability = class_logits.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", probability, mask_logits.sigmoid()).argmax(dim=0)
+    # In float32 whatever the autocast: close sums would be equal in half precision.
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        return torch.einsum("qc,qhw->chw", probability, mask_logits.sigmoid()).argmax(dim=0)
 
 
 def resize_masks(mask_logits: Tensor, batch: Batch, i: int) -> Tensor:

@@ -142,6 +142,46 @@ def test_a_segment_without_pixels_is_no_target(model):
     assert all(bool(loss.isfinite()) for loss in losses.values())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda target: {**target, "masks": target["masks"]}, None),
+        (
+            lambda target: {k: v for k, v in target.items() if k != "panoptic"},
+            "needs panoptic maps",
+        ),
+        (lambda target: _with_label(target, 99), "label 99 of a segment is not one of the 7"),
+        (
+            lambda target: _cropped(target),
+            r"masks of \(32, 64\) pixels, but the image has \(64, 64\)",
+        ),
+    ],
+)
+def test_targets_that_do_not_fit(model, change, message):
+    target = change(TARGETS[0])
+    if message is None:
+        model.train()(IMAGES[:1], [target])
+        return
+    with pytest.raises(LabkitError, match=message):
+        model.train()(IMAGES[:1], [target])
+
+
+def test_fewer_targets_than_images(model):
+    with pytest.raises(LabkitError, match="2 images but 1 target"):
+        model.train()(IMAGES, TARGETS[:1])
+
+
+def _with_label(target, label):
+    panoptic = target["panoptic"]
+    changed = [replace(panoptic.segments[0], label=label), *panoptic.segments[1:]]
+    return {**target, "panoptic": replace(panoptic, segments=changed)}
+
+
+def _cropped(target):
+    panoptic = target["panoptic"]
+    return {**target, "panoptic": replace(panoptic, ids=panoptic.ids[:32])}
+
+
 def test_eomt_pads_with_black():
     batch = preprocess([torch.full((3, 320, 640), 255, dtype=torch.uint8)], EOMT)
     mean, std = (torch.tensor(x) for x in (EOMT.mean, EOMT.std))
@@ -164,7 +204,7 @@ def test_eomt_resizes_the_longer_side(size, expected):
 
 
 def test_eomt_refuses_other_sizes_in_training():
-    with pytest.raises(LabkitError, match=r"\(128, 128\) pixels after padding.* 64 x 64"):
+    with pytest.raises(LabkitError, match=r"input of 128 x 128 pixels: .* 64 x 64"):
         eomt().train()([torch.zeros(3, 70, 70, dtype=torch.uint8)], TARGETS[:1])
 
 
@@ -173,12 +213,12 @@ def test_a_query_that_is_not_masked_sees_every_patch():
     logits = torch.full((1, 6, 16, 16), -1.0)
     logits[:, 0, :8] = 1.0  # the upper half
     tokens = 6 + 5 + 16
-    allowed = model.allowed(logits, tokens, torch.tensor(1.0))[0, 0]
+    allowed = model.attention_mask(logits, tokens, torch.tensor(1.0))[0, 0]
     assert allowed[0, -16:].tolist() == [True] * 8 + [False] * 8
     assert not allowed[1, -16:].any()
     assert allowed[:, :-16].all()  # queries, class token and registers are never hidden
     assert allowed[6:].all()
-    assert model.allowed(logits, tokens, torch.tensor(0.0)).all()
+    assert model.attention_mask(logits, tokens, torch.tensor(0.0)).all()
 
 
 def test_numbers_of_parameters():

@@ -1,22 +1,22 @@
-"""Three read-outs of one set of masks, by hand."""
+"""Panoptic, instance and semantic inference of the same masks, by hand."""
 
 import pytest
 import torch
 
 from labkit.models.mask2former.postprocess import (
+    InferenceConfig,
     MaskOutput,
-    ReadOutConfig,
-    instance_read_out,
-    panoptic_read_out,
-    read_out,
-    semantic_read_out,
+    instance_inference,
+    mask_predictions,
+    panoptic_inference,
+    semantic_inference,
 )
 from labkit.models.preprocess import LABKIT, preprocess
 from labkit.structures import Categories, Category
 
 # Labels 0 and 1 are things, 2 is stuff, 3 is "no object".
 CATEGORIES = Categories(Category(i + 1, f"c{i}", isthing=i < 2) for i in range(3))
-CONFIG = ReadOutConfig()
+CONFIG = InferenceConfig()
 NUM_THINGS = 2
 
 
@@ -41,20 +41,13 @@ def masks(*texts):
 
 
 def ids_and_labels(class_logits, mask_logits, config=CONFIG):
-    found = panoptic_read_out(class_logits, mask_logits, NUM_THINGS, config)
+    found = panoptic_inference(class_logits, mask_logits, NUM_THINGS, config)
     return found.ids[0].tolist(), [(s.id, s.label) for s in found.segments]
 
 
 def test_two_objects_and_void_between_them():
     found = ids_and_labels(classes((0, 0.95), (1, 0.9)), masks("++---", "---++"))
     assert found == ([1, 1, 0, 2, 2], [(1, 0), (2, 1)])
-
-
-def test_only_the_arg_max_decides_in_maskformer():
-    """Its segments reach where no mask is above one half."""
-    config = ReadOutConfig(inside_mask=False)
-    found = ids_and_labels(classes((0, 0.95), (1, 0.9)), masks("++---", "---++"), config)
-    assert found == ([1, 1, 1, 2, 2], [(1, 0), (2, 1)])
 
 
 @pytest.mark.parametrize(("score", "kept"), [(0.79, False), (0.81, True)])
@@ -92,8 +85,8 @@ def test_stuff_of_one_class_is_one_segment_with_the_first_id():
 def test_instances_are_pairs_of_query_and_class():
     """One query may be two classes; stuff takes its place among the best pairs and is left out."""
     logits = torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.05, 0.05, 0.8, 0.1]]).log()
-    config = ReadOutConfig(detections_per_image=3)
-    found = instance_read_out(logits, masks("++--", "--++"), NUM_THINGS, config)
+    config = InferenceConfig(detections_per_image=3)
+    found = instance_inference(logits, masks("++--", "--++"), NUM_THINGS, config)
     sure = 1 / (1 + torch.tensor(-3.0).exp())
     assert found.labels.tolist() == [0, 1]
     torch.testing.assert_close(found.scores, torch.tensor([0.5, 0.3]) * sure)
@@ -102,13 +95,13 @@ def test_instances_are_pairs_of_query_and_class():
 
 
 def test_the_score_is_the_mean_inside_of_the_mask():
-    found = instance_read_out(classes((0, 0.97)), masks("+5--"), NUM_THINGS, CONFIG)
+    found = instance_inference(classes((0, 0.97)), masks("+5--"), NUM_THINGS, CONFIG)
     inside = torch.tensor([3.0, 0.5]).sigmoid().mean()
     assert found.scores[0] == pytest.approx(0.97 * float(inside), rel=1e-5)
 
 
 def test_an_empty_mask_has_a_box_of_zeros():
-    found = instance_read_out(classes((0, 0.97)), masks("----"), NUM_THINGS, CONFIG)
+    found = instance_inference(classes((0, 0.97)), masks("----"), NUM_THINGS, CONFIG)
     assert found.boxes[0].tolist() == [0, 0, 0, 0]
     assert found.scores[0] == 0
 
@@ -116,29 +109,29 @@ def test_an_empty_mask_has_a_box_of_zeros():
 def test_the_semantic_map_sums_over_queries():
     """Two weak queries of class 1 outweigh one stronger of class 0."""
     logits = torch.tensor([[0.6, 0, 0, 0.4], [0, 0.4, 0, 0.6], [0, 0.4, 0, 0.6]]).log()
-    assert semantic_read_out(logits, masks("++", "++", "+-")).tolist() == [[1, 0]]
+    assert semantic_inference(logits, masks("++", "++", "+-")).tolist() == [[1, 0]]
 
 
 def test_masks_are_resized_as_logits_after_cropping_the_padding():
     """An image of 48 × 40 pixels is padded to 64 × 64; its mask is the left half of its own."""
     batch = preprocess([torch.zeros(3, 48, 40, dtype=torch.uint8)], LABKIT)
     assert batch.padded_size == (64, 64)
-    logits = torch.full((1, 1, 1, 16, 16), -9.0)
+    logits = torch.full((1, 1, 16, 16), -9.0)
     logits[..., :5] = 9.0  # 20 of 64 columns
-    output = MaskOutput(classes((0, 0.97))[None, None], logits)
-    (prediction,) = read_out(output, batch, CATEGORIES, CONFIG)
+    output = MaskOutput(classes((0, 0.97))[None], logits)
+    (prediction,) = mask_predictions(output, batch, CATEGORIES, CONFIG)
     assert prediction.panoptic.ids.shape == (48, 40)
     assert prediction.panoptic.ids.sum(dim=0).tolist() == [48] * 20 + [0] * 20
     assert prediction.detections.boxes.tolist() == [[0, 0, 20, 48]] * len(
         prediction.detections.boxes
     )
-    (strict,) = read_out(output, batch, CATEGORIES, CONFIG, score_thresh=0.98)
+    (strict,) = mask_predictions(output, batch, CATEGORIES, CONFIG, score_thresh=0.98)
     assert strict.panoptic.segments == []
 
 
 def test_a_model_of_things_alone_has_no_maps():
     batch = preprocess([torch.zeros(3, 32, 32, dtype=torch.uint8)], LABKIT)
-    output = MaskOutput(classes((0, 0.97))[None, None], torch.zeros(1, 1, 1, 8, 8))
-    (prediction,) = read_out(output, batch, CATEGORIES, ReadOutConfig(panoptic=False))
+    output = MaskOutput(classes((0, 0.97))[None], torch.zeros(1, 1, 8, 8))
+    (prediction,) = mask_predictions(output, batch, CATEGORIES, CONFIG, panoptic=False)
     assert prediction.panoptic is None
     assert prediction.semantic is None
