@@ -20,6 +20,9 @@
 # | 6 what is worth drawing | 2 |
 # | question | 2 |
 #
+# Answers may call each other and the functions of the set-up cells. Exercises 3 and 4 build on 1 and 2;
+# exercise 5 on the rules of 2.
+#
 # Your functions will be called on other maps than those below, drawn anew for every submission. Loops
 # over segments, runs and images are fine; loops over pixels are not, where there are $10^{12}$ of them.
 # What labkit and panopticapi have for panoptic quality may not be called in your answers.
@@ -139,10 +142,13 @@ check.report()
 # FP and FN. The areas of the segments are in the table as well.
 #
 # - A predicted and a true segment of one class **match** when their IoU is *above* one half. **Void**
-#   pixels of the ground truth are left out of the union. A crowd never matches.
+#   pixels of the ground truth are left out of the union. Pixels that are undecided in the prediction
+#   are not: they still belong to the true segment. A crowd never matches. Unlike void, it stays in the
+#   union.
 # - True segments without a match are **FN**. A **crowd** is not missed: no FN.
-# - Predicted segments without a match are **FP**, unless they lie for *more than half* of their pixels on
-#   void, or on the crowd of their own class, or on both together. A crowd of another class is no excuse.
+# - Predicted segments without a match are **FP**, unless they lie for *more than half* of all their
+#   pixels (void ones included) on void, or on the crowd of their own class, or on both together. A
+#   crowd of another class is no excuse.
 #
 # The numbers of pixels go up to $10^{13}$; int64 and float64 can hold them. The sum of IoU has to be
 # right to nine digits. (`segment.get("iscrowd", False)` reads a list without `"iscrowd"` as one without
@@ -229,6 +235,7 @@ segments = listed({1: SQUARE, 2: SQUARE, 3: SKY, 4: CIRCLE})
 on_void = [1, 2, 3, 4], [0, 3], [[3, 0], [2, 2], [0, 6], [3, 0]], segments, listed({3: SKY})
 in_crowd = listed({3: SKY, 5: SQUARE}, crowd=[5])
 on_crowd = [1, 2, 3, 4], [3, 5], [[0, 3], [2, 2], [6, 0], [0, 3]], segments, in_crowd
+squares = [{"id": 4, "label": SQUARE}], listed({1: SQUARE})
 
 check = Checks("Exercise 2")
 with check("squares: one of two found; one half is not above one half"):
@@ -241,8 +248,9 @@ with check("sea does not match sky, however well it fits"):
     swapped = [{**s, "label": SEA if s["label"] == SKY else s["label"]} for s in guess_segments]
     equal(counts_of(*example[:3], swapped, truth_segments)[[SKY, SEA], 1:], [[0, 0, 1], [0, 1, 0]])
 with check("void is left out of the union: 4 pixels of 4, and 4 beside them on void"):
-    squares = [{"id": 4, "label": SQUARE}], listed({1: SQUARE})
     equal(counts_of([4], [0, 1], [[4, 4]], *squares)[SQUARE], [1, 1, 0, 0], within=1e-9)
+with check("pixels that the prediction leaves undecided are in the union: 6 of 10"):
+    equal(counts_of([0, 4], [1], [[4], [6]], *squares)[SQUARE], [6 / 10, 1, 0, 0], within=1e-9)
 with check("a prediction on void is excused: nobody knows what is there"):
     equal(counts_of(*on_void)[CIRCLE, 2], 0)
 with check("of the two squares one lies on void; half of the other is not more than half"):
@@ -251,10 +259,15 @@ with check("a crowd is not missed, and never matches"):
     equal(counts_of(*on_crowd)[SQUARE, 3], 0)
     alone = [{"id": 4, "label": SQUARE}], listed({1: SQUARE}, crowd=[1])
     equal(counts_of([4], [1], [[9]], *alone)[SQUARE], [0, 0, 0, 0])
+with check("a crowd stays in the union: 6 pixels of 6, and 2 beside them on a crowd"):
+    beside = squares[0], listed({1: SQUARE, 5: SQUARE}, crowd=[5])
+    equal(counts_of([4], [1, 5], [[6, 2]], *beside)[SQUARE], [6 / 8, 1, 0, 0], within=1e-9)
 with check("a square on a crowd of squares is excused, one that is half on it is not"):
     equal(counts_of(*on_crowd)[SQUARE, 2], 1)
 with check("a crowd of squares does not excuse a circle"):
     equal(counts_of(*on_crowd)[CIRCLE, 2], 1)
+with check("2 of 7 on void and 2 on the crowd: together more than half"):
+    equal(counts_of([4], [0, 3, 5], [[2, 3, 2]], squares[0], in_crowd)[SQUARE], [0, 0, 0, 0])
 check.report()
 
 # %% [markdown]
@@ -329,6 +342,7 @@ def in_tiles(prediction, truth, *segments, width=4):
 whole = in_tiles(guess, truth, guess_segments, truth_segments, width=8)
 halves = in_tiles(guess, truth, guess_segments, truth_segments)
 perfect = in_tiles(truth, truth, truth_segments, truth_segments)
+invented = listed({1: SQUARE, 3: SKY, 4: SEA}), listed({1: SQUARE, 3: SKY})
 
 check = Checks("Exercise 3")
 with check("the keys are all, things and stuff"):
@@ -342,6 +356,9 @@ with check("the same image in two tiles has the same quality"):
     equal(evaluate([halves], 4, isthing)["all"][0], (1 / 3 + 11 / 13) / 2, within=1e-9)
 with check("two images: (2/3 + 2) / (3 + 1) of the squares, not the mean of 1/3 and 1"):
     equal(evaluate([whole, perfect], 4, isthing)["things"][0], 2 / 3, within=1e-9)
+with check("a perfect sky and an invented sea: a class without any match counts 0, in SQ as well"):
+    found = evaluate([in_tiles(tiny("11143333"), tiny("11113333"), *invented)], 4, isthing)
+    equal(found["stuff"], [1 / 2, 1 / 2, 1 / 2], within=1e-9)
 check.report()
 
 # %% [markdown]
@@ -354,7 +371,8 @@ check.report()
 # $$\mathrm{PQ}^\dagger = \frac{1}{n} \sum_{\text{images}} \mathrm{IoU} ,$$
 #
 # where $n$ is the number of images in whose *ground truth* the class occurs, and the IoU of an image
-# that lacks the class in one of the maps is 0. Void pixels are left out of the union as before.
+# whose prediction lacks the class is 0; an image whose ground truth lacks it takes no part. Void pixels
+# are left out of the union as before.
 
 
 # %% exercise="stuff"
@@ -416,9 +434,10 @@ check.report()
 # most $d$ rows *and* at most $d$ columns away. What lies outside of the image does not belong to it.
 #
 # **Boundary PQ** is panoptic quality with, instead of the IoU of two segments, the *smaller* of their
-# IoU and their boundary IoU, for the matching (above one half) and in the sum. Void: the boundary
-# regions are those of the segments as they are; then the void pixels are taken out of the predicted
-# one. Which unmatched predictions are excused does not change, nor does anything about crowds.
+# IoU and their boundary IoU, for the matching (above one half) and in the sum. The IoU is that of
+# exercise 2. Void: the boundary regions are those of the segments as they are; then the void pixels are
+# taken out of the predicted one. (If nothing is left of it, the boundary IoU is 0.) Which unmatched
+# predictions are excused does not change, nor does anything about crowds.
 
 
 # %% exercise="boundary"
@@ -485,6 +504,15 @@ def squares_of(missing, void=0):
     return guessed, true, listed({1: SQUARE, 3: SKY}), listed({1: SQUARE, 3: SKY})
 
 
+def ring_of(side):
+    """A map of a square and one of its outermost pixels alone; the others are undecided."""
+    true = np.full((10, 12), 3)
+    true[1 : 1 + side, 1 : 1 + side] = 1
+    guessed = true.copy()
+    guessed[2:side, 2:side] = 0
+    return guessed, true, listed({1: SQUARE, 3: SKY}), listed({1: SQUARE, 3: SKY})
+
+
 check = Checks("Exercise 5")
 with check("the ring of a square: one pixel wide, inside"):
     ring = tiny("00000 01110 01010 01110 00000") == 1
@@ -501,6 +529,9 @@ with check("three columns missing: no match any more"):
     equal(boundary_count(*squares_of(3), 4, 1)[SQUARE], [0, 0, 1, 1], within=1e-9)
 with check("with d = 4 the regions are the whole squares: the IoU"):
     equal(boundary_count(*squares_of(2), 4, 4)[SQUARE], [48 / 64, 1, 0, 0], within=1e-9)
+with check("a ring: its boundary is perfect, its IoU is the smaller one"):
+    equal(boundary_count(*ring_of(5), 4, 1)[SQUARE], [16 / 25, 1, 0, 0], within=1e-9)
+    equal(boundary_count(*ring_of(8), 4, 1)[SQUARE], [0, 0, 1, 1], within=1e-9)  # 28 / 64
 with check("void columns leave the predicted region: 20 pixels of the rings of 26 and 28 - 8"):
     equal(boundary_count(*squares_of(0, void=1), 4, 1)[SQUARE], [20 / 26, 1, 0, 0], within=1e-9)
 check.report()
@@ -514,7 +545,10 @@ check.report()
 # the object an FN. If it does not draw it, the object is an FN.
 #
 # Which of them should it draw for the largest PQ? Take for PQ the expected numerator over the expected
-# denominator. Whether one object pays depends on the PQ, and the PQ depends on what else is drawn.
+# denominator. (The denominator does not depend on chance: why?) Whether one object pays depends on the
+# PQ, and the PQ depends on what else is drawn.
+#
+# In the first case below the class has TP 10; the one object, not drawn, is an FN: $8 / (10 + 1/2)$.
 
 
 # %% exercise="draw"
@@ -541,12 +575,15 @@ def worth_drawing(counts, objects):
 
 # %% tags=["check"]
 check = Checks("Exercise 6")
-with check("no doubts, nothing to draw"):
-    equal(list(worth_drawing([8, 10, 0, 0], [])), [])
 with check("0.6 of a match with IoU 0.9: 8.54 / 11 is more than 8 / 10.5"):
     equal(list(worth_drawing([8, 10, 0, 0], [(0.6, 0.9)])), [True])
 with check("0.4 of one with 0.9: 8.36 / 11 is less than 8 / 10.5"):
     equal(list(worth_drawing([8, 10, 0, 0], [(0.4, 0.9)])), [False])
+with check("no doubts, nothing to draw"):
+    equal(list(worth_drawing([8, 10, 0, 0], [])), [])
+with check("beside ten objects that do not pay it does: 8.36 / 16 is more than 8 / 15.5"):
+    found = worth_drawing([8, 10, 0, 0], [(0.4, 0.9), *[(0.1, 0.9)] * 10])
+    equal(list(found), [True] + [False] * 10)
 with check("a poor class takes what a good one leaves out"):
     equal(list(worth_drawing([2, 10, 0, 0], [(0.4, 0.9)])), [True])
 with check("together: with the three good ones drawn the class is too good for the last"):
@@ -555,11 +592,12 @@ with check("together: with the three good ones drawn the class is too good for t
 check.report()
 
 # %% [markdown]
-# ## Question. Three thresholds (2 points)
+# ## Question. Why no search? (2 points)
 #
 # Panoptic quality needs no search because a segment has at most one partner with an IoU above one half.
-# Does that still hold (a) for the smaller of IoU and boundary IoU, (b) for the boundary IoU alone, and
-# (c) why does PQ† do without it? Give a reason for each.
+# Does that still hold (a) for the smaller of IoU and boundary IoU, (b) for the boundary IoU alone (think
+# of what the regions of two segments of one map have in common), and (c) why does PQ† do without it?
+# Give a reason for each.
 
 # %% [markdown] question="thresholds"
 # <!-- BEGIN SOLUTION -->
@@ -574,6 +612,7 @@ import numpy as np
 
 CLASSES, THINGS, BLOCK, COLUMNS, ROWS = 8, 4, 10, 6, 4
 ISTHING = [True] * THINGS + [False] * (CLASSES - THINGS)
+GROUNDS, UNMATCHED = 2, 6  # the grounds are the classes 4 and 5; 6 is never matched, 7 never occurs
 
 
 class Scene:
@@ -587,7 +626,7 @@ class Scene:
         self.used = 0
         self.segments = {"truth": [], "prediction": []}
         self.blocks = list(rng.permutation(ROWS * COLUMNS))
-        ground = THINGS + int(rng.integers(CLASSES - THINGS))
+        ground = THINGS + int(rng.integers(GROUNDS))
         for which in ("truth", "prediction"):
             getattr(self, which)[:] = self.new(which, ground)
 
@@ -636,12 +675,18 @@ class Scene:
         self.paint("truth", self.new("truth", label), where, 0, 0, h, 8)
         self.paint("prediction", self.new("prediction", label), where, 0, 4, h, 4)
 
-    def hollow(self):
-        """Only the frame of a square: the boundary regions agree better than the segments."""
+    def poor_outline(self):
+        """IoU 40 / 64, boundary IoU 16 / 34 for d = 1 and 28 / 56 for d = 2."""
         where, label = self.block(), self.thing()
         self.paint("truth", self.new("truth", label), where, 0, 0, 8, 8)
-        self.paint("prediction", self.new("prediction", label), where, 0, 0, 8, 8)
-        self.paint("prediction", 0, where, 1, 1, 6, 6)
+        self.paint("prediction", self.new("prediction", label), where, 0, 0, 8, 5)
+
+    def hollow(self, height, width):
+        """Only the frame of a rectangle: the boundary regions agree better than the segments."""
+        where, label = self.block(), self.thing()
+        self.paint("truth", self.new("truth", label), where, 0, 0, height, width)
+        self.paint("prediction", self.new("prediction", label), where, 0, 0, height, width)
+        self.paint("prediction", 0, where, 1, 1, height - 2, width - 2)
 
     def missed(self):
         self.paint(
@@ -689,26 +734,23 @@ class Scene:
             8,
         )
 
-    def half_on_void(self):
-        where = self.block()
-        self.paint("truth", 0, where, 0, 0, 8, 4)
-        self.paint(
-            "prediction",
-            self.new("prediction", self.thing()),
-            where,
-            0,
-            0,
-            int(self.rng.integers(3, 9)),
-            8,
-        )
+    def partly_on_void(self, columns):
+        """As many of 8 columns on void: half or less is no excuse."""
+        where, height = self.block(), int(self.rng.integers(3, 9))
+        self.paint("truth", 0, where, 0, 0, 8, columns)
+        self.paint("prediction", self.new("prediction", self.thing()), where, 0, 0, height, 8)
 
     def undecided(self):
         self.paint("prediction", 0, self.block(), 0, 0, 4, 4)
 
+    def unmatched(self, which):
+        """A stuff segment in one of the maps alone, of a class that nothing else has."""
+        self.paint(which, self.new(which, UNMATCHED), self.block(), 0, 0, 6, 6)
+
     def crowd(self, label):
-        """A crowd in two blocks: predictions of its class are excused, one of another is not."""
+        """Predictions of its class are excused, one of another is not; a match reaches into it."""
         crowd = self.new("truth", label, iscrowd=True)
-        first, second, third = self.block(), self.block(), self.block()
+        first, second, third, fourth = (self.block() for _ in range(4))
         for where in (first, second, third):
             self.paint("truth", crowd, where, 0, 0, 8, 6)
         self.paint(
@@ -730,6 +772,9 @@ class Scene:
             8,
         )
         self.paint("prediction", self.new("prediction", self.other(label)), third, 0, 0, 8, 6)
+        self.paint("truth", crowd, fourth, 0, 6, 8, 2)
+        self.paint("truth", self.new("truth", label), fourth, 0, 0, 8, 6)
+        self.paint("prediction", self.new("prediction", label), fourth, 0, 0, 8, 8)
 
     def lone_crowd(self, label):
         """A crowd that one prediction covers exactly: no match all the same."""
@@ -759,8 +804,10 @@ def plain_scene(rng):
 
 def void_scene(rng):
     scene = plain_scene(rng)
-    for event in ("saved_by_void", "saved_by_void", "excused_by_void", "half_on_void"):
+    for event in ("saved_by_void", "saved_by_void", "excused_by_void"):
         getattr(scene, event)()
+    scene.partly_on_void(4)
+    scene.partly_on_void(3)
     return scene
 
 
@@ -771,6 +818,18 @@ def crowd_scene(rng):
     scene.lone_crowd(second)
     scene.half_on_crowd(third)
     scene.on_void_and_crowd(fourth)
+    return scene
+
+
+def missed_stuff_scene(rng):
+    scene = plain_scene(rng)
+    scene.unmatched("truth")
+    return scene
+
+
+def invented_stuff_scene(rng):
+    scene = plain_scene(rng)
+    scene.unmatched("prediction")
     return scene
 
 
@@ -844,12 +903,12 @@ def counting_inputs(scene):
     return inputs
 
 
-def image_inputs(*scenes):
-    """Three data sets of three images in four tiles each."""
+def image_inputs(*data_sets):
+    """Data sets of images in four tiles each, from the scenes of their images."""
 
     def inputs(rng):
         cases = []
-        for _ in range(3):
+        for scenes in data_sets:
             images, maps = [], []
             for scene in scenes:
                 drawn = scene(rng)
@@ -901,7 +960,10 @@ def boundary_inputs(rng):
     cases = []
     for scene in (plain_scene, plain_scene, void_scene, void_scene, crowd_scene):
         drawn = scene(rng)
-        drawn.hollow()
+        drawn.poor_outline()
+        drawn.hollow(8, 8)  # IoU 28 / 64: no match
+        for _ in range(2):  # IoU 16 / 25 to 22 / 40: matches whose boundary IoU is larger
+            drawn.hollow(5, int(rng.integers(5, 9)))
         cases.append(
             {
                 "prediction": drawn.prediction.astype(np.int64),
@@ -916,19 +978,27 @@ def boundary_inputs(rng):
 
 
 def doubtful_inputs(rng):
-    """Cases in which no simple rule is right."""
+    """Cases in which no simple rule is right, and each gives something else."""
     cases = []
     while len(cases) < 6:
         tp, fp, fn = rng.integers([1, 0, 0], [5, 4, 4]).tolist()
         counts = [float(tp * rng.uniform(0.6, 0.9)), tp, fp, fn]
         objects = [
             (float(a), float(s))
-            for a, s in zip(rng.uniform(0.1, 0.95, 8), rng.uniform(0.55, 0.95, 8), strict=True)
+            for a, s in zip(rng.uniform(0.03, 0.95, 8), rng.uniform(0.55, 0.95, 8), strict=True)
         ]
         case = {"counts": counts, "objects": objects}
-        others = [by_rule(**case), [a > 0.5 for a, _ in objects], [True] * 8, [False] * 8]
+        answers = [
+            right_choice(**case),
+            by_rule(**case),
+            not_missed(**case),
+            not_missed(**case, cost=0.5),
+            [a > 0.5 for a, _ in objects],
+            [True] * 8,
+            [False] * 8,
+        ]
         values = sorted((value_of(chosen, **case) for chosen in prefixes(objects)), reverse=True)
-        if right_choice(**case) not in others and values[0] > values[1] + 1e-6:
+        if len(set(map(tuple, answers))) == len(answers) and values[0] > values[1] + 1e-6:
             cases.append(case)
     return cases
 
@@ -988,11 +1058,15 @@ def right_counts(
     truth_segments,
     num_classes,
     distance=None,
-    smaller=True,
+    matched_by=min,
+    summed=min,
     at_least=False,
     void_in_union=False,
+    crowd_in_union=True,
+    undecided_in_union=True,
     excused_by=("void", "crowd"),
     half_excused=False,
+    half_of_known=False,
     together=True,
     crowd_missed=False,
     any_crowd=False,
@@ -1004,6 +1078,11 @@ def right_counts(
     prediction, truth, weights = maps[:3]
     counts = np.zeros((num_classes, 4))
     void, matched = truth == 0, set()
+    left_out = void & (not void_in_union)
+    if not undecided_in_union:
+        left_out |= prediction == 0
+    if not crowd_in_union:
+        left_out |= np.isin(truth, [g["id"] for g in truth_segments if g.get("iscrowd", False)])
     outline = region or right_region
     for g in truth_segments:
         in_g, crowd = truth == g["id"], g.get("iscrowd", False)
@@ -1012,13 +1091,13 @@ def right_counts(
             if crowd or (of_classes and p["label"] != g["label"]):
                 continue
             in_p = prediction == p["id"]
-            iou = ratio(in_p, in_g, void, weights, void_in_union, areas_added)
+            iou = edge = ratio(in_p, in_g, left_out, weights, areas_added)
             if distance is not None:
                 edge_p, edge_g = outline(in_p, distance), outline(in_g, distance)
-                edge = ratio(edge_p, edge_g, void, weights, void_in_union, areas_added)
-                iou = min(iou, edge) if smaller else edge
-            if iou > 0.5 or (at_least and iou == 0.5):
-                counts[g["label"]] += iou, 1, 0, 0
+                edge = ratio(edge_p, edge_g, left_out, weights, areas_added)
+            value = matched_by(iou, edge)
+            if value > 0.5 or (at_least and value == 0.5):
+                counts[g["label"]] += summed(iou, edge), 1, 0, 0
                 matched.add(p["id"])
                 hit = True
         if not hit and (crowd_missed or not crowd):
@@ -1035,16 +1114,25 @@ def right_counts(
         excuses = [void] * ("void" in excused_by) + crowds * ("crowd" in excused_by)
         if together and excuses:
             excuses = [np.any(excuses, axis=0)]
-        shares = [2 * weights[in_p & one].sum() - weights[in_p].sum() for one in excuses]
+        area = weights[in_p & ~(void & half_of_known)].sum()
+        shares = [2 * weights[in_p & one].sum() - area for one in excuses]
         if not any(share > 0 or (half_excused and share == 0) for share in shares):
             counts[p["label"], 2] += 1
     return counts
 
 
-def ratio(in_p, in_g, void, weights, void_in_union, areas_added):
+def ratio(in_p, in_g, left_out, weights, areas_added=False):
     shared = int(weights[in_p & in_g].sum())
-    union = int(weights[(in_p & (void_in_union | ~void)) | in_g].sum())
+    union = int(weights[(in_p | in_g) & ~left_out].sum())
     return shared / (union + shared * areas_added)
+
+
+def the_iou(iou, edge):
+    return iou
+
+
+def the_edge(iou, edge):
+    return edge
 
 
 def right_region(mask, distance):
@@ -1079,11 +1167,11 @@ def right_boundary_counts(prediction, truth, **case):
     return right_counts([prediction, truth, np.ones_like(truth)], **case)
 
 
-def means(counts, isthing, every_class=False):
+def means(counts, isthing, every_class=False, unmatched=0.0):
     rows = []
     for iou, tp, fp, fn in counts:
         size = tp + fp / 2 + fn / 2
-        found = [iou / size, iou / tp if tp else 0.0, tp / size] if size else [0.0] * 3
+        found = [iou / size, iou / tp if tp else unmatched, tp / size] if size else [0.0] * 3
         rows.append(found if size or every_class else [np.nan] * 3)
     rows, things = np.array(rows), np.array(isthing)
     parts = {"all": rows, "things": rows[things], "stuff": rows[~things]}
@@ -1095,10 +1183,10 @@ def counts_of_image(image, maps, num_classes):
     return right_counts(maps, **parts, num_classes=num_classes)
 
 
-def right_evaluation(images, num_classes, isthing, maps, every_class=False):
+def right_evaluation(images, num_classes, isthing, maps, **options):
     pairs = zip(images, maps, strict=True)
     counts = sum(counts_of_image(image, one, num_classes) for image, one in pairs)
-    return means(counts, isthing, every_class)
+    return means(counts, isthing, **options)
 
 
 def mean_of_images(images, num_classes, isthing, maps):
@@ -1151,7 +1239,8 @@ def right_stuff(
                 else g is not None and p is not None
             )
             if g is not None and p is not None:
-                iou = ratio(prediction == p, truth == g, truth == 0, weights, void_in_union, False)
+                left_out = (truth == 0) & (not void_in_union)
+                iou = ratio(prediction == p, truth == g, left_out, weights)
                 sums[label] += iou * (iou > above)
     return [
         float(total / n) if n and not thing else None
@@ -1185,6 +1274,17 @@ def right_choice(counts, objects):
             key=lambda chosen: value_of(chosen, counts, objects),
         )
     )
+
+
+def not_missed(counts, objects, cost=1.0):
+    """An object that is not drawn is no FN, one that is drawn adds so much to the denominator."""
+    iou, tp, fp, fn = counts
+
+    def value(chosen):
+        gain = sum(a * s for drawn, (a, s) in zip(chosen, objects, strict=True) if drawn)
+        return (iou + gain) / (tp + fp / 2 + fn / 2 + cost * sum(chosen))
+
+    return max(prefixes(objects), key=value)
 
 
 def by_rule(counts, objects):
@@ -1265,7 +1365,15 @@ ASSIGNMENT = Assignment(
             right_counts,
             EXACT,
             hidden=("maps",),
-            mistakes=(HALF, UNION, CLASS),
+            mistakes=(
+                HALF,
+                UNION,
+                CLASS,
+                Mistake(
+                    "Do the pixels of a true segment that are undecided in the prediction belong to the union?",
+                    instead(right_counts, undecided_in_union=False),
+                ),
+            ),
         ),
         Probe(
             "void",
@@ -1290,6 +1398,10 @@ ASSIGNMENT = Assignment(
                     "Is a prediction excused that lies with exactly half of its pixels on void?",
                     instead(right_counts, half_excused=True),
                 ),
+                Mistake(
+                    "More than half of which pixels of a prediction have to lie on void?",
+                    instead(right_counts, half_of_known=True),
+                ),
                 HALF,
             ),
         ),
@@ -1305,6 +1417,10 @@ ASSIGNMENT = Assignment(
             hint="If the plain cases are right: follow one crowd through the three rules.",
             mistakes=(
                 Mistake("Can a crowd be missed?", instead(right_counts, crowd_missed=True)),
+                Mistake(
+                    "A match reaches into a crowd: do these pixels belong to the union?",
+                    instead(right_counts, crowd_in_union=False),
+                ),
                 Mistake(
                     "Does a crowd of people excuse a car that lies on it?",
                     instead(right_counts, any_crowd=True),
@@ -1329,7 +1445,11 @@ ASSIGNMENT = Assignment(
             "evaluate",
             "evaluate",
             2,
-            image_inputs(plain_scene, plain_scene, plain_scene),
+            image_inputs(
+                [plain_scene, plain_scene, plain_scene],
+                [plain_scene, plain_scene, missed_stuff_scene],
+                [invented_stuff_scene, plain_scene, plain_scene],
+            ),
             right_evaluation,
             EXACT,
             hidden=("maps",),
@@ -1346,6 +1466,10 @@ ASSIGNMENT = Assignment(
                     "Which classes take part in the mean?",
                     instead(right_evaluation, every_class=True),
                 ),
+                Mistake(
+                    "What is the SQ of a class without any match, and is it in the mean?",
+                    instead(right_evaluation, unmatched=np.nan),
+                ),
             ),
         ),
         Probe(
@@ -1353,7 +1477,7 @@ ASSIGNMENT = Assignment(
             "stuff",
             "stuff_quality",
             2,
-            image_inputs(stuff_scene, stuff_scene, stuff_scene),
+            image_inputs(*[[stuff_scene, stuff_scene, stuff_scene]] * 3),
             right_stuff,
             EXACT,
             hidden=("maps",),
@@ -1405,11 +1529,23 @@ ASSIGNMENT = Assignment(
             mistakes=(
                 Mistake(
                     "Which of the two numbers counts when the boundary IoU is larger than the IoU?",
-                    instead(right_boundary_counts, smaller=False),
+                    instead(right_boundary_counts, matched_by=the_edge, summed=the_edge),
+                ),
+                Mistake(
+                    "Which of the two numbers goes into the sum of a match?",
+                    instead(right_boundary_counts, summed=the_edge),
+                ),
+                Mistake(
+                    "Which of the two numbers goes into the sum when the boundary IoU is the smaller one?",
+                    instead(right_boundary_counts, summed=the_iou),
                 ),
                 Mistake(
                     "Does a match with a poor outline still count?",
-                    lambda **case: right_boundary_counts(**{**case, "distance": 99}),
+                    instead(right_boundary_counts, matched_by=the_iou),
+                ),
+                Mistake(
+                    "Does the outline of a match count for anything?",
+                    instead(right_boundary_counts, matched_by=the_iou, summed=the_iou),
                 ),
                 Mistake(
                     "Does the boundary region contain pixels that are not in the segment?",
@@ -1431,6 +1567,8 @@ ASSIGNMENT = Assignment(
             hint="Compute the PQ of all choices for two or three objects and look at the best one.",
             mistakes=(
                 Mistake("Is the PQ still the same once the best objects have been drawn?", by_rule),
+                Mistake("What is an object that is not drawn?", not_missed),
+                Mistake("What are the objects that are not drawn?", instead(not_missed, cost=0.5)),
                 Mistake(
                     "Is a probability above one half what counts? The IoU matters as well, and so does the PQ of the class.",
                     lambda counts, objects: [a > 0.5 for a, _ in objects],
