@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pytest
 from attacks import ANSWERS, ATTACKS, RIGHT, TOTAL, escape_code
 
 from labkit.grading.authoring.assignment import load_assignment
+from labkit.grading.execution.submission_process import COMMAND
 from labkit.grading.sandbox.isolation import probe
 from labkit.grading.sandbox.levels import STRONG
 from labkit.grading.scoring.score import score
@@ -222,7 +222,7 @@ def run(
 
     def stream() -> None:
         server = subprocess.Popen(
-            [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -22,6 +21,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.grading.execution.harvest import read_harvest
+from labkit.grading.execution.submission_process import COMMAND
 from labkit.grading.states import State
 from labkit.system.folder_lock import locked
 from labkit.system.processes import kill_tree
@@ -46,7 +46,7 @@ class ExecutionServer:
     def __init__(self, lock: int | None = None, scratch: Path | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -1,4 +1,4 @@
-"""Processes that execute submissions: ``python -m labkit.grading.execution.submission_process``.
+"""Processes that execute submissions, started with :data:`COMMAND`.
 
 Each line of standard input is a task in JSON:
 
@@ -30,6 +30,11 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.system.processes import adopt_orphans, die_with_parent, kill_descendants
 
+# Without -P a folder labkit in the working directory, such as another checkout, would be imported
+# in place of the installed package, and the sandbox of the kernel holds only the installed one.
+COMMAND = (sys.executable, "-P", "-m", "labkit.grading.execution.submission_process")
+"""Starts the process of this module."""
+
 KERNEL_PACKAGES = ("IPython", "debugpy", "ipykernel")
 """What every kernel imports and this process does not. Compiling it takes a kernel longer than all
 the rest of its start; installers such as uv leave it to the first import."""
@@ -50,7 +55,7 @@ def execute_in_subprocess(
         "out": str(out.resolve()),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+        COMMAND,
         input=json.dumps(task) + "\n",
         capture_output=True,
         text=True,

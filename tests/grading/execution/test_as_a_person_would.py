@@ -6,7 +6,6 @@ import copy
 import json
 import re
 import subprocess
-import sys
 
 import nbformat
 import pytest
@@ -14,6 +13,7 @@ from helpers.made_assignments import make_assignment
 
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.release import notebook_bytes
+from labkit.grading.execution.submission_process import COMMAND
 from labkit.grading.intake.student import Student
 from labkit.grading.reports.feedback import feedback_page
 from labkit.grading.reports.gradebook import Entry
@@ -118,7 +118,7 @@ def harvests(assignment, tmp_path_factory):
         task = {"submission": str(root / f"{number}.ipynb"), "out": str(root / name)}
         tasks.append({**task, "assignment_dir": str(assignment.folder)})
     subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+        COMMAND,
         input="".join(json.dumps(task) + "\n" for task in tasks),
         stdout=subprocess.DEVNULL,
         text=True,
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_notebook_is_told_why(assignment, tmp_path):
     submission = {"submission": str(tmp_path / "a.ipynb"), "out": str(tmp_path / "out")}
     (tmp_path / "a.ipynb").write_text("<!DOCTYPE html>")
     subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+        COMMAND,
         input=json.dumps({**submission, "assignment_dir": str(assignment.folder)}) + "\n",
         stdout=subprocess.DEVNULL,
         text=True,

@@ -20,7 +20,9 @@ from labkit.errors import LabkitError
 from labkit.grading.authoring.assignment import load_assignment
 from labkit.grading.authoring.probes import Limits
 from labkit.grading.authoring.release import notebook_bytes
+from labkit.grading.execution.executors import ExecutionServer
 from labkit.grading.execution.submission_process import (
+    COMMAND,
     KERNEL_PACKAGES,
     _write_bytecode,
     execute_in_subprocess,
@@ -141,7 +143,7 @@ def harvested(assignment, tmp_path_factory):
             }
         )
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+        COMMAND,
         input="".join(json.dumps(task) + "\n" for task in tasks),
         capture_output=True,
         text=True,
@@ -181,6 +183,24 @@ def test_forbidden_names_are_reported(harvested):
     assert found["forbidden"] == ["torch.nn.functional.softmax"]
     assert found["probes"]["values"]["status"] == "raised"
     assert found["probes"]["values"]["ename"] == "ForbiddenFunction"
+
+
+def test_a_folder_labkit_where_it_runs_is_not_imported(assignment, tmp_path, monkeypatch):
+    """As in another checkout, which the kernel's sandbox does not hold."""
+    (tmp_path / "labkit").mkdir()
+    (tmp_path / "labkit" / "__init__.py").write_text("raise RuntimeError('not the installed one')")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ada.ipynb").write_bytes(solved(assignment))
+    task = {
+        "submission": str(tmp_path / "ada.ipynb"),
+        "assignment_dir": str(assignment.folder),
+        "out": str(tmp_path / "out"),
+    }
+    server = ExecutionServer()
+    try:
+        assert server.execute(task, 120)["state"] == "ok"
+    finally:
+        server.close()
 
 
 def test_an_exercise_that_ends_the_kernel_takes_no_other_with_it(assignment, tmp_path):
@@ -261,7 +281,7 @@ def test_killed_in_the_middle_nothing_is_left(assignment, tmp_path):
         "out": str(tmp_path / "out"),
     }
     server = psutil.Popen(
-        [sys.executable, "-m", "labkit.grading.execution.submission_process"],
+        COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
