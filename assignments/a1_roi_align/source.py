@@ -7,7 +7,8 @@
 # respect to the feature map, and the one that the usual operators leave out, with respect to the *box*.
 # With that gradient a box can search for its object by itself, which it does at the end.
 #
-# **Before you begin:** notebook 2, sections 2.1 to 2.5 and 2.8. **Time:** about two hours.
+# **Before you begin:** notebook 2, sections 2.1 to 2.5 and 2.8; for the question also notebook 3,
+# sections 3.3 to 3.7. **Time:** about two hours.
 # **Points:** 20, of which 18 are computed and 2 are for a question.
 #
 # | exercise | points |
@@ -20,14 +21,16 @@
 # | question | 2 |
 #
 # Your functions will be called on other maps and boxes than those below, drawn anew for every
-# submission. Loops over boxes are fine; each call has a few boxes. The RoI operators of torchvision and
+# submission. Maps have at least two rows and columns. Loops over boxes are fine; each call has a few
+# boxes. Later answers may call earlier ones, and helper functions may be in any cell that is not a
+# check. Compute in float64; the type of the result is not graded. The RoI operators of torchvision and
 # labkit, `grid_sample` and autograd may not be used in your answers. The cells with checks may, and do.
 #
 # **Conventions.** Coordinates are $x$ to the right and $y$ *down*. A rotated box is
 # $(x, y, \text{width}, \text{height}, \text{angle})$: the centre, the two sides and an angle in
 # *degrees*. At angle 0 the width lies along $x$ and the height along $y$. A positive angle turns the box
 # about its centre, *counter-clockwise as you see it on the screen*: at 90° what was its right end is
-# at the top.
+# at the top, and its upper side, where the first row of bins is, is on the left.
 #
 # Boxes have pixels of the image as units and count *edges*: the image's left edge is $x = 0$. A feature
 # map is indexed by the *centres* of its cells: cell $[r, c]$ lies at $y = r$, $x = c$. With
@@ -78,7 +81,7 @@ def sampling_grid(
         sampling_ratio: samples in a bin along each side; 0: adaptive.
 
     Returns:
-        (2, h, w, s, t) float64: first y, then x of sample (s, t) of bin (h, w), where cell [r, c] of
+        (2, h, w, s, t): first y, then x of sample (s, t) of bin (h, w), where cell [r, c] of
         the map lies at y = r, x = c.
     """
     # BEGIN SOLUTION
@@ -122,6 +125,8 @@ with check("upright: the same y, one to the left and one to the right of 2.5"):
     equal(places(0.0), [[1.5, 1.5], [1.5, 3.5]])
 with check("90 degrees: the right end is at the top"):
     equal(places(90.0), [[2.5, 0.5], [2.5, 2.5]], within=1e-9)
+with check("90 degrees, two rows of bins: the first row is on the left"):
+    equal(places(90.0, output_size=(2, 1)), [[1.5, 1.5], [2, 3]], within=1e-9)
 with check("30 degrees: half of the way up, and the cosine of 30 degrees to the side"):
     equal(places(30.0), [[2, 1], [2.5 - math.sqrt(3) / 2, 2.5 + math.sqrt(3) / 2]], within=1e-9)
 with check("at stride 8 the box is eight times as large in pixels and the same in cells"):
@@ -130,9 +135,14 @@ with check("two samples along each side, upright: at a quarter and three quarter
     grid = sampling_grid(numbers(3, 2, 4, 2, 0), (1, 1), 1.0, 2)
     equal(grid[0, 0, 0], [[1, 1], [2, 2]])
     equal(grid[1, 0, 0], [[1.5, 3.5], [1.5, 3.5]])
+with check("two bins with two samples each: the first bin has the left ones"):
+    grid = sampling_grid(numbers(3, 2, 4, 2, 0), (1, 2), 1.0, 2)
+    equal(grid[1, 0, :, 0], [[1, 2], [3, 4]])
 with check("adaptive: a bin of 2 by 1.5 cells has 2 by 2 samples, one of 2 by 1 has 2 by 1"):
     has_shape(sampling_grid(numbers(3, 2, 3, 4, 30), (2, 2), 1.0, 0), (2, 2, 2, 2, 2))
     has_shape(sampling_grid(numbers(24, 16, 16, 32, 30), (2, 2), 1 / 8, 0), (2, 2, 2, 2, 1))
+with check("adaptive, rounded up: a bin of 2.1 by 1.5 cells has 3 by 2 samples"):
+    has_shape(sampling_grid(numbers(3, 2, 3, 4.2, 30), (2, 2), 1.0, 0), (2, 2, 2, 3, 2))
 check.report()
 
 # %% [markdown]
@@ -164,15 +174,15 @@ def roi_align_rotated(
         output_size, spatial_scale, sampling_ratio: as in exercise 1.
 
     Returns:
-        (K, C, h, w) of the type of `features`.
+        (K, C, h, w).
     """
     # BEGIN SOLUTION
-    pooled = features.new_zeros((len(boxes), features.shape[1], *output_size))
+    pooled = torch.zeros(len(boxes), features.shape[1], *output_size, dtype=torch.float64)
     for k, row in enumerate(boxes.double()):
         y, x = sampling_grid(row[1:], output_size, spatial_scale, sampling_ratio)
-        image = features[int(row[0])]
+        image = features[int(row[0])].double()
         values = sum(
-            image[:, r, c] * (a * b).to(image.dtype)
+            image[:, r, c] * (a * b)
             for r, a, _ in neighbours(y, image.shape[1])
             for c, b, _ in neighbours(x, image.shape[2])
         )
@@ -219,6 +229,9 @@ with check("farther out a sample is 0 and counts: here two of four"):
     outside = numbers(0, 1.5, -0.5, 2, 1, 90)[None]  # samples at y = -0.5 and y = -1.5
     ones = torch.ones(1, 1, 5, 5, dtype=torch.float64)
     equal(roi_align_rotated(ones, outside, (1, 1), 1.0, 2).item(), 0.5, within=1e-9)
+with check("the same in x: two of four"):
+    outside = numbers(0, -0.5, 1.5, 2, 1, 0)[None]  # samples at x = -0.5 and x = -1.5
+    equal(roi_align_rotated(ones, outside, (1, 1), 1.0, 2).item(), 0.5, within=1e-9)
 with check("a box in the second image reads the second image"):
     two = torch.stack([cells, 10 * cells])[:, None]
     found = roi_align_rotated(two, turned + numbers(1, 0, 0, 0, 0, 0), (1, 2), 1.0, 1)
@@ -233,7 +246,8 @@ check.report()
 # Each value of the result is a weighted sum of cells, so the gradient of a loss goes back to these
 # cells, with the same weights. The two matrices of notebook 2 do not help any more: for a rotated box
 # the $y$ of a sample depends on its column, too. Several samples, bins and boxes may reach one cell;
-# what they send adds up. (In PyTorch `total[:, r, c] += values` writes *once* where a pair of indices
+# what they send adds up. A sample that is farther out than one cell sends nothing, but still counts in
+# the mean. (In PyTorch `total[:, r, c] += values` writes *once* where a pair of indices
 # occurs several times; `index_put_(..., accumulate=True)` and `index_add_` add.)
 
 
@@ -249,20 +263,21 @@ def map_gradient(
 
     Args:
         gradient: (K, C, h, w), of the loss with respect to the result of exercise 2.
-        boxes, spatial_scale, sampling_ratio: as in exercise 2.
+        boxes, spatial_scale: as in exercise 2.
         feature_size: (N, C, H, W) of the maps.
+        sampling_ratio: as in exercise 1, also 0.
 
     Returns:
-        (N, C, H, W) of the type of `gradient`.
+        (N, C, H, W).
     """
     # BEGIN SOLUTION
-    total = gradient.new_zeros(feature_size)
-    for of_box, row in zip(gradient, boxes.double(), strict=True):
+    total = torch.zeros(feature_size, dtype=torch.float64)
+    for of_box, row in zip(gradient.double(), boxes.double(), strict=True):
         y, x = sampling_grid(row[1:], tuple(of_box.shape[1:]), spatial_scale, sampling_ratio)
         image = total[int(row[0])]
         for r, a, _ in neighbours(y, image.shape[1]):
             for c, b, _ in neighbours(x, image.shape[2]):
-                weights = (a * b / (y.shape[2] * y.shape[3])).to(gradient.dtype)
+                weights = a * b / (y.shape[2] * y.shape[3])
                 shares = of_box[..., None, None] * weights  # (C, h, w, s, t)
                 places = (r * image.shape[2] + c).flatten()
                 image.view(len(image), -1).index_add_(1, places, shares.flatten(1))
@@ -282,16 +297,19 @@ with check("the upper sample sends a quarter to each of its four cells"):
 with check("two equal boxes send twice as much"):
     found = map_gradient(torch.cat([one, one]), turned.repeat(2, 1), (1, 1, 5, 5), 1.0, 1)
     equal(found.sum().item(), 4, within=1e-9)
-with check("the result is linear in the map: gradient times map = gradient times result"):
-    _ = torch.manual_seed(0)
-    features = torch.randn(2, 3, 8, 9, dtype=torch.float64)
-    angles = numbers(20, -75, 140, 200)
-    some = torch.cat([torch.rand(4, 2).double() * 60, 10 + torch.rand(4, 2).double() * 40], dim=1)
-    some = torch.cat([numbers(0, 1, 0, 1)[:, None], some, angles[:, None]], dim=1)
-    G = torch.randn(4, 3, 2, 3, dtype=torch.float64)
-    direct = (roi_align_rotated(features, some, (2, 3), 1 / 8, 2) * G).sum()
-    found = (map_gradient(G, some, (2, 3, 8, 9), 1 / 8, 2) * features).sum()
-    equal(found.item(), direct.item(), within=1e-9)
+_ = torch.manual_seed(0)
+features = torch.randn(2, 3, 8, 9, dtype=torch.float64)
+some = torch.cat([torch.rand(3, 2).double() * 60, 10 + torch.rand(3, 2).double() * 40], dim=1)
+some = torch.cat([numbers(0, 1, 1)[:, None], some, numbers(20, -75, 140)[:, None]], dim=1)
+some = torch.cat([some, numbers(0, -12, 70, 42, 41, 33)[None]])  # the last has samples far outside
+G = torch.randn(4, 3, 2, 3, dtype=torch.float64)
+for ratio, samples in ((2, "two samples"), (0, "adaptive")):
+    with check(
+        f"gradient times map = gradient times result, as it is linear in the map: {samples}"
+    ):
+        direct = (roi_align_rotated(features, some, (2, 3), 1 / 8, ratio) * G).sum()
+        found = (map_gradient(G, some, (2, 3, 8, 9), 1 / 8, ratio) * features).sum()
+        equal(found.item(), direct.item(), within=1e-9)
 check.report()
 
 # %% [markdown]
@@ -323,10 +341,11 @@ def box_gradient(
 
     Args:
         gradient: (K, C, h, w), of the loss with respect to the result of exercise 2.
-        features, boxes, spatial_scale, sampling_ratio: as in exercise 2.
+        features, boxes, spatial_scale: as in exercise 2.
+        sampling_ratio: as in exercise 1, also 0.
 
     Returns:
-        (K, 5) float64: with respect to x, y, width, height (per pixel) and angle (per degree).
+        (K, 5): with respect to x, y, width, height (per pixel) and angle (per degree).
     """
     # BEGIN SOLUTION
     sums = torch.zeros(len(boxes), 5, dtype=torch.float64)
@@ -392,9 +411,10 @@ with check(
     equal(on_ramp(30.0)[4].item(), -math.pi / 360, within=1e-9)
 with check("angle: the left bin gains what the right one loses"):
     equal(on_ramp(30.0, (1.0, 1.0))[4].item(), 0, within=1e-9)
-with check("the same as the differences of exercise 2"):
-    expected = by_differences(G, features, some, 1 / 8, 2)
-    equal(box_gradient(G, features, some, 1 / 8, 2), expected, within=1e-5)
+for ratio, samples in ((2, "two samples"), (0, "adaptive")):
+    with check(f"the same as the differences of exercise 2: {samples}"):
+        expected = by_differences(G, features, some, 1 / 8, ratio)
+        equal(box_gradient(G, features, some, 1 / 8, ratio), expected, within=1e-5)
 check.report()
 
 # %% [markdown]
@@ -431,7 +451,7 @@ def fit_box(
         spatial_scale, sampling_ratio: as in exercise 2.
 
     Returns:
-        (5,) float64.
+        (5,).
     """
     # BEGIN SOLUTION
     row = torch.cat([torch.zeros(1, dtype=torch.float64), box.double()])[None]
@@ -618,6 +638,7 @@ def right_grid(
     middle=0.5,
     rounded=math.ceil,
     cells=True,
+    row_sign=1.0,
 ):
     x, y, width, height, angle = box.double()
     own = []
@@ -629,7 +650,7 @@ def right_grid(
         own.append(((parts / (bins * count) - 0.5) * length).reshape(bins, count))
     v, u = own[0][:, None, :, None], own[1][None, :, None, :]
     sin, cos = sign * torch.sin(angle * unit), torch.cos(angle * unit)
-    across = x * spatial_scale - half + u * cos + v * sin
+    across = x * spatial_scale - half + u * cos + row_sign * v * sin
     return torch.stack([y * spatial_scale - half - u * sin + v * cos, across])
 
 
@@ -673,7 +694,8 @@ def right_pooled(
             counts = ((points >= -1) & (points <= size)).all(dim=0).sum(dim=(2, 3))
             pooled[k] = values.sum(dim=(3, 4)) / counts.clamp(min=1)
         else:
-            pooled[k] = values.sum(dim=(3, 4)) / (1 if share == "sum" else y.shape[2] * y.shape[3])
+            counts = {"sum": 1, "ratio": sampling_ratio**2}.get(share, y.shape[2] * y.shape[3])
+            pooled[k] = values.sum(dim=(3, 4)) / counts
     return pooled
 
 
@@ -779,6 +801,11 @@ RADIANS = Mistake(
     "Which unit does the angle have, and which one do `sin` and `cos` expect?",
     instead(right_grid, unit=1.0),
 )
+SHEARED = Mistake(
+    "Look at a box with two rows of bins at 90 degrees: where is the first row?",
+    instead(right_grid, row_sign=-1.0),
+)
+FROM_GRID = "Is the number of samples taken from the grid, also when `sampling_ratio` is 0?"
 
 NEAR = Tolerance(rtol=1e-4, atol=1e-5)
 
@@ -797,6 +824,7 @@ ASSIGNMENT = Assignment(
             mistakes=(
                 HALF,
                 CLOCKWISE,
+                SHEARED,
                 RADIANS,
                 Mistake(
                     "Mark the samples of one bin: is there as much room before the first as after the last?",
@@ -822,8 +850,13 @@ ASSIGNMENT = Assignment(
                     "How many samples does a bin of 1.2 cells need?",
                     instead(right_grid, rounded=math.floor),
                 ),
+                Mistake(
+                    "How many samples does a bin of 1.2 cells need?",
+                    instead(right_grid, rounded=round),
+                ),
                 HALF,
                 CLOCKWISE,
+                SHEARED,
                 RADIANS,
             ),
         ),
@@ -844,9 +877,8 @@ ASSIGNMENT = Assignment(
                     "Which map does a box read? Look at the first column of `boxes`.",
                     instead(right_pooled, image=0),
                 ),
-                Mistake(HALF.hint, instead(right_pooled, half=0.0)),
-                Mistake(CLOCKWISE.hint, instead(right_pooled, sign=-1.0)),
             ),
+            given=("grid",),
         ),
         Probe(
             "border",
@@ -856,7 +888,8 @@ ASSIGNMENT = Assignment(
             border_inputs,
             right_pooled,
             NEAR,
-            hint="Right inside the map, but wrong at its border? Check single samples at y = -0.5, -1.5, H - 0.5 and H + 0.5.",
+            hint="Right inside the map, but wrong at its border? Check single samples at "
+            "y = -0.5, -1.5, H - 0.5 and H + 0.5, and at x = -0.5, -1.5, W - 0.5 and W + 0.5.",
             mistakes=(
                 Mistake(
                     "What is the value of a sample at y = -0.6, between the edge of the map and one cell outside?",
@@ -871,6 +904,7 @@ ASSIGNMENT = Assignment(
                     instead(right_pooled, share="inside"),
                 ),
             ),
+            given=("grid",),
         ),
         Probe(
             "adaptive",
@@ -885,15 +919,9 @@ ASSIGNMENT = Assignment(
                     "By how many samples is the sum of a bin divided? The two sides can differ.",
                     instead(right_pooled, share="sum"),
                 ),
-                Mistake(
-                    "In which unit is a bin measured before its length is rounded up?",
-                    instead(right_pooled, cells=False),
-                ),
-                Mistake(
-                    "How many samples does a bin of 1.2 cells need?",
-                    instead(right_pooled, rounded=math.floor),
-                ),
+                Mistake(FROM_GRID, instead(right_pooled, share="ratio")),
             ),
+            given=("grid",),
         ),
         Probe(
             "map",
@@ -903,7 +931,7 @@ ASSIGNMENT = Assignment(
             map_inputs,
             right_map,
             NEAR,
-            hint="Do cells that several samples, bins or boxes reach get the sum of all shares?",
+            hint=f"Do cells that several samples, bins or boxes reach get the sum of all shares? {FROM_GRID}",
             mistakes=(
                 Mistake(
                     "A bin is a mean. Which factor does the gradient get from that?",
@@ -926,6 +954,7 @@ ASSIGNMENT = Assignment(
                     instead(right_map, zero=False),
                 ),
             ),
+            given=("grid",),
         ),
         Probe(
             "box-centre",
@@ -950,7 +979,9 @@ ASSIGNMENT = Assignment(
                     "A bin is a mean. Which factor does the derivative get from that?",
                     centre(instead(right_box, share="sum")),
                 ),
+                Mistake(FROM_GRID, centre(instead(right_box, share="ratio"))),
             ),
+            given=("grid",),
         ),
         Probe(
             "box-size",
@@ -971,11 +1002,13 @@ ASSIGNMENT = Assignment(
                     "A bin is a mean. Which factor does the derivative get from that?",
                     size(instead(right_box, share="sum")),
                 ),
+                Mistake(FROM_GRID, size(instead(right_box, share="ratio"))),
                 Mistake(
                     "Which of the last columns is the width, and along which axis of the box do the samples move with it?",
                     lambda **case: size(right_box)(**case).flip(1),
                 ),
             ),
+            given=("grid",),
         ),
         Probe(
             "box-angle",
@@ -997,7 +1030,9 @@ ASSIGNMENT = Assignment(
                     "A bin is a mean. Which factor does the derivative get from that?",
                     angle(instead(right_box, share="sum")),
                 ),
+                Mistake(FROM_GRID, angle(instead(right_box, share="ratio"))),
             ),
+            given=("grid",),
         ),
         Probe(
             "fit",
@@ -1015,6 +1050,7 @@ ASSIGNMENT = Assignment(
                     "Where is the box when the second step begins?", instead(right_fit, again=False)
                 ),
             ),
+            given=("grid", "roi_align", "box_gradient"),
         ),
     ],
     questions=[
