@@ -23,7 +23,8 @@
 # Speed is not graded; loops are fine. You may call PyTorch, NumPy, `scipy` with its
 # `linear_sum_assignment`, and `torchvision.ops.box_iou`, `nms` and `batched_nms`. You write the
 # generalised IoU; `generalized_box_iou` and labkit's own matching, losses and read-out may not be
-# called in your answers.
+# called in your answers. Put imports and helper functions into your answer cells; a later answer may
+# use a function of an earlier one.
 #
 # **Letters.** $B$ images, $Q$ queries, $C$ classes, $N$ objects. Classes are numbered from 0.
 # Unless said otherwise a box is `cx, cy, w, h`, the centre and the sides as fractions of the image.
@@ -108,8 +109,8 @@ def giou(a, b):
 # %% [markdown]
 # By hand: the object is at (0.3, 0.3, 0.2, 0.4), and the logits are 0, so $p = \frac12$ and
 # $F = (\frac1{16} - \frac3{16}) \ln 2 = -\frac18 \ln 2$. Query 0 at (0.3, 0.4, 0.2, 0.4): $L_1 = 0.1$;
-# three quarters of each box are in the other, $\mathrm{IoU} = 0.3 / 0.5 = 0.6$, and the hull is the
-# union. Query 1 at (0.7, 0.3, 0.2, 0.4): $L_1 = 0.4$, IoU 0, and a third of the hull (0.6 × 0.4) is in
+# three quarters of each box are in the other: of the height 0.5 that they cover they share 0.3, so
+# $\mathrm{IoU} = 0.3 / 0.5 = 0.6$, and the hull is the union. Query 1 at (0.7, 0.3, 0.2, 0.4): $L_1 = 0.4$, IoU 0, and a third of the hull (0.6 × 0.4) is in
 # neither box, so $\mathrm{GIoU} = -\frac13$.
 
 # %% tags=["check"]
@@ -243,8 +244,13 @@ with check("equal costs: the lowest query first, then one that has no price yet"
     equal(auction(equal_costs, 0.25)["query_of"], [0, 1])
 with check("where w₂ = w₁ the price rises by ε alone"):
     equal(auction(equal_costs, 0.25)["prices"], [0.25, 0.25, 0], within=1e-9)
+with check("a displaced object waits behind the others"):
+    all_want_0 = np.array([[1.0, 1, 1], [1, 2, 1], [1, 2, 1]])
+    equal(auction(all_want_0, 0.5)["query_of"], [2, 0, 1])
 with check("ε = 4, one bid each: a total of 7, which is not the optimum"):
-    equal(auction(small_cost, 4.0)["query_of"], [0, 1])
+    found = auction(small_cost, 4.0)
+    equal(found["query_of"], [0, 1])
+    equal(found["bids"], 2)
 with check("the lower bound of these prices"):
     equal(lower_bound(small_cost, np.array([4.5, 2, 0])), 5.5, within=1e-9)
 with check("without prices: each object its cheapest query, 1 + 2"):
@@ -271,7 +277,7 @@ check.report()
 #
 # The sums of $L_{ce}$ run over all queries of *all images of the batch*; if all weights are 0,
 # $L_{ce}$ is 0. Those of the box losses run over all matched pairs of the batch. $n$ is the number of
-# *objects* in the batch, at least 1: padding does not count, an object that got no query does.
+# *objects* in the batch, or 1 if there is none: padding does not count, an object that got no query does.
 # (Why not the mean of the images' losses? Then a box would weigh more in an image with few objects.)
 
 
@@ -372,7 +378,7 @@ check.report()
 # **Boxes.** With the noise $u = (u_1, u_2, u_3, u_4)$, each number in $[-1, 1]$, and a scale $s$, the
 # centre moves by $s \, u_1 \frac w2$ and $s \, u_2 \frac h2$, and the sides grow by $s \, u_3 \, w$ and
 # $s \, u_4 \, h$, where $w$ and $h$ are the sides *before*. Then all four numbers are clamped to
-# $[0, 1]$.
+# $[0, 1]$ (the numbers, not the corners; a box may reach beyond the image).
 #
 # **Attention mask.** All queries go through the decoder together: first the $G \cdot n$ denoising
 # queries, group by group, then the $Q$ ordinary ones, $S = G n + Q$ in all. In self-attention
@@ -457,8 +463,9 @@ check.report()
 #
 # - If some of them are still free: a **true positive**. It takes the free one with the highest IoU (of
 #   equal ones the lowest number).
-# - Otherwise, if a *crowd of its class* covers at least the share `threshold` of the *prediction's own
-#   area*: **ignored**. A crowd can cover any number of predictions.
+# - Otherwise, if a *single* crowd of its class covers at least the share `threshold` of the *prediction's
+#   own area* (intersection / area of the prediction): **ignored**. A crowd can cover any number of
+#   predictions.
 # - Otherwise, if there are such objects (all of them taken): a **duplicate**.
 # - Otherwise: **another error**.
 #
@@ -555,12 +562,17 @@ same, half_box = [0.0, 0, 10, 10], [50.0, 50, 60, 55]
 inside, half_inside = [5.0, 40, 15, 50], [35.0, 40, 45, 50]  # of the crowd
 
 
-def counted(*rows, nms_thresh=None):
+def of_class_0(boxes, crowds):
+    """Ground truth: boxes of class 0, and which of them are crowds."""
+    return torch.tensor(boxes), torch.zeros(len(boxes), dtype=torch.int64), torch.tensor(crowds)
+
+
+def counted(*rows, gt=(true_boxes, true_labels, the_last_is_a_crowd), nms_thresh=None):
     """The outcomes of predictions (box, score, label)."""
     boxes = torch.tensor([box for box, _, _ in rows]).reshape(-1, 4)
     scores = torch.tensor([score for _, score, _ in rows])
     labels = torch.tensor([label for _, _, label in rows], dtype=torch.int64)
-    arguments = boxes, scores, labels, true_boxes, true_labels, the_last_is_a_crowd, 0.5
+    arguments = boxes, scores, labels, *gt, 0.5
     if nms_thresh is None:
         return list(map(int, outcomes(*arguments)))
     return list(map(int, outcomes_after_nms(*arguments, nms_thresh)))
@@ -578,8 +590,17 @@ with check("and a third one is a duplicate"):
 with check("the higher score comes first, wherever it stands"):
     on_1, right_of_1 = [2.0, 0, 12, 10], [4.5, 0, 14.5, 10]  # IoU of the second with object 1: 0.6
     equal(counted((on_1, 0.5, 0), (right_of_1, 0.9, 0)), [2, 0, 0, 0])
+with check("of the free objects it takes the one with the highest IoU, not the first"):
+    left_of_0 = [-2.0, 0, 8, 10]  # IoU with object 0: 2/3, with object 1: 3/7
+    equal(counted((on_1, 0.9, 0), (left_of_0, 0.8, 0)), [2, 0, 0, 0])
 with check("two boxes on the crowd, of which one lies half outside: both are ignored"):
     equal(counted((inside, 0.9, 0), (half_inside, 0.8, 0)), [0, 0, 0, 2])
+with check("on a crowd and near an object: it takes the free object; if that is taken, ignored"):
+    gt = of_class_0([same, [0.0, 0, 40, 40]], [False, True])
+    equal(counted((same, 0.9, 0), (same, 0.8, 0), gt=gt), [1, 0, 0, 1])
+with check("two crowds cover 4/9 each, and neither of them half"):
+    gt = of_class_0([[0.0, 0, 9, 20], [11, 0, 20, 20]], [True, True])
+    equal(counted(([1.0, 0, 19, 10], 0.9, 0), gt=gt), [0, 0, 1, 0])
 with check("a crowd of class 0 excuses no prediction of class 1"):
     equal(counted((inside, 0.9, 1)), [0, 0, 1, 0])
 with check("NMS removes the duplicate and, with it, the second true positive"):
@@ -602,16 +623,17 @@ check.report()
 # %% [markdown]
 # ## Exercise 6. The panoptic map (2 + 1 points)
 #
-# A read-out that tolerates duplicates and leaves pixels undecided. (That of notebook 8 does neither.)
+# A read-out that tolerates duplicates and leaves pixels undecided. (That of notebook 8 does neither. Here
+# nothing is decided anew after a drop, and a joined segment keeps the pixels of all its queries.)
 #
 # 1. **Select** the queries whose most probable output, by a softmax over the $C + 1$ outputs, is a
 #    class and has a probability *above* `score_thresh`. That probability is the query's score, the
-#    class its label. Sort them by score, highest first.
+#    class its label. Sort them by score, highest first (of equal ones the lowest number first).
 # 2. **Suppress.** A query's mask is where its mask logit is above 0. Walk through the sorted queries. A
 #    query of a *thing* class is dropped if the IoU of its mask with the mask of a kept query of *the same*
 #    class is above `nms_thresh`. (If both masks are empty, the IoU is 0.) Queries of stuff are all kept.
-# 3. **Decide.** The kept query with the highest mask logit gets the pixel (of equal ones the one with the
-#    higher score), but only if that logit is above 0. Otherwise the pixel is void.
+# 3. **Decide.** The kept query with the highest mask logit gets the pixel (of equal ones the one that comes
+#    first in this order), but only if that logit is above 0. Otherwise the pixel is void.
 # 4. **Join.** Each kept query of a thing is a segment. All kept queries of one stuff class are one
 #    segment together, which has the place of the first of them in the order.
 # 5. **Drop** segments with fewer than `min_area` pixels, and those without any: their pixels become void.
@@ -674,16 +696,18 @@ SURE = {
     0: [4.0, 0, 0, 0],
     1: [0, 3.0, 0, 0],
     2: [0, 0, 2.0, 0],
+    "2, more sure": [0, 0, 6.0, 0],
+    "1, probability 1": [0, 200.0, 0, 0],
     "∅": [0, 0, 0, 5.0],
     "?": [0.1, 0, 0, 0],
 }
 
 
-def map_of(*queries, min_area=1):
+def map_of(*queries, score_thresh=0.5, min_area=1):
     """The map of queries (outputs, mask logits of the six pixels)."""
     logits = torch.tensor([SURE[name] for name, _ in queries])
     masks = torch.tensor([row for _, row in queries], dtype=torch.float32)[:, None]
-    found = panoptic_map(logits, masks, 2, 0.5, 0.6, min_area)
+    found = panoptic_map(logits, masks, 2, score_thresh, 0.6, min_area)
     ids = np.asarray(found["ids"])
     has_shape(ids, (1, 6))
     return ids[0].tolist(), [int(s["label"]) for s in found["segments"]]
@@ -696,21 +720,36 @@ with check("a thing and stuff; the pixel without a positive logit is void"):
 with check("queries of ∅ and below the threshold get nothing"):
     rows = ("∅", [9, 9, 9, 9, 9, 9]), ("?", [8, 8, 8, 8, 8, 8]), (1, [1, 1, -1, -1, -1, -1])
     equal(map_of(*rows), ([1, 1, 0, 0, 0, 0], [1]))
+with check("a probability of exactly the threshold is not above it"):
+    equal(map_of(("1, probability 1", [1, 1, 1, 1, 1, 1]), score_thresh=1.0), ([0] * 6, []))
 with check("two queries of one stuff class are one segment"):
     rows = (2, [1, 1, -1, -1, -1, -1]), (2, [-1, -1, -1, 1, 1, 1])
     equal(map_of(*rows), ([1, 1, 0, 1, 1, 1], [2]))
+with check("it has the place of the first of them, before the thing"):
+    rows = (2, [1, 1, -1, -1, -1, -1]), (1, [-1, -1, 1, 1, -1, -1])
+    rows += (("2, more sure", [-1, -1, -1, -1, 1, 1]),)
+    equal(map_of(*rows), ([1, 1, 2, 2, 1, 1], [2, 1]))
+with check("stuff is never suppressed (IoU 4/6)"):
+    rows = (2, [1, 1, 1, 1, 1, -1]), (2, [2, 2, 2, 2, -1, 2])
+    equal(map_of(*rows), ([1] * 6, [2]))
 with check("two things of one class, side by side, are two segments"):
     rows = (0, [1, 1, 1, -1, -1, -1]), (0, [-1, -1, 1, 2, 2, 2])
     equal(map_of(*rows), ([1, 1, 1, 2, 2, 2], [0, 0]))
-with check("a duplicate of a thing (IoU 3/4) is dropped, its pixels go to nobody else"):
+with check("a duplicate of a thing (IoU 3/4) is dropped, although its logits are larger"):
     rows = (0, [1, 1, 1, 1, -1, -1]), (0, [2, 2, 2, -1, -1, -1])
     equal(map_of(*rows), ([1, 1, 1, 1, 0, 0], [0]))
+with check("a dropped query suppresses nobody"):
+    rows = (0, [1, 1, 1, 1, -1, -1]), (0, [1, 1, 1, 1, 1, -1]), (0, [-1, 2, 2, 2, 2, 2])
+    equal(map_of(*rows), ([1, 2, 2, 2, 2, 2], [0, 0]))
 with check("the same masks with two classes are no duplicates; the larger logit decides"):
     rows = (0, [1, 1, 1, 1, -1, -1]), (1, [2, 2, 2, -1, -1, -1])
     equal(map_of(*rows), ([2, 2, 2, 1, 0, 0], [0, 1]))
 with check("a segment with fewer than min_area pixels becomes void"):
     rows = (0, [1, -1, -1, -1, -1, -1]), (1, [-1, 1, 1, -1, -1, -1])
     equal(map_of(*rows, min_area=2), ([0, 1, 1, 0, 0, 0], [1]))
+with check("min_area counts the joined segment"):
+    rows = (2, [1, -1, -1, -1, -1, -1]), (2, [-1, 1, -1, -1, -1, -1])
+    equal(map_of(*rows, min_area=2), ([1, 1, 0, 0, 0, 0], [2]))
 with check("nothing selected: all void"):
     equal(map_of(("∅", [1, 1, 1, 1, 1, 1])), ([0] * 6, []))
 check.report()
@@ -719,8 +758,9 @@ check.report()
 # ## Question. Training with many, predicting one (2 points)
 #
 # 1. Two queries predict the same object, each with a probability of 0.9. What does the loss do with each
-#    of them if the matching is one-to-one, and what if each query is matched to its cheapest object? What
-#    keeps the second one alive even with a one-to-one matching? (`confidence_of_copies` has a number.)
+#    of them if the matching is one-to-one, and what if each query is matched to its cheapest object? Why can
+#    the second one keep a high probability even with a one-to-one matching, as long as the decoder cannot
+#    tell the two apart? (`confidence_of_copies` has a number.)
 # 2. Group DETR trains with $G$ groups of queries. Each group is matched one-to-one by itself, groups do not
 #    attend to one another, and prediction uses the first group only. An object thus has $G$ queries in
 #    training. Why does this not teach duplicates, and what is it good for?
@@ -729,9 +769,9 @@ check.report()
 # <!-- BEGIN SOLUTION -->
 # 1. One-to-one: the query with the lower cost is matched, its class probability rises and its box gets
 # better; the other has the target ∅, and its class probability falls (with weight eos_coef). Each query to
-# its cheapest object: both are matched, both are rewarded, and both stay: NMS is needed. The second one
-# survives if the decoder cannot tell the two apart: then both get p = 1 / (1 + eos_coef), 0.91 for 0.1 and
-# 0.67 for 0.5, both above one half. A larger eos_coef and features that differ (self-attention between the
+# its cheapest object: both are matched, both are rewarded, and both stay: NMS is needed. If the decoder
+# cannot tell the two apart, the loss pulls their common probability up (weight 1) and down (weight
+# eos_coef), and both settle at p = 1 / (1 + eos_coef), 0.91 for 0.1 and 0.67 for 0.5, both above one half. A larger eos_coef and features that differ (self-attention between the
 # queries) remove it.
 # 2. Within each group every object has exactly one query, and a second query of the same group for the same
 # object is penalised. Queries of different groups cannot see one another, so they cannot be duplicates of
@@ -1108,6 +1148,22 @@ class Crowded:
             [box[0] + 9, box[1], box[2] + 9, box[3]], label
         )  # near the second object alone
 
+    def nearest(self):
+        """Two objects of one class; the better box is on the second, the other near the first alone."""
+        first, label = self.cell()
+        first = [first[0] + 4, first[1], first[0] + 24, first[3]]
+        second = [first[0] + 4, first[1], first[2] + 4, first[3]]
+        self.gt += [(first, label), (second, label)]
+        self.chains.append(len(self.predictions))
+        self.predict([first[0] - 4, first[1], first[2] - 4, first[3]], label)
+        self.predict(second, label)
+
+    def crowds_side_by_side(self):
+        """Two crowds of one class that cover 8/18 of a box each."""
+        (x, y, _, _), label = self.cell()
+        self.crowds += [([x, y, x + 9, y + 20], label), ([x + 11, y, x + 20, y + 20], label)]
+        self.predict([x + 1, y + 2, x + 19, y + 14], label)
+
     def case(self):
         order = self.rng.permutation(len(self.predictions))
         boxes = [self.predictions[k][0] for k in order]
@@ -1135,8 +1191,10 @@ def crowded_case(rng):
     scene.hit()
     scene.hit(times=int(rng.integers(2, 5)))
     scene.hit(times=2)
-    for event in ("half", "confused", "invented", "missed", "chain", "crowd"):
+    for event in ("half", "confused", "invented", "missed", "chain", "nearest", "crowd"):
         getattr(scene, event)()
+    scene.nearest()  # once more: it must cost more than a wrong order does in the chain
+    scene.crowds_side_by_side()
     scene.pair(times=2)
     scene.pair(times=3)
     return scene.case()
@@ -1181,9 +1239,13 @@ def right_outcomes(
         ]
         rest = [k for k in (found[:1] if mistake == "nearest" else found) if free[k]]
         shares = [iou_of(box, g, mistake != "IoU") for _, g, crowd in of_class if crowd]
+        if mistake == "together":
+            shares = [sum(shares)]
         if rest:
-            free[rest[0]] = False
+            free[min(rest) if mistake == "first" else rest[0]] = False
             counts[0] += 1
+        elif found and mistake == "taken":
+            counts[1] += 1
         elif any(share >= threshold for share in shares):
             counts[3] += 1
         else:
@@ -1238,9 +1300,10 @@ def map_case(rng, duplicates, spare):
 
     border = int(rng.integers(8, 16))
     first, second = (things + rng.permutation(2)).tolist()
-    add(first, 3, box(0, 0, size - 3, border), 0.1)  # three rows stay void
-    add(second, 3, box(0, border, size // 2, size), 0.1)
+    add(first, 3.5, box(0, 0, size - 3, border), 0.1)  # three rows stay void
+    add(second, 4.5, box(0, border, size // 2, size), 0.1)
     add(second, 2.5, box(size // 2 - 2, border, size // 2 - 1, size), 0.1)
+    add(second, 2.2, box(size - 2, 0, 1, 3), 0.1)  # smaller than min_area, the segment is not
     corners_left = [(1, 1), (1, 9), (1, 17), (11, 1), (11, 9), (11, 17)]
     places = [corners_left[k] for k in rng.permutation(6)]
     for y, x in places[:4]:
@@ -1248,6 +1311,11 @@ def map_case(rng, duplicates, spare):
         add(label, float(rng.uniform(2.5, 6)), box(y, x, h, w), 2)
         if duplicates:
             add(label, float(rng.uniform(2.5, 6)), box(y, x, h, w - 1), 2)
+    if duplicates:
+        twins = [len(queries) - 2, len(queries) - 1]  # their scores are equal
+        add(first, 3, box(1, 0, size - 3, border), 0.1)  # IoU 20/22
+        for confidence, x, width in ((5, 9, 4), (4, 9, 5), (3, 10, 5)):  # IoU 4/5, 4/6; 3/6
+            add(1, confidence, box(18, x, 4, width), 2)
     y, x = places[4]  # the same pixels with two classes: both stay
     add(0, 4, box(y, x, 5, 5), 2)
     add(1, 5, box(y, x, 5, 4), 2)
@@ -1261,6 +1329,9 @@ def map_case(rng, duplicates, spare):
     for row, k in enumerate(order):
         label, confidence, _ = queries[k]
         logits[row, classes if label is None else label] = confidence + rng.uniform(0, 0.1)
+    if duplicates:
+        one, other = (order.tolist().index(k) for k in twins)
+        logits[one] = logits[other]
     return {
         "pred_logits": torch.from_numpy(logits.astype(np.float32)),
         "mask_logits": torch.from_numpy(
@@ -1268,7 +1339,7 @@ def map_case(rng, duplicates, spare):
         ),
         "things": things,
         "score_thresh": 0.5,
-        "nms_thresh": 0.55,
+        "nms_thresh": 0.55 - 0.05 * spare,
         "min_area": 2 * width + spare,
     }
 
@@ -1276,8 +1347,9 @@ def map_case(rng, duplicates, spare):
 def map_inputs(duplicates):
     def inputs(rng):
         cases = [map_case(rng, duplicates, k % 2) for k in range(5)]
-        if not duplicates:  # nothing is confident
-            cases.append({**map_case(rng, duplicates, 0), "score_thresh": 0.999})
+        if not duplicates:  # all probabilities are exactly 1: none is above
+            certain = {**map_case(rng, duplicates, 0), "score_thresh": 1.0}
+            cases.append({**certain, "pred_logits": 1000 * certain["pred_logits"]})
         return cases
 
     return inputs
@@ -1287,17 +1359,23 @@ def right_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_ar
     z, masks = pred_logits.double().numpy(), mask_logits.numpy()
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    kept = []
-    for q in np.argsort(-p.max(1), kind="stable"):
+    kept, seen = [], []
+    numbers = np.arange(len(p))
+    for q in np.lexsort((-numbers if mistake == "ties" else numbers, -p.max(1))):
         label = int(p[q].argmax())
-        if label == p.shape[1] - 1 or p[q, label] <= score_thresh:
+        exactly = mistake == "exactly" and p[q, label] == score_thresh
+        if label == p.shape[1] - 1 or not (p[q, label] > score_thresh or exactly):
             continue
         mask = masks[q] > 0
         same = [
-            m for m, other, _ in kept if label < things and (other == label or mistake == "classes")
+            m
+            for m, other, _ in (seen if mistake == "dropped" else kept)
+            if (label < things or mistake == "stuff") and (other == label or mistake == "classes")
         ]
+        seen.append((mask, label, masks[q]))
+        overlaps = [((m & mask).sum(), nms_thresh * (m | mask).sum()) for m in same]
         if mistake != "none" and any(
-            (m & mask).sum() > nms_thresh * (m | mask).sum() for m in same
+            both > limit or (both == limit and mistake == "reached") for both, limit in overlaps
         ):
             continue
         kept.append((mask, label, masks[q]))
@@ -1311,10 +1389,16 @@ def right_map(pred_logits, mask_logits, things, score_thresh, nms_thresh, min_ar
         for place, (_, label, _) in enumerate(kept)
     ]
     ids, segments = np.zeros(owner.shape, int), []
-    for name in dict.fromkeys(names):
+    least = max(min_area + (mistake == "area"), 1)
+    in_order = list(dict.fromkeys(names))
+    if mistake == "last":
+        in_order = list(dict.fromkeys(names[::-1]))[::-1]
+    for name in in_order:
         members = [place for place, other in enumerate(names) if other == name]
+        if mistake == "each":
+            members = [place for place in members if (owner == place).sum() >= least]
         pixels = np.isin(owner, members)
-        if pixels.sum() >= max(min_area + (mistake == "area"), 1):
+        if pixels.sum() >= least:
             segments.append({"id": len(segments) + 1, "label": kept[members[0]][1]})
             ids[pixels] = len(segments)
     return {"ids": ids, "segments": segments}
@@ -1517,6 +1601,18 @@ ASSIGNMENT = Assignment(
                     "In which order do the predictions choose?", wrong(right_outcomes, "unsorted")
                 ),
                 Mistake("What is the part on a crowd divided by?", wrong(right_outcomes, "IoU")),
+                Mistake(
+                    "There may be several free objects: which one is taken?",
+                    wrong(right_outcomes, "first"),
+                ),
+                Mistake(
+                    "Its objects are taken, and it lies on a crowd: which rule comes first?",
+                    wrong(right_outcomes, "taken"),
+                ),
+                Mistake(
+                    "May two crowds cover a prediction together?",
+                    wrong(right_outcomes, "together"),
+                ),
             ),
         ),
         Probe(
@@ -1571,6 +1667,17 @@ ASSIGNMENT = Assignment(
                     "What becomes of a segment of exactly min_area pixels?",
                     wrong(right_map, "area"),
                 ),
+                Mistake(
+                    "Is min_area for a query, or for the joined segment?", wrong(right_map, "each")
+                ),
+                Mistake(
+                    "Which of its queries gives a joined segment its place?",
+                    wrong(right_map, "last"),
+                ),
+                Mistake(
+                    "Is a probability of exactly score_thresh above it?",
+                    wrong(right_map, "exactly"),
+                ),
             ),
         ),
         Probe(
@@ -1583,6 +1690,10 @@ ASSIGNMENT = Assignment(
             mistakes=(
                 Mistake("Are all queries of a thing kept that cover it?", wrong(right_map, "none")),
                 Mistake("May a query remove one of another class?", wrong(right_map, "classes")),
+                Mistake("Is an IoU of exactly nms_thresh above it?", wrong(right_map, "reached")),
+                Mistake("May a dropped query remove another one?", wrong(right_map, "dropped")),
+                Mistake("May a query of stuff be removed?", wrong(right_map, "stuff")),
+                Mistake("Which of two equal scores comes first?", wrong(right_map, "ties")),
                 Mistake("Which pixels are void?", wrong(right_map, "everywhere")),
             ),
         ),

@@ -651,7 +651,7 @@ OURS = detr.config.loss.eos_coef
 print(f"{'':22}{'eos_coef 1':>12}{'0.5':>8}{'0.1':>8}{'used':>8}")
 for name, queries, matched, used in (
     ("detr_tiny on Shapes", QUERIES, needed * QUERIES, OURS),
-    ("DETR on COCO", 100, 11, 0.1),  # 11 things and stuff regions in an image
+    ("DETR on COCO", 100, 11, 0.1),  # if an image has 11 segments
 ):
     share = {
         w: w * (queries - matched) / (w * (queries - matched) + matched) for w in (1, 0.5, 0.1)
@@ -660,8 +660,8 @@ for name, queries, matched, used in (
     labkit.record(f"share_of_no_object_{name.split()[-1]}", share[used])
 
 # %% [markdown]
-# The paper's 0.1 is for 100 queries and about 11 objects. About 40 % of our 20 queries are needed, and
-# `eos_coef` 0.5 gives about the same share.
+# The paper's 0.1 is for 100 queries. In the second row we assume that about nine in ten of them have no
+# object. About 40 % of our 20 queries are needed, and `eos_coef` 0.5 gives about the same share.
 #
 # ## 8.4 Why DETR needs no NMS
 #
@@ -1870,7 +1870,7 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 
 # %% [markdown]
 # DETR stays well below its twenty in crowds, since its training had none. But the bound exists: the
-# published networks have 100 queries, for about 11 segments an image.
+# published networks have 100 queries.
 #
 # ## Part II: to take away
 #

@@ -71,6 +71,12 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
         ({"covered(boxes[p], gt_boxes[g]) >= threshold": "iou[p, g] >= threshold"}, {"outcomes": "What is the part", "nms": ""}),  # noqa: E501
         # In the order of the list.
         ({"for p in scores.argsort(descending=True, stable=True).tolist():": "for p in range(len(scores)):"}, {"outcomes": "In which order"}),  # noqa: E501
+        # The first free object of the list.
+        ({"max(free, key=lambda g: (float(iou[p, g]), -g))": "free[0]"}, {"outcomes": "There may be several", "nms": ""}),  # noqa: E501
+        # A taken object before a crowd.
+        ({"elif any(": "elif not near and any("}, {"outcomes": "Its objects are taken"}),
+        # Crowds together.
+        ({"any(gt_crowd[g] and covered(boxes[p], gt_boxes[g]) >= threshold for g in of_class)": "sum(covered(boxes[p], gt_boxes[g]) for g in of_class if gt_crowd[g]) >= threshold"}, {"outcomes": "May two crowds", "nms": ""}),  # noqa: E501
         # NMS across classes.
         ({"batched_nms(boxes, scores, labels, nms_thresh)": "batched_nms(boxes, scores, labels * 0, nms_thresh)"}, {"nms": "Which boxes may"}),  # noqa: E501
         # The thresholds exchanged.
@@ -91,6 +97,20 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
         ({"label[q] >= things or not any(": "True or not any("}, {"map-duplicates": "Are all queries"}),  # noqa: E501
         # Each query of stuff a segment of its own.
         ({'if c < things else ("stuff", c)': 'if c < things else ("stuff", q)'}, {"map": "How many segments", "map-duplicates": ""}),  # noqa: E501
+        # Queries below min_area are dropped before they are joined.
+        ({"pixels = torch.isin(": "places = [p for p in places if int((winner == p).sum()) >= min_area]\n        pixels = torch.isin("}, {"map": "Is min_area for", "map-duplicates": ""}),  # noqa: E501
+        # The place of the last query of a stuff class.
+        ({"in members.values():": "in sorted(members.values(), key=lambda m: m[1][-1]):"}, {"map": "Which of its queries", "map-duplicates": ""}),  # noqa: E501
+        # A probability of exactly the threshold.
+        ({"(score > score_thresh)": "(score >= score_thresh)"}, {"map": "Is a probability of exactly"}),  # noqa: E501
+        # An IoU of exactly the threshold.
+        ({"mask_iou(mask_logits[k], mask_logits[q]) > nms_thresh": "mask_iou(mask_logits[k], mask_logits[q]) >= nms_thresh"}, {"map-duplicates": "Is an IoU of exactly"}),  # noqa: E501
+        # Stuff is suppressed, too.
+        ({"label[q] >= things or not any(": "not any("}, {"map-duplicates": "May a query of stuff"}),  # noqa: E501
+        # Dropped queries suppress.
+        ({"for k in kept\n": "for k in order[selected[order]].tolist()[: order[selected[order]].tolist().index(q)]\n"}, {"map-duplicates": "May a dropped query"}),  # noqa: E501
+        # Of equal scores the last one first.
+        ({"score.argsort(descending=True, stable=True)": "score.argsort(stable=True).flip(0)"}, {"map-duplicates": "Which of two equal"}),  # noqa: E501
         # Equal to min_area is too small.
         ({">= max(min_area, 1)": "> max(min_area, 1)"}, {"map": "What becomes", "map-duplicates": ""}),  # noqa: E501
     ],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from helpers.lesson_code import lesson_code
-from helpers.played import all_points, lost, play
+from helpers.played import NAMES, all_points, lost, play
 
 SHARE = 0.3
 """Of the computed points."""
@@ -624,6 +624,10 @@ def assemble(name, checks=None):
 
     instead = {exercise: answer(exercise) for exercise in assembled.glue}
     return play(name, stubs=True, instead=instead, checks=checks)
+
+
+def test_no_assignment_is_forgotten():
+    assert set(ASSEMBLED) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", ASSEMBLED)
