@@ -90,7 +90,10 @@ def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
     assert {name for name in names if name.startswith("data/")} == {
         *(f"data/{name}" for name in ("README.md", "datasets.toml", "zoo.toml")),
         *(f"data/checkpoints/{name}.safetensors" for name in shipped()),
-        *(f"data/checkpoints/{name}" for name in ("checkpoints.toml", "crowded_study.json")),
+        *(
+            f"data/checkpoints/{name}"
+            for name in ("checkpoints.toml", "crowded_study.json", "fine_tuning.json")
+        ),
     }
     package = {p.relative_to(CHECKOUT).as_posix() for p in CHECKOUT.glob("labkit/**/*.*")}
     assert {name for name in package if "__pycache__" not in name} <= set(wheel.namelist())

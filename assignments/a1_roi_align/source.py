@@ -34,8 +34,8 @@
 #
 # Boxes have pixels of the image as units and count *edges*: the image's left edge is $x = 0$. A feature
 # map is indexed by the *centres* of its cells: cell $[r, c]$ lies at $y = r$, $x = c$. With
-# `spatial_scale` cells per pixel, such as 1/16, a point of the image at $x$ pixels lies at
-# $x \cdot \text{spatial\_scale} - \frac12$ on the map, and likewise in $y$.
+# $s$ = `spatial_scale` cells per pixel, such as 1/16, a point of the image at $x$ pixels lies at
+# $s x - \frac12$ on the map, and likewise in $y$.
 
 # %% tags=["setup"]
 import math

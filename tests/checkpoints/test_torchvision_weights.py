@@ -9,7 +9,7 @@ import torch
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
 
 from labkit.checkpoints.model_zoo import find
-from labkit.checkpoints.torchvision import CONFIG, NAMES, load
+from labkit.checkpoints.torchvision import CONFIG, NAMES, assign, load
 from labkit.datasets.coco.categories import coco_ids_1_to_90, coco_things
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
@@ -207,7 +207,7 @@ def test_a_model_with_other_conventions_is_refused(tmp_path):
     with torch.device("meta"):
         model = PRESETS["mask_rcnn_r50"].build(coco_things())
     with pytest.raises(LabkitError, match="need a model with torchvision's conventions"):
-        load(tmp_path / "weights.pth", model)
+        assign(tmp_path / "weights.pth", {}, model)
 
 
 def test_not_a_state_dict(ours, tmp_path):

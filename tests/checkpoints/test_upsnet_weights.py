@@ -9,7 +9,7 @@ import torch
 
 from labkit.checkpoints import model_zoo
 from labkit.checkpoints.model_zoo import find
-from labkit.checkpoints.upsnet import load, upsnet_key_map
+from labkit.checkpoints.upsnet import assign, load, upsnet_key_map
 from labkit.errors import LabkitError
 from labkit.models import PRESETS
 
@@ -157,7 +157,7 @@ def test_other_conventions_and_other_files_are_refused(tmp_path):
     with torch.device("meta"):
         tiny = PRESETS["upsnet_tiny"].build(find("upsnet_R_50").list_categories())
     with pytest.raises(LabkitError, match="need a model with its conventions"):
-        load(tmp_path / "weights.pth", tiny)
+        assign(tmp_path / "weights.pth", {}, tiny)
 
 
 def test_the_store_builds_the_model_of_the_file(tmp_path, monkeypatch):
