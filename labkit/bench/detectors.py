@@ -15,7 +15,7 @@ from torch import nn
 
 from labkit.bench.detectors_peers import InputSizes, ModelPair, test_image, training_batch
 from labkit.bench.detectors_profile import profile
-from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer, timed
 from labkit.engine.predictor import Predictor
 from labkit.structures import Detections
 
@@ -116,8 +116,8 @@ def measure_training(
     comparison = compare_with_peer(
         f"training step, 2 images {setting.side} x {setting.side}",
         pair.peer,
-        lambda: _timed(ours),
-        lambda: _timed(theirs),
+        lambda: timed(ours),
+        lambda: timed(theirs),
         items=1,
         target=TRAINING_TARGET,
         repeats=rounds or ROUNDS,
@@ -163,12 +163,6 @@ def _seconds(call: Callable[[], Any]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
-
-
-def _timed(call: Callable[[], float]) -> tuple[float, float]:
-    begin = time.perf_counter()
-    result = call()
-    return time.perf_counter() - begin, result
 
 
 def _mean_score(found: Detections) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer, timed
 from labkit.bench.transformers_models import mask2former_twin, randomize
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
@@ -49,15 +48,9 @@ def measure_all(side: int = SIDE, repeats: int = 5) -> list[PeerComparison]:
 def _compare(
     task: str, pair: tuple[Callable[[], float], Callable[[], float]], repeats: int
 ) -> PeerComparison:
-    ours, theirs = (partial(_timed, function) for function in pair)
+    ours, theirs = (partial(timed, function) for function in pair)
     ours(), theirs()  # warm up
     return compare_with_peer(task, "transformers", ours, theirs, 1, TARGET, repeats)
-
-
-def _timed(function: Callable[[], float]) -> tuple[float, float]:
-    begin = time.perf_counter()
-    result = function()
-    return time.perf_counter() - begin, result
 
 
 def _inference(

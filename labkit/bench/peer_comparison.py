@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,6 +87,13 @@ def compare_with_peer(
         ours_result=ours_result,
         peer_result=peer_result,
     )
+
+
+def timed(call: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a call, and its result."""
+    begin = time.perf_counter()
+    result = call()
+    return time.perf_counter() - begin, result
 
 
 def print_comparisons(title: str, result: str, comparisons: Sequence[PeerComparison]) -> None:

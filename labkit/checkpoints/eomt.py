@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints.key_map import KeyMap
-from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
+from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.models.mask2former.eomt import EoMT
 
 NAMES = KeyMap(
@@ -34,7 +34,7 @@ def load(path: Path, model: EoMT) -> None:
         LabkitError: the file is missing, damaged or contains code, or names or shapes differ; the
             message lists them.
     """
-    assign(path, state_dict_of(path, read_checkpoint(path)), model)
+    assign(path, read_state_dict(path), model)
 
 
 def assign(path: Path, weights: Mapping[str, Any], model: EoMT) -> None:
