@@ -68,18 +68,17 @@ def mask_classification_losses(
     last = len(class_logits) - 1
     count = mean_count(targets)
     losses = {}
+    # Unbound once: the gradient of each `mask_logits[layer]` would be a whole tensor of zeros.
+    predictions = list(zip(class_logits.unbind(), mask_logits.unbind(), strict=True))
     # The last prediction first: the original's order of random draws, so that equal seeds give
     # equal losses.
     for layer in (last, *range(last)):
+        classes, masks = predictions[layer]
         matches = [
-            match_segments(classes, masks, of_image, config)
-            for classes, masks, of_image in zip(
-                class_logits[layer], mask_logits[layer], targets, strict=True
-            )
+            match_segments(*of_image, config)
+            for of_image in zip(classes, masks, targets, strict=True)
         ]
-        of_layer = matched_losses(
-            class_logits[layer], mask_logits[layer], targets, matches, count, config
-        )
+        of_layer = matched_losses(classes, masks, targets, matches, count, config)
         ending = "" if layer == last else f"_{layer}"
         losses.update({name + ending: value for name, value in of_layer.items()})
     return losses
@@ -154,7 +153,8 @@ def matched_losses(
     weight[no_object] = config.no_object_weight
     loss_ce = F.cross_entropy(class_logits.transpose(1, 2), class_targets, weight)
 
-    masks = torch.cat([m[q] for m, (q, _) in zip(mask_logits, matches, strict=True)])  # (N, h, w)
+    images = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches)])  # (N,)
+    masks = mask_logits[images, torch.cat([queries for queries, _ in matches])]  # (N, h, w)
     gt_masks = torch.cat(
         [t.masks[s] for t, (_, s) in zip(targets, matches, strict=True)]
     ).float()  # (N, H, W)
@@ -183,7 +183,7 @@ def uncertain_points(mask_logits: Tensor, config: MaskLossConfig) -> Tensor:
     drawn = torch.rand(num_masks, config.oversample * num_points, 2, device=mask_logits.device)
     num_uncertain = int(config.importance * num_points)
     certainty = sample_points(mask_logits, drawn).abs()
-    chosen = certainty.topk(num_uncertain, dim=1, largest=False).indices
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
     uniform = torch.rand(num_masks, num_points - num_uncertain, 2, device=mask_logits.device)
     return torch.cat([drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), uniform], dim=1)
 
