@@ -115,7 +115,7 @@ def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Ten
     """
     names = {}
     for key, value in state.items():
-        backbone = key.startswith("backbone.") and rules is MASK2FORMER
+        backbone = key.startswith("backbone.") and rules is not EOMT
         name = _backbone_name(key) if backbone else KeyMap(rules, dropped="").name(key)
         if "in_proj_" in name and ".cross_attn." not in name:
             for letter, part in zip("qkv", value.chunk(3), strict=True):

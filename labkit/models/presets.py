@@ -15,6 +15,7 @@ from labkit.models.mask2former.criterion import MaskLossConfig
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.mask2former import Mask2FormerConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig
+from labkit.models.mask2former.maskformer import MaskFormerConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoderConfig
 from labkit.models.mask2former.postprocess import InferenceConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
@@ -47,6 +48,7 @@ Config = (
     | PanopticFPNConfig
     | UPSNetConfig
     | DETRConfig
+    | MaskFormerConfig
     | Mask2FormerConfig
     | EoMTConfig
 )
@@ -299,6 +301,20 @@ MASK2FORMER_TINY = Mask2FormerConfig(
     inference=InferenceConfig(score_thresh=0.5),
 )
 
+# The transformer sees the pyramid's level of stride 8, as DETR_TINY's does and for its reason.
+MASKFORMER_TINY = MaskFormerConfig(
+    LABKIT,
+    BackboneConfig("fpn", "tiny_resnet", pyramid=64),
+    levels=("p3", "p2"),
+    d_model=64,
+    groups=8,
+    num_queries=24,
+    num_heads=4,
+    dim_feedforward=256,
+    dropout=0.0,
+    inference=InferenceConfig(score_thresh=0.5, inside_mask=False),
+)
+
 PRESETS: dict[str, Config] = {
     "fcn32_tiny": FCNConfig(TINY_WIDTHS, TINY_BLOCKS, stride=32),
     "fcn8_tiny": FCNConfig(TINY_WIDTHS, TINY_BLOCKS, stride=8),
@@ -316,6 +332,7 @@ PRESETS: dict[str, Config] = {
     "upsnet_tiny": _upsnet_tiny(TINY_FPN),
     "detr_tiny": DETR_TINY,
     "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32), frozen=True),
+    "maskformer_tiny": MASKFORMER_TINY,
     "mask2former_tiny": MASK2FORMER_TINY,
     "mask_rcnn_lite": LITE_FPN,
     "panoptic_fpn_lite": panoptic_fpn_of(

@@ -69,6 +69,7 @@ UNTAUGHT = {
     "models.mask2former.eomt",
     "models.mask2former.mask2former",
     "models.mask2former.masked_decoder",
+    "models.mask2former.maskformer",
     "models.mask2former.pixel_decoder",
     "models.mask2former.postprocess",
 }

@@ -1,12 +1,14 @@
-"""The loss of mask classification: match queries and segments, then compare them on points.
+"""The loss of mask classification: match queries and segments, then compare their masks.
 
-B. Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022,
-section 3.2.3; the points are PointRend's (A. Kirillov et al., CVPR 2020, section 3.1). MaskFormer
-compares all pixels instead (B. Cheng et al., NeurIPS 2021, section 3.2).
+MaskFormer compares all pixels, with focal loss: B. Cheng et al., "Per-Pixel Classification is Not
+All You Need for Semantic Segmentation", NeurIPS 2021, section 3.2. Mask2Former compares random
+points, with cross-entropy: B. Cheng et al., "Masked-attention Mask Transformer for Universal Image
+Segmentation", CVPR 2022, section 3.2.3; the points are PointRend's (A. Kirillov et al., CVPR 2020,
+section 3.1).
 
 Letters in shapes: ``B`` images, ``Q`` queries, ``K`` class logits, the last of them "no object",
 ``L`` predictions, ``n`` segments of an image, ``N`` matched queries of all images, ``h × w`` mask
-logits, ``H × W`` targets, ``P`` points.
+logits, ``H × W`` targets, ``P`` points, or all pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from labkit.errors import LabkitError
 from labkit.models.detr.criterion import (
     Match,
     dice_loss,
+    focal_loss,
     mean_count,
     warn_if_too_many,
 )
@@ -31,12 +34,14 @@ from labkit.models.targets import Segments
 
 @dataclass(frozen=True)
 class MaskLossConfig:
-    """Loss weights, also used as matching costs.
+    """Loss weights, also used as matching costs; the defaults are Mask2Former's.
 
     Attributes:
         class_weight, mask_weight, dice_weight: of classification, binary cross-entropy and dice.
         no_object_weight: of the class "no object" in ``loss_ce``.
-        num_points: P, sampled points of each mask.
+        focal: focal loss in place of binary cross-entropy.
+        num_points: P, sampled points of each mask; None for all pixels: those of the prediction in
+            matching, those of the target in the losses.
         oversample: so many times P candidates are drawn for each mask.
         importance: fraction of P that is taken from the most uncertain candidates; the rest are
             new uniform points.
@@ -46,9 +51,16 @@ class MaskLossConfig:
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
-    num_points: int = 12544
+    focal: bool = False
+    num_points: int | None = 12544
     oversample: int = 3
     importance: float = 0.75
+
+
+MASKFORMER_LOSS = MaskLossConfig(
+    class_weight=1.0, mask_weight=20.0, dice_weight=1.0, focal=True, num_points=None
+)
+"""MaskFormer's weights for panoptic segmentation."""
 
 
 def mask_classification_losses(
@@ -101,17 +113,14 @@ def match_segments(
     """
     device = class_logits.device
     warn_if_too_many(len(targets.classes), len(class_logits))
-    # One set of points for all pairs.
-    points = torch.rand(1, config.num_points, 2, device=device)
     # In float32 whatever the autocast: a sum over 12,544 points can exceed float16's range.
     with torch.autocast(device.type, enabled=False):
-        logits, gt_masks = mask_logits.float(), targets.masks.float()
-        x = sample_points(logits, points.expand(len(logits), -1, -1))  # (Q, P)
-        y = sample_points(gt_masks, points.expand(len(gt_masks), -1, -1))  # (n, P)
+        x, y = values_to_match(mask_logits.float(), targets.masks.float(), config)
         class_cost = -class_logits.float().softmax(dim=-1)[:, targets.classes]  # (Q, n)
-        # Cross-entropy of every pair: what a point costs in a mask, and outside of it.
-        inside, outside = F.softplus(-x), F.softplus(x)
-        mask_cost = (inside @ y.T + outside @ (1 - y).T) / config.num_points
+        # The loss of every pair: what a point costs in a mask, and outside of it.
+        inside = mask_loss(x, torch.ones_like(x), config)
+        outside = mask_loss(x, torch.zeros_like(x), config)
+        mask_cost = (inside @ y.T + outside @ (1 - y).T) / x.shape[1]
         p = x.sigmoid()
         dice_cost = 1 - (2 * p @ y.T + 1) / (p.sum(dim=1)[:, None] + y.sum(dim=1) + 1)
         cost = (
@@ -158,28 +167,69 @@ def matched_losses(
     gt_masks = torch.cat(
         [t.masks[s] for t, (_, s) in zip(targets, matches, strict=True)]
     ).float()  # (N, H, W)
-    points = uncertain_points(masks.detach(), config)
-    x, y = sample_points(masks, points), sample_points(gt_masks, points)  # (N, P)
-    cross_entropy = F.binary_cross_entropy_with_logits(x, y, reduction="none").mean(dim=1)
+    x, y = values_to_train(masks, gt_masks, config)
     return {
         "loss_ce": config.class_weight * loss_ce,
-        "loss_mask": config.mask_weight * cross_entropy.sum() / count,
+        "loss_mask": config.mask_weight * mask_loss(x, y, config).mean(dim=1).sum() / count,
         "loss_dice": config.dice_weight * dice_loss(x, y).sum() / count,
     }
 
 
+def mask_loss(logits: Tensor, targets: Tensor, config: MaskLossConfig) -> Tensor:
+    """Binary cross-entropy or focal loss of every point."""
+    if config.focal:
+        return focal_loss(logits, targets)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def values_to_match(
+    mask_logits: Tensor, gt_masks: Tensor, config: MaskLossConfig
+) -> tuple[Tensor, Tensor]:
+    """Values ``(Q, P)`` and ``(n, P)`` of masks ``(Q, h, w)`` and ``(n, H, W)`` at the same places.
+
+    At one set of random points for all pairs; or at all pixels of the prediction, to which the
+    target is downsampled.
+    """
+    if config.num_points is None:
+        small = F.interpolate(gt_masks[:, None], mask_logits.shape[1:], mode="nearest")
+        return mask_logits.flatten(1), small.flatten(1)
+    points = torch.rand(1, config.num_points, 2, device=mask_logits.device)
+    return (
+        sample_points(mask_logits, points.expand(len(mask_logits), -1, -1)),
+        sample_points(gt_masks, points.expand(len(gt_masks), -1, -1)),
+    )
+
+
+def values_to_train(
+    mask_logits: Tensor, gt_masks: Tensor, config: MaskLossConfig
+) -> tuple[Tensor, Tensor]:
+    """Values ``(N, P)`` of pairs of masks, ``(N, h, w)`` and ``(N, H, W)``.
+
+    At random points, each mask's own; or at all pixels of the target, to which the prediction is
+    upsampled.
+    """
+    if config.num_points is None:
+        large = F.interpolate(
+            mask_logits[:, None], gt_masks.shape[1:], mode="bilinear", align_corners=False
+        )
+        return large.flatten(1), gt_masks.flatten(1)
+    points = uncertain_points(mask_logits.detach(), config.num_points, config)
+    return sample_points(mask_logits, points), sample_points(gt_masks, points)
+
+
 @torch.no_grad()
-def uncertain_points(mask_logits: Tensor, config: MaskLossConfig) -> Tensor:
+def uncertain_points(mask_logits: Tensor, num_points: int, config: MaskLossConfig) -> Tensor:
     """Draw points, most of them where a mask is undecided: where its logit is near 0.
 
     Args:
         mask_logits: ``(N, h, w)``.
-        config: how many.
+        num_points: P.
+        config: how many candidates, and which share of the points is chosen of them.
 
     Returns:
         ``(N, P, 2)`` x and y as fractions of the image's sides.
     """
-    num_masks, num_points = len(mask_logits), config.num_points
+    num_masks = len(mask_logits)
     drawn = torch.rand(num_masks, config.oversample * num_points, 2, device=mask_logits.device)
     num_uncertain = int(config.importance * num_points)
     certainty = sample_points(mask_logits, drawn).abs()

@@ -57,7 +57,7 @@ class PixelDecoder(nn.Module):
         self.config = config
         d_model, groups = config.d_model, config.groups
         self.input_proj = nn.ModuleList(
-            nn.Sequential(_conv(channels[name], d_model, 1), nn.GroupNorm(groups, d_model))
+            nn.Sequential(xavier_conv(channels[name], d_model, 1), nn.GroupNorm(groups, d_model))
             for name in config.levels
         )
         for projection in self.input_proj.children():
@@ -74,12 +74,13 @@ class PixelDecoder(nn.Module):
             for _ in range(config.encoder_layers)
         )
         self.lateral = nn.Sequential(
-            _conv(channels[config.finest], d_model, 1, bias=False), nn.GroupNorm(groups, d_model)
+            xavier_conv(channels[config.finest], d_model, 1, bias=False),
+            nn.GroupNorm(groups, d_model),
         )
         self.output = nn.Sequential(
-            _conv(d_model, d_model, 3, bias=False), nn.GroupNorm(groups, d_model), nn.ReLU()
+            xavier_conv(d_model, d_model, 3, bias=False), nn.GroupNorm(groups, d_model), nn.ReLU()
         )
-        self.mask_features = _conv(d_model, d_model, 1)
+        self.mask_features = xavier_conv(d_model, d_model, 1)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the backbone's maps.
@@ -127,7 +128,7 @@ class PixelDecoder(nn.Module):
         ]
 
 
-def _conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Conv2d:
+def xavier_conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Conv2d:
     """A convolution that keeps the map's size, initialised as Detectron2's ``c2_xavier_fill``."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     nn.init.kaiming_uniform_(conv.weight, a=1)

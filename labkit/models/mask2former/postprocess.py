@@ -1,4 +1,4 @@
-"""Post-processing of Mask2Former and EoMT: panoptic, instance and semantic results of the masks.
+"""Post-processing of MaskFormer, Mask2Former and EoMT: panoptic, instance and semantic results.
 
 B. Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation", NeurIPS
 2021, section 3.4.
@@ -22,16 +22,19 @@ from labkit.structures import VOID, Categories, Detections, Panoptic, Prediction
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """Thresholds of the post-processing.
+    """Thresholds of the post-processing; the defaults are Mask2Former's.
 
     Attributes:
         score_thresh: queries at or below it do not enter the panoptic map.
         overlap_thresh: a segment is dropped if it keeps less than this share of its mask.
+        inside_mask: a segment has only pixels of its query's mask, where the probability is at
+            least 0.5. MaskFormer's has every pixel that the query wins, however improbable.
         detections_per_image: at most.
     """
 
     score_thresh: float = 0.8
     overlap_thresh: float = 0.8
+    inside_mask: bool = True
     detections_per_image: int = 100
 
 
@@ -98,7 +101,7 @@ def panoptic_inference(
     mask probability.
 
     Segments of which little remains are dropped. Segments of one stuff class are one. Ids count
-    from 1 in the order of the queries; void is where nothing is sure.
+    from 1 in the order of the queries; void is the rest.
 
     Args:
         class_logits: ``(Q, K)``.
@@ -117,7 +120,7 @@ def panoptic_inference(
     id_of_stuff: dict[int, int] = {}
     for i, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
         won, mask = winners == i, p[i] >= 0.5
-        region = won & mask
+        region = won & mask if config.inside_mask else won
         area, mask_area = int(won.sum()), int(mask.sum())
         if min(area, mask_area, int(region.sum())) == 0 or area / mask_area < config.overlap_thresh:
             continue

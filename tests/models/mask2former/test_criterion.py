@@ -4,17 +4,19 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from labkit.errors import LabkitError
 from labkit.models.detr import criterion as detr_criterion
 from labkit.models.mask2former.criterion import (
+    MASKFORMER_LOSS,
     MaskLossConfig,
     mask_classification_losses,
     match_segments,
     matched_losses,
     sample_points,
     uncertain_points,
+    values_to_match,
+    values_to_train,
 )
 from labkit.models.targets import Segments
 
@@ -98,7 +100,7 @@ def test_most_points_are_where_the_mask_is_undecided():
     """The logit grows from left to right and is 0 in the middle column."""
     torch.manual_seed(0)
     logits = torch.linspace(-8, 8, 33).expand(1, 33, 33)
-    points = uncertain_points(logits, CONFIG)
+    points = uncertain_points(logits, 512, CONFIG)
     assert points.shape == (1, 512, 2)
     # Half a cell from the border the zeros outside begin to count.
     inside = ((points[0] > 1 / 66) & (points[0] < 65 / 66)).all(dim=1)
@@ -108,39 +110,71 @@ def test_most_points_are_where_the_mask_is_undecided():
     assert distance[~chosen & inside].max() > 0.4
 
 
-def test_an_image_without_segments_has_class_losses_alone():
+def test_maskformer_matches_on_the_predictions_pixels():
+    """The target is downsampled to the nearest pixel: of columns 0 to 3 the columns 0 and 2."""
+    gt = torch.tensor([[[1.0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]])
+    x, y = values_to_match(torch.arange(4.0).view(1, 2, 2), gt, MASKFORMER_LOSS)
+    assert x.tolist() == [[0, 1, 2, 3]]
+    assert y.tolist() == [[1, 0, 0, 1]]
+
+
+def test_maskformer_trains_on_the_targets_pixels():
+    """The prediction is upsampled: four pixels of two are 0, 1/4, 3/4 and 1 of the way."""
+    x, y = values_to_train(torch.tensor([[[0.0, 4.0]]]), torch.eye(4)[None, :1], MASKFORMER_LOSS)
+    assert x.tolist() == [[0, 1, 3, 4]]
+    assert y.tolist() == [[1, 0, 0, 0]]
+
+
+def test_maskformers_losses():
+    """Logits of 0 for a mask on a quarter of the pixels: p is 1/2 everywhere."""
+    target = Segments("one", torch.tensor([0]), torch.zeros(1, 8, 8, dtype=torch.bool))
+    target.masks[:, :4, :4] = True
+    match = (torch.tensor([0]), torch.tensor([0]))
+    arguments = (torch.zeros(1, 1, 3), torch.zeros(1, 1, 2, 2), [target], [match])
+    losses = matched_losses(*arguments, 1.0, MASKFORMER_LOSS)
+    assert losses["loss_ce"] == pytest.approx(math.log(3))
+    alpha = 0.25 * 0.25 + 0.75 * 0.75
+    assert losses["loss_mask"] == pytest.approx(20 * alpha * 0.25 * math.log(2))
+    assert losses["loss_dice"] == pytest.approx(1 - (2 * 8 + 1) / (32 + 16 + 1))
+
+
+def test_maskformer_draws_no_random_numbers():
+    masks = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    match_segments(torch.zeros(3, 3), masks, two_segments(), MASKFORMER_LOSS)
+    mask_classification_losses(
+        torch.zeros(1, 1, 3, 3), masks[None, None], [two_segments()], MASKFORMER_LOSS
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BOTH = pytest.mark.parametrize("config", [CONFIG, MASKFORMER_LOSS], ids=["points", "all pixels"])
+
+
+@BOTH
+def test_an_image_without_segments_has_class_losses_alone(config):
     empty = Segments("none", torch.zeros(0, dtype=torch.int64), torch.zeros(0, 8, 8).bool())
     logits = torch.zeros(2, 1, 3, 3, requires_grad=True)
     masks = torch.zeros(2, 1, 3, 8, 8, requires_grad=True)
-    losses = mask_classification_losses(logits, masks, [empty], CONFIG)
-    assert losses["loss_ce"].item() == pytest.approx(2 * math.log(3))
+    losses = mask_classification_losses(logits, masks, [empty], config)
+    assert losses["loss_ce"].item() == pytest.approx(config.class_weight * math.log(3))
     assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0
     sum(losses.values()).backward()
 
 
-def test_more_segments_than_queries_are_told_of_once(monkeypatch):
+@BOTH
+def test_more_segments_than_queries_are_told_of_once(monkeypatch, config):
     monkeypatch.setattr(detr_criterion, "_warned", set())
     target = Segments("five", torch.zeros(5, dtype=torch.int64), torch.ones(5, 8, 8).bool())
-    arguments = (torch.zeros(3, 2), torch.zeros(3, 8, 8), target, CONFIG)
+    arguments = (torch.zeros(3, 2), torch.zeros(3, 8, 8), target, config)
     with pytest.warns(UserWarning, match="5 segments, the model 3 queries"):
         queries, segments = match_segments(*arguments)
     assert len(queries) == len(segments) == 3
     match_segments(*arguments)  # no second warning: pytest would turn it into an error
 
 
-def test_predictions_that_are_not_numbers_name_the_image():
+@BOTH
+def test_predictions_that_are_not_numbers_name_the_image(config):
     masks = torch.full((3, 8, 8), torch.nan)
     with pytest.raises(LabkitError, match="image two: the predictions are not finite"):
-        match_segments(torch.zeros(3, 3), masks, two_segments(), CONFIG)
-
-
-def test_costs_are_those_of_the_losses():
-    """Cross-entropy of a pair, in the form of two matrix products."""
-    torch.manual_seed(0)
-    x, y = torch.randn(3, 50), torch.rand(2, 50)
-    inside, outside = F.softplus(-x), F.softplus(x)
-    table = (inside @ y.T + outside @ (1 - y).T) / 50
-    for q in range(3):
-        for g in range(2):
-            one = F.binary_cross_entropy_with_logits(x[q], y[g])
-            torch.testing.assert_close(table[q, g], one)
+        match_segments(torch.zeros(3, 3), masks, two_segments(), config)

@@ -75,6 +75,28 @@ def test_a_segment_that_keeps_four_fifths_stays(length, kept):
     assert [label for _, label in segments] == ([0, 1] if kept else [0])
 
 
+MASKFORMER = InferenceConfig(inside_mask=False)
+
+
+def test_maskformers_segments_are_all_pixels_that_they_win():
+    """Mask2Former leaves improbable pixels void, here the third and the fourth."""
+    arguments = (classes((0, 0.95), (1, 0.9)), masks("++---", "----+"))
+    assert ids_and_labels(*arguments)[0] == [1, 1, 0, 0, 2]
+    assert ids_and_labels(*arguments, MASKFORMER)[0] == [1, 1, 1, 1, 2]
+
+
+def test_void_of_maskformer_is_where_a_dropped_segment_wins():
+    """The second wins one of the three pixels of its mask, which is too little."""
+    arguments = (classes((0, 0.95), (1, 0.9)), masks("+++-", "-++2"))
+    assert ids_and_labels(*arguments, MASKFORMER) == ([1, 1, 1, 0], [(1, 0)])
+
+
+@pytest.mark.parametrize("config", [CONFIG, MASKFORMER])
+def test_a_mask_that_is_probable_nowhere_is_no_segment(config):
+    """Its query wins every pixel, none of them with a probability of 0.5."""
+    assert ids_and_labels(classes((0, 0.95)), masks("---"), config) == ([0, 0, 0], [])
+
+
 def test_stuff_of_one_class_is_one_segment_with_the_first_id():
     found = ids_and_labels(
         classes((2, 0.95), (0, 0.95), (2, 0.9)), masks("++------", "---++---", "------++")
