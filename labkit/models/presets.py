@@ -295,8 +295,9 @@ MASK2FORMER_TINY = Mask2FormerConfig(
         encoder_layers=1,
         num_heads=4,
         dim_feedforward=128,
+        stride_2=True,
     ),
-    MaskedDecoderConfig(num_queries=24, layers=6, num_heads=4, dim_feedforward=256),
+    MaskedDecoderConfig(num_queries=40, layers=6, num_heads=4, dim_feedforward=256),
     loss=MaskLossConfig(num_points=1024),
     inference=InferenceConfig(score_thresh=0.5),
 )

@@ -32,6 +32,8 @@ class PixelDecoderConfig:
         encoder_layers: number of deformable layers.
         num_heads, num_points, dim_feedforward: of
             :class:`~labkit.models.mask2former.deformable_attention.DeformableEncoderLayer`.
+        stride_2: whether a transposed convolution, as in Mask R-CNN's mask head, brings the mask
+            features to stride 2: for images so small that an object is a few pixels wide.
     """
 
     levels: tuple[str, ...] = ("res5", "res4", "res3")
@@ -42,6 +44,7 @@ class PixelDecoderConfig:
     num_heads: int = 8
     num_points: int = 4
     dim_feedforward: int = 1024
+    stride_2: bool = False
 
 
 class PixelDecoder(nn.Module):
@@ -80,6 +83,7 @@ class PixelDecoder(nn.Module):
         self.output = nn.Sequential(
             xavier_conv(d_model, d_model, 3, bias=False), nn.GroupNorm(groups, d_model), nn.ReLU()
         )
+        self.upsample = upsampling(d_model) if config.stride_2 else nn.Identity()
         self.mask_features = xavier_conv(d_model, d_model, 1)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -89,7 +93,7 @@ class PixelDecoder(nn.Module):
             features: by name, ``(B, channels, h, w)``.
 
         Returns:
-            Mask features ``(B, D, h₄, w₄)``, and S maps ``(B, D, h, w)``, coarse to fine.
+            Mask features ``(B, D, h₄, w₄)``, with ``stride_2`` twice as large, and S maps ``(B, D, h, w)``, coarse to fine.
         """
         # In float32 whatever the autocast: sampling locations are fractions of the map's side, and
         # half precision moves them by a noticeable part of a cell.
@@ -98,7 +102,8 @@ class PixelDecoder(nn.Module):
             lateral = self.lateral(features[self.config.finest].float())
             size = lateral.shape[-2:]
             upsampled = F.interpolate(maps[-1], size, mode="bilinear", align_corners=False)
-            return self.mask_features(self.output(lateral + upsampled)), maps
+            finest = self.upsample(self.output(lateral + upsampled))
+            return self.mask_features(finest), maps
 
     def encode(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Deformable self-attention among all cells of all levels.
@@ -135,6 +140,15 @@ def xavier_conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+def upsampling(channels: int) -> nn.Module:
+    """A transposed convolution that doubles a map's sides; at first it repeats each cell."""
+    conv = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(channels)[..., None, None].expand_as(conv.weight))
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.ReLU())
 
 
 def level_positions(size: tuple[int, int], channels: int, like: Tensor) -> Tensor:
