@@ -83,7 +83,7 @@ class PixelDecoder(nn.Module):
         self.output = nn.Sequential(
             xavier_conv(d_model, d_model, 3, bias=False), nn.GroupNorm(groups, d_model), nn.ReLU()
         )
-        self.upsample = upsampling(d_model) if config.stride_2 else nn.Identity()
+        self.upsample = doubling(d_model) if config.stride_2 else nn.Identity()
         self.mask_features = xavier_conv(d_model, d_model, 1)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -93,7 +93,8 @@ class PixelDecoder(nn.Module):
             features: by name, ``(B, channels, h, w)``.
 
         Returns:
-            Mask features ``(B, D, h₄, w₄)``, with ``stride_2`` twice as large, and S maps ``(B, D, h, w)``, coarse to fine.
+            Mask features ``(B, D, h₄, w₄)``, with ``stride_2`` twice as high and wide, and S maps
+            ``(B, D, h, w)``, coarse to fine.
         """
         # In float32 whatever the autocast: sampling locations are fractions of the map's side, and
         # half precision moves them by a noticeable part of a cell.
@@ -142,7 +143,7 @@ def xavier_conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn
     return conv
 
 
-def upsampling(channels: int) -> nn.Module:
+def doubling(channels: int) -> nn.Module:
     """A transposed convolution that doubles a map's sides; at first it repeats each cell."""
     conv = nn.ConvTranspose2d(channels, channels, 2, stride=2)
     with torch.no_grad():
