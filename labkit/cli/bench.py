@@ -243,6 +243,49 @@ def crowded(
         write_numbers(json, {"steps": steps, "scores": found, "differences": differences})
 
 
+@app.command("mask-study")
+def mask_study(
+    out: Annotated[Path, typer.Option(help="Folder of the trainings; use it again to resume.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each ablation.")] = 400,
+    more_steps: Annotated[
+        int, typer.Option(min=1, help="Steps by which each panoptic system is trained on.")
+    ] = 120,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="Number of evaluation images.")] = 150,
+    json: Json = None,
+) -> None:
+    """Mask2Former with one part changed at a time, and beside three other panoptic systems."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from labkit.bench import mask_study as bench
+    from labkit.system.message_text import counted
+
+    ablations = bench.ablations(out, steps, seeds, images)
+    systems = bench.systems(out, more_steps, seeds, images)
+    titles = {
+        f"ablations, {steps} steps, {counted(seeds, 'seed')}": ablations,
+        **{f"{data}, {more_steps} further steps": rows for data, rows in systems.items()},
+    }
+    for title, rows in titles.items():
+        scores = [name for name in rows[0].seeds[0] if name != bench.SECONDS]
+        table = Table("", *scores, title=title)
+        for row in rows:
+            table.add_row(row.name, *map(row.show, scores))
+        Console().print(table)
+    if json is not None:
+        by_name = {data: {row.name: row.seeds for row in rows} for data, rows in systems.items()}
+        write_numbers(
+            json,
+            {
+                "steps": steps,
+                "ablations": {row.name: row.seeds for row in ablations},
+                "more steps": more_steps,
+                "systems": by_name,
+            },
+        )
+
+
 @app.command("fine-tuning")
 def fine_tuning(
     out: Annotated[Path, typer.Option(help="Folder of the trainings; use it again to resume.")],
