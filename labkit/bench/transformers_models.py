@@ -62,22 +62,24 @@ EOMT: tuple[Rule, ...] = (
 
 
 def mask2former_twin(model: Mask2Former) -> nn.Module:
-    """Build transformers' Mask2Former with the weights of a ``mask2former_r50``, no other preset.
+    """Build transformers' Mask2Former with the weights of labkit's on a ResNet of bottlenecks.
 
     Raises:
         LabkitError: transformers is not installed.
     """
-    transformers = _transformers()
-    backbone = transformers.ResNetConfig(
-        embedding_size=64,
-        hidden_sizes=[256, 512, 1024, 2048],
-        depths=[3, 4, 6, 3],
-        layer_type="bottleneck",
-        downsample_in_bottleneck=False,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
+    transformers = import_transformers()
+    pixel_decoder, decoder = model.config.pixel_decoder, model.config.decoder
     config = transformers.Mask2FormerConfig(
-        backbone_config=backbone,
+        backbone_config=resnet_config(model.backbone),
+        feature_size=pixel_decoder.d_model,
+        mask_feature_size=pixel_decoder.d_model,
+        hidden_dim=pixel_decoder.d_model,
+        encoder_layers=pixel_decoder.encoder_layers,
+        encoder_feedforward_dim=pixel_decoder.dim_feedforward,
+        num_attention_heads=decoder.num_heads,
+        decoder_layers=decoder.layers + 1,  # it counts predictions
+        dim_feedforward=decoder.dim_feedforward,
+        num_queries=decoder.num_queries,
         num_labels=len(model.categories),
         output_auxiliary_logits=True,
     )
@@ -91,7 +93,7 @@ def eomt_twin(model: EoMT) -> nn.Module:
     Raises:
         LabkitError: transformers is not installed.
     """
-    transformers = _transformers()
+    transformers = import_transformers()
     vit = model.config.vit
     config = transformers.EomtConfig(
         hidden_size=vit.width,
@@ -106,6 +108,19 @@ def eomt_twin(model: EoMT) -> nn.Module:
     )
     twin: nn.Module = transformers.EomtForUniversalSegmentation(config)
     return _with_weights(twin, renamed(model.state_dict(), EOMT))
+
+
+def resnet_config(backbone: nn.Module) -> Any:
+    """The configuration of transformers' network that is labkit's ResNet of bottlenecks."""
+    stages = [backbone.get_submodule(f"res{i}") for i in (2, 3, 4, 5)]
+    return import_transformers().ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[256, 512, 1024, 2048],
+        depths=[len(list(stage.children())) for stage in stages],
+        layer_type="bottleneck",
+        downsample_in_bottleneck=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
 
 
 def renamed(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
@@ -149,7 +164,12 @@ def _with_weights(twin: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     return twin
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
+    """The package.
+
+    Raises:
+        LabkitError: it is not installed.
+    """
     try:
         import transformers
     except ImportError:

@@ -5,13 +5,9 @@ The package transformers runs all three on a CPU. Its read-outs are other ones, 
 
 import pytest
 import torch
+from helpers.maskformer_twin import every_layer, maskformer_twin
 
-from labkit.bench.transformers_models import (
-    eomt_twin,
-    mask2former_twin,
-    randomize,
-    renamed,
-)
+from labkit.bench.transformers_models import eomt_twin, mask2former_twin, randomize
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
 from labkit.models.backbones.backbones import BackboneConfig
@@ -27,28 +23,6 @@ pytest.importorskip(
     "transformers", reason="transformers is not installed; run: uv sync --group dev"
 )
 NUM_CLASSES = 133
-
-_FPN = "model.pixel_level_module.decoder.fpn."
-_LAYER, _THEIRS = r"transformer\.decoder\.layers\.(\d)", "model.transformer_module.decoder."
-MASKFORMER = (
-    (r"pixel_decoder\.outputs\.0\.", f"{_FPN}stem."),
-    (r"pixel_decoder\.outputs\.(\d)\.", lambda match: f"{_FPN}layers.{int(match[1]) - 1}.block."),
-    (r"pixel_decoder\.laterals\.(\d)\.", rf"{_FPN}layers.\1.proj."),
-    (r"pixel_decoder\.mask_features", "model.pixel_level_module.decoder.mask_projection"),
-    (r"input_proj", "model.transformer_module.input_projection"),
-    (r"query_embed", "model.transformer_module.queries_embedder"),
-    (rf"{_LAYER}\.multihead_attn\.out_proj", rf"{_THEIRS}layers.\1.encoder_attn.o_proj"),
-    (rf"{_LAYER}\.multihead_attn", rf"{_THEIRS}layers.\1.encoder_attn"),
-    (rf"{_LAYER}\.self_attn\.out_proj", rf"{_THEIRS}layers.\1.self_attn.o_proj"),
-    (rf"{_LAYER}\.norm1", rf"{_THEIRS}layers.\1.self_attn_layer_norm"),
-    (rf"{_LAYER}\.norm2", rf"{_THEIRS}layers.\1.encoder_attn_layer_norm"),
-    (rf"{_LAYER}\.norm3", rf"{_THEIRS}layers.\1.final_layer_norm"),
-    (rf"{_LAYER}\.linear(\d)", rf"{_THEIRS}layers.\1.mlp.fc\2"),
-    (rf"{_LAYER}\.", rf"{_THEIRS}layers.\1."),
-    (r"transformer\.decoder\.norm", f"{_THEIRS}layernorm"),
-    (r"class_embed", "class_predictor"),
-    (r"mask_embed\.layers\.(\d)\.", r"mask_embedder.\1.0."),
-)
 
 
 def segments(height, width):
@@ -70,53 +44,20 @@ def close(got, expected, within):
 
 @torch.no_grad()
 def test_maskformer_r50():
-    """All six predictions and their losses, which have no random draws.
-
-    With auxiliary losses transformers feeds each layer the normalised output of the one before; the
-    original, like DETR, normalises for the heads alone. So the layers' outputs are taken without.
-    """
-    import transformers
-
+    """All six predictions and their losses, which have no random draws."""
     torch.manual_seed(0)
     backbone = BackboneConfig("c5", "resnet50", stride_in_1x1=False)
-    ours = MaskFormerConfig(MASK2FORMER, backbone).build(coco_panoptic())
+    ours = MaskFormerConfig(MASK2FORMER, backbone, dropout=0.0).build(coco_panoptic())
     randomize(ours)
-    config = transformers.MaskFormerConfig(
-        backbone_config=transformers.ResNetConfig(
-            out_features=["stage1", "stage2", "stage3", "stage4"]
-        ),
-        num_labels=NUM_CLASSES,
-    )
-    theirs = transformers.MaskFormerForInstanceSegmentation(config).eval()
-    missing, unexpected = theirs.load_state_dict(
-        renamed(ours.state_dict(), MASKFORMER), strict=False
-    )
-    assert (missing, unexpected) == (["criterion.empty_weight"], [])  # of the loss
-    decoder = theirs.model.transformer_module.decoder
-    of_layers = []
-    for layer in decoder.layers:
-        layer.register_forward_hook(lambda module, inputs, output: of_layers.append(output))
-
     # In double precision: with random weights the attention is so sharp that rounding grows.
-    ours, theirs = ours.double(), theirs.double()
+    ours, theirs = ours.double(), maskformer_twin(ours).double()
     images = torch.randn(2, 3, 96, 160, dtype=torch.float64)
-    expected = theirs(pixel_values=images)
-    ours.train()  # for every layer's prediction: no norm of the backbone is trained
-    ours.transformer.eval()  # no dropout
-    class_logits, mask_logits = ours.decode(ours.backbone(images))
-    assert len(class_logits) == len(of_layers) == 6
-    for i, output in enumerate(of_layers):
-        normalised = decoder.layernorm(output)
-        of_classes = theirs.class_predictor(normalised)
-        of_masks = torch.einsum(
-            "bqd,bdhw->bqhw",
-            theirs.mask_embedder(normalised),
-            expected.pixel_decoder_last_hidden_state,
-        )
+    class_logits, mask_logits = ours.decode(ours.backbone(images))  # in training mode: every layer
+    expected = every_layer(theirs, images)
+    assert len(class_logits) == len(expected) == 6
+    for i, (of_classes, of_masks) in enumerate(expected):
         close(class_logits[i], of_classes, 1e-4)
         close(mask_logits[i], of_masks, 1e-4)
-    close(class_logits[-1], expected.class_queries_logits, 1e-4)
-    close(mask_logits[-1], expected.masks_queries_logits, 1e-4)
 
     targets = segments(96, 160)
     losses = mask_classification_losses(class_logits, mask_logits, targets, ours.config.loss)
