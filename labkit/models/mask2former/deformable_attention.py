@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: each query reads a few num_samples that it chooses itself.
+"""Multi-scale deformable attention: each query reads a few samples that it chooses itself.
 
 X. Zhu et al., "Deformable DETR", ICLR 2021, section 4.1. Ordinary attention weighs all T cells of a
 map for each of T queries. Here a query predicts, for each head and level, P offsets around its own
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from labkit.models.preprocess import Size
@@ -23,12 +25,11 @@ from labkit.models.preprocess import Size
 def deformable_attention(
     value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Sum values at chosen num_samples, with chosen weights (equation 3, without the projections).
+    """Sum values at chosen places, with chosen weights (equation 3, without the projections).
 
-    Bilinear sampling reads four cells for each of the S · P sampling points of a head.
-    ``embedding_bag`` gathers these 4 · S · P rows of ``value`` and adds them with their weights in
-    one call. The result equals that of ``grid_sample`` with zero padding, which returns all sampled
-    values first, as a tensor P times as large.
+    Bilinear sampling reads four cells for each of the S · P sampling points of a head: the result
+    is one weighted sum of 4 · S · P rows of ``value``. It equals that of ``grid_sample`` with zero
+    padding, which returns all sampled values first, as a tensor S · P times as large.
 
     Args:
         value: ``(B, T, M, D / M)``, the levels one after the other, each row by row.
@@ -39,32 +40,79 @@ def deformable_attention(
     Returns:
         ``(B, Q, D)``.
     """
-    num_images, num_cells, num_heads, _ = value.shape
-    extent = torch.tensor([(w, h) for h, w in sizes], device=value.device)  # (S, 2)
-    width, height = extent[:, :1], extent[:, 1:]  # (S, 1)
-    level_start = (
-        torch.tensor([0, *(h * w for h, w in sizes)]).cumsum(0)[:-1, None].to(value.device)
+    num_images, _, num_heads, _ = value.shape
+    device = value.device
+    # Around each level a frame of zeros, so that all four cells exist; after the last one also
+    # those below and to the right of its frame, which have no weight.
+    levels = [
+        F.pad(level.unflatten(1, size), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2)
+        for level, size in zip(value.split([h * w for h, w in sizes], dim=1), sizes, strict=True)
+    ]
+    cells = F.pad(torch.cat(levels, dim=1), (0, 0, 0, 0, 0, sizes[-1][1] + 3))
+    num_cells = cells.shape[1]
+    areas = torch.tensor([(h + 2) * (w + 2) for h, w in sizes], dtype=torch.int32, device=device)
+    level_start = (areas.cumsum(0, dtype=torch.int32) - areas)[:, None]  # (S, 1)
+    extent = value.new_tensor([(w, h) for h, w in sizes])[:, None]  # (S, 1, 2)
+    row_length = extent[..., 0].int() + 2  # (S, 1)
+
+    # In cells: the centre of the frame's first cell is at 0, and beyond the frame all is zero.
+    places = torch.minimum((locations * extent + 0.5).clamp(min=0), extent + 1)
+    # Places that are not numbers give sums that are none, of any cells.
+    corner = places.detach().floor().nan_to_num(nan=0.0)
+    right, down = (places - corner).unbind(-1)  # (B, Q, M, S, P), how far towards the next cell
+    column, row = corner.int().unbind(-1)
+    image = torch.arange(num_images, dtype=torch.int32, device=device)[:, None, None, None, None]
+    head = torch.arange(num_heads, dtype=torch.int32, device=device)[:, None, None]
+    cell = level_start + row * row_length + column
+    above = (image * num_cells + cell) * num_heads + head
+    below = above + row_length * num_heads
+    rows = torch.stack([above, above + num_heads, below, below + num_heads], dim=-1)
+    lower = weights * down
+    upper = weights - lower
+    lower_right, upper_right = lower * right, upper * right
+    shares = torch.stack(
+        [upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1
     )
-    image = torch.arange(num_images, device=value.device)[:, None, None, None, None]
-    head = torch.arange(num_heads, device=value.device)[:, None, None]
-    # In cells: the centre of the first one is at 0.
-    x, y = (locations * extent[:, None] - 0.5).unbind(-1)  # (B, Q, M, S, P)
-    left, top = x.detach().floor(), y.detach().floor()
-    rows, sample_weights = [], []
-    for column, along_x in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, along_y in ((top, top + 1 - y), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            cell = level_start + (row * width + column).long() * inside
-            rows.append((image * num_cells + cell) * num_heads + head)
-            sample_weights.append(weights * along_x * along_y * inside)
-    bags = num_images * locations.shape[1] * num_heads
-    summed = F.embedding_bag(
-        torch.stack(rows, dim=3).view(bags, -1),
-        value.flatten(0, 2),
-        mode="sum",
-        per_sample_weights=torch.stack(sample_weights, dim=3).view(bags, -1),
+    sums = num_images * locations.shape[1] * num_heads
+    summed: Tensor = WeightedSum.apply(
+        cells.flatten(0, 2), rows.view(sums, -1), shares.view(sums, -1)
     )
     return summed.reshape(num_images, locations.shape[1], -1)
+
+
+class WeightedSum(torch.autograd.Function):
+    """Weighted sums of a table's rows.
+
+    ``embedding_bag``, but for the gradient of the table: that is a weighted sum of rows again, of
+    the upstream gradient, once the pairs are sorted by the table's rows. PyTorch's own adds row by
+    row, which on a CPU takes several times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """``(R, D)``, ``rows`` ``(N, K)`` int32 and ``weights`` ``(N, K)`` to ``(N, D)``."""
+        ctx.save_for_backward(table, rows, weights)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        """The gradients of the table and of the weights."""
+        table, rows, weights = ctx.saved_tensors
+        sorted_rows, order = rows.flatten().sort()
+        each_row = torch.arange(len(table), dtype=rows.dtype, device=rows.device)
+        grad_table = F.embedding_bag(
+            order.div(rows.shape[1], rounding_mode="floor").int(),
+            grad,
+            torch.searchsorted(sorted_rows, each_row, out_int32=True),
+            mode="sum",
+            per_sample_weights=weights.flatten()[order],
+        )
+        with torch.enable_grad():  # of the weights alone PyTorch's own gradient is fast
+            weights = weights.detach().requires_grad_()
+            again = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=weights)
+        (grad_weights,) = torch.autograd.grad(again, weights, grad)
+        return grad_table, None, grad_weights
 
 
 class DeformableAttention(nn.Module):

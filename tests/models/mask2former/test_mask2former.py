@@ -43,6 +43,37 @@ def test_outside_is_zero():
     assert found.flatten().tolist() == [4, 0]
 
 
+def test_far_outside_is_zero_and_has_no_gradient():
+    value = torch.full((1, 2, 1, 1), 8.0)
+    places = torch.tensor([[-9.0, 0.5], [1e30, 0.5], [0.5, -1e30], [0.5, 9]]).view(1, 4, 1, 1, 1, 2)
+    places.requires_grad_()
+    found = deformable_attention(value, [(1, 2)], places, torch.ones(1, 4, 1, 1, 1))
+    found.sum().backward()
+    assert found.flatten().tolist() == [0, 0, 0, 0]
+    assert places.grad.abs().sum() == 0
+
+
+def test_places_that_are_no_numbers_give_no_numbers():
+    """So that the loss, which names the image, sees them."""
+    value = torch.ones(1, 2, 1, 1)
+    places = torch.tensor([[torch.nan, 0.5], [0.5, 0.5]]).view(1, 2, 1, 1, 1, 2)
+    found = deformable_attention(value, [(1, 2)], places, torch.ones(1, 2, 1, 1, 1))
+    assert found.flatten().isnan().tolist() == [True, False]
+
+
+def test_gradients_of_values_places_and_weights():
+    """Several places in one cell, in a level that is not the first, and beyond the border."""
+    torch.manual_seed(0)
+    sizes = [(1, 2), (3, 2)]
+    value = torch.randn(2, 8, 2, 2, dtype=torch.float64, requires_grad=True)
+    places = (torch.rand(2, 3, 2, 2, 2, 2, dtype=torch.float64) * 1.4 - 0.2).requires_grad_()
+    weights = torch.rand(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: deformable_attention(inputs[0], sizes, *inputs[1:]),
+        (value, places, weights),
+    )
+
+
 def test_a_fresh_layer_looks_in_eight_directions():
     layer = DeformableAttention(d_model=16, num_heads=8, num_levels=1, num_points=2)
     offsets = layer.sampling_offsets.bias.view(8, 2, 2)
