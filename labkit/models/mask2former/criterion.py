@@ -117,10 +117,7 @@ def match_segments(
     with torch.autocast(device.type, enabled=False):
         x, y = values_to_match(mask_logits.float(), targets.masks.float(), config)
         class_cost = -class_logits.float().softmax(dim=-1)[:, targets.classes]  # (Q, n)
-        # The loss of every pair: what a point costs in a mask, and outside of it.
-        inside = mask_loss(x, torch.ones_like(x), config)
-        outside = mask_loss(x, torch.zeros_like(x), config)
-        mask_cost = (inside @ y.T + outside @ (1 - y).T) / x.shape[1]
+        mask_cost = mask_costs(x, y, config)
         p = x.sigmoid()
         dice_cost = 1 - (2 * p @ y.T + 1) / (p.sum(dim=1)[:, None] + y.sum(dim=1) + 1)
         cost = (
@@ -182,6 +179,20 @@ def mask_loss(logits: Tensor, targets: Tensor, config: MaskLossConfig) -> Tensor
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
+def mask_costs(x: Tensor, y: Tensor, config: MaskLossConfig) -> Tensor:
+    """Mean of :func:`mask_loss` for every pair: ``(Q, P)`` and ``(n, P)`` to ``(Q, n)``.
+
+    One matrix product: to what all points would cost outside of the mask, those inside of it add
+    the difference. Of cross-entropy this is the logit.
+    """
+    if config.focal:
+        outside = focal_loss(x, torch.zeros_like(x))
+        difference = focal_loss(x, torch.ones_like(x)) - outside
+    else:
+        outside, difference = F.softplus(x), -x
+    return (outside.sum(dim=1, keepdim=True) + difference @ y.T) / x.shape[1]
+
+
 def values_to_match(
     mask_logits: Tensor, gt_masks: Tensor, config: MaskLossConfig
 ) -> tuple[Tensor, Tensor]:
@@ -194,10 +205,7 @@ def values_to_match(
         small = F.interpolate(gt_masks[:, None], mask_logits.shape[1:], mode="nearest")
         return mask_logits.flatten(1), small.flatten(1)
     points = torch.rand(1, config.num_points, 2, device=mask_logits.device)
-    return (
-        sample_points(mask_logits, points.expand(len(mask_logits), -1, -1)),
-        sample_points(gt_masks, points.expand(len(gt_masks), -1, -1)),
-    )
+    return sample_points(mask_logits, points), sample_points(gt_masks, points)
 
 
 def values_to_train(
@@ -239,12 +247,18 @@ def uncertain_points(mask_logits: Tensor, num_points: int, config: MaskLossConfi
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Interpolate maps ``(N, h, w)`` bilinearly at ``(N, P, 2)`` points; zero outside.
+    """Interpolate maps ``(N, h, w)`` bilinearly at points; zero outside.
+
+    Args:
+        maps: N of them.
+        points: ``(N, P, 2)``, each map's own, or ``(1, P, 2)``, the same of all.
 
     Returns:
         ``(N, P)``.
     """
     if len(maps) == 0:
-        return maps.new_zeros(points.shape[:2])
+        return maps.new_zeros(0, points.shape[1])
     grid = 2 * points[:, None] - 1
+    if len(points) == 1:  # the maps as channels of one: where a point lies is computed once
+        return F.grid_sample(maps[None], grid, align_corners=False)[0, :, 0]
     return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]

@@ -11,6 +11,8 @@ from labkit.models.mask2former.criterion import (
     MASKFORMER_LOSS,
     MaskLossConfig,
     mask_classification_losses,
+    mask_costs,
+    mask_loss,
     match_segments,
     matched_losses,
     sample_points,
@@ -44,10 +46,14 @@ def test_points_are_interpolated_and_outside_is_zero():
     row = torch.tensor([[[2.0, 6.0]]])
     points = torch.tensor([[[0.25, 0.5], [0.5, 0.5], [0.75, 0.5], [-0.5, 0.5]]])
     assert sample_points(row, points).tolist() == [[2, 4, 6, 0]]
+    both = torch.cat([row, -row])
+    assert sample_points(both, points).tolist() == [[2, 4, 6, 0], [-2, -4, -6, 0]]
+    assert sample_points(both, points.expand(2, -1, -1)).equal(sample_points(both, points))
 
 
 def test_no_maps_have_no_points():
-    assert sample_points(torch.zeros(0, 4, 4), torch.zeros(0, 5, 2)).shape == (0, 5)
+    for points in (torch.zeros(0, 5, 2), torch.zeros(1, 5, 2)):
+        assert sample_points(torch.zeros(0, 4, 4), points).shape == (0, 5)
 
 
 def test_the_assignment_follows_masks_and_classes():
@@ -94,6 +100,16 @@ def test_mask_losses_are_divided_by_the_number_of_segments():
     # A logit of 0 costs log 2 whatever the target; 4 segments in the batch.
     losses = matched_losses(*arguments, 4.0, CONFIG)
     assert losses["loss_mask"] == pytest.approx(5 * math.log(2) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MASKFORMER_LOSS], ids=["points", "all pixels"])
+def test_costs_are_those_of_the_losses(config):
+    """Of every pair, with one matrix product."""
+    torch.manual_seed(0)
+    x, y = 30 * torch.randn(3, 50), torch.rand(2, 50).round()
+    costs = mask_costs(x, y, config)
+    pairs = mask_loss(x[:, None].expand(-1, 2, -1), y.expand(3, -1, -1), config).mean(dim=2)
+    torch.testing.assert_close(costs, pairs)
 
 
 def test_most_points_are_where_the_mask_is_undecided():
