@@ -137,7 +137,7 @@ class MaskedDecoder(nn.Module):
             level_positions(size, m.shape[1], m) for size, m in zip(sizes, maps, strict=True)
         ]
         # A dot product with resized features is the resized dot product: both are linear.
-        resized = [resize(mask_features, size) for size in sizes]
+        resized = [resize(mask_features, size) for size in sizes if self.config.masked]
         queries = self.query_embed.weight.expand(len(mask_features), -1, -1)  # (B, Q, D)
         x = self.query_feat.weight.expand_as(queries)
         outputs = [x]

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from labkit.engine.predictor import Predictor, RawPrediction
+from labkit.models.mask2former.eomt import EoMT
+from labkit.models.mask2former.mask2former import Mask2Former
+from labkit.models.mask2former.maskformer import MaskFormer
 from labkit.models.upsnet.upsnet import UPSNet
 from labkit.structures import IGNORE, Detections, Panoptic, Prediction, Segment
 
@@ -57,7 +60,11 @@ def threshold_of(
     detections = prediction.detections
     if raw is not None and prediction.panoptic is not None:
         model: Any = predictor.model
-        config = model.config.panoptic if isinstance(model, UPSNet) else model.config
+        config = model.config
+        if isinstance(model, UPSNet):
+            config = config.panoptic
+        elif isinstance(model, MaskFormer | Mask2Former | EoMT):
+            config = config.inference
 
         def panoptic(score: float) -> Panoptic:
             made = predictor.postprocess(raw, score).panoptic

@@ -21,6 +21,7 @@ from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor, load_model
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality
+from labkit.models import build
 from labkit.structures import Categories, Category, Detections, Panoptic, Prediction, Segment
 from labkit.widgets.app import png
 from labkit.widgets.compare.app import Compare
@@ -43,6 +44,7 @@ from labkit.widgets.viewer.segment_layers import layer_of
 SAMPLE = Path(os.environ.get("LABKIT_DATA", "")) / "coco_panoptic_sample"
 PLACE = ("shapes", 3)
 FPN, UPSNET, DETECTOR = "panoptic_fpn_tiny", "upsnet_tiny", "mask_rcnn_tiny"
+MASKS = "mask2former_tiny"
 CLASSES = Categories(
     [Category(1, "cat", True), Category(2, "dog", True), Category(3, "sky", False)]
 )
@@ -156,9 +158,38 @@ def test_upsnet_fuses_again(score: float) -> None:
     assert [(s.id, s.label) for s in shown.segments] == [(s.id, s.label) for s in expected.segments]
 
 
+@pytest.mark.parametrize("score", [0.2, 0.6, 0.95])
+def test_masks_are_read_out_again(score: float) -> None:
+    seen, model = source_image(("crowded", 2)), load_model(MASKS)
+    answer = Memory().ask(MASKS, seen)
+    model.config = replace(
+        model.config, inference=replace(model.config.inference, score_thresh=score)
+    )
+    expected = Predictor(model)(seen.image).panoptic
+    assert expected is not None
+    shown = answer.at(score)
+    assert torch.equal(shown.ids, expected.ids)
+    assert shown.segments == expected.segments
+
+
+def test_fewer_segments_pass_a_higher_threshold() -> None:
+    answer = Memory().ask(MASKS, source_image(("crowded", 2)))
+    counts = [len(answer.at(score).segments) for score in (0.2, 0.6, 0.99)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+@pytest.mark.parametrize("preset", ["maskformer_tiny", "mask2former_tiny"])
+def test_fresh_networks_have_a_threshold(preset: str) -> None:
+    """Also those that come without weights."""
+    answer = Memory().ask(build(preset, Shapes.categories).eval(), source_image(PLACE))
+    assert answer.threshold.own == 0.5
+    assert answer.at(0.9).segments == []
+
+
 def test_the_own_threshold_is_what_the_model_says() -> None:
     seen = source_image(PLACE)
-    for name, own in ((FPN, 0.5), (UPSNET, 0.6)):
+    for name, own in ((FPN, 0.5), (UPSNET, 0.6), (MASKS, 0.5)):
         answer, expected = Memory().ask(name, seen), Predictor(name)(seen.image)
         assert answer.threshold.own == own
         assert expected.panoptic is not None
