@@ -1921,4 +1921,4 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 # - *Train DETR for Panoptic Segmentation*, a tutorial with images of construction sites: the two rows of
 #   8.11.
 # - B. Cheng et al. Masked-attention Mask Transformer for Universal Image Segmentation. CVPR 2022: a
-#   successor of these ideas.
+#   successor of these ideas, without boxes. [Notebook 10](10_mask_classification.ipynb) builds it.

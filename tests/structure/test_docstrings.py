@@ -48,6 +48,19 @@ TAUGHT = {
     "models.detr.mask_head": ["AttentionMaps", "DETRMaskHead"],
     "models.detr.postprocess": ["panoptic_map", "boxes_map"],
     "models.upsnet.postprocess": ["panoptic_argmax", "assign_segments"],
+    "models.backbones.vit": ["ViT"],
+    "models.mask2former.mask2former": ["Mask2Former"],
+    "models.mask2former.maskformer": ["MaskFormer"],
+    "models.mask2former.masked_decoder": ["MaskedDecoder"],
+    "models.mask2former.pixel_decoder": ["PixelDecoder"],
+    "models.mask2former.deformable_attention": ["deformable_attention"],
+    "models.mask2former.criterion": ["match_segments", "matched_losses", "uncertain_points"],
+    "models.mask2former.postprocess": [
+        "panoptic_inference",
+        "instance_inference",
+        "semantic_inference",
+    ],
+    "models.mask2former.eomt": ["EoMT"],
     "models.semantic.fcn": ["FCN"],
     "models.semantic.deeplab": ["DeepLab"],
 }
@@ -62,16 +75,6 @@ UNTAUGHT = {
     "models.presets",
     "models.semantic.losses",
     "models.targets",
-    # No lesson builds these yet.
-    "models.backbones.vit",
-    "models.mask2former.criterion",
-    "models.mask2former.deformable_attention",
-    "models.mask2former.eomt",
-    "models.mask2former.mask2former",
-    "models.mask2former.masked_decoder",
-    "models.mask2former.maskformer",
-    "models.mask2former.pixel_decoder",
-    "models.mask2former.postprocess",
 }
 """Modules of the same folders that hold what has no paper or no lesson."""
 

@@ -122,6 +122,8 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """Vision transformer up to some of its blocks; the rest is for models that add tokens.
 
+    Notebook 10, section 10.9.
+
     Args:
         config: the configuration.
         stop: number of blocks that :meth:`forward` runs.

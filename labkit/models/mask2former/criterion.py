@@ -102,6 +102,8 @@ def match_segments(
 ) -> Match:
     """The assignment of one image's segments to different queries of lowest cost.
 
+    Notebook 10, section 10.5.
+
     Args:
         class_logits: ``(Q, K)``.
         mask_logits: ``(Q, h, w)``.
@@ -143,6 +145,8 @@ def matched_losses(
     config: MaskLossConfig,
 ) -> dict[str, Tensor]:
     """``loss_ce``, ``loss_mask`` and ``loss_dice`` of one prediction.
+
+    Notebook 10, section 10.5.
 
     Args:
         class_logits: ``(B, Q, K)``.
@@ -228,6 +232,8 @@ def values_to_train(
 @torch.no_grad()
 def uncertain_points(mask_logits: Tensor, num_points: int, config: MaskLossConfig) -> Tensor:
     """Draw points, most of them where a mask is undecided: where its logit is near 0.
+
+    Notebook 10, section 10.5.
 
     Args:
         mask_logits: ``(N, h, w)``.

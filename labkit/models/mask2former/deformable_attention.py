@@ -27,6 +27,8 @@ def deformable_attention(
 ) -> Tensor:
     """Sum values at chosen places, with chosen weights (equation 3, without the projections).
 
+    Notebook 10, section 10.4.
+
     Bilinear sampling reads four cells for each of the S · P sampling points of a head: the result
     is one weighted sum of 4 · S · P rows of ``value``. It equals that of ``grid_sample`` with zero
     padding, which returns all sampled values first, as a tensor S · P times as large.

@@ -58,6 +58,8 @@ class EoMT(nn.Module):
 
     T. Kerssies et al., CVPR 2025.
 
+    Notebook 10, section 10.9.
+
     Attention is masked in training only, as in Mask2Former, and less and less:
     ``attn_mask_probs`` is the probability, for each of the last blocks, that a query is masked. The
     original takes it from 1 to 0 in the course of the training as (1 - progress)^0.9, earlier

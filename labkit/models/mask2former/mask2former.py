@@ -58,6 +58,8 @@ class Mask2Former(nn.Module):
     B. Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR
     2022.
 
+    Notebook 10, section 10.2.
+
     Args:
         config: the configuration.
         categories: things and stuff.

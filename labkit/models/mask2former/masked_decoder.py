@@ -88,6 +88,8 @@ class MaskedDecoderLayer(nn.Module):
 class MaskedDecoder(nn.Module):
     """Decoder layers that visit the levels in turn, and the heads that predict after each.
 
+    Notebook 10, section 10.3.
+
     Args:
         config: the configuration.
         d_model: D.

@@ -75,6 +75,8 @@ class MaskFormer(nn.Module):
     B. Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation",
     NeurIPS 2021.
 
+    Notebook 10, section 10.2.
+
     Args:
         config: the configuration.
         categories: things and stuff.

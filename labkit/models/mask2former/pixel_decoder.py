@@ -50,6 +50,8 @@ class PixelDecoderConfig:
 class PixelDecoder(nn.Module):
     """Deformable attention among three levels, then one top-down step to stride 4.
 
+    Notebook 10, section 10.4.
+
     Args:
         config: the configuration.
         channels: of the backbone's maps, by name.

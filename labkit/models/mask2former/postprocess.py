@@ -100,6 +100,8 @@ def panoptic_inference(
     """The panoptic map: each pixel goes to the query with the largest product of class score and
     mask probability.
 
+    Notebook 10, section 10.6.
+
     Segments of which little remains are dropped. Segments of one stuff class are one. Ids count
     from 1 in the order of the queries; void is the rest.
 
@@ -139,6 +141,8 @@ def instance_inference(
 ) -> Detections:
     """Detections: the best pairs of a query and a class; a query may be in several of them.
 
+    Notebook 10, section 10.6.
+
     The score is that of the class times the mean probability of the mask's own pixels.
 
     Args:
@@ -172,6 +176,8 @@ def instance_inference(
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """The semantic map ``(H, W)``: the class with the largest sum over the queries.
+
+    Notebook 10, section 10.6.
 
     Args:
         class_logits: ``(Q, K)``.
