@@ -1763,6 +1763,8 @@ if own_folder:
 # - Two class counts, ids and class indices, semantic PNGs, the learning rate: let them follow from the
 #   data instead of typing them.
 #
+# [Notebook 10](10_mask_classification.ipynb) goes on with networks: one for all three tasks.
+#
 # ## Exercises
 #
 # 1. **Your own images.** Do "Your own folder" (9.10) with ten photographs. Which findings of the check were
