@@ -233,13 +233,13 @@ panels(shown, categories, columns=4, size=2.45)
 #
 # ![Mask2Former. The backbone's maps pass through the pixel decoder, which gives mask features and three
 # memories. The decoder refines the queries by masked cross-attention to the memories, self-attention and a feed-forward
-# network. Each query gives class logits and a mask vector; mask logits are the dot products of mask vectors and mask
+# network. Each query gives class logits and a mask embedding; mask logits are the dot products of mask embeddings and mask
 # features. Below, one output is read as panoptic, instance or semantic result.](diagrams/mask2former.svg)
 #
 # DETR predicts boxes, and adds a mask head later (8.9). **MaskFormer** has no boxes at all. Like DETR it has a backbone
 # and a transformer decoder with $Q$ queries. Beside it a **pixel decoder** (first an FPN) makes a vector for every pixel
 # of stride 4, the **mask features** $E$. An MLP of three layers makes a vector of the same length from every query, the
-# **mask embedding** $v_q$. The mask logit of query $q$ in pixel $x$ is their dot product:
+# **mask embedding** $v_q$. The mask logit of query $q$ in pixel $x$ is their dot product, and the mask is its sigmoid:
 #
 # $$ m_q(x) = \mathrm{sigmoid}\bigl(v_q \cdot E(x)\bigr) . $$
 #
@@ -253,8 +253,8 @@ def my_heads(decoder, x, mask_features):
     """Class logits (Q, K + 1) and mask logits (Q, h, w) of query features x (Q, D)."""
     x = decoder.norm(x)
     class_logits = decoder.class_embed(x)  # one linear layer
-    mask_vectors = decoder.mask_embed(x)  # (Q, D), three linear layers
-    mask_logits = torch.einsum("qd,dhw->qhw", mask_vectors, mask_features)  # features (D, h, w)
+    mask_embeddings = decoder.mask_embed(x)  # (Q, D), three linear layers
+    mask_logits = torch.einsum("qd,dhw->qhw", mask_embeddings, mask_features)  # features (D, h, w)
     return class_logits, mask_logits
 
 
@@ -844,8 +844,8 @@ for i in range(LAYERS + 1):
 #
 # 1. Keep the queries whose best class is not $\varnothing$ and has a score $s_q$ above a threshold (the paper's: 0.8).
 # 2. Each pixel goes to the kept query with the largest $s_q \, m_q(x)$.
-# 3. A segment is the pixels that the query won *and* where $m_q(x) \ge 0.5$. It is dropped if the query won less than 80 %
-#    as many pixels as its mask has: then it is mostly hidden, or a duplicate.
+# 3. A segment is the pixels that the query won *and* where $m_q(x) \ge 0.5$. It is dropped if the query won less than 0.8
+#    times as many pixels as its mask has: then it is mostly hidden, or a duplicate.
 # 4. Segments of one stuff class are joined. Pixels that nobody got are void.
 #
 # > **Exercise 10.3.** Write `semantic_votes(class_logits, mask_logits)` for class logits $(Q, K + 1)$ and mask logits
@@ -984,7 +984,7 @@ panels(
 # One set of weights, one loss, one output. So the model zoo lists three numbers for the panoptic Mask2Former R50: PQ 51.9,
 # mask AP 41.7, mIoU 61.7. (Trained for instances alone, with *targets* of things only, it has AP 43.7.)
 #
-# ## 10.7 The same weights, two post-processings
+# ## 10.7 The same weights, three post-processings
 #
 # A published number belongs to weights *and* a post-processing. Several implementations of the panoptic read-out exist,
 # and they differ in lines that look like details:
@@ -1265,9 +1265,9 @@ else:
 labkit.record("photograph_statements_not_true", sum(not true for true in holds.values()))
 
 # %% [markdown]
-# A **crowd** is several objects in one mask, so it is no target (6.4). And labkit brings no
-# weights of Mask2Former for photographs. These commands fetch the published ones (176 MB, not for
-# commercial use) and write the panoptic map of a photograph of yours:
+# A **crowd** is several objects in one mask, so it is no target (6.4). labkit brings no weights of Mask2Former for
+# photographs. These commands fetch the published ones (176 MB, not for commercial use) and write the panoptic map of a
+# photograph of yours:
 #
 # ```
 # labkit zoo get mask2former_R_50
@@ -1302,7 +1302,7 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # - Masked attention tells each query where to look, and becomes a part of what the network has learnt. Without it at
 #   test time, the same weights fail.
 # - Deformable attention reads a fixed number of places, whatever the size of the image.
-# - Losses need points, not pixels; uncertain points change *what* is learnt, not only what it costs.
+# - Losses need points, not pixels. Uncertain points make another loss, not an estimate of the same one.
 # - A PQ belongs to weights and post-processing together.
 # - With a large pretrained ViT, most of the decoder is not needed.
 #
