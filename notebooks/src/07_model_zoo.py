@@ -28,7 +28,7 @@
 # **Nothing is downloaded unless you ask for it.** The published networks of this lesson are 2 GB. There
 # are two ways to read it:
 #
-# - as it is: every experiment runs on seven small networks that come with labkit, trained on Shapes, and
+# - as it is: every experiment runs on eight small networks that come with labkit, trained on Shapes, and
 #   `pedestrians_lite`, which finds people in photographs, on the photographs that are here;
 # - with `fetch = True` (also the profile `full`): the published networks are downloaded, and the same
 #   cells show them too. Files that are already in the download folder are used without asking.
@@ -461,7 +461,7 @@ labkit.record("ran_on", "published weights" if here else "small networks")
 # %% [markdown]
 # A **scene** is some images and the networks that predict them:
 #
-# - *Shapes*, always: images whose ground truth we know, and the seven small networks. Three of these differ in
+# - *Shapes*, always: images whose ground truth we know, and the eight small networks. Three of these differ in
 #   the backbone alone, with an equal budget of 1,500 steps: `panoptic_fpn_tiny_1500` (FPN),
 #   `panoptic_fpn_tiny_c4` and `panoptic_fpn_tiny_dc5`.
 # - *photographs*: `pedestrians_lite` on photographs of Penn-Fudan that it has not seen
@@ -495,6 +495,7 @@ small = [  # they come with labkit
     "panoptic_fpn_tiny_dc5",
     "upsnet_tiny",
     "detr_panoptic_tiny",
+    "mask2former_tiny",
 ]
 scenes = [
     Scene(
@@ -683,8 +684,11 @@ for scene in scenes:
 # The article's detectors found 4 each. Here every network with anchors detects 5, as many as there are: this
 # image was chosen among a hundred for that reason. Look at the panels. Between the two large squares there is
 # a small one. C4 misses it and predicts a false square over both large ones. DC5 misses it too and detects the
-# square at the lower left twice. One object is missed, one detection is false, and the count is right. DETR
-# counts 8: it predicts the triangle three times, and it has no NMS that would remove duplicates.
+# square at the lower left twice. One object is missed, one detection is false, and the count is right. The two
+# networks with queries have no NMS that would remove duplicates: DETR counts 8 and predicts the triangle
+# three times. Mask2Former (notebook 10), which has no boxes, counts 5, with the same mistakes as DC5. Its
+# panoptic map has no duplicates (7.9): a pixel belongs to one segment, and a segment that loses too many
+# pixels is dropped.
 #
 # Three things to know about such numbers:
 #
@@ -701,7 +705,7 @@ for scene in scenes:
 
 # %% tags=["hide-input"]
 # Figure: number of objects over the score threshold
-STYLES = list(zip(colors[:7], ("-", "--", "-", "-.", ":", "--", "-"), strict=True))
+STYLES = list(zip(colors[:8], ("-", "--", "-", "-.", ":", "--", "-", "-."), strict=True))
 thresholds = np.linspace(0.05, 0.95, 37)
 figure, axes = plt.subplots(
     len(scenes), 1, figsize=(6.8, 3.2 * len(scenes)), layout="constrained", squeeze=False
@@ -826,8 +830,8 @@ for scene in scenes:
             labkit.record(f"share_objects_right_{name}", matched / len(pairs))
 
 # %% [markdown]
-# The count flatters, and more so for weaker networks. With DC5 and DETR about half of the right counts are of
-# wrong objects, with C4 a third, with the FPN of equal budget one in ten. The three backbones with equal
+# The count flatters, and more so for weaker networks. With DC5, DETR and Mask2Former about half of the right
+# counts are of wrong objects, with C4 a third, with the FPN of equal budget one in ten. The three backbones with equal
 # budgets compare clearly only by the objects: FPN is right in 55 % of the images, C4 in 24 %, DC5 in 18 %. An
 # equal count in *one* image says next to nothing about the networks.
 #
@@ -902,7 +906,7 @@ labkit.record("agreement_panoptic_fpn_tiny_ground_truth", with_truth)
 
 # %% [markdown]
 # Are objects right because networks agree on them? On Shapes we can check. For each object that one of the
-# seven networks predicts: how many of them predict it (itself included), and is it in the ground truth?
+# eight networks predicts: how many of them predict it (itself included), and is it in the ground truth?
 
 
 # %% tags=["idea"]
@@ -1160,9 +1164,9 @@ Compare(last.networks, last.source)
 #    for?
 # 2. **More digits.** In 7.2 measure 3, 4 and 5 digits. How does the time grow, and how long would it take to
 #    forge the 8 digits of torchvision on your machine with all of its cores?
-# 3. **All agree, and all are wrong.** Find the images of Shapes with an object that all seven networks
+# 3. **All agree, and all are wrong.** Find the images of Shapes with an object that all eight networks
 #    predict and that is not in the ground truth. Draw them. What do they have in common? Repeat 7.5 with
-#    `Shapes("val", crowded=True)`: is agreement of all seven still a proof?
+#    `Shapes("val", crowded=True)`: is agreement of all eight still a proof?
 # 4. **A fair threshold.** For each small network find the threshold at which its mean count is that of the
 #    ground truth. In how many images are the *objects* right then?
 # 5. **Other preprocessing.** Instead of exchanging red and blue, subtract no mean (give the model another
