@@ -42,6 +42,7 @@ NETWORKS = (
     "panoptic_fpn_tiny",
     "upsnet_tiny",
     "detr_panoptic_tiny",
+    "mask2former_tiny",
 )
 SMALL_NETWORKS = ("fcn8_tiny", "panoptic_fpn_tiny")
 PRECISIONS = ("float32", "bfloat16")

@@ -38,7 +38,9 @@ def test_answers_losses_and_gradients(preset):
     }
 
 
-@pytest.mark.parametrize("name", ["panoptic_fpn_tiny", "upsnet_tiny", "detr_panoptic_tiny"])
+@pytest.mark.parametrize(
+    "name", ["panoptic_fpn_tiny", "upsnet_tiny", "detr_panoptic_tiny", "mask2former_tiny"]
+)
 def test_trained_networks_find_the_same(name):
     data = Shapes("val", num=6)
     exact = evaluate(load_model(name), data, progress=False)

@@ -41,7 +41,9 @@ def test_predicts_and_learns(preset, precision):
     assert any(not torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("preset", ["panoptic_fpn_tiny", "upsnet_tiny", "detr_panoptic_tiny"])
+@pytest.mark.parametrize(
+    "preset", ["panoptic_fpn_tiny", "upsnet_tiny", "detr_panoptic_tiny", "mask2former_tiny"]
+)
 def test_evaluation_is_the_cpus(preset):
     data = Shapes("val", num=8)
     cpu = evaluate(load_model(preset), data, progress=False, device=torch.device("cpu"))

@@ -143,7 +143,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
 # Evaluation and metrics
 
 
-@pytest.mark.parametrize("preset", ["panoptic_fpn_tiny", "detr_panoptic_tiny"])
+@pytest.mark.parametrize("preset", ["panoptic_fpn_tiny", "detr_panoptic_tiny", "mask2former_tiny"])
 def test_evaluation_is_the_cpus(preset):
     data = Shapes("val", num=2)
     expected = evaluate(load_model(preset), data, progress=False)
