@@ -839,23 +839,75 @@ def detections(answer, size):
         )
 
 
+def ap_of(kind, cases, answers):
+    from labkit.metrics.average_precision import average_precision
+
+    pairs = [
+        (detections(answer, tuple(case["image"].shape[1:])), {**case, "image_id": number})
+        for number, (case, answer) in enumerate(zip(cases, answers, strict=True))
+    ]
+    return average_precision(pairs, Shapes.categories, kind).ap
+
+
 def by_ap(kind, none, full):
     """Points from an average precision: none at or below the one, all from the other on."""
 
     def share(cases, answers):
-        from labkit.metrics.average_precision import average_precision
-
-        pairs = [
-            (detections(answer, tuple(case["image"].shape[1:])), {**case, "image_id": number})
-            for number, (case, answer) in enumerate(zip(cases, answers, strict=True))
-        ]
-        ap = average_precision(pairs, Shapes.categories, kind).ap
-        return min(max((ap - none) / (full - none), 0.0), 1.0)
+        return min(max((ap_of(kind, cases, answers) - none) / (full - none), 0.0), 1.0)
 
     return share
 
 
-def image_probe(name, points, kind, none, full, hint):
+def found(boxes, labels, masks, image):
+    """What a perfect detector finds."""
+    scores = torch.linspace(1, 0.9, len(labels))
+    return {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
+
+
+def every_other(least_label=0, **case):
+    """What a poor detector finds: every other object, without the first classes."""
+    labels = case["labels"]
+    chosen = (labels >= least_label) & (torch.arange(len(labels)) % 2 == 0)
+    return {name: values[chosen] for name, values in found(**case).items()}
+
+
+def whole_boxes(**case):
+    """A poor detector whose masks fill their boxes."""
+    answer = every_other(**case)
+    masks = torch.zeros_like(answer["masks"])
+    for mask, (x1, y1, x2, y2) in zip(masks, answer["boxes"].long().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return {**answer, "masks": masks}
+
+
+def repaired_by(repair):
+    """Whether the boxes have a much higher AP after a repair, which undoes a mistake."""
+
+    def fits(cases, answers):
+        repaired = ap_of("boxes", cases, [{**answer, **repair(answer)} for answer in answers])
+        return repaired > 0.1 and repaired > ap_of("boxes", cases, answers) + 0.1
+
+    return fits
+
+
+def never_square(cases, answers):
+    """Whether other labels are answered, and 0 in no image."""
+    labels = np.concatenate([np.ravel(answer["labels"]) for answer in answers])
+    return set(labels.tolist()) == {1, 2}
+
+
+def fill_their_boxes(cases, answers):
+    """Whether nearly all masks cover their boxes, also those of circles and triangles."""
+    full = []
+    for answer in answers:
+        found = detections(answer, (128, 128))
+        for box, mask in zip(found.boxes.round().int().tolist(), found.masks, strict=True):
+            x1, y1, x2, y2 = (max(side, 0) for side in box)
+            full.append(mask[y1:y2, x1:x2].float().mean() > 0.95)
+    return len(full) > 0 and sum(full) > 0.9 * len(full)
+
+
+def image_probe(name, points, kind, none, full, hint, mistakes):
     return Probe(
         name,
         "predict",
@@ -866,6 +918,7 @@ def image_probe(name, points, kind, none, full, hint):
         hidden=("boxes", "labels", "masks"),
         seconds=120,
         hint=hint,
+        mistakes=mistakes,
     )
 
 
@@ -1090,7 +1143,29 @@ ASSIGNMENT = Assignment(
             "boxes",
             0.1,
             0.5,
-            "Compare `predict` with the ground truth of a training image: are the labels 0 to 2 again?",
+            "Compare `predict` with the ground truth of a training image: are objects missed, or are their boxes poor?",
+            (
+                Mistake(
+                    "What is the shape of torchvision's masks, and what is asked for?",
+                    lambda **case: {**found(**case), "masks": found(**case)["masks"][:, None]},
+                    repaired_by(lambda answer: {"masks": np.squeeze(answer["masks"], 1)}),
+                ),
+                Mistake(
+                    "Are your labels one too high? torchvision's first class is 1, that of Shapes is 0.",
+                    lambda **case: {**found(**case), "labels": case["labels"] + 1},
+                    repaired_by(lambda answer: {"labels": answer["labels"] - 1}),
+                ),
+                Mistake(
+                    "Are your labels one too low? Which labels did the detector see in its training?",
+                    lambda **case: {**found(**case), "labels": case["labels"] - 1},
+                    repaired_by(lambda answer: {"labels": answer["labels"] + 1}),
+                ),
+                Mistake(
+                    "Squares are never found: which label has the background in the training?",
+                    lambda **case: every_other(1, **case),
+                    never_square,
+                ),
+            ),
         ),
         image_probe(
             "masks",
@@ -1098,7 +1173,14 @@ ASSIGNMENT = Assignment(
             "masks",
             0.1,
             0.45,
-            "If the boxes have their points: at which probability does a pixel belong to an object?",
+            "If the boxes have their points: compare the masks with those of a training image, object by object.",
+            (
+                Mistake(
+                    "At which probability does a pixel belong to an object?",
+                    whole_boxes,
+                    fill_their_boxes,
+                ),
+            ),
         ),
         Probe(
             "errors",

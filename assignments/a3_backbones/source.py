@@ -849,8 +849,7 @@ def as_map(answer, size):
         return Panoptic(torch.zeros(size, dtype=torch.int32), [])
 
 
-def by_pq(cases, answers):
-    """Points from panoptic quality: none up to 0.1, all from 0.4 on."""
+def pq_of(cases, answers):
     from labkit.metrics.panoptic_quality import PanopticQuality
     from labkit.structures import Panoptic, Segment
 
@@ -858,7 +857,31 @@ def by_pq(cases, answers):
     for case, answer in zip(cases, answers, strict=True):
         true = Panoptic(case["truth"], [Segment(s["id"], s["label"]) for s in case["segments"]])
         metric.update(as_map(answer, tuple(true.ids.shape)), true)
-    return min(max((metric.compute().all.pq - 0.1) / 0.3, 0.0), 1.0)
+    return metric.compute().all.pq
+
+
+def by_pq(cases, answers):
+    """Points from panoptic quality: none up to 0.1, all from 0.4 on."""
+    return min(max((pq_of(cases, answers) - 0.1) / 0.3, 0.0), 1.0)
+
+
+def mapped(truth, segments, own=True, shift=0, **_):
+    """The answer of a perfect model; `own` and `shift` are mistakes."""
+    listed = [{"id": s["id"], "label": s["label"] + shift} for s in segments]
+    return {"map": {"ids": truth, "segments": listed}, "own": own}
+
+
+def has_unlisted_ids(answer):
+    listed = {segment["id"] for segment in answer["map"]["segments"]}
+    return not set(np.unique(answer["map"]["ids"]).tolist()) - {0} <= listed
+
+
+def better_with_lower_labels(cases, answers):
+    lower = [
+        mapped(answer["map"]["ids"], answer["map"]["segments"], answer["own"], -1)
+        for answer in answers
+    ]
+    return pq_of(cases, lower) > pq_of(cases, answers) + 0.1
 
 
 HELD = ("batch_size", "init", "lr", "measure", "steps", "train")
@@ -966,40 +989,88 @@ def plan_inputs(rng):
     return cases
 
 
-def plan_share(seconds, budget, max_steps, images, answer):
-    """1 for a plan as asked, 1/2 for a fair one within the budget, 0 for others."""
+def plan_problems(seconds, budget, max_steps, images, answer):
+    """What is wrong with a plan: a set of names."""
     of_all = sum(seconds.values())
     steps = max((s for s in range(50, max_steps + 1, 50) if 3 * s * of_all <= budget), default=0)
-    if steps == 0:
-        return float(isinstance(answer, list | tuple) and len(answer) == 0)
+    if steps == 0 and isinstance(answer, list | tuple) and len(answer) == 0:
+        return set()
     try:
         runs = [dict(run) for run in answer]
-        fair = right_flaws(runs) == [] and {run["backbone"] for run in runs} == set(seconds)
-        cost = sum(seconds[run["backbone"]] * run["steps"] for run in runs)
-        if (
-            not fair
-            or cost > budget
-            or any(run["steps"] <= 0 or run["batch_size"] <= 0 for run in runs)
-        ):
-            return 0.0
+        problems = set(right_flaws(runs)) if runs else {"few seeds"}
+        if steps == 0:
+            return {"impossible", *problems}
+        if {run["backbone"] for run in runs} != set(seconds):
+            problems.add("other backbones")
+        if sum(seconds[run["backbone"]] * run["steps"] for run in runs) > budget:
+            problems.add("over budget")
+        if any(run["steps"] <= 0 or run["batch_size"] <= 0 for run in runs):
+            problems.add("nothing trained")
         ranges = [run[k] for run in runs for k in ("train", "measure")]
         if not all(0 <= first < end <= images for first, end in ranges):
-            return 0.0
+            problems.add("no such images")
         sizes = [(r["train"][1] - r["train"][0], r["measure"][1] - r["measure"][0]) for r in runs]
-        enough = all(2 * train >= images and 4 * measure >= images for train, measure in sizes)
+        if not all(2 * train >= images and 4 * measure >= images for train, measure in sizes):
+            problems.add("fewer images")
         seeds = {run["seed"] for run in runs}
-        best = {run["steps"] for run in runs} == {steps}
-        best &= len(seeds) == max(n for n in range(1, 1000) if n * steps * of_all <= budget)
-        return 1.0 if enough and best else 0.5
+        if {run["steps"] for run in runs} != {steps}:
+            problems.add("other steps")
+        elif len(seeds) != max(n for n in range(1, 1000) if n * steps * of_all <= budget):
+            problems.add("other number of seeds")
+        return problems
     except (TypeError, KeyError, ValueError, AttributeError):
-        return 0.0
+        return {"malformed"}
+
+
+def plan_share(problems):
+    """1 for a plan as asked, 1/2 for a fair one within the budget, 0 for others."""
+    half = problems <= {"fewer images", "other steps", "other number of seeds"}
+    return 0.5 if problems and half else float(not problems)
 
 
 def by_plan(cases, answers):
     """The mean over the cases; nothing where every plan is empty."""
     if not any(isinstance(answer, list | tuple) and len(answer) for answer in answers):
         return 0.0
-    return float(np.mean([plan_share(**c, answer=a) for c, a in zip(cases, answers, strict=True)]))
+    return float(np.mean([plan_share(problems) for problems in all_problems(cases, answers)]))
+
+
+def all_problems(cases, answers):
+    return [plan_problems(**c, answer=a) for c, a in zip(cases, answers, strict=True)]
+
+
+def wrong_plan(seconds, budget, max_steps, images, mistake):
+    of_all, cut = sum(seconds.values()), images * 2 // 3
+    steps = min(int(budget / (3 * of_all * 50)) * 50, max_steps)
+    if mistake == "few seeds":  # as many steps as possible come first
+        steps = min(int(budget / (of_all * 50)) * 50, max_steps)
+    if mistake == "other steps":  # as many seeds as possible come first
+        steps = min(steps, 50)
+    if steps == 0:
+        return []
+    seeds = int(budget / (of_all * steps))
+    if mistake == "over budget":  # the cost of one backbone
+        seeds = int(budget / (max(seconds.values()) * steps))
+    if mistake == "other number of seeds":
+        seeds = 3
+    usual = {"init": "random", "steps": steps, "batch_size": 4, "lr": 0.01}
+    train = [0, cut - images // 4 if mistake == "fewer images" else cut]
+    measure = [cut - (mistake == "leak"), images]
+    return [
+        {"backbone": backbone, "seed": seed, **usual, "train": train, "measure": measure}
+        for backbone in seconds
+        for seed in range(seeds)
+    ]
+
+
+def mistake_of_plans(hint, problem):
+    """A mistake that makes this problem in every plan that has one."""
+
+    def fits(cases, answers):
+        wrong = list(filter(None, all_problems(cases, answers)))
+        return bool(wrong) and all(problem in problems for problems in wrong)
+
+    return Mistake(hint, lambda **case: wrong_plan(**case, mistake=problem), fits)
 
 
 def score_inputs(rng):
@@ -1226,6 +1297,25 @@ ASSIGNMENT = Assignment(
             hidden=("truth", "segments"),
             seconds=120,
             hint="Compare the maps of your pyramid with those of the original, level by level: which one is still far off?",
+            mistakes=(
+                Mistake(
+                    "On which trunk does `model` stand?",
+                    lambda **case: mapped(**case, own=False),
+                    lambda _, answers: not any(answer["own"] is True for answer in answers),
+                ),
+                Mistake(
+                    "Has every id of the map an entry in `segments`, also those of stuff?",
+                    lambda segments, **case: mapped(
+                        segments=[s for s in segments if s["label"] < 3], **case
+                    ),
+                    lambda _, answers: all(map(has_unlisted_ids, answers)),
+                ),
+                Mistake(
+                    "Which number has the first class in `label`?",
+                    lambda **case: mapped(**case, shift=1),
+                    better_with_lower_labels,
+                ),
+            ),
         ),
         Probe(
             "flaws",
@@ -1257,6 +1347,25 @@ ASSIGNMENT = Assignment(
             plan_inputs,
             score=by_plan,
             hint="Check a plan with your `flaws`, add up its cost, and see in which order seeds and steps are increased.",
+            mistakes=(
+                mistake_of_plans("May an image of `train` be in `measure`?", "leak"),
+                mistake_of_plans(
+                    "Which is increased first: the steps, or the seeds up to three?", "few seeds"
+                ),
+                mistake_of_plans(
+                    "What does a plan cost, added up over its seeds and its backbones?",
+                    "over budget",
+                ),
+                mistake_of_plans(
+                    "Which part of the images is in `train`, and which in `measure`?",
+                    "fewer images",
+                ),
+                mistake_of_plans("Could three seeds have more steps?", "other steps"),
+                mistake_of_plans(
+                    "Is there budget left for more seeds with these steps?",
+                    "other number of seeds",
+                ),
+            ),
         ),
         Probe(
             "test",

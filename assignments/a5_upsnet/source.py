@@ -1196,16 +1196,19 @@ def agreement(answers, references):
 OF_IMAGE = ("semantic", "num_things", "labels", "boxes", "masks")
 
 
-def right_fusion(**case):
+def right_fusion(pruned=True, boxes_cover=False, **case):
+    """Both branches joined by the references; the keywords before `case` are the mistakes."""
     semantic, things, labels, boxes, masks = (case[name] for name in OF_IMAGE)
 
     def logits(kept):
         of_kept = (values[kept][None] for values in (labels, boxes, masks))
         return torch.from_numpy(right_logits(semantic[None], things, *of_kept)[0])
 
-    covers = torch.from_numpy(right_place(masks, boxes, semantic.shape[1:]) > 0)
-    everything = list(range(len(labels)))
-    kept = right_pruning(logits(everything), len(semantic) - things, covers, case["least"])
+    placed = right_place(masks, boxes, semantic.shape[1:])
+    covers = torch.from_numpy(np.isfinite(placed) if boxes_cover else placed > 0)
+    kept = list(range(len(labels)))
+    if pruned:
+        kept = right_pruning(logits(kept), len(semantic) - things, covers, case["least"])
     return right_map(logits(kept), things, labels[kept], case["stuff_area"])
 
 
@@ -1238,6 +1241,16 @@ def by_agreement(cases, answers):
     references = [right_fusion(**case) for case in cases]
     paper = agreement([paper_fusion(**case) for case in cases], references)
     return min(max((agreement(answers, references) - paper) / (0.98 * (1 - paper)), 0.0), 1.0)
+
+
+def mistake_of_maps(hint, fusion):
+    """A mistake that gives the maps of a fusion, but for some pixels."""
+
+    def fits(cases, answers):
+        pairs = zip(cases, answers, strict=True)
+        return all(agreement([answer], [fusion(**case)]) > 0.98 for case, answer in pairs)
+
+    return Mistake(hint, fusion, fits)
 
 
 def entry_inputs(rng):
@@ -1539,11 +1552,19 @@ ASSIGNMENT = Assignment(
             given=("place", "logits", "pruning", "map"),
             seconds=120,
             hint="Compare your maps with those of the paper's head in the section after the exercises: "
-            "are the logits computed again after the pruning, with exact boxes and the unknown of exercise 2?",
+            "where do they differ, and which step of the exercises 1 to 5 decides there?",
             mistakes=(
-                Mistake(
+                mistake_of_maps(
                     "These are the maps of the paper's head. Which parts are different in exercises 1 to 3?",
                     paper_fusion,
+                ),
+                mistake_of_maps(
+                    "Some objects are detected twice: is the second one still in your maps?",
+                    changed(right_fusion, pruned=False),
+                ),
+                mistake_of_maps(
+                    "Which pixels of its box belong to the mask of an object?",
+                    changed(right_fusion, boxes_cover=True),
                 ),
             ),
         ),

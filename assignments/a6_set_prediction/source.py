@@ -1208,9 +1208,35 @@ def outcome_inputs(rng):
     return [*(crowded_case(rng) for _ in range(5)), empty]
 
 
+def with_a_row(rng, case, listed):
+    """The case with two more objects of one class and three boxes, the best one on the left.
+
+    Neighbours have an IoU of 2/3 and the outer two of 3/7. `listed`: the order of the list.
+    """
+    y, height, label = int(rng.integers(150)), int(rng.integers(16, 26)), int(rng.integers(3))
+    left, middle, right = ([x, y, x + 20, y + height] for x in (210, 214, 218))
+    scores = -np.sort(-rng.permutation(90)[:3]) / 100 + 0.055  # no score twice
+    more = {
+        "boxes": torch.tensor([left, middle, right], dtype=torch.float32)[listed],
+        "scores": torch.from_numpy(scores.astype(np.float32))[listed],
+        "labels": torch.tensor([label] * 3),
+        "gt_boxes": torch.tensor([left, right], dtype=torch.float32),
+        "gt_labels": torch.tensor([label] * 2),
+        "gt_crowd": torch.tensor([False] * 2),
+    }
+    return {**case, **{name: torch.cat([case[name], rows]) for name, rows in more.items()}}
+
+
 def nms_inputs(rng):
+    by_score, middle_first = [0, 1, 2], [1, 0, 2]
     return [
-        {**crowded_case(rng), "nms_thresh": nms_thresh} for nms_thresh in (0.3, 0.55, 0.62, 0.95)
+        {**with_a_row(rng, crowded_case(rng), listed), "nms_thresh": nms_thresh}
+        for nms_thresh, listed in (
+            (0.3, by_score),
+            (0.55, middle_first),
+            (0.62, by_score),
+            (0.95, by_score),
+        )
     ]
 
 
@@ -1256,9 +1282,14 @@ def right_outcomes(
 def right_nms(boxes, scores, labels, threshold, nms_thresh, mistake="", **case):
     if mistake == "thresholds":
         threshold, nms_thresh = nms_thresh, threshold
-    kept = []
-    for k in scores.argsort(descending=True, stable=True).tolist():
-        rivals = [j for j in kept if labels[j] == labels[k] or mistake == "classes"]
+    kept, seen = [], []
+    order = scores.argsort(descending=True, stable=True)
+    if mistake == "unsorted":
+        order = torch.arange(len(scores))
+    for k in order.tolist():
+        rivals = seen if mistake == "removed" else kept
+        rivals = [j for j in rivals if labels[j] == labels[k] or mistake == "classes"]
+        seen.append(k)
         if all(iou_of(boxes[j].tolist(), boxes[k].tolist()) <= nms_thresh for j in rivals):
             kept.append(k)
     return right_outcomes(boxes, scores, labels, threshold=threshold, kept=set(kept), **case)
@@ -1624,6 +1655,8 @@ ASSIGNMENT = Assignment(
             right_nms,
             given=("outcomes",),
             mistakes=(
+                Mistake("In which order are boxes kept?", wrong(right_nms, "unsorted")),
+                Mistake("May a removed box remove another one?", wrong(right_nms, "removed")),
                 Mistake(
                     "Which boxes may a kept box remove: all, or those of its class?",
                     wrong(right_nms, "classes"),

@@ -33,7 +33,7 @@ def stand_in(namespace):
                 "boxes": found.boxes,
                 "scores": found.scores,
                 "labels": found.labels + 1,
-                "masks": found.masks[:, None].float(),
+                "masks": probabilities(found.masks, found.boxes)[:, None],
             }
             for found in (found_in(picture.numpy().tobytes()) for picture in pictures)
         ]
@@ -41,8 +41,31 @@ def stand_in(namespace):
     namespace["detector"] = detector
 
 
-def played(edits=(), **options):
-    return play(NAME, edits, instead={"training": stand_in}, **options)
+def probabilities(masks, boxes):
+    """Masks as torchvision pastes them: above 0 in the whole box."""
+    soft = 0.8 * masks.float()
+    for mask, (x1, y1, x2, y2) in zip(soft, boxes.round().int().tolist(), strict=True):
+        mask[max(y1, 0) : y2, max(x1, 0) : x2] += 0.1
+    return soft
+
+
+def squares_as_background(namespace):
+    """A detector that was trained with the labels of Shapes: squares are its background."""
+    stand_in(namespace)
+    detector = namespace["detector"]
+
+    def poorer(images):
+        answers = detector(images)
+        for n, found in enumerate(answers):
+            answers[n] = {name: values[found["labels"] > 1] for name, values in found.items()}
+            answers[n]["labels"] -= 1
+        return answers
+
+    namespace["detector"] = poorer
+
+
+def played(edits=(), training=stand_in, **options):
+    return play(NAME, edits, instead={"training": training}, **options)
 
 
 def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
@@ -171,16 +194,29 @@ def test_mistakes(probe, edits, gap, hint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("edits", "expected"),
+    ("edits", "training", "expected"),
     [
         # Labels as torchvision has them.
-        ({'found["labels"] - 1': 'found["labels"]'}, {"boxes": 2, "masks": 2}),
-        ({'found["masks"][:, 0] > 0.5': 'found["masks"][:, 0] > 1.5'}, {"masks": 2}),
-        ({'found["masks"][:, 0] > 0.5': 'found["masks"] > 0.5'}, {"boxes": 2, "masks": 2}),
+        ({'found["labels"] - 1': 'found["labels"]'}, stand_in, {"boxes": "too high", "masks": "compare the masks"}),  # noqa: E501
+        ({'found["labels"] - 1': 'found["labels"] - 2'}, stand_in, {"boxes": "too low", "masks": "compare the masks"}),  # noqa: E501
+        # Trained without + 1, predicted with - 1 and without.
+        ({}, squares_as_background, {"boxes": "too low", "masks": "compare the masks"}),
+        (
+            {'found["labels"] - 1': 'found["labels"]', '"boxes": found["boxes"]': '"boxes": found["boxes"] + 2.0'},  # noqa: E501
+            squares_as_background,
+            {"boxes": "Squares are never found"},
+        ),
+        ({'found["masks"][:, 0] > 0.5': 'found["masks"] > 0.5'}, stand_in, {"boxes": "the shape", "masks": "compare the masks"}),  # noqa: E501
+        ({'found["masks"][:, 0] > 0.5': 'found["masks"][:, 0].bool()'}, stand_in, {"masks": "At which probability"}),  # noqa: E501
+        ({'found["masks"][:, 0] > 0.5': 'found["masks"][:, 0] > 1.5'}, stand_in, {"masks": "compare the masks"}),  # noqa: E501
     ],
-)
-def test_mistakes_of_predict(edits, expected, tmp_path):
-    assert lost(NAME, played(edits), tmp_path, only=("boxes", "masks")) == expected
+)  # fmt: skip
+def test_mistakes_of_predict(edits, training, expected, tmp_path):
+    namespace = played(edits, training)
+    assert set(lost(NAME, namespace, tmp_path, only=("boxes", "masks"))) == set(expected)
+    shown = hints(NAME, namespace, tmp_path, only=("boxes", "masks"))
+    for probe, hint in expected.items():
+        assert hint in shown[probe]
 
 
 def test_the_box_predictor_is_not_touched_by_that_of_the_masks(tmp_path):

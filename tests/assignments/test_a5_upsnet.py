@@ -147,6 +147,29 @@ def test_mistakes(probe, edits, gap, hint, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("edits", "hint"),
+    [
+        (
+            {
+                "kept = prune(of_objects(labels, boxes, masks), stuff, covers, least)": "kept = list(range(len(labels)))"  # noqa: E501
+            },
+            "detected twice",
+        ),
+        (
+            {
+                "covers = place(masks, boxes, semantic.shape[1:]) > 0": "covers = place(masks, boxes, semantic.shape[1:]).isfinite()"  # noqa: E501
+            },
+            "belong to the mask",
+        ),
+    ],
+)
+def test_mistakes_of_whole_images(edits, hint, tmp_path):
+    namespace = play(NAME, edits)
+    assert lost(NAME, namespace, tmp_path, only=("images",))["images"] > 0.3
+    assert hint in hints(NAME, namespace, tmp_path, only=("images",))["images"]
+
+
+@pytest.mark.parametrize(
     "edits",
     [
         {"return kept": "return list(range(len(masks)))"},

@@ -81,6 +81,10 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
         ({"batched_nms(boxes, scores, labels, nms_thresh)": "batched_nms(boxes, scores, labels * 0, nms_thresh)"}, {"nms": "Which boxes may"}),  # noqa: E501
         # The thresholds exchanged.
         ({"batched_nms(boxes, scores, labels, nms_thresh)": "batched_nms(boxes, scores, labels, threshold)\n    threshold = nms_thresh"}, {"nms": "There are two"}),  # noqa: E501
+        # Every better box of the class removes, whether it was kept or not.
+        ({"    from torchvision.ops import batched_nms\n\n    kept = batched_nms(boxes, scores, labels, nms_thresh)": "    from torchvision.ops import box_iou\n\n    better = (scores[None] > scores[:, None]) & (labels[None] == labels[:, None])\n    kept = ~(better & (box_iou(boxes, boxes) > nms_thresh)).any(dim=1)"}, {"nms": "May a removed"}),  # noqa: E501
+        # NMS in the order of the list.
+        ({"batched_nms(boxes, scores, labels, nms_thresh)": "batched_nms(boxes, -torch.arange(float(len(boxes))), labels, nms_thresh)"}, {"nms": "In which order"}),  # noqa: E501
         # Every query has the weight 1.
         ({"objects + eos_coef * (copies": "objects + (copies"}, {"copies": "Where does"}),
         # The weight at the objects.

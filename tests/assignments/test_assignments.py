@@ -1,6 +1,7 @@
 """Every assignment: the solution earns everything, the untouched notebook nothing, no leaks."""
 
 import pkgutil
+from collections import Counter
 
 import pytest
 from helpers.played import NAMES, all_points, load, lost, play
@@ -46,6 +47,14 @@ def test_the_checks_of_an_untouched_notebook_run_to_their_end(name):
 def test_what_students_get(name, examine):
     finding = examine(load(name))
     assert finding.passed, finding
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_exercise_describes_three_mistakes(name):
+    described = Counter()
+    for probe in load(name).assignment.probes:
+        described[probe.exercise] += len(probe.mistakes)
+    assert {exercise: number for exercise, number in described.items() if number < 3} == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

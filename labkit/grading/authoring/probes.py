@@ -52,10 +52,14 @@ class Mistake:
         hint: a sentence on the feedback page of students whose wrong answers are those of this
             mistake. It replaces the hint of the probe.
         answer: returns what the mistake gives for a case; called with all its entries.
+        fits: for a probe with `score` whose answers differ between submissions: returns whether
+            answers show this mistake, given the cases and the answers as `score`. Then `answer`
+            is an example. Without it all answers must equal those of `answer`.
     """
 
     hint: str
     answer: Callable[..., Value]
+    fits: Callable[[list[dict[str, Value]], list[Value]], bool] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.hint, str) or not self.hint.strip():
@@ -64,6 +68,10 @@ class Mistake:
             raise LabkitError(
                 "Mistake: answer must be a function that returns what the mistake gives, not "
                 f"{self.answer!r}"
+            )
+        if self.fits is not None and not callable(self.fits):
+            raise LabkitError(
+                f"Mistake: fits must be a function of the cases and the answers, not {self.fits!r}"
             )
 
 
@@ -142,6 +150,11 @@ class Probe:
         ):
             raise LabkitError(
                 f"{where}: mistakes must be a tuple of Mistake(hint, answer), not {self.mistakes!r}"
+            )
+        if self.score is None and any(one.fits is not None for one in self.mistakes):
+            raise LabkitError(
+                f"{where}: a mistake has `fits`, which is for probes with score; with reference "
+                "the answers are compared with those of the mistake"
             )
         if isinstance(self.given, str) or not all(isinstance(n, str) for n in self.given):
             raise LabkitError(

@@ -16,7 +16,7 @@ from labkit.grading.authoring.probe_inputs import case_generator, cases_digest
 from labkit.grading.authoring.probes import Mistake, Probe
 from labkit.grading.authoring.release import notebook_bytes, write_notebook
 from labkit.grading.authoring.source import solution_lines
-from labkit.grading.execution.codec import encode
+from labkit.grading.execution.codec import decode, encode
 from labkit.grading.execution.harvest import Harvest, ProbeRun
 from labkit.grading.execution.submission_process import execute_in_subprocess
 from labkit.grading.sandbox.isolation import choose
@@ -127,6 +127,8 @@ def _problem_of_mistake(
     cases = probe.cases(case_generator(loaded.hash, submission, probe.name))
     try:
         answers = [encode(mistake.answer(**copy.deepcopy(case))) for case in cases]
+        if mistake.fits is not None:
+            mistake.fits(copy.deepcopy(cases), [decode(answer) for answer in answers])
     except Exception as error:
         return f"its function raised {type(error).__name__}: {error}"
     runs = {one.name: ProbeRun() for one in loaded.assignment.probes}
@@ -147,6 +149,8 @@ def _problem_of_mistake(
     (found,) = [part for part in result.probes if part.name == probe.name]
     if found.points == found.out_of:
         return "it gives right answers only; add a case in which it matters"
+    if found.hint == probe.hint != mistake.hint:
+        return "it is not recognised and gets the hint of the probe"
     if found.hint != mistake.hint:
         return f"it is taken for another one and gets the hint: {found.hint}"
     return ""

@@ -20,14 +20,24 @@ class WrongAnswer:
 
 
 def recognise(mistakes: Sequence[Mistake], wrong: Sequence[WrongAnswer]) -> Mistake | None:
-    """Return the first mistake that gives all these wrong answers, or None.
+    """Return the first mistake that gives or fits all these wrong answers, or None.
 
     A mistake whose function fails is passed over, since it must not stop the grading; `labkit
     assignment check` reports it.
     """
     if not wrong:
         return None
-    return next((one for one in mistakes if all(_gives(one, answer) for answer in wrong)), None)
+    return next((one for one in mistakes if _made(one, wrong)), None)
+
+
+def _made(mistake: Mistake, wrong: Sequence[WrongAnswer]) -> bool:
+    if mistake.fits is None:
+        return all(_gives(mistake, answer) for answer in wrong)
+    try:
+        cases = [copy.deepcopy(one.case) for one in wrong]
+        return bool(mistake.fits(cases, [copy.deepcopy(one.value) for one in wrong]))
+    except Exception:
+        return False
 
 
 def _gives(mistake: Mistake, answer: WrongAnswer) -> bool:

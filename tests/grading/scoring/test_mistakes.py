@@ -47,6 +47,10 @@ def counts_zero(x, secret):
     x.clip(-1, 0, out=x)  # in place
     return int((x == 0).sum()) + secret - 6
 
+def all_below_zero(cases, answers):
+    cases[0]["x"][:] = 0  # in place
+    return max(answers) < 0 and {c["secret"] for c in cases} == {7}
+
 def breaks(x):
     raise ValueError("not written")
 
@@ -60,7 +64,10 @@ ASSIGNMENT = Assignment(
                   Mistake("Square?", lambda x: x * x),
               )),
         Probe("positive", "count", "count", 2, vectors, score=near, hidden=("secret",),
-              mistakes=[Mistake("One too many?", counts_zero)]),
+              mistakes=[
+                  Mistake("One too many?", counts_zero),
+                  Mistake("Negative?", lambda x, secret: -3, all_below_zero),
+              ]),
     ],
 )
 """
@@ -116,9 +123,11 @@ def test_wrong_answers_get_the_hint_of_the_mistake_that_gives_them(
         (lambda x: int((x > 0).sum()) + 1, "One too many?"),  # by the same names, hidden ones too
         (lambda x: int((x > 0).sum()) + 2, ""),
         (lambda x: int((x > 0).sum()), ""),
+        (lambda x: -int((x > 0).sum()) - 1, "Negative?"),  # whatever the numbers are
+        (lambda x: "text", ""),  # `fits` raises an exception
     ],
 )
-def test_where_all_answers_are_scored_together_all_must_be_those_of_the_mistake(
+def test_where_all_answers_are_scored_together_all_must_be_those_of_the_mistake_or_fit(
     loaded, tmp_path, positive, hint
 ):
     part = scored(loaded, tmp_path, positive=positive).probes[1]
@@ -159,11 +168,25 @@ def test_the_check_reports_a_mistake_without_effect_or_hint(tmp_path, instead, p
     assert problem in detail
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("-3, all_below_zero", "-3, lambda c, a: False", "it is not recognised"),
+        ("-3, all_below_zero", "-3, lambda c, a: max(a) < unknown", "raised NameError"),
+    ],
+)
+def test_the_check_reports_a_mistake_that_does_not_fit(tmp_path, old, new, problem):
+    source = ABSOLUTE.replace(old, new).replace('Mistake("Broken.", breaks),', "")
+    (detail,) = check_mistakes(load_tiny(tmp_path, source)).details
+    assert detail.startswith("probe positive, mistake 2 (Negative?")
+    assert problem in detail
+
+
 def test_the_check_proves_the_others(tmp_path):
     source = ABSOLUTE.replace('Mistake("Broken.", breaks),', "")
     found = check_mistakes(load_tiny(tmp_path, source))
     assert found.passed
-    assert found.text == "3 mistakes of the probes: each loses points and gets its hint"
+    assert found.text == "4 mistakes of the probes: each loses points and gets its hint"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +195,13 @@ def test_the_check_proves_the_others(tmp_path):
         ('Mistake("Sign?", lambda x: x)', '"Sign?"', r"probe 'sizes': mistakes must be a tuple"),
         ('Mistake("Sign?", lambda x: x)', 'Mistake("", abs)', "hint must be a non-empty text"),
         ('Mistake("Sign?", lambda x: x)', 'Mistake("Sign?", 3)', "answer must be a function"),
-        ('[Mistake("One too many?", counts_zero)]', 'Mistake("a", abs)', "'positive': mistakes"),
+        ('Mistake("Sign?", lambda x: x)', 'Mistake("Sign?", abs, 3)', "fits must be a function"),
+        (
+            'Mistake("Sign?", lambda x: x)',
+            'Mistake("Sign?", abs, abs)',
+            "'sizes': a mistake has `fits`",
+        ),
+        ("mistakes=[", "mistakes=[3, ", "'positive': mistakes"),
     ],
 )
 def test_definitions_that_make_no_sense(tmp_path, old, new, message):
