@@ -14,6 +14,7 @@ from labkit.cli import (
     data,
     doctor,
     eval,
+    export,
     export_detectron2,
     export_weights,
     grade,
@@ -44,6 +45,7 @@ app.command("install")(install.install)
 app.command("build")(build.build)
 app.command("train")(train.train)
 app.command("eval")(eval.evaluate)
+app.command("export")(export.export)
 app.command("export-detectron2")(export_detectron2.export_detectron2)
 app.command("export-weights")(export_weights.export_weights)
 app.command("predict")(predict.predict)

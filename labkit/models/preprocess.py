@@ -117,6 +117,15 @@ class Batch:
         """(H, W)."""
         return self.tensor.shape[2], self.tensor.shape[3]
 
+    @property
+    def padding(self) -> Tensor:
+        """``(B, H, W)`` float32, 1 where a pixel is padding."""
+        shape, device = (len(self.tensor), *self.padded_size), self.tensor.device
+        padding = torch.ones(shape, device=device)
+        for of_image, (height, width) in zip(padding, self.input_sizes, strict=True):
+            of_image[:height, :width] = 0
+        return padding
+
 
 def preprocess(
     images: Sequence[Tensor], preprocessing: Preprocessing, training: bool = False
@@ -247,12 +256,7 @@ def padding_mask(batch: Batch, cells: Sequence[int]) -> Tensor:
     Returns:
         ``(B, rows, columns)`` bool, True for padding.
     """
-    mask = torch.ones(
-        len(batch.tensor), *batch.padded_size, device=batch.tensor.device
-    )  # (B, H, W)
-    for row, (height, width) in zip(mask, batch.input_sizes, strict=True):
-        row[:height, :width] = 0
-    return F.interpolate(mask[None], tuple(cells), mode="nearest")[0] > 0
+    return F.interpolate(batch.padding[None], tuple(cells), mode="nearest")[0] > 0
 
 
 def pad_semantic(maps: Sequence[Tensor], size: Size) -> Tensor:

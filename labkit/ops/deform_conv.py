@@ -140,6 +140,9 @@ def deform_conv2d(
     # As torchvision's under autocast: in bfloat16 positions beyond 256 would be whole even numbers.
     precise = torch.promote_types(torch.promote_types(input.dtype, offset.dtype), torch.float32)
     positions = sampling_positions(offset.to(precise), kernel, stride, padding, dilation)
+    if torch.compiler.is_compiling():
+        output = _by_grid_sample(input.to(precise), positions, weight.to(precise))
+        return (output if bias is None else output + bias[:, None, None]).to(input.dtype)
     cells, shares = neighbours(positions, (cells_y, cells_x))  # (B, h, w, n, 4)
     rows = input.to(precise).permute(0, 2, 3, 1).reshape(-1, channels)  # (B H W, C) cell by cell
     filters = weight.to(precise).permute(2, 3, 1, 0).flatten(0, 2)  # (n C, D)
@@ -157,3 +160,22 @@ def deform_conv2d(
     ]  # (pixels, D) each
     output = torch.cat(parts).reshape(batch, *offset.shape[2:], -1).permute(0, 3, 1, 2)
     return (output if bias is None else output + bias[:, None, None]).to(input.dtype)
+
+
+def _by_grid_sample(input: Tensor, positions: Tensor, weight: Tensor) -> Tensor:
+    """The convolution in operators that every compiled graph and ONNX have.
+
+    Args:
+        input: ``(B, C, H, W)``.
+        positions: ``(B, n, 2, h, w)`` (y, x).
+        weight: ``(D, C, kh, kw)``.
+
+    Returns:
+        ``(B, D, h, w)``.
+    """
+    y, x = positions.unbind(2)  # (B, n, h, w) each
+    height, width = input.shape[2:]
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+    sampled = F.grid_sample(input, grid.flatten(1, 2), align_corners=False)  # (B, C, n h, w)
+    columns = sampled.unflatten(2, x.shape[1:3]).flatten(1, 2)  # (B, C n, h, w)
+    return F.conv2d(columns, weight.flatten(1)[:, :, None, None])

@@ -56,6 +56,15 @@ def test_strips_change_nothing(monkeypatch):
     torch.testing.assert_close(deform_conv2d(*inputs, padding=(1, 1)), whole)
 
 
+def test_a_compiled_graph_samples_the_same(monkeypatch):
+    torch.manual_seed(0)
+    inputs = [torch.randn(s) for s in ((2, 3, 6, 7), (2, 12, 3, 5), (4, 3, 2, 3), (4,))]
+    options = ((2, 1), (1, 0), (2, 1))
+    expected = deform_conv2d(*inputs, *options)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(deform_conv2d(*inputs, *options), expected)
+
+
 def test_without_offsets_it_is_the_plain_convolution():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 7, 9, dtype=torch.float64), torch.randn(4, 3, 3, 3).double()

@@ -23,7 +23,7 @@ LAYERS = (
     ("datasets", "models", "visualize", "doctor"),
     ("ops",),
     ("structures", "checks"),
-    ("colors", "system"),
+    ("colors", "deploy", "system"),
     ("errors",),
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

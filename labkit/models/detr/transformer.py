@@ -184,8 +184,9 @@ class Transformer(nn.Module):
         positions = sine_positions(padding, x.shape[1])
         positions = positions.flatten(2).transpose(1, 2)  # (B, T, D)
         memory = x.flatten(2).transpose(1, 2)
-        # Without padding torch may choose a faster kernel.
-        mask = padding.flatten(1) if bool(padding.any()) else None
+        # Without padding torch may choose a faster kernel; a compiled graph is for both.
+        padded = torch.compiler.is_compiling() or bool(padding.any())
+        mask = padding.flatten(1) if padded else None
         for layer in self.encoder.layers:
             memory = layer(memory, positions, mask)
         queries = queries.expand(len(x), -1, -1)  # (B, Q, D)

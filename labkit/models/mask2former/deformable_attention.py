@@ -42,6 +42,8 @@ def deformable_attention(
     Returns:
         ``(B, Q, D)``.
     """
+    if torch.compiler.is_compiling():
+        return _by_grid_sample(value, sizes, locations, weights)
     num_images, _, num_heads, _ = value.shape
     device = value.device
     # Around each level a frame of zeros, so that all four cells exist; after the last one also
@@ -117,6 +119,28 @@ class WeightedSum(torch.autograd.Function):
         return grad_table, None, grad_weights
 
 
+def _by_grid_sample(
+    value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """:func:`deformable_attention` in operators that every compiled graph and ONNX have."""
+    values = value.flatten(2).transpose(1, 2).split([h * w for h, w in sizes], dim=2)
+    attended = None
+    for level, (of_level, size) in enumerate(zip(values, sizes, strict=True)):
+        maps = of_level.unflatten(1, (value.shape[2], -1)).flatten(0, 1).unflatten(2, size)
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
+        sampled = F.grid_sample(maps, grid, align_corners=False)  # (B M, D / M, Q, P)
+        weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B M, Q, P)
+        summed = (sampled * weight[:, None]).sum(dim=-1)  # (B M, D / M, Q)
+        attended = summed if attended is None else attended + summed
+    assert attended is not None
+    return attended.unflatten(0, (-1, value.shape[2])).flatten(1, 2).transpose(1, 2)
+
+
+def extents(sizes: Sequence[Size], like: Tensor) -> Tensor:
+    """``(S, 2)`` width and height of each level, which a compiled graph can vary."""
+    return torch.stack([torch.stack([like.new_full((), n) for n in (w, h)]) for h, w in sizes])
+
+
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention with its projections.
 
@@ -168,7 +192,7 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).unflatten(2, (num_heads, num_levels, num_points, 2))
         weights = self.attention_weights(query).unflatten(2, (num_heads, -1)).softmax(dim=-1)
         weights = weights.unflatten(3, (num_levels, num_points))
-        extent = offsets.new_tensor([(w, h) for h, w in sizes])  # (S, 2)
+        extent = extents(sizes, offsets)  # (S, 2)
         locations = reference[:, None, None, None] + offsets / extent[:, None]
         values = self.value_proj(value).unflatten(2, (num_heads, -1))  # (B, T, M, D / M)
         attended = deformable_attention(values, sizes, locations, weights)

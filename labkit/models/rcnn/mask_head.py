@@ -95,7 +95,7 @@ def mask_loss(logits: Tensor, labels: Tensor, mask_targets: Tensor) -> Tensor:
 
 def select_class(logits: Tensor, labels: Tensor) -> Tensor:
     """The mask of each box's class: ``(K, C, m, m)`` and ``(K,)`` to ``(K, m, m)``."""
-    return logits[torch.arange(len(labels), device=labels.device), labels]
+    return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def paste_detections(

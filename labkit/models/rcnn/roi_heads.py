@@ -137,6 +137,10 @@ class RoIHeads(nn.Module):
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Features of the mask head ``(K, D, s, s)``, for boxes ``(k, 4)`` by image."""
 
+    def pool(self, features: dict[str, Tensor], boxes: Sequence[Tensor], resolution: int) -> Tensor:
+        """Features ``(K, D, s, s)`` of boxes ``(k, 4)`` by image, at a resolution s."""
+        return pool(features, boxes, self.strides, resolution, self.config.pooler)
+
     def box_and_mask_features(
         self, features: dict[str, Tensor], boxes: Sequence[Tensor], first: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
@@ -304,14 +308,12 @@ class FPNHeads(RoIHeads):
         self.mask_head = MaskHead(channels, config.mask_channels, num_classes) if masks else None
 
     def box_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        resolution, pooler = self.config.box_resolution, self.config.pooler
-        roi_features = pool(features, boxes, self.strides, resolution, pooler)  # (K, D, s, s)
+        roi_features = self.pool(features, boxes, self.config.box_resolution)  # (K, D, s, s)
         x: Tensor = self.box_head(roi_features)
         return x
 
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        resolution, pooler = self.config.mask_resolution, self.config.pooler
-        return pool(features, boxes, self.strides, resolution, pooler)
+        return self.pool(features, boxes, self.config.mask_resolution)
 
 
 class C4Heads(RoIHeads):
@@ -351,8 +353,7 @@ class C4Heads(RoIHeads):
         return roi_features.mean(dim=(2, 3)), of_first
 
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        resolution, pooler = self.config.mask_resolution, self.config.pooler
-        x: Tensor = self.res5(pool(features, boxes, self.strides, resolution, pooler))
+        x: Tensor = self.res5(self.pool(features, boxes, self.config.mask_resolution))
         return x
 
 

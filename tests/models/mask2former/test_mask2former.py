@@ -74,6 +74,17 @@ def test_gradients_of_values_places_and_weights():
     )
 
 
+def test_a_compiled_graph_samples_the_same(monkeypatch):
+    """Two images, three heads, levels of other shapes, places beyond the border too."""
+    torch.manual_seed(0)
+    sizes = [(2, 3), (4, 1)]
+    value, weights = torch.randn(2, 10, 3, 4), torch.rand(2, 5, 3, 2, 2)
+    places = torch.rand(2, 5, 3, 2, 2, 2) * 1.4 - 0.2
+    expected = deformable_attention(value, sizes, places, weights)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(deformable_attention(value, sizes, places, weights), expected)
+
+
 def test_a_fresh_layer_looks_in_eight_directions():
     layer = DeformableAttention(d_model=16, num_heads=8, num_levels=1, num_points=2)
     offsets = layer.sampling_offsets.bias.view(8, 2, 2)
