@@ -81,6 +81,10 @@ def export_onnx(model: nn.Module, folder: Path) -> list[Path]:
     _require_packages()
     if (folder / DESCRIPTION).exists():
         raise LabkitError(f"{folder / DESCRIPTION}: there already; name another folder")
+    try:  # before the minutes that the graphs may take
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabkitError(f"{folder}: cannot be made: {error.strerror}; name another") from None
     original: Any = model
     model = copy.deepcopy(model).float().cpu().eval()
     fold_norms(model)

@@ -110,6 +110,12 @@ def test_an_export_is_not_overwritten(export):
         export_onnx(model, folder)
 
 
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LabkitError, match=r"cannot be made: .*; name another"):
+        export_onnx(torch.nn.Identity(), tmp_path / "file" / "out")
+
+
 def test_exporting_leaves_the_model_as_it_was(export):
     model, _ = export("panoptic_fpn_tiny")
     state, before = model.state_dict(), model_of("panoptic_fpn_tiny").state_dict()
