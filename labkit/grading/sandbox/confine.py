@@ -24,6 +24,8 @@ NOBODY = 65534  # the user inside, and outside when the grader is root
 SCRATCH = Path("/scratch")
 PROCESSES = 64  # also threads
 FILE_BYTES = 256_000_000
+LEASH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py"))]
+"""Before the command that confines a kernel: it ends with the pipe on its standard input."""
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "fonts", "localtime")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -134,12 +136,14 @@ def environment(home: Path, temporary: Path) -> dict[str, str]:
 def try_level(level: Level, seconds: float) -> str:
     """Run an empty program at a level; return an error message, empty on success."""
     folder = make_folder()
+    reading_end, writing_end = os.pipe()
     try:
         command = confine_command(
             [sys.executable, "-I", "-S", "-c", "pass"], folder, Confinement(level)
         )
         done = subprocess.run(
-            command,
+            [*LEASH, *command],
+            stdin=reading_end,
             env=OUTER_ENVIRONMENT,
             cwd="/",
             capture_output=True,
@@ -149,6 +153,8 @@ def try_level(level: Level, seconds: float) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     finally:
+        os.close(reading_end)
+        os.close(writing_end)
         remove_folder(folder)
     text = done.stderr.decode(errors="replace").strip()
     return (text.splitlines() or ["no reason given"])[-1][:300] if done.returncode else ""

@@ -16,6 +16,7 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Float, Int, List, Unicode
 
 from labkit.grading.sandbox.confine import (
+    LEASH,
     OUTER_ENVIRONMENT,
     SCRATCH,
     Confinement,
@@ -66,10 +67,10 @@ class SandboxProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], **_: Any) -> KernelConnectionInfo:
         """Start the process without the environment, input and output of the grader."""
         process = subprocess.Popen(
-            cmd,
+            [*LEASH, *cmd],
             env=OUTER_ENVIRONMENT,
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it closes when this process ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
