@@ -3,13 +3,12 @@
 import hashlib
 import pickle
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
+from helpers.command import labkit
 
 from labkit.checkpoints import model_zoo, torchvision
 from labkit.checkpoints.detectron2 import to_detectron2
@@ -248,9 +247,7 @@ def test_names_are_listed_whole(tmp_path, capsys):
 
 
 def test_the_command_line():
-    wrong = subprocess.run(
-        [sys.executable, "-m", "labkit", "zoo", "get", "mask_rcnn"], capture_output=True, text=True
-    )
+    wrong = labkit("zoo", "get", "mask_rcnn")
     assert wrong.returncode == 1
     assert "no folder and no weights are called 'mask_rcnn'" in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -4,13 +4,12 @@ import contextlib
 import io
 import json
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import typer
+from helpers.command import labkit
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -166,9 +165,8 @@ def test_predict_writes_pictures_and_results(runs, tmp_path):
     for i, path in enumerate(paths):
         image, _ = Shapes("val")[i]
         Image.fromarray(image.permute(1, 2, 0).numpy()[: 100 + i]).convert("L").save(path)
-    command = [sys.executable, "-m", "labkit", "predict", *map(str, paths)]
-    command += ["--model", str(runs / "whole"), "--out", str(tmp_path / "found"), "--score", "0.3"]
-    subprocess.run(command, check=True, timeout=200)
+    options = ["--model", runs / "whole", "--out", tmp_path / "found", "--score", "0.3"]
+    assert labkit("predict", *paths, *options).returncode == 0
     assert {p.name for p in (tmp_path / "found").iterdir()} == {
         LOCK,
         "street.png",

@@ -21,8 +21,8 @@ ONE_BY_ONE = (
 # Beginnings of test ids, the longest first. What a worker begins last, the others wait for.
 LONGEST = (
     "tests/attacks",
-    "tests/assignments/test_assignments.py::test_graded_in_the_sandbox[solution_graded-a3",
-    "tests/assignments/test_assignments.py::test_graded_in_the_sandbox[solution_graded-a2",
+    "tests/assignments/test_assignments.py::test_graded_in_the_sandbox[check_solution-a3",
+    "tests/assignments/test_assignments.py::test_graded_in_the_sandbox[check_solution-a2",
     "tests/assignments/test_assignments.py::test_graded_in_the_sandbox",
     "tests/browser",
     "tests/notebooks/test_workbook.py::test_notebook",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.command import labkit
 from helpers.paths import GOLDEN
 from PIL import Image
 
@@ -269,15 +270,10 @@ def test_first_bad_image_is_the_one_reported(case: Path) -> None:
             evaluate_files(case / "gt.json", case / "pred.json", workers=workers)
 
 
-def labkit_pq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "labkit", "pq", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_command(case: Path) -> None:
     out = case / "new" / "pq.json"
-    done = labkit_pq(
-        "--gt", case / "gt.json", "--pred", case / "pred.json", "--json", out,
+    done = labkit(
+        "pq", "--gt", case / "gt.json", "--pred", case / "pred.json", "--json", out,
         "--workers", "2", "--per-class",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -299,8 +295,16 @@ def test_command_with_bad_input(case: Path) -> None:
     path = case / "pred" / "11.png"
     path.write_bytes(path.read_bytes()[:-5])
     out = case / "pq.json"
-    done = labkit_pq(
-        "--gt", case / "gt.json", "--pred", case / "pred.json", "--json", out, "--workers", "2"
+    done = labkit(
+        "pq",
+        "--gt",
+        case / "gt.json",
+        "--pred",
+        case / "pred.json",
+        "--json",
+        out,
+        "--workers",
+        "2",
     )
     assert done.returncode == 1
     assert f"error: {path}: the PNG is truncated" in done.stderr

@@ -37,6 +37,9 @@ def test_the_longest_first_and_the_rest_as_it_was() -> None:
 
 def test_what_is_named_is_there() -> None:
     for name in (*sharing_out.ONE_BY_ONE, *sharing_out.LONGEST):
-        path, _, test = name.partition("[")[0].partition("::")
+        path, _, test = name.partition("::")
+        test, _, first = test.partition("[")
         assert (CHECKOUT / path).exists(), path
         assert not test or f"def {test}" in (CHECKOUT / path).read_text(), name
+        # The first parameter, a function of the module or of what it imports.
+        assert not first or first.split("-")[0] in (CHECKOUT / path).read_text(), name

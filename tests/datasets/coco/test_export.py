@@ -4,12 +4,11 @@ import contextlib
 import errno
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers.command import labkit
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -164,13 +163,13 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch, error):
 
 def test_the_command(tmp_path):
     out = tmp_path / "shapes"
-    command = [sys.executable, "-m", "labkit", "data", "export", "shapes", str(out)]
+    command = ["data", "export", "shapes", out]
     options = ["--num", "3", "--split", "test", "--crowded", "--size", "64", "--seed", "5"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    done = labkit(*command, *options)
     assert done.returncode == 0, done.stderr
     back = CocoPanoptic.from_folder(out, "test")
     assert torch.equal(back[2][0], Shapes("test", 3, 64, True, 5)[2][0])
-    again = subprocess.run([*command, *options], capture_output=True, text=True)
+    again = labkit(*command, *options)
     assert again.returncode == 1
     assert "exists already" in again.stderr
     assert "Traceback" not in again.stderr

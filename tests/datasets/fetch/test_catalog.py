@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.command import labkit
 
 from labkit.cli import data as data_command
 from labkit.datasets.fetch import catalog, verified_download
@@ -399,12 +398,10 @@ def test_the_commands(server, dataset, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, "-m", "labkit", "data"]
-    said = subprocess.run(
-        [*command, "list", "--dir", tmp_path], capture_output=True, text=True, check=True
-    )
+    said = labkit("data", "list", "--dir", tmp_path)
+    assert said.returncode == 0
     assert "penn-fudan" in said.stdout
-    wrong = subprocess.run([*command, "get", "nothing"], capture_output=True, text=True)
+    wrong = labkit("data", "get", "nothing")
     assert wrong.returncode == 1
     assert "no data set 'nothing'; there are: coco-val2017" in wrong.stderr.replace("\n", " ")
     assert "Traceback" not in wrong.stderr

@@ -1,8 +1,7 @@
 import json
-import subprocess
-import sys
 
 import pytest
+from helpers.command import labkit
 from helpers.made_assignments import SOURCE, make_assignment
 from typer.testing import CliRunner
 
@@ -94,12 +93,7 @@ def test_release_spares_what_somebody_worked_in(call, tmp_path):
 
 def test_an_error_is_one_message(tmp_path):
     make_assignment(tmp_path, SOURCE.replace('tags=["setup"]', 'tags=["setpu"]'))
-    done = subprocess.run(
-        [sys.executable, "-m", "labkit", "assignment", "release", str(tmp_path / "tiny")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = labkit("assignment", "release", tmp_path / "tiny")
     assert done.returncode == 1
     assert "cell 2 (line 5): unknown tag 'setpu'; the tags are: setup, check" in done.stderr
     assert "Traceback" not in done.stderr
