@@ -93,7 +93,12 @@ def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
         *(f"data/checkpoints/{name}.safetensors" for name in shipped()),
         *(
             f"data/checkpoints/{name}"
-            for name in ("checkpoints.toml", "crowded_study.json", "fine_tuning.json")
+            for name in (
+                "checkpoints.toml",
+                "crowded_study.json",
+                "fine_tuning.json",
+                "mask_classification.json",
+            )
         ),
     }
     package = {p.relative_to(CHECKOUT).as_posix() for p in CHECKOUT.glob("labkit/**/*.*")}
