@@ -859,7 +859,7 @@ check.report()
 
 # %% tags=["idea"]
 def my_instances(class_logits, mask_logits, limit=100):
-    """Labels (N,), scores (N,) and masks (N, H, W) of the things among the best pairs of a query and a class."""
+    """Labels (N,), scores (N,) and masks (N, H, W) of the things among the best pairs."""
     probability = class_logits.softmax(dim=-1)[:, :-1]  # (Q, K)
     scores, pairs = probability.flatten().topk(min(limit, probability.numel()))
     queries, labels = pairs // probability.shape[1], pairs % probability.shape[1]
