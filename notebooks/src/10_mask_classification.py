@@ -673,7 +673,7 @@ with check("the example"):
 with check("each mask has its own points"):
     of_two = uncertain_points(twice, torch.tensor([[3.0, -1, 0.5], [0.1, -2, -9]]), 1)
     equal(of_two, torch.stack([three[0, 2:], three[0, :1] + 1]))
-with check("the sign of a logit does not matter; `keep` may be 0"):
+with check("the sign of a logit does not matter; keep may be 0"):
     equal(uncertain_points(three, torch.tensor([[-4.0, -6, 5]]), 3), three[:, [0, 2, 1]])
     has_shape(uncertain_points(three, torch.tensor([[3.0, -1, 0.5]]), 0), (1, 0, 2))
 check.report()
