@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from labkit.bench.training_study import Scores, StudyRow, scores_of_training
+from labkit.bench.training_study import Scores, StudyRow, panoptic_scores, scores_of_training
 from labkit.checkpoints.run_folder import load_run
 from labkit.checkpoints.shipped import shipped
 from labkit.datasets.shapes import Shapes
@@ -92,14 +92,7 @@ def measure(model: nn.Module, name: str, images: int) -> dict[str, Scores]:
             found = merged(prediction) if way == HEURISTIC else prediction.panoptic
             assert found is not None
             metric.update(found, target["panoptic"])
-    return {
-        way: {
-            "PQ": 100 * result.all.pq,
-            "things": 100 * result.things.pq,
-            "stuff": 100 * result.stuff.pq,
-        }
-        for way, result in ((way, metric.compute()) for way, metric in metrics.items())
-    }
+    return {way: panoptic_scores(metric.compute()) for way, metric in metrics.items()}
 
 
 def merged(prediction: Prediction) -> Panoptic:

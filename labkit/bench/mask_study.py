@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from labkit.bench.training_study import Scores, StudyRow, scores_of_training
+from labkit.bench.training_study import Scores, StudyRow, panoptic_scores, scores_of_training
 from labkit.checkpoints.run_folder import load_run, start_from
 from labkit.checkpoints.shipped import shipped
 from labkit.datasets.augmentation import Augmentation
@@ -161,8 +161,4 @@ def measure(model: nn.Module, data: str, images: int) -> Scores:
     """Compute the PQ of a model on the first images of ``val``."""
     result = evaluate(model, Shapes("val", images, crowded=data == "crowded")).panoptic
     assert result is not None
-    return {
-        "PQ": 100 * result.all.pq,
-        "things": 100 * result.things.pq,
-        "stuff": 100 * result.stuff.pq,
-    }
+    return panoptic_scores(result)

@@ -18,6 +18,7 @@ from typing import Any
 from labkit.checkpoints.run_folder import read_run
 from labkit.datasets.coco.panoptic_json import write_json
 from labkit.errors import LabkitError
+from labkit.metrics.panoptic_matching import PanopticResult
 
 Scores = dict[str, float]
 """Values by name, in percent unless the name says otherwise."""
@@ -55,6 +56,15 @@ def differences(rows: Sequence[StudyRow], first: str, second: str, what: str) ->
     by_name = {row.name: row.seeds for row in rows}
     pairs = zip(by_name[first], by_name[second], strict=True)
     return [a[what] - b[what] for a, b in pairs]
+
+
+def panoptic_scores(result: PanopticResult) -> Scores:
+    """PQ of all classes, of things and of stuff, in percent."""
+    return {
+        "PQ": 100 * result.all.pq,
+        "things": 100 * result.things.pq,
+        "stuff": 100 * result.stuff.pq,
+    }
 
 
 def scores_of_training(

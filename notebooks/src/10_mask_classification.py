@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import labkit
+from labkit.bench.training_study import StudyRow
 from labkit.checkpoints.shipped import FOLDER, shipped
 from labkit.checks import Checks, equal, has_shape
 from labkit.colors import PETROFF_10
@@ -149,14 +150,6 @@ def table_row(name, result):
 
 
 STUDY = json.loads((FOLDER / "mask_classification.json").read_text(encoding="utf-8"))
-
-
-def with_spread(seeds, kind):
-    """Mean ± sample standard deviation (n − 1) of a score over the seeds of a setting."""
-    values = [scores[kind] for scores in seeds]
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
-
-
 RESULTS = {of: predictions_of(network, of) for of in SETS}
 MAPS = {of: panoptic_maps(RESULTS[of]) for of in SETS}
 
@@ -1067,7 +1060,8 @@ for name, seeds in STUDY["ablations"].items():
         np.mean([scores["CPU seconds a step"] for scores in rows[1:]])
         for rows in (seeds, of_mask2former)
     )
-    cells = "".join(f"{with_spread(seeds, kind):>12}" for kind in KINDS)
+    row = StudyRow(name, seeds)
+    cells = "".join(f"{row.show(kind):>12}" for kind in KINDS)
     print(f"{name:32}{cells}{seconds / of_reference:6.1f}×")
     labkit.record(f"study_time_{name.replace(' ', '_').replace(',', '')}", seconds / of_reference)
     for kind in KINDS:
@@ -1331,11 +1325,11 @@ print(f"{steps_of:20}{'PQ':>14}{'things':>14}{'stuff':>14}")
 for of, rows in STUDY["systems"].items():
     print(f"\non {of}")
     for name, preset in RIVALS.items():
-        cells = "".join(f"{with_spread(rows[preset], kind):>14}" for kind in KINDS)
+        row = StudyRow(name, rows[preset])
+        cells = "".join(f"{row.show(kind):>14}" for kind in KINDS)
         print(f"{name:20}{cells}")
         for kind in KINDS:
-            mean = np.mean([scores[kind] for scores in rows[preset]])
-            labkit.record(f"study_{kind}_{name.replace(' ', '_')}_{of}", mean)
+            labkit.record(f"study_{kind}_{name.replace(' ', '_')}_{of}", row.mean(kind))
 
 # %% [markdown]
 # On Shapes 120 steps change little: the two networks with RoI heads stay ahead, Mask2Former behind them in things,
