@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from labkit.system import optional_packages
+from labkit.system.compiled_library import HOST_COMPILERS
 from labkit.system.cpu_cores import available_cores
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
@@ -46,7 +47,7 @@ def describe_environment() -> dict[str, str]:
 def check_environment() -> list[PartStatus]:
     """Check every part that labkit can use."""
     # Here, because it takes torch along.
-    from labkit.ops.build_kernels import HOST_COMPILERS, find_gpu_compiler
+    from labkit.ops.build_kernels import find_gpu_compiler
 
     has_gpu, device = _device()
     return [
@@ -66,7 +67,7 @@ def check_environment() -> list[PartStatus]:
         _program(
             "C++ compiler",
             next(filter(None, map(shutil.which, HOST_COMPILERS)), None),
-            "the compiled RoIAlign; without it the slower PyTorch version serves",
+            "the compiled RoIAlign and reading of panoptic PNGs; without it slower versions serve",
             _system_install(apt="g++", dnf="gcc-c++", brew="gcc"),
         ),
         _program(

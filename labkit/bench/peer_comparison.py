@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from labkit.system import optional_packages
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,12 @@ def print_comparisons(title: str, result: str, comparisons: Sequence[PeerCompari
 
 def _milliseconds(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def problem(package: str) -> str | None:
+    """Return why a package cannot be used and the command that helps, or None."""
+    if package in optional_packages.PACKAGES:
+        return optional_packages.problem(package)
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return f"{package} is not installed; run: pip install {package}"

@@ -1,17 +1,19 @@
-"""Times of panoptic quality against panopticapi (from files) and torchmetrics (from tensors)."""
+"""Times of panoptic quality against panopticapi and hotcoco (files) and torchmetrics (tensors)."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,49 +22,68 @@ from labkit.bench.panoptic_pairs import (
     make_pair,
     write_pairs,
 )
-from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
+from labkit.bench.peer_comparison import PeerComparison, compare_with_peer, problem
+from labkit.datasets.coco import compiled_maps
 from labkit.errors import LabkitError
-from labkit.system import optional_packages
+from labkit.system.cpu_cores import available_cores
+from labkit.system.message_text import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from labkit.structures import Categories, Panoptic
 
-FILES_TARGET, TENSORS_TARGET = 2.5, 10.0
+TENSORS_TARGET = 10.0
 TENSOR_IMAGES = 10
 REPEATS = 3
 MEMORY_TARGET_MB = 600
 
 
-def compare_files(images: int) -> PeerComparison:
-    """``labkit pq`` against panopticapi on the same files, each with all cores.
+def compare_files(images: int, peers: Sequence[FilePeer]) -> list[PeerComparison]:
+    """``labkit pq`` against other programs on the same files, with one core and with two.
 
     Every run is a process of its own; timed is the evaluation, starting its workers included.
 
-    Raises:
-        LabkitError: panopticapi cannot be used.
+    Args:
+        images: pairs to make.
+        peers: of ``FILE_PEERS``, those that are installed.
     """
-    optional_packages.require_package("panopticapi")
+    compiled_maps.load()  # a first compilation belongs to no run
     with tempfile.TemporaryDirectory(prefix="labkit-bench-") as folder:
         gt, pred = write_pairs(Path(folder), images)
-        return compare_with_peer(
-            f"files, {images} images, {multiprocessing.cpu_count()} processes",
-            "panopticapi",
-            lambda: _in_new_process(_time_files_labkit, gt, pred),
-            lambda: _in_new_process(_time_files_panopticapi, gt, pred),
-            items=images,
-            target=FILES_TARGET,
-            repeats=REPEATS,
-        )
+        return [
+            compare_with_peer(
+                f"files, {images} images, {counted(cores, 'core')}",
+                peer.name,
+                partial(_in_new_process, _time_files_labkit, gt, pred, cores),
+                partial(_in_new_process, peer.measure, gt, pred, cores),
+                items=images,
+                target=peer.target,
+                repeats=REPEATS,
+            )
+            for cores in _core_counts()
+            for peer in peers
+        ]
+
+
+def _core_counts() -> list[int]:
+    """One and two cores; all of them where a process cannot be bound to some."""
+    cores = available_cores()
+    return sorted({1, min(2, cores)}) if hasattr(os, "sched_setaffinity") else [cores]
 
 
 def _in_new_process(
-    function: Callable[[Path, Path], tuple[float, float]], gt: Path, pred: Path
+    measure: Callable[[Path, Path], tuple[float, float]], gt: Path, pred: Path, cores: int
 ) -> tuple[float, float]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, gt, pred).result()
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_use_cores, initargs=(cores,)) as p:
+        return p.submit(measure, gt, pred).result()
+
+
+def _use_cores(cores: int) -> None:
+    """Bind this process, and all that it starts, to so many cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def _time_files_labkit(gt: Path, pred: Path) -> tuple[float, float]:
@@ -70,8 +91,17 @@ def _time_files_labkit(gt: Path, pred: Path) -> tuple[float, float]:
 
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         start = time.perf_counter()
-        result = evaluate_files(gt, pred, workers=multiprocessing.cpu_count())
+        result = evaluate_files(gt, pred)
         return time.perf_counter() - start, result.all.pq
+
+
+def _time_files_hotcoco(gt: Path, pred: Path) -> tuple[float, float]:
+    from hotcoco.panoptic import PanopticEval
+
+    start = time.perf_counter()
+    evaluation = PanopticEval(gt, pred)
+    evaluation.evaluate()
+    return time.perf_counter() - start, evaluation.results()["All"]["pq"]
 
 
 def _time_files_panopticapi(gt: Path, pred: Path) -> tuple[float, float]:
@@ -81,8 +111,29 @@ def _time_files_panopticapi(gt: Path, pred: Path) -> tuple[float, float]:
     multiprocessing.set_start_method(None, force=True)
     with contextlib.redirect_stdout(io.StringIO()):  # it reports from every process
         start = time.perf_counter()
-        result = pq_compute(str(gt), str(pred))  # always as many processes as there are cores
+        result = pq_compute(str(gt), str(pred))  # as many processes as the machine has cores
         return time.perf_counter() - start, result["All"]["pq"]
+
+
+@dataclass(frozen=True)
+class FilePeer:
+    """Another program for panoptic quality of files.
+
+    Attributes:
+        name: its package.
+        target: ratio to reach.
+        measure: returns seconds and PQ.
+    """
+
+    name: str
+    target: float
+    measure: Callable[[Path, Path], tuple[float, float]]
+
+
+FILE_PEERS = (
+    FilePeer("panopticapi", 2.5, _time_files_panopticapi),
+    FilePeer("hotcoco", 1.5, _time_files_hotcoco),
+)
 
 
 def compare_tensors() -> PeerComparison:
@@ -91,8 +142,8 @@ def compare_tensors() -> PeerComparison:
     Raises:
         LabkitError: torchmetrics is not installed.
     """
-    if importlib.util.find_spec("torchmetrics") is None:
-        raise LabkitError("torchmetrics is not installed; run: pip install torchmetrics")
+    if reason := problem("torchmetrics"):
+        raise LabkitError(reason)
     import torch
     from torchmetrics.detection import PanopticQuality as Peer
 
@@ -159,7 +210,7 @@ def _two_channels(panoptic: Panoptic) -> Tensor:
 
 
 def measure_peak_memory(images: int, workers: int) -> int:
-    """Peak memory in bytes of ``labkit pq`` on ``images`` pairs, summed over its processes.
+    """Peak memory in bytes of ``labkit pq`` on ``images`` pairs.
 
     Raises:
         LabkitError: the evaluation failed.
@@ -170,13 +221,10 @@ def measure_peak_memory(images: int, workers: int) -> int:
         gt, pred = write_pairs(Path(folder), images)
         command = [sys.executable, "-m", "labkit", "pq", "--gt", str(gt), "--pred", str(pred)]
         process = subprocess.Popen([*command, "--workers", str(workers)])
-        root, peak = psutil.Process(process.pid), 0
+        peak = 0
         while process.poll() is None:
-            used = 0
             with contextlib.suppress(psutil.NoSuchProcess):
-                for member in [root, *root.children(recursive=True)]:
-                    used += member.memory_info().rss
-            peak = max(peak, used)
+                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
             time.sleep(0.05)
         if process.returncode:
             raise LabkitError(f"labkit pq ended with status {process.returncode}")

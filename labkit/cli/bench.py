@@ -23,23 +23,48 @@ def pq(
     images: Annotated[int, typer.Option(min=1, help="Number of generated image pairs.")] = 1000,
     json: Json = None,
 ) -> None:
-    """Time panoptic quality from files (panopticapi) and from tensors (torchmetrics)."""
+    """Time panoptic quality: files (panopticapi, hotcoco), tensors (torchmetrics)."""
     from rich.console import Console
     from rich.markup import escape
 
-    from labkit.bench.peer_comparison import print_comparisons
-    from labkit.bench.pq import compare_files, compare_tensors
+    from labkit.bench.peer_comparison import print_comparisons, problem
+    from labkit.bench.pq import FILE_PEERS, compare_files, compare_tensors
     from labkit.errors import LabkitError
 
-    comparisons = []
-    for comparison in (lambda: compare_files(images), compare_tensors):
-        try:
-            comparisons.append(comparison())
-        except LabkitError as error:  # one missing peer leaves the other comparison possible
-            Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
+    # One missing peer leaves the other comparisons possible.
+    reasons = {peer: problem(peer.name) for peer in FILE_PEERS}
+    left_out = [reason for reason in reasons.values() if reason]
+    comparisons = compare_files(images, [peer for peer in FILE_PEERS if not reasons[peer]])
+    try:
+        comparisons.append(compare_tensors())
+    except LabkitError as error:
+        left_out.append(str(error))
+    for reason in left_out:
+        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
     if json is not None:
         write_numbers(json, [c.to_json() for c in comparisons])
     print_comparisons("Panoptic quality, time per image", "PQ", comparisons)
+
+
+@app.command("ap")
+def ap(
+    images: Annotated[int, typer.Option(min=1, help="Number of generated images.")] = 200,
+    json: Json = None,
+) -> None:
+    """Time average precision against pycocotools and hotcoco, with the same detections."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from labkit.bench.ap import PEERS, compare_ap
+    from labkit.bench.peer_comparison import print_comparisons, problem
+
+    reasons = {peer: problem(peer) for peer in PEERS}
+    for reason in filter(None, reasons.values()):
+        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
+    comparisons = compare_ap(images, [peer for peer in PEERS if not reasons[peer]])
+    if json is not None:
+        write_numbers(json, [c.to_json() for c in comparisons])
+    print_comparisons("Average precision, time per image", "AP", comparisons)
 
 
 @app.command("mask-classification")
@@ -61,10 +86,10 @@ def mask_classification(
 @app.command("pq-memory")
 def pq_memory(
     images: Annotated[int, typer.Option(min=1, help="Number of generated image pairs.")] = 5000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of labkit pq.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Threads of labkit pq.")] = 2,
     json: Json = None,
 ) -> None:
-    """Measure the peak memory of `labkit pq` and its processes (target: 600 MB, 2 workers)."""
+    """Measure the peak memory of `labkit pq` (target: 600 MB, 2 workers)."""
     from labkit.bench.pq import MEMORY_TARGET_MB, measure_peak_memory
 
     peak = measure_peak_memory(images, workers) / 1e6

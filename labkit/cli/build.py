@@ -1,4 +1,4 @@
-"""``labkit build``: compile the operator ahead of its first use."""
+"""``labkit build``: compile what labkit compiles ahead of its first use."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import typer
 
 
 def build() -> None:
-    """Compile RoIAlign for this machine's CPU, and for its GPU if it has one.
+    """Compile RoIAlign and the reader of panoptic PNGs for this machine.
 
-    Otherwise it is compiled at first use. To compile for a GPU of another
-    machine, set its architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or
+    Otherwise they are compiled at first use. RoIAlign is compiled for the CPU,
+    and for the GPU if there is one. To compile for a GPU of another machine,
+    set its architecture in TORCH_CUDA_ARCH_LIST (such as 9.0) or
     PYTORCH_ROCM_ARCH (such as gfx90a).
     """
     import os
 
     import torch
 
-    from labkit.ops.build_kernels import Backend, BuildError, build_kernels, gpu_backend
+    from labkit.datasets.coco import compiled_maps
+    from labkit.ops.build_kernels import build_kernels, gpu_backend
+    from labkit.system.compiled_library import BuildError
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST") or os.environ.get("PYTORCH_ROCM_ARCH")
     with_gpu = bool(named) or torch.cuda.is_available()
-    backends: list[Backend] = ["cpu", gpu_backend()] if with_gpu else ["cpu"]
-    for backend in backends:
+    builders = {"cpu": lambda: build_kernels("cpu"), "panoptic PNGs": compiled_maps.build}
+    if with_gpu:
+        builders[gpu_backend()] = lambda: build_kernels(gpu_backend())
+    for name, build_it in builders.items():
         try:
-            built = build_kernels(backend)
+            built = build_it()
         except BuildError as error:
             typer.echo(error.log, err=True)
             raise
         took = f"compiled in {built.seconds:.1f} s" if built.seconds else "already built"
-        typer.echo(f"{backend}: {took}: {built.path}")
+        typer.echo(f"{name}: {took}: {built.path}")
         if built.note:
-            typer.echo(f"{backend}: {built.note}", err=True)
+            typer.echo(f"{name}: {built.note}", err=True)

@@ -24,7 +24,7 @@ def pq(
         Path | None, typer.Option(help="PNGs of the predictions; default: PRED without .json.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; default: one per core.")
+        int | None, typer.Option(min=1, help="Threads; default: one per core.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also list every class.")] = False,
     json: Json = None,

@@ -8,7 +8,7 @@ predicted segments FP and the other ground-truth segments FN:
     SQ = mean IoU over TP,  RQ = |TP| / (|TP| + |FP| / 2 + |FN| / 2)
 
 Void and crowd are treated exactly as in panopticapi, the published evaluation. The module imports
-NumPy only, because torch would multiply the memory of the file evaluation.
+NumPy only, because the evaluation of files would wait for torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.datasets.coco import compiled_maps
 from labkit.datasets.coco.panoptic_png import check_segments, run_starts
 from labkit.errors import LabkitError
 
 VOID = 0
 IOU, TP, FP, FN = range(4)  # the columns of a table of counts
-MAX_TABLE = 2**20
 AREA_SLACK = (2, 0.01)
 """Tolerance of an area in a file: pixels, or a share of the pixels in the map."""
 
@@ -99,20 +99,15 @@ def match_segments(
             f"{where[1]}: is {size[0]} x {size[1]} pixels (height x width), its ground truth"
             f" {where[0]} is {expected[0]} x {expected[1]}"
         )
-    true, predicted = target_map.ravel(), prediction_map.ravel()
-    starts = run_starts(true, predicted)
-    lengths = np.diff(starts, append=true.size)
+    true, predicted, shared = shared_areas(target_map.ravel(), prediction_map.ravel())
     # From here on, segments are indices in ascending order of ids, with void at index 0.
-    row_of, rows = _positions(true[starts], target.ids, where[0], names)
-    column_of, columns = _positions(predicted[starts], prediction.ids, where[1], names)
+    r, rows = _positions(true, target.ids, where[0], names)
+    c, columns = _positions(predicted, prediction.ids, where[1], names)
     num_rows, num_columns = rows.max(initial=0) + 1, columns.max(initial=0) + 1
-    pairs, shared = _sums(row_of * num_columns + column_of, lengths, num_rows * num_columns)
-    r, c = np.divmod(pairs, num_columns)  # the pairs of segments that share pixels
 
     row_label, column_label = np.full(num_rows, -1), np.full(num_columns, -2)
     row_label[rows], column_label[columns] = target.labels, prediction.labels
-    crowd = np.zeros(num_rows, bool)
-    crowd[rows] = target.iscrowd
+    crowd = _marked(rows[target.iscrowd], num_rows)
     true_area = np.bincount(r, shared, num_rows)
     predicted_area = np.bincount(c, shared, num_columns)
     if target.areas is not None:
@@ -124,7 +119,8 @@ def match_segments(
     # does so (a dictionary by category), and the published numbers were computed with it.
     on_void = np.bincount(c[r == VOID], shared[r == VOID], num_columns)
     crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
-    on_crowd = np.isin(r, list(crowd_of.values())) & (row_label[r] == column_label[c])
+    used = _marked(list(crowd_of.values()), num_rows)
+    on_crowd = used[r] & (row_label[r] == column_label[c])
     excused = on_void + np.bincount(c[on_crowd], shared[on_crowd], num_columns)
 
     comparable = (row_label[r] == column_label[c]) & ~crowd[r]
@@ -136,10 +132,11 @@ def match_segments(
     iou = shared / (predicted_area[c] + true_area[r] - shared - on_void[c])
     enough = iou > 0.5
     number_of_row, number_of_column = np.zeros(num_rows, int), np.zeros(num_columns, int)
-    number_of_row[rows], number_of_column[columns] = range(rows.size), range(columns.size)
+    number_of_row[rows], number_of_column[columns] = map(np.arange, (rows.size, columns.size))
     pairs = np.stack([number_of_row[r], number_of_column[c]], axis=1)
-    missed = ~np.isin(rows, r[enough]) & ~target.iscrowd
-    wrong = ~np.isin(columns, c[enough]) & (excused[columns] / predicted_area[columns] <= 0.5)
+    missed = ~_marked(r[enough], num_rows)[rows] & ~target.iscrowd
+    unmatched = ~_marked(c[enough], num_columns)[columns]
+    wrong = unmatched & (excused[columns] / predicted_area[columns] <= 0.5)
     return Matches(
         target=pairs[enough, 0],
         prediction=pairs[enough, 1],
@@ -163,20 +160,28 @@ def count_matches(
     return counts
 
 
-def _sums(
-    keys: NDArray[np.intp], values: NDArray[np.intp], size: int
-) -> tuple[NDArray[np.intp], NDArray[Any]]:
-    """Sum values by key; return the occurring keys (ascending, below ``size``) and their sums.
+def shared_areas(
+    true: NDArray[np.int32], predicted: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """Pairs of ids that share pixels, ``(K,)`` and ``(K,)``, ascending, and their areas ``(K,)``.
 
-    Counting in a table is faster than sorting, but a table for all pairs of a hundred thousand
-    segments would not fit into memory.
+    Args:
+        true, predicted: ``(P,)`` ids of the same pixels.
     """
-    if size <= MAX_TABLE:
-        table = np.bincount(keys, values, size)
-        found = np.flatnonzero(table)
-        return found, table[found]
-    found, position = np.unique(keys, return_inverse=True)
-    return found, np.bincount(position, values)
+    pairs, areas = compiled_maps.shared_areas(true, predicted) or count_pairs(true, predicted)
+    return (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32), areas
+
+
+def count_pairs(
+    true: NDArray[np.int32], predicted: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The readable :func:`labkit.datasets.coco.compiled_maps.shared_areas`."""
+    starts = run_starts(true, predicted)  # counting runs and their lengths, not pixels
+    lengths = np.diff(starts, append=true.size)
+    pairs = true[starts].astype(np.int64) << 32 | predicted[starts].astype(np.uint32)
+    found, which = np.unique(pairs, return_inverse=True)
+    areas = np.bincount(which, lengths, found.size).astype(np.int64)
+    return found, areas
 
 
 def _check_areas(
@@ -205,13 +210,20 @@ def _positions(
     Raises:
         LabkitError: ``values`` and ``ids`` differ in more than void.
     """
-    order = np.union1d(np.int32(VOID), ids).astype(np.int32)
+    order = np.sort(np.append(ids[ids != VOID], np.int32(VOID)))
     position = np.minimum(np.searchsorted(order, values), order.size - 1)
     of_ids = np.searchsorted(order, ids)
     occurs = np.bincount(position, minlength=order.size) > 0
     if (order[position] != values).any() or not occurs[of_ids].all():
         check_segments(ids.tolist(), np.unique(values).tolist(), where, names)
     return position, of_ids
+
+
+def _marked(indices: NDArray[np.intp] | list[int], size: int) -> NDArray[np.bool_]:
+    """Array ``(size,)`` that is true at the indices."""
+    marks = np.zeros(size, bool)
+    marks[indices] = True
+    return marks
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,25 @@
 """Panoptic quality of predictions stored as COCO panoptic files (JSON and a folder of PNGs).
 
-Images stream through a pool of processes, so memory does not grow with their number beyond the
-JSON itself. This module and all that it imports stay clear of torch: importing that would cost each
-process ten times the memory that it works in.
+Images stream through a pool of threads, so memory does not grow with their number beyond the JSON
+itself: inflating a PNG, its ids and the shared areas, nearly all of the work, run without Python's
+lock. This module and all that it imports stay clear of torch, whose import takes as long as a
+thousand images.
 """
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit.datasets.coco import compiled_maps
 from labkit.datasets.coco.panoptic_png import read_json, read_png
 from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.json_fields import id_type_hint
@@ -39,9 +36,9 @@ from labkit.system.message_text import counted
 from labkit.system.progress_bars import progress_bar
 
 IMAGES_PER_TASK = 16  # enough that handing out work costs nothing, few enough to stop at once
-IMAGES_PER_WORKER = 200  # about what one process evaluates while another one starts
+WORTH_COMPILING = 200  # images; for fewer, compiling takes longer than it saves
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT_MEMORY = 32 * 2**20  # a few times what one pair of COCO's maps needs
+KEPT_MEMORY = 16 * 2**20  # a few times what one pair of COCO's maps needs
 
 
 class ImagePair(NamedTuple):
@@ -75,8 +72,7 @@ def evaluate_files(
         pred_json: predictions; of their segments only ``id`` and ``category_id`` are used.
         gt_dir: folder of the ground truth's PNGs; default: the path of the JSON without ``.json``.
         pred_dir: folder of the predicted PNGs, default likewise.
-        workers: processes; by default one per core, fewer for a few images, which are done before
-            the processes have started. 1 works in this process.
+        workers: threads; by default one per core.
 
     Raises:
         LabkitError: a file is missing, damaged or not in the format, an image has no prediction,
@@ -86,18 +82,22 @@ def evaluate_files(
     if workers is not None and workers < 1:
         raise LabkitError(f"workers must be at least 1, got {workers}")
     categories, pairs = _read_pairs(gt_json, pred_json, gt_dir, pred_dir)
-    if workers is None:
-        workers = min(available_cores(), 1 + len(pairs) // IMAGES_PER_WORKER)
     counts = np.zeros((len(categories), 4))
-    count = partial(_count_pair, num_categories=len(categories))
-    with (
-        _mapper(workers) as mapper,
-        progress_bar(total=len(pairs), unit="image", desc="labkit pq") as bar,
-    ):
-        # Summed in the JSON's order, so that rounding is the same for any number of workers.
-        for image_counts in mapper(count, pairs):
-            counts += image_counts
-            bar.update()
+    count = partial(_count_pairs, num_categories=len(categories))
+    tasks = [pairs[i : i + IMAGES_PER_TASK] for i in range(0, len(pairs), IMAGES_PER_TASK)]
+    if len(pairs) >= WORTH_COMPILING:
+        compiled_maps.load()
+    _keep_freed_memory()
+    pool = ThreadPoolExecutor(workers or available_cores())
+    with progress_bar(total=len(pairs), unit="image", desc="labkit pq") as bar:
+        try:
+            # Summed in the JSON's order, so that rounding is the same for any number of workers.
+            for task_counts in pool.map(count, tasks):
+                for image_counts in task_counts:
+                    counts += image_counts
+                bar.update(len(task_counts))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C nothing more is begun
     result = summarize(counts, categories)
     if result.all.n == 0:
         raise LabkitError(f"{gt_json}: neither it nor the predictions have a segment to measure")
@@ -166,6 +166,10 @@ def _table(segments: list[dict[str, Any]], label_of: dict[int, int], stated: boo
     )
 
 
+def _count_pairs(pairs: Sequence[ImagePair], num_categories: int) -> list[NDArray[np.float64]]:
+    return [_count_pair(pair, num_categories) for pair in pairs]
+
+
 def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
     matches = match_segments(
         read_png(pair.target_png, pair.size),
@@ -181,56 +185,12 @@ def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
     return count_matches(matches, pair.target, pair.prediction, num_categories)
 
 
-Mapper = Callable[
-    [Callable[[ImagePair], NDArray[np.float64]], Iterable[ImagePair]],
-    Iterator[NDArray[np.float64]],
-]
+def _keep_freed_memory() -> None:
+    """Let this process keep an image's freed arrays for the next image.
 
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Mapper]:
-    """Yield a ``map`` over worker processes, which end with the block, also after an error."""
-    if workers <= 1:
-        yield map
-        return
-    # Spawned, not forked: a fork of a process that has used torch's or OpenCV's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-
-    def start(
-        function: Callable[[ImagePair], NDArray[np.float64]], pairs: Iterable[ImagePair]
-    ) -> Iterator[NDArray[np.float64]]:
-        with _interrupts_held_back():
-            return pool.map(function, pairs, chunksize=IMAGES_PER_TASK)
-
-    try:
-        yield start
-    except BrokenProcessPool:
-        raise LabkitError(
-            "an evaluation process was killed, perhaps for lack of memory; use fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)  # the processes already share the cores among them
-    if sys.platform == "linux":
-        # glibc returns an image's arrays to the system when they are freed and fetches the next
-        # ones page by page, which takes as long as the matching; let it keep them instead.
-        if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-            mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
-            mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Block Ctrl-C in worker processes started meanwhile; this process handles it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    Otherwise glibc may return them to the system and fetch the next ones page by page, which takes
+    longer than everything else.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
+        mallopt(M_MMAP_THRESHOLD, KEPT_MEMORY)

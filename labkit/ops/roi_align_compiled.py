@@ -15,6 +15,7 @@ from torch import Tensor
 
 from labkit.errors import LabkitError
 from labkit.ops import build_kernels
+from labkit.system.compiled_library import BuildError
 
 log = logging.getLogger("labkit")
 
@@ -37,7 +38,7 @@ def load_operator(device: str) -> None:
     try:
         torch.ops.load_library(built.path)
     except OSError as error:
-        raise build_kernels.BuildError(
+        raise BuildError(
             f"{built.path} cannot be loaded ({error}); delete it to have it built again"
         ) from error
     if device == "cpu":
@@ -60,7 +61,7 @@ def _available(device: str) -> bool:
         return False
     try:
         load_operator(device)
-    except build_kernels.BuildError as error:
+    except BuildError as error:
         instead = "torchvision" if device == "cuda" else "plain PyTorch"
         log.warning("labkit: RoIAlign on %s runs in %s, slower: %s", device, instead, error)
         return False

@@ -8,7 +8,7 @@ import torch
 
 from labkit.bench import pq
 from labkit.bench.panoptic_pairs import categories, make_pair, write_pairs
-from labkit.bench.peer_comparison import compare_with_peer
+from labkit.bench.peer_comparison import compare_with_peer, problem
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.panoptic_quality_files import evaluate_files
 from labkit.structures import Categories
@@ -34,6 +34,24 @@ def test_files_and_tensors_have_the_same_quality(tmp_path: Path) -> None:
         target, prediction = pq._panoptic_pair(index, coco)
         metric.update(prediction, target)
     assert metric.compute().all.pq == pytest.approx(files.all.pq, abs=1e-12)
+
+
+def test_files_equal_hotcoco(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side in a process of its own, as the command runs them."""
+    pytest.importorskip("hotcoco", reason="needs hotcoco: uv sync (development group)")
+    monkeypatch.setattr(pq, "REPEATS", 1)
+    monkeypatch.setattr(pq, "_core_counts", lambda: [1])
+    peers = [peer for peer in pq.FILE_PEERS if peer.name == "hotcoco"]
+    (comparison,) = pq.compare_files(3, peers)
+    assert comparison.task == "files, 3 images, 1 core"
+    assert comparison.ours_result == pytest.approx(comparison.peer_result, rel=0, abs=1e-12)
+
+
+def test_a_missing_peer_is_named_with_its_command() -> None:
+    assert problem("no_such_package") == (
+        "no_such_package is not installed; run: pip install no_such_package"
+    )
+    assert problem("numpy") is None
 
 
 def test_equals_torchmetrics() -> None:

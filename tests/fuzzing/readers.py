@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from torch import nn
 
 from labkit.checkpoints import detectron2, run_folder, safe_unpickle, weights
 from labkit.checkpoints.key_map import KeyMap
+from labkit.datasets.coco import compiled_maps
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.coco.panoptic_png import id_to_rgb, read_png
 from labkit.datasets.image_files import read_header, read_image
@@ -191,7 +193,17 @@ def _make_panoptic_png(root: Path) -> None:
 
 
 def _read_panoptic_png(root: Path) -> None:
-    read_png(root / "map.png", (HEIGHT, WIDTH))
+    compiled_maps.load()
+    outcomes = []
+    for library in (None, compiled_maps._library):
+        with patch.object(compiled_maps, "_library", library):
+            try:
+                outcomes.append(read_png(root / "map.png", (HEIGHT, WIDTH)).tobytes())
+            except LabkitError as error:
+                outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+    if isinstance(outcomes[0], str):
+        raise LabkitError(outcomes[0])
 
 
 def _make_pictures(root: Path) -> None:

@@ -15,6 +15,7 @@ from helpers.command import labkit
 from helpers.paths import GOLDEN
 from PIL import Image
 
+from labkit.datasets.coco import compiled_maps
 from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import PanopticResult
@@ -59,13 +60,18 @@ def test_random_cases_equal_panopticapi(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", MAKE["SEEDS"])
-def test_pairs_too_many_for_a_table_count_alike(
+def test_compiled_functions_change_no_digit(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labkit.metrics.panoptic_matching.MAX_TABLE", 0)
     MAKE["random_case"](tmp_path, seed)
-    result = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json", workers=1)
-    assert_equals_golden(result, NUMBERS["random"][str(seed)])
+    readable = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json")
+    monkeypatch.setattr("labkit.metrics.panoptic_quality_files.WORTH_COMPILING", 1)
+    monkeypatch.setattr(compiled_maps, "_library", None)
+    compiled_maps.load.cache_clear()
+    compiled = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json")
+    assert compiled_maps._library is not None
+    assert repr(compiled) == repr(readable)
+    assert_equals_golden(compiled, NUMBERS["random"][str(seed)])
 
 
 @needs_sample
@@ -99,7 +105,7 @@ def test_tensors_equal_files_on_real_annotations(tmp_path: Path) -> None:
     assert_equals_golden(metric.compute(), NUMBERS["sample"]["rename_every_third"])
 
 
-def test_result_does_not_depend_on_the_number_of_processes(case: Path) -> None:
+def test_result_does_not_depend_on_the_number_of_threads(case: Path) -> None:
     one, two = (
         evaluate_files(case / "gt.json", case / "pred.json", workers=workers) for workers in (1, 2)
     )

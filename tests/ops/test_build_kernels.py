@@ -12,7 +12,8 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.ops import build_kernels
-from labkit.ops.build_kernels import BuildError
+from labkit.system import compiled_library
+from labkit.system.compiled_library import BuildError
 
 POOL = """
 import torch
@@ -26,10 +27,10 @@ print(roi_align(torch.ones(1, 1, 8, 8), box, 2, sampling_ratio=2).sum().item())
 def path_of_compiler(tmp_path_factory):
     """A PATH whose compiler compiles once and then copies: what is tested is what follows."""
     folder = tmp_path_factory.mktemp("compiler")
-    compiler = next(filter(None, map(shutil.which, build_kernels.HOST_COMPILERS)))
-    kept, made = folder / "kept.so", build_kernels.LIBRARY
+    compiler = next(filter(None, map(shutil.which, compiled_library.HOST_COMPILERS)))
+    kept, made = folder / "kept.so", compiled_library.LIBRARY
     _script(
-        folder / build_kernels.HOST_COMPILERS[0],
+        folder / compiled_library.HOST_COMPILERS[0],
         f"#!/bin/sh\n[ -f {kept} ] && exec cp {kept} {made}\n"
         f'{compiler} "$@" && cp {made} {kept}.part && mv {kept}.part {kept}\n',
     )
@@ -90,10 +91,10 @@ def test_processes_that_compile_at_once(cache):
 
 def test_an_interrupted_build_leaves_nothing_to_load(cache, monkeypatch):
     def interrupt(command, folder):
-        (folder / build_kernels.LIBRARY).write_bytes(b"half a library")
+        (folder / compiled_library.LIBRARY).write_bytes(b"half a library")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_kernels, "_compile", interrupt)
+    monkeypatch.setattr(compiled_library, "run_compiler", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build_kernels.build_kernels("cpu")
     assert list(cache.iterdir()) == []
@@ -179,9 +180,9 @@ def test_the_first_of_two_builds_stays(cache):
     home = build_kernels.build_kernels("cpu").path.parent
     work = cache / "work"
     work.mkdir()
-    (work / build_kernels.LIBRARY).write_bytes(b"later")
-    build_kernels._publish(work, home)
-    assert build_kernels._intact(home)
+    (work / compiled_library.LIBRARY).write_bytes(b"later")
+    compiled_library._publish(work, home)
+    assert compiled_library._intact(home)
 
 
 def test_everything_the_library_depends_on_is_in_its_name(monkeypatch, tmp_path):
@@ -219,9 +220,10 @@ def test_command_builds_and_says_what(cache):
     command = [sys.executable, "-m", "labkit", "build"]
     first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     second = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (library,) = cache.glob("*/library.so")
-    assert re.search(rf"cpu: compiled in [\d.]+ s: {library}", first)
-    assert f"cpu: already built: {library}" in second
+    for name, folder in (("cpu", "roi_align-cpu"), ("panoptic PNGs", "panoptic_maps")):
+        (library,) = cache.glob(f"{folder}-*/library.so")
+        assert re.search(rf"{name}: compiled in [\d.]+ s: {library}", first)
+        assert f"{name}: already built: {library}" in second
 
 
 def test_command_shows_what_the_compiler_said(cache, monkeypatch, tmp_path):

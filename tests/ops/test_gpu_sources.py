@@ -17,11 +17,12 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 from labkit.ops import build_kernels
 from labkit.ops.roi_arguments import check_rois
+from labkit.system import compiled_library
 
 
 def _compile_kernels(backend, archs, folder):
     command = build_kernels.gpu_kernel_command(backend, archs, folder / "kernels.o")
-    build_kernels._compile(command, folder)
+    compiled_library.run_compiler(command, folder)
     return (folder / "kernels.o").read_bytes()
 
 
@@ -63,9 +64,9 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
     source = Path(__file__).with_name("emulated_gpu.cpp")
     library = folder / "emulated.so"
-    command = [*build_kernels._host_compiler(), "-O1", "-std=c++17", "-shared", "-fPIC"]
+    command = [*compiled_library.host_compiler(), "-O1", "-std=c++17", "-shared", "-fPIC"]
     command += ["-ffp-contract=off", "-I", str(build_kernels.CSRC), str(source), "-o", str(library)]
-    build_kernels._compile(command, folder)
+    compiled_library.run_compiler(command, folder)
     return ctypes.CDLL(str(library))
 
 
