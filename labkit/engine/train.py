@@ -13,11 +13,8 @@ of all processes together, so the learning rate stays right whatever N is.
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from labkit.checkpoints.weights import load_training_state, save_training_state, save_weights
+from labkit.checkpoints.weights import save_weights
 from labkit.datasets.step_batches import Batch, StepBatches, mixed_seed
 from labkit.engine.precision import autocast, training_precision
-from labkit.engine.training_log import TrainingLog
+from labkit.engine.training_run import History, TrainingRun
 from labkit.errors import LabkitError
-from labkit.structures import Target, target_to
+from labkit.structures import target_to
 from labkit.system.distributed import (
     default_device,
     process_group,
@@ -39,12 +36,11 @@ from labkit.system.distributed import (
     sum_over_processes,
     world_size,
 )
+from labkit.system.interrupts import interruptible
 from labkit.system.progress_bars import progress_bar
 
 if TYPE_CHECKING:  # pycocotools and what else measuring needs
     from labkit.engine.validation import Validation
-
-CHECKPOINT_EVERY = 200  # steps; a crash costs at most this much work
 
 
 @dataclass(frozen=True)
@@ -105,28 +101,6 @@ class TrainConfig:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@dataclass
-class History:
-    """What training saw: one value per step, averaged over the processes.
-
-    Attributes:
-        losses: name of each loss the model returns, and "total", to its values.
-        validation: name of the metric that was measured on the way to its values in 0..1, by the
-            number of steps done.
-    """
-
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    validation: dict[str, dict[int, float]] = field(default_factory=dict)
-
-    @property
-    def steps(self) -> int:
-        return len(self.losses.get("total", []))
-
-    def add(self, losses: dict[str, float]) -> None:
-        for name, value in losses.items():
-            self.losses.setdefault(name, []).append(value)
-
-
 def train(
     model: nn.Module,
     dataset: Dataset[Any],
@@ -164,91 +138,59 @@ def train(
         optimizer = _optimizer(model, config)
         precision = training_precision(device, config.precision)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-        history = History()
-        last = out / "last.pt" if out else None
-        if last and last.exists():
-            history.losses, history.validation = load_training_state(
-                last, model, optimizer, scaler, asdict(config)
-            )
-        start = history.steps
-
-        def save() -> None:
-            if last and rank() == 0:
-                save_training_state(
-                    last,
-                    model,
-                    optimizer,
-                    scaler,
-                    asdict(config),
-                    history.losses,
-                    history.validation,
-                )
-                if log:
-                    log.draw()
-
-        measured: dict[int, float] = {}
-        if validation:
-            metric = validation.metric(model)  # data that do not fit are refused before a step
-            measured = history.validation.setdefault(metric, {})
-        # A run that was stopped between a step and its validation makes up for it.
-        late = validation and validation.is_due(start, config.steps) and start not in measured
-        if validation and late:
-            measured[start] = validation.measure(model)
-        log = TrainingLog(out, history, config.lr_at) if out and rank() == 0 else None
-        if late:
-            save()
-        network: nn.Module = model
-        if world_size() > 1:
-            # A detection head sees no gradient in a batch without objects, hence "unused".
-            ids = [device.index] if device.type == "cuda" else None
-            network = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
-
+        run = TrainingRun(model, optimizer, scaler, config, out, validation)
+        network = _data_parallel(model, device)
+        start = run.history.steps
         batches = _loader(dataset, config, start, device)
         bar = progress_bar(
             batches, initial=start, total=config.steps, unit="step", disable=rank() > 0
         )
-        with _interruptible() as interrupted:
+        with interruptible() as interrupted:
             for step, (images, targets) in enumerate(bar, start):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step) * group["lr_factor"]
                 torch.manual_seed(mixed_seed(config.seed, step, rank(), stream=1))
                 images = [image.to(device, non_blocking=True) for image in images]
                 targets = [target_to(target, device) for target in targets]
+
                 with autocast(device, precision):
                     losses: dict[str, Tensor] = network(images, targets)
                     total = torch.stack(list(losses.values())).sum()
                 values = _averaged({**losses, "total": total})
-                _require_finite(values, step, targets, last)
+                run.require_finite(values, targets)
+
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(total).backward()
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
                 if not scaler.is_enabled():  # the scaler skips such steps by itself
                     # Before the update: weights that are not numbers never reach a checkpoint.
-                    _require_finite({"the gradient's norm": float(norm)}, step, targets, last)
+                    run.require_finite({"the gradient's norm": float(norm)}, targets)
                 scaler.step(optimizer)
                 scaler.update()
 
-                history.add(values)
-                shown = {"loss": f"{values['total']:.3f}", "lr": f"{config.lr_at(step):.1e}"}
+                run.history.add(values)
                 if on_step:
                     on_step(step, values)
+                if not _any_process(interrupted.is_set()):
+                    run.validate_if_due()
+                bar.set_postfix(run.progress(), refresh=False)
                 stop = _any_process(interrupted.is_set())
-                if validation and validation.is_due(step + 1, config.steps) and not stop:
-                    measured[step + 1] = validation.measure(model)
-                    stop = _any_process(interrupted.is_set())
-                if measured:
-                    shown[metric] = f"{100 * list(measured.values())[-1]:.1f}"
-                bar.set_postfix(shown, refresh=False)
-                if log:
-                    log.add()
-                if stop or (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
-                    save()
+                run.record(stopping=stop)
                 if stop:
                     raise KeyboardInterrupt(f"stopped after step {step + 1} of {config.steps}")
         if out and rank() == 0:
             save_weights(out / "model.safetensors", model)
-    return history
+    return run.history
+
+
+def _data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself in a single process; else with its gradients averaged over all of them."""
+    if world_size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    # A detection head sees no gradient in a batch without objects, hence "unused".
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
 
 def _loader(
@@ -302,44 +244,6 @@ def _averaged(losses: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(losses, mean.tolist(), strict=True))
 
 
-def _require_finite(
-    values: dict[str, float], step: int, targets: list[Target], last: Path | None
-) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            ids = ", ".join(str(target.get("image_id")) for target in targets)
-            raise LabkitError(
-                f"step {step}: {name} is {value} on the images {ids}. Lower the learning rate, "
-                "lengthen the warm-up or check the targets of these images (empty boxes, labels "
-                "out of range)."
-                + (f" {last} is of an earlier step and stays." if last and last.exists() else "")
-            )
-
-
 def _any_process(flag: bool) -> bool:
     """Whether any process saw Ctrl-C: all must stop after the same step."""
     return bool(sum_over_processes(torch.tensor(int(flag))))
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that the running step ends and can be saved whole.
-
-    A second Ctrl-C interrupts at once. Outside the main thread signals cannot be caught; then the
-    flag is never set.
-    """
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(signum: int, frame: Any) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -14,7 +14,7 @@ from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
 
 if TYPE_CHECKING:
-    from labkit.engine.train import History
+    from labkit.engine.training_run import History
 
 TABLE, PICTURE = "log.csv", "log.png"
 

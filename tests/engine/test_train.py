@@ -119,7 +119,7 @@ def test_ctrl_c_finishes_the_step_and_the_resumed_run_ends_with_the_same_weights
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("labkit.engine.train.CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr("labkit.engine.training_run.CHECKPOINT_EVERY", 10)
     whole, killed = _model(), _model()
     train(whole, Ramps(), CONFIG)
 
@@ -194,7 +194,7 @@ class Flat(Regressor):
 
 @pytest.mark.parametrize("clip", [1.0, None])
 def test_a_gradient_that_is_no_number_stops_before_the_update(tmp_path, monkeypatch, clip):
-    monkeypatch.setattr("labkit.engine.train.CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr("labkit.engine.training_run.CHECKPOINT_EVERY", 10)
     torch.manual_seed(3)
     model = Flat()
     config = TrainConfig(**{**CONFIG.__dict__, "clip": clip})

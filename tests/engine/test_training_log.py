@@ -104,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_files(whole, tmp_path, moment):
 def test_steps_that_a_killed_run_did_after_its_checkpoint_are_not_in_the_log_twice(
     whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("labkit.engine.train.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("labkit.engine.training_run.CHECKPOINT_EVERY", 2)
 
     def crash(step, losses):
         if step == 5:
