@@ -159,7 +159,13 @@ def _difference(got: Any, expected: Any, within: float) -> str:
     try:
         mine, right = _array(got), _array(expected)
     except (TypeError, ValueError):  # of unequal rows, or of no numbers
-        return "" if _same(got, expected) else whole
+        rows = (list, tuple)
+        if not (isinstance(got, rows) and isinstance(expected, rows)):
+            return "" if _same(got, expected) else whole
+        if len(got) != len(expected):
+            return whole
+        differences = (_difference(*pair, within) for pair in zip(got, expected, strict=True))
+        return next((f"at [{i}]: {text}" for i, text in enumerate(differences) if text), "")
     if not (_numbers(mine) and _numbers(right)):
         return "" if _same(got, expected) else whole
     if mine.shape != right.shape:

@@ -87,7 +87,7 @@ def ablations(out: Path, steps: int, seeds: int, images: int) -> list[StudyRow]:
 
 def _ablation(folder: Path, name: str, steps: int, seed: int, images: int) -> Scores:
     """Train one variant and measure it, unless the folder already has the scores."""
-    file = folder / "scores.json"
+    file = folder / f"scores_{images}.json"
     if file.exists():
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["steps"] != steps:

@@ -42,6 +42,8 @@ def told(got: Any, expected: Any, within: float = 0.0) -> str:
         ({"a": np.ones(2), "b": [1]}, {"b": [1], "a": [1, 1]}, 0),
         ([{"id": 1}], [{"id": 1}], 0),
         ([], [], 0),
+        ((np.arange(3), 2.5), [[0, 1, 2], 2.5], 0),
+        ([("a", torch.ones(2))], [("a", [1, 1])], 0),
         (float("nan"), float("nan"), 0),
         (0.1 + 0.2, 0.3, 1e-9),
         (2**60 + 1, 2**60 + 1, 0),
@@ -61,7 +63,13 @@ def test_equal(got: Any, expected: Any, within: float) -> None:
         (["a"], ["b"], "got ['a'], expected ['b']"),
         (torch.zeros(3, 2), torch.zeros(2, 3), "got the shape (3, 2), expected (2, 3)"),
         (torch.zeros(2), 0, "got [0, 0], expected 0"),
-        ([[1, 2], [3]], [[1, 2], [3, 4]], "got [[1, 2], [3]], expected [[1, 2], [3, 4]]"),
+        ([[1, 2], [3]], [[1, 2], [3, 4]], "at [1]: got the shape (1,), expected (2,)"),
+        ((np.arange(3), 2), (np.arange(3), 3), "at [1]: got 2, expected 3"),
+        (
+            (np.arange(2), 2, 3),
+            (np.arange(2), 2),
+            "got (array([0, 1]), 2, 3), expected (array([0, 1]), 2)",
+        ),
         ([1, 2, 4], [1, 2, 3], "got [1, 2, 4], expected [1, 2, 3]; first at [2] got 4, expected 3"),
         (
             torch.arange(16).reshape(4, 4).float(),
