@@ -17,8 +17,8 @@ from labkit.grading.authoring.probes import Mistake, Probe
 from labkit.grading.authoring.release import notebook_bytes, write_notebook
 from labkit.grading.authoring.source import solution_lines
 from labkit.grading.execution.codec import decode, encode
+from labkit.grading.execution.executors import execute_locally
 from labkit.grading.execution.harvest import Harvest, ProbeRun
-from labkit.grading.execution.submission_process import execute_in_subprocess
 from labkit.grading.sandbox.isolation import choose
 from labkit.grading.scoring.score import score
 from labkit.grading.states import ProbeStatus, State
@@ -175,7 +175,15 @@ def _graded(
         submission = Path(folder) / f"{loaded.name}.ipynb"
         write_notebook(notebook, submission)
         harvest = Path(folder) / "harvest"
-        execute_in_subprocess(submission, loaded.folder, harvest, isolation=str(level))
+        task = {
+            "submission": str(submission),
+            "assignment_dir": str(loaded.folder.resolve()),
+            "out": str(harvest),
+            "isolation": str(level),
+        }
+        reply = execute_locally(task, loaded.assignment.limits.total_seconds)
+        if "error" in reply:
+            raise LabkitError(reply["error"])
         result = score(harvest, loaded)
     if result.state is State.INFRASTRUCTURE_ERROR:
         raise LabkitError(f"the {what} could not be run: {result.message}")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import compileall
 import json
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,36 +37,6 @@ COMMAND = (sys.executable, "-P", "-m", "labkit.grading.execution.submission_proc
 KERNEL_PACKAGES = ("IPython", "debugpy", "ipykernel")
 """What every kernel imports and this process does not. Compiling it takes a kernel longer than all
 the rest of its start; installers such as uv leave it to the first import."""
-
-
-def execute_in_subprocess(
-    submission: Path, assignment_dir: Path, out: Path, **task: Any
-) -> dict[str, Any]:
-    """Execute one submission in a new process and return its reply.
-
-    Raises:
-        LabkitError: the task is wrong, or the process failed.
-    """
-    task = {
-        **task,
-        "submission": str(submission.resolve()),
-        "assignment_dir": str(assignment_dir.resolve()),
-        "out": str(out.resolve()),
-    }
-    done = subprocess.run(
-        COMMAND,
-        input=json.dumps(task) + "\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        raise LabkitError(f"{submission}: the execution failed: {done.stderr.strip()[-500:]}")
-    reply: dict[str, Any] = json.loads(lines[-1])
-    if "error" in reply:
-        raise LabkitError(reply["error"])
-    return reply
 
 
 def main() -> None:
