@@ -45,6 +45,9 @@ class Category:
 class Categories(Sequence[Category]):
     """The classes of a data set, things first, addressed by label (index) or by category id.
 
+    Up to ten classes get the colours of a palette that colour-blind people can tell apart, in place
+    of their file's. More than ten keep their file's colours, because no palette is safe then.
+
     Args:
         categories: in any order; things are moved before stuff, otherwise the order is kept.
 
@@ -59,8 +62,6 @@ class Categories(Sequence[Category]):
             [c.name for c in given if c.isthing], [c.name for c in given if not c.isthing]
         )
         self._items = tuple(
-            # Up to ten classes the safe palette replaces a file's colours; beyond ten no palette is
-            # safe by colour alone, so the colours that the data set's readers know are kept.
             replace(c, color=c.color if c.color and len(given) > len(PETROFF_10) else colors[i])
             for i, c in enumerate(things_first)
         )
@@ -93,8 +94,8 @@ class Categories(Sequence[Category]):
         names = ", ".join(f"{c.id}={c.name}{'' if c.isthing else ' (stuff)'}" for c in self)
         return f"Categories({names})"
 
-    def __contains__(self, category_id: object) -> bool:
-        """Whether ``category_id`` (an id, not a label) is one of these categories."""
+    def has_id(self, category_id: object) -> bool:
+        """Whether one of these categories has this id."""
         return category_id in self._label_of
 
     def label(self, category_id: int) -> int:

@@ -24,8 +24,9 @@ def test_things_come_first_and_ids_translate_both_ways():
     assert list(categories.things) == [0, 1]
     assert list(categories.stuff) == [2]
     assert [categories.label(c.id) for c in categories] == [0, 1, 2]
-    assert 7 in categories
-    assert 1 not in categories
+    assert categories.has_id(7)
+    assert not categories.has_id(1)
+    assert categories[0] in categories
 
 
 def many_categories():

@@ -22,7 +22,7 @@ class InMemory(Dataset[tuple[Tensor, Target]]):
     """
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.categories = dataset.categories
+        self.dataset, self.categories = dataset, dataset.categories
         self.items = [dataset[i] for i in progress_bar(range(len(dataset)), unit="image")]
 
     def __len__(self) -> int:

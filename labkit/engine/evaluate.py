@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.datasets.coco.instances import CocoInstances
+from labkit.datasets.in_memory import InMemory
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError
@@ -72,7 +73,8 @@ def evaluate(
     if count < 1:
         raise LabkitError("evaluate: there are no images to measure on")
     categories: Categories = dataset.categories
-    areas = dataset.area_limits if isinstance(dataset, Shapes) else AREAS
+    source: Any = dataset.dataset if isinstance(dataset, InMemory) else dataset
+    areas = source.area_limits if isinstance(source, Shapes) else AREAS
     detection = COCOAP(categories, areas)
     confusion, quality = ConfusionMatrix(categories), PanopticQuality(categories)
     known: Categories = getattr(model, "categories", categories)
@@ -88,8 +90,8 @@ def evaluate(
             _check_panoptic(prediction, target)
         if prediction.detections is not None:
             found = Prediction(_translated(prediction.detections, labels))
-            in_file = isinstance(dataset, CocoInstances)
-            rows = dataset.annotations(target["image_id"]) if in_file else None
+            in_file = isinstance(source, CocoInstances)
+            rows = source.annotations(target["image_id"]) if in_file else None
             detection.update(found, target, rows)
         pairs: list[tuple[Any, Any, Any]] = [
             (confusion, prediction.semantic, target.get("semantic")),

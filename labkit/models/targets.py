@@ -21,10 +21,10 @@ def require_targets(targets: Sequence[Target] | None) -> Sequence[Target]:
     """Return the targets of a batch, without which a model in training mode has no losses.
 
     Raises:
-        ValueError: there are none.
+        LabkitError: there are none.
     """
     if targets is None:
-        raise ValueError("targets are needed in training mode; call model.eval() first?")
+        raise LabkitError("targets are needed in training mode; call model.eval() to predict")
     return targets
 
 
@@ -36,9 +36,8 @@ def check_targets(targets: Sequence[Target] | None, num_classes: int) -> Sequenc
         num_classes: number of thing classes.
 
     Raises:
-        ValueError: there are none.
-        LabkitError: boxes without area or not finite, labels outside the things, or numbers of
-            boxes, labels and masks that differ.
+        LabkitError: there are none, boxes have no area or are not finite, labels are outside the
+            things, or the numbers of boxes, labels and masks differ.
     """
     targets = require_targets(targets)
     for target in targets:
@@ -142,7 +141,6 @@ def batch_segments(
         panoptic: as in :func:`segments_of`.
 
     Raises:
-        ValueError: there are no targets.
         LabkitError: as :func:`check_targets` and :func:`segments_of`, or the targets have other
             sizes than the images, or are not as many.
     """

@@ -1,5 +1,7 @@
 """EfficientNet-Lite0 beside an independent implementation, with the published weights."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from labkit.checkpoints.efficientnet_lite import (
 from labkit.checkpoints.shipped import shipped
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
+from labkit.models.backbones.resnet import FrozenBatchNorm2d, fold_norms, freeze_norms
 from labkit.models.preprocess import EFFICIENTNET_LITE
 
 
@@ -54,6 +57,17 @@ def test_features_and_classes_of_photographs(network, reference, name):
     expected = {"astronaut": None, "chelsea": range(281, 286), "coffee": (967, 504, 968)}[name]
     if expected is not None:  # cats; espresso, mug and cup: the normalisation is the right one
         assert int(logits.argmax()) in expected
+
+
+@torch.no_grad()
+def test_frozen_norms_are_folded_into_its_convolutions(network):
+    folded = copy.deepcopy(network).eval()
+    freeze_norms(folded)
+    fold_norms(folded)
+    assert not any(isinstance(layer, FrozenBatchNorm2d) for layer in folded.modules())
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for name, features in network.eval()(image).items():
+        torch.testing.assert_close(folded(image)[name], features, rtol=1e-4, atol=1e-4)
 
 
 def test_channels_and_strides(network):

@@ -219,7 +219,7 @@ def _check(
     category_id = annotation.get("category_id")
     if not isinstance(category_id, str):
         require_fields(annotation, ("category_id",), where)
-    if annotation["category_id"] not in categories:
+    if not categories.has_id(annotation["category_id"]):
         raise LabkitError(
             f'{where}: category_id {json.dumps(category_id)} is not in "categories"'
             + id_type_hint(category_id, [category.id for category in categories])

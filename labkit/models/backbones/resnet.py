@@ -261,8 +261,9 @@ def fold_norms(model: nn.Module) -> None:
     model has other parameter names than its checkpoint.
     """
     for layer in model.modules():
-        if isinstance(layer, ConvNorm) and isinstance(layer.norm, FrozenBatchNorm2d):
-            scale, shift = layer.norm.scale_and_shift()
+        norm = getattr(layer, "norm", None)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+            scale, shift = norm.scale_and_shift()
             layer.weight.mul_(scale[:, None, None, None])
             layer.bias = nn.Parameter(shift.clone(), requires_grad=False)
             layer.norm = nn.Identity()

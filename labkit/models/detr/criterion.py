@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou, masks_to_boxes
 
+from labkit.errors import LabkitError
 from labkit.models.targets import Segments, segments_of
 from labkit.structures import Target
 from labkit.system.distributed import sum_over_processes, world_size
@@ -54,11 +56,13 @@ class SetTargets:
         classes: ``(n,)`` int64, the index of each object's output.
         boxes: ``(n, 4)`` centre x, centre y, width, height, as fractions of the image's sides.
         masks: ``(n, h, w)`` bool.
+        image_id: of the target, for messages.
     """
 
     classes: Tensor
     boxes: Tensor
     masks: Tensor
+    image_id: Any = None
 
 
 def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
@@ -83,7 +87,8 @@ def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
     classes = (label_of == labels.reshape(-1, 1)).int().argmax(dim=1)
     centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     sides = boxes.new_tensor([width, height])
-    return SetTargets(classes, torch.cat([centre / sides, size / sides], dim=1), masks)
+    boxes = torch.cat([centre / sides, size / sides], dim=1)
+    return SetTargets(classes, boxes, masks, target["image_id"])
 
 
 @torch.no_grad()
@@ -99,16 +104,36 @@ def hungarian_match(
         boxes: ``(Q, 4)`` as in :class:`SetTargets`.
         targets: n objects; if n > Q, the highest-cost objects stay unmatched.
         config: weights of the costs.
+
+    Raises:
+        LabkitError: a cost is not a finite number.
     """
-    warn_if_too_many(len(targets.classes), len(boxes))
     probability = logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
     distance = torch.cdist(boxes, targets.boxes, p=1)
     giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(targets.boxes))
     cost = config.bbox_cost * distance - config.class_cost * probability - config.giou_cost * giou
-    queries, objects = linear_sum_assignment(cost.cpu().numpy())
-    return torch.as_tensor(queries, device=boxes.device), torch.as_tensor(
-        objects, device=boxes.device
-    )
+    return assign(cost, targets.image_id)
+
+
+def assign(cost: Tensor, image_id: Any) -> Match:
+    """The assignment of lowest total cost.
+
+    Args:
+        cost: ``(Q, n)`` of each query for each object of an image.
+        image_id: for messages.
+
+    Raises:
+        LabkitError: a cost is not a finite number.
+    """
+    num_queries, num_objects = cost.shape
+    warn_if_too_many(num_objects, num_queries)
+    if not bool(cost.isfinite().all()):
+        raise LabkitError(
+            f"image {image_id}: the predictions are not finite numbers, so that they match nothing;"
+            " a smaller learning rate, or gradient clipping, helps as a rule"
+        )
+    queries, objects = map(torch.from_numpy, linear_sum_assignment(cost.cpu().numpy()))
+    return queries.to(cost.device), objects.to(cost.device)
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:

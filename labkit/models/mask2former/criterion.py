@@ -17,17 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from labkit.errors import LabkitError
 from labkit.models.detr.criterion import (
     Match,
+    assign,
     dice_loss,
     focal_loss,
     mean_count,
-    warn_if_too_many,
 )
 from labkit.models.targets import Segments
 
@@ -113,10 +111,8 @@ def match_segments(
     Raises:
         LabkitError: a cost is not a number.
     """
-    device = class_logits.device
-    warn_if_too_many(len(targets.classes), len(class_logits))
     # In float32 whatever the autocast: a sum over 12,544 points can exceed float16's range.
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(class_logits.device.type, enabled=False):
         x, y = values_to_match(mask_logits.float(), targets.masks.float(), config)
         class_cost = -class_logits.float().softmax(dim=-1)[:, targets.classes]  # (Q, n)
         mask_cost = mask_costs(x, y, config)
@@ -127,13 +123,7 @@ def match_segments(
             + config.mask_weight * mask_cost
             + config.dice_weight * dice_cost
         )
-    if not bool(cost.isfinite().all()):
-        raise LabkitError(
-            f"image {targets.image_id}: the predictions are not finite numbers, so that they match"
-            " no segment; a smaller learning rate, or gradient clipping, helps as a rule"
-        )
-    queries, segments = linear_sum_assignment(cost.cpu().numpy())
-    return torch.as_tensor(queries, device=device), torch.as_tensor(segments, device=device)
+    return assign(cost, targets.image_id)
 
 
 def matched_losses(

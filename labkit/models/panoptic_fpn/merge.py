@@ -1,6 +1,6 @@
 """The heuristic merge of detections and a semantic map, which overlap and disagree.
 
-A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4.1 and the appendix of "Panoptic
+A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 7 and the appendix of "Panoptic
 Feature Pyramid Networks", CVPR 2019: like non-maximum suppression, with a threshold for each
 decision. UPSNet decides each pixel by an argmax: ``models/upsnet/panoptic_head.py``.
 """

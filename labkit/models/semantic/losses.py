@@ -66,22 +66,25 @@ def semantic_losses(
         num_classes: C.
 
     Raises:
-        ValueError: there are no targets.
-        LabkitError: see :func:`semantic_targets`.
+        LabkitError: there are no targets; see also :func:`semantic_targets`.
     """
     gt_labels = semantic_targets(require_targets(targets), num_classes, batch.padded_size)
     return {"loss_sem_seg": cross_entropy(logits, gt_labels)}
 
 
 def label_maps(logits: Tensor, batch: Batch) -> list[Prediction]:
-    """Predictions with ``semantic`` ``(h, w)``, the label of the largest logit, without padding.
+    """Predictions with ``semantic``, the label of the largest logit, in the size of each image.
 
     Args:
         logits: ``(B, C, H, W)``.
         batch: for its sizes.
     """
-    labels = logits.argmax(dim=1)  # (B, H, W)
-    return [
-        Prediction(semantic=of_image[:height, :width])
-        for of_image, (height, width) in zip(labels, batch.input_sizes, strict=True)
-    ]
+    predictions = []
+    for i, (height, width) in enumerate(batch.input_sizes):
+        image_logits = logits[i : i + 1, :, :height, :width]
+        if (height, width) != batch.image_sizes[i]:
+            image_logits = F.interpolate(
+                image_logits, batch.image_sizes[i], mode="bilinear", align_corners=False
+            )
+        predictions.append(Prediction(semantic=image_logits[0].argmax(dim=0)))
+    return predictions

@@ -75,6 +75,12 @@ def test_the_assignment_is_the_cheapest_of_all():
     assert queries.tolist() == [2]
 
 
+def test_predictions_that_are_no_numbers_are_refused_with_the_image():
+    objects = replace(_objects([0], [[0.5, 0.5, 0.2, 0.2]]), image_id=139)
+    with pytest.raises(LabkitError, match="image 139: the predictions are not finite"):
+        hungarian_match(torch.full((2, 3), torch.nan), torch.rand(2, 4), objects, LossConfig())
+
+
 def test_more_objects_than_queries_are_told_of_once(monkeypatch):
     monkeypatch.setattr(criterion, "_warned", set())
     box = [[0.5, 0.5, 0.2, 0.2]]

@@ -11,6 +11,7 @@ from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet
 from labkit.models.preprocess import LABKIT, Batch, Preprocessing, pad_semantic, preprocess
+from labkit.models.semantic.fcn import FCN
 from labkit.structures import IGNORE, Categories, Category
 
 SEMANTIC = sorted(name for name in PRESETS if name.startswith(("fcn", "deeplab")))
@@ -38,6 +39,14 @@ def test_contract_losses_in_training_maps_of_each_images_size_in_evaluation(pres
     predictions = model.eval()(images)
     assert [p.semantic.shape for p in predictions] == [(64, 96), (50, 70)]
     assert all(p.semantic.dtype == torch.int64 for p in predictions)
+
+
+def test_maps_of_resized_images_have_the_images_sizes():
+    torch.manual_seed(0)
+    resized = replace(LABKIT, resize="pillow", min_size=32, max_size=64)
+    model = FCN(replace(PRESETS["fcn8_tiny"], preprocessing=resized), CATEGORIES).eval()
+    predictions = model(_images((64, 96), (50, 70)))
+    assert [p.semantic.shape for p in predictions] == [(64, 96), (50, 70)]
 
 
 @pytest.mark.parametrize("preset", SEMANTIC)
