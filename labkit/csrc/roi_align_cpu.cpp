@@ -58,7 +58,7 @@ void fill_taps(const T* roi, const Pooling& pooling, int height, int width, Work
   work.x.fill(make_axis(roi[1], roi[3], pooling.width, pooling), pooling.width, width);
 }
 
-// out[bin_y, bin_x] = sum_i sum_j A_y[bin_y, i] A_x[bin_x, j] F[i, j], for a chunk of channels.
+// out[i, j] = sum_r sum_c A_y[i, r] A_x[j, c] F[r, c], for as many channels as fit (`Lanes`).
 // `row_of[slot]` and `column_of[slot]` find the cell of F in a block that is `stride` cells wide.
 template <typename T>
 void pool_box(const T* block, const int* row_of, const int* column_of, int64_t stride,

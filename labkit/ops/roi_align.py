@@ -123,7 +123,7 @@ def _loop(
 def bilinear(features: Tensor, y: float, x: float) -> Tensor:
     """Interpolate a map ``(C, H, W)`` at (y, x): ``(C,)``. The centre of cell ``[i, j]`` is (i, j).
 
-    Up to one cell outside the map the value is the border's, farther out it is 0.
+    Up to half a cell outside the map the value is the border's, farther out it is 0.
     """
     height, width = features.shape[1:]
     if not (-1 <= y <= height and -1 <= x <= width):

@@ -11,23 +11,23 @@
 # ---
 
 # %% [markdown]
-# # 1. Semantic segmentation: a review
+# # 1. Semantic segmentation
 #
 # **The question.** Which class does each pixel belong to? And once every pixel has its class, what
 # do we still not know about the picture?
 #
 # By the end you have turned a classifier into a segmentation network, seen why its output is coarse
-# and refined it with skips, dilation, ASPP and a decoder, one at a time. You have measured all of
-# them with intersection over union, and met the picture that semantic segmentation cannot describe.
-# The rest of the course is about that picture. At the end a network trained on ImageNet does the same on
-# photographs.
+# and refined it with skips, dilation, context (ASPP) and a decoder, one at a time. You have measured all of them
+# with intersection over union, and seen that a semantic map cannot count objects. The rest of the course solves
+# that. Section 1.7 repeats the lesson on photographs.
 #
 # You need: convolutions and a training loop in PyTorch, and about a minute and a half for the training.
 # [Glossary](../docs/glossary.md) of all terms.
 #
 # ![Above: FCN-32s enlarges the class scores of res5 32 times; FCN-8s adds the scores of res4 and res3 on the way. Below: DeepLabv3+ with a dilated backbone, ASPP on res5, and a decoder that joins the enlarged result with res2.](diagrams/semantic.svg)
 #
-# Two families of networks appear in this lesson: FCN (section 1.2) and DeepLab (section 1.3).
+# The two families of networks of this lesson: FCN above (section 1.2), DeepLab below (section 1.3). Return to the
+# figure there.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
@@ -116,9 +116,9 @@ panels(rows, categories, columns=3)
 #
 # We start with image classification: one image, one class. The training images are crops of
 # 64 × 64 pixels, some around an object, some of stuff. The **backbone** is a small residual network
-# (`labkit.models.backbones.tiny_resnet.TinyResNet`). It has four stages, `res2` to `res5`, with
-# strides 4, 8, 16 and 32: a cell of `res5` stands for 32 × 32 pixels. The classifier averages the
-# map of `res5` into one vector, and a linear layer computes one logit for each class.
+# (`labkit.models.backbones.tiny_resnet.TinyResNet`). It has four stages, `res2` to `res5` (torchvision: `layer1` to
+# `layer4`), with strides 4, 8, 16 and 32: neighbouring cells of `res5` are 32 pixels apart. The classifier averages
+# the $K$ channels of `res5` over the map into one vector, and a linear layer computes one logit for each class.
 
 
 # %% tags=["idea"]
@@ -129,7 +129,7 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(backbone.channels["res5"], num_classes)
 
     def forward(self, images, targets=None):
-        batch = preprocess(images, LABKIT)  # normalise, pad, stack
+        batch = preprocess(images, LABKIT)  # normalise (labkit's mean and std), pad, stack
         features = self.backbone(batch.tensor)["res5"]  # (B, K, 2, 2)
         logits = self.fc(features.mean(dim=(2, 3)))  # (B, C)
         if not self.training:
@@ -227,8 +227,9 @@ panels(
 )
 
 # %% [markdown]
-# No segmentation was used in this training, and the map is roughly right. It is only coarse: an
-# image of $128 \times 128$ pixels ends as $4 \times 4$ logits for each class.
+# No segmentation was used in this training, and the map is roughly right. But it is coarse: an image of $128 \times
+# 128$ pixels ends as $4 \times 4$ logits for each class. Two ways back to full size, named after the stride of the
+# finest logits:
 #
 # - **FCN-32s** enlarges these logits 32 times by bilinear interpolation.
 # - **FCN-8s** adds *skips*: a $1 \times 1$ convolution computes logits from `res4` (stride 16), which
@@ -260,8 +261,8 @@ class FCN(nn.Module):
 
 
 # %% [markdown]
-# `labkit.models.semantic.fcn` has the same algorithm with the losses and the preprocessing around
-# it. With the same weights both give the same logits:
+# `labkit.models.semantic.fcn` is the same network plus loss and preprocessing. With the same weights both give the
+# same logits:
 
 # %% tags=["hide-input"]
 # Check: our FCN against labkit's
@@ -280,32 +281,33 @@ labkit.record("own_fcn_vs_labkit", difference)
 # ## 1.3 Dilated convolution
 #
 # Why does a backbone have strides at all? Because a cell of the last stage should depend on a large
-# part of the image, its **receptive field**. After a stride of 2 every later filter covers twice as
-# many pixels, at no cost. Without the strides the map stays fine, but each filter covers a small
+# part of the image, its **receptive field**. After a stride of 2 every later filter spans twice as many pixels in
+# each direction, without more computation. Without the strides the map stays fine, but each filter covers a small
 # neighbourhood.
 #
-# A **dilated** (or *atrous*, "with holes") convolution places its weights $r$ cells apart,
+# A **dilated** (or *atrous*, "with holes") convolution places its weights $r$ cells apart. In one dimension, with
+# input $x$, weights $w$ and output $y$:
 #
-# $$y[i] = \sum_{k} x[i + r \cdot k]\; w[k],$$
+# $$y[i] = \sum_{m} x[i + r \cdot m]\; w[m],$$
 #
 # which enlarges the receptive field without more weights and without a coarser map. $r$ is the
 # *dilation* or *rate*; $r = 1$ is the ordinary convolution.
 #
-# > **Exercise 1.1.** Write this definition in one dimension. $k$ counts from the centre of the weights:
-# > three weights have $k = -1, 0, 1$. Outside the signal $x$ is 0. The result is as long as $x$. An example:
-# > for $x = (1, 2, 3, 4, 5)$, $w = (1, 10, 100)$ and $r = 2$, the middle value is
+# > **Exercise 1.1.** Write this definition. $m$ counts from the centre of the weights: three weights have $m = -1,
+# > 0, 1$. Outside the signal $x$ is 0. The result is as long as $x$. An example: for $x = (1, 2, 3, 4, 5)$, $w =
+# > (1, 10, 100)$ and $r = 2$, the middle value is
 # > $1 \cdot 1 + 3 \cdot 10 + 5 \cdot 100 = 531$.
 
 
 # %% exercise="dilated_conv1d"
 # Exercise 1.1: dilated convolution
-def dilated_conv1d(x, w, rate):
-    """``y[i]`` is the sum over k of ``x[i + rate * k] * w[k]``.
+def dilated_conv1d(x, w, dilation):
+    """``y[i]`` is the sum over m of ``x[i + dilation * m] * w[m]``.
 
     Args:
         x: the signal, an array of numbers.
-        w: the weights, an odd number; k is 0 at the middle one.
-        rate: the dilation.
+        w: the weights, an odd number; m is 0 at the middle one.
+        dilation: the distance r of neighbouring weights, in cells.
 
     Returns:
         An array as long as ``x``.
@@ -314,7 +316,7 @@ def dilated_conv1d(x, w, rate):
     y = np.zeros(len(x))
     for i in range(len(x)):
         for k in range(len(w)):
-            position = i + rate * (k - len(w) // 2)
+            position = i + dilation * (k - len(w) // 2)
             if 0 <= position < len(x):
                 y[i] += x[position] * w[k]
     return y
@@ -353,8 +355,9 @@ labkit.record("own_dilated_conv_vs_torch", worst)
 # **Dilation replaces a stride exactly.** Change a stride of 2 to 1 and double the dilation of every
 # convolution behind it. Each filter then reads the same cells as before, and the map also has values
 # at the positions in between. The result is named by its **output stride**, the stride of the last
-# map: 32 for the ordinary backbone, 8 if the last two strides are replaced. At every fourth cell the
-# dilated network repeats the strided one, with the same weights:
+# map: 32 for the ordinary backbone, 8 if the last two strides are replaced. Without GroupNorm, whose mean over the
+# map changes, the dilated network repeats the strided one at every fourth cell in each direction, with the same
+# weights:
 
 
 # %% tags=["idea"]
@@ -389,8 +392,8 @@ labkit.record("dilated_repeats_strided", difference)
 #
 # $$R \leftarrow R + (k - 1)\, r\, j, \qquad j \leftarrow j\, s,$$
 #
-# where $R$ is the receptive field so far and $j$ the distance between neighbouring cells, both in pixels.
-# Before the first layer $R = j = 1$.
+# where $R$ is the receptive field so far and $j$ the stride so far, in pixels: a kernel spans $(k-1)\,r$ steps of
+# its input, and each step is $j$ pixels. Before the first layer $R = j = 1$.
 #
 # > **Predict.** With all strides, a cell of `res5` depends on 193 × 193 pixels. How large is the receptive
 # > field if the last two strides are removed and nothing is dilated: a quarter of 193, half of it, or more?
@@ -432,7 +435,8 @@ with check("dilation 2 behind a stride of 2"):
 check.report()
 
 # %% [markdown]
-# The layers of our backbone: the stem, then two $3 \times 3$ convolutions in each stage.
+# The layers of our backbone: the stem (a $5 \times 5$ convolution and a $3 \times 3$ max pooling, both of stride
+# 2), then two $3 \times 3$ convolutions in each stage.
 
 # %% tags=["idea"]
 STEM_RES2_RES3 = [(5, 2, 1), (3, 2, 1), (3, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 1)]
@@ -479,17 +483,18 @@ for axis, (name, network) in zip(axes, networks.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Left: the strided backbone, output stride 32. Middle: the last two strides removed, output stride 8
-# without dilation: the receptive field shrinks to 113, more than half, because the strides of the stem
-# and of `res3` remain. Right: the same output stride with dilation. Dilation keeps the receptive field
+# Bright pixels have a large gradient (its square root is shown). The measured side counts every pixel whose
+# gradient is not zero; those at the edge have little influence. Left: the strided backbone, output stride 32.
+# Middle: the last two strides removed, output stride 8 without dilation: the receptive field shrinks to 113, more
+# than half, because the strides of the stem and of `res3` remain. Right: the same output stride with dilation.
+# Dilation keeps the receptive field
 # *and* the fine map. The price is computation: `res5` now has sixteen times as many cells.
 #
-# **DeepLab** is built on a dilated backbone. Two later versions add one part each
-# (`labkit.models.semantic.deeplab`):
+# **DeepLab** is built on a dilated backbone. Two parts were added later (`labkit.models.semantic.deeplab`):
 #
-# - **ASPP**, *atrous spatial pyramid pooling* (DeepLabv3, 2017). Several convolutions read the map of
-#   `res5` side by side: a $1 \times 1$ one, $3 \times 3$ ones with different rates, and one on the
-#   mean of the whole map. Their outputs are concatenated, and a $1 \times 1$ convolution mixes them.
+# - **ASPP**, *atrous spatial pyramid pooling* (DeepLabv2; here in the form of DeepLabv3, 2017). Several
+#   convolutions read the map of `res5` side by side: a $1 \times 1$ one, $3 \times 3$ ones with different rates,
+#   and one on the mean of the whole map. Their outputs are concatenated, and a $1 \times 1$ convolution mixes them.
 #   So the logits of a cell see context at several scales.
 # - A **decoder** (DeepLabv3+, 2018). The result is enlarged to stride 4 and concatenated with the map
 #   of `res2`, reduced to a few channels; a $3 \times 3$ convolution joins the two. The fine map
@@ -497,8 +502,8 @@ plt.show()
 #
 # ## 1.4 Intersection over union
 #
-# How good is a semantic map? The share of correct pixels flatters: on an image that is 95 % sky, the
-# answer "sky" everywhere is 95 % correct. Intersection over union is computed for each class $c$.
+# How good is a semantic map? The share of correct pixels (*pixel accuracy*) misleads: on an image that is 95 % sky,
+# the answer "sky" everywhere is 95 % correct. Intersection over union is computed for each class $c$.
 # With the set of predicted pixels $P_c$ and the set of ground-truth pixels $G_c$,
 #
 # $$\mathrm{IoU}_c = \frac{|P_c \cap G_c|}{|P_c \cup G_c|},\qquad
@@ -561,12 +566,13 @@ labkit.record("iou_by_hand_error", abs(by_hand - own))
 labkit.record("iou_labkit_error", abs(by_hand - matrix.compute().miou))
 
 # %% [markdown]
-# Over a data set the pixels of all images are summed before the division: one confusion matrix
-# collects them. In the mean of the single images' IoUs, ten pixels of a class in one image would count
-# as much as ten thousand in another.
+# Over a data set, one **confusion matrix** counts the pixels of all images by their true class (row) and predicted
+# class (column). $\mathrm{IoU}_c$ is the diagonal entry, divided by its row's sum plus its column's sum minus
+# itself. In the mean of the single images' IoUs, ten pixels of a class in one image would count as much as ten
+# thousand in another.
 #
-# Outlines are a small share of all pixels, so mIoU hardly shows them. **Border mIoU** is the same
-# measure on the pixels within two pixels of a change of class; all others are ignored.
+# Outlines are a small share of all pixels, so mIoU hardly shows them. **Border mIoU** (in the DeepLab papers
+# *trimap* mIoU) is the same measure on the pixels within two pixels of a change of class; all others are ignored.
 
 
 # %% tags=["idea"]
@@ -587,8 +593,8 @@ def near_border(semantic, width=2):
 # | --- | --- | --- |
 # | FCN-32s | | logits at stride 32, enlarged |
 # | FCN-8s | FCN-32s | skips from strides 16 and 8 |
-# | dilation | FCN-32s | output stride 8 instead of 32 |
-# | + ASPP (DeepLabv3) | dilation | ASPP before the logits |
+# | dilated FCN | FCN-32s | output stride 8 instead of 32 |
+# | + ASPP (DeepLabv3) | dilated FCN | ASPP before the logits |
 # | + decoder (DeepLabv3+) | + ASPP | decoder at stride 4 |
 #
 # In code, each is a configuration with parts left out:
@@ -598,15 +604,14 @@ v3plus = PRESETS["deeplab_tiny"]
 CONFIGS = {
     "FCN-32s": PRESETS["fcn32_tiny"],
     "FCN-8s": PRESETS["fcn8_tiny"],
-    "dilation": replace(v3plus, rates=None, skip_channels=None),  # no ASPP, no decoder
+    "dilated FCN": replace(v3plus, rates=None, skip_channels=None),  # no ASPP, no decoder
     "+ ASPP": replace(v3plus, skip_channels=None),  # no decoder
     "+ decoder": v3plus,
 }
 
 # %% [markdown]
 # Data, steps, batches and learning rate are the same. All five start from the backbone of the
-# classifier, as in the papers, where it was trained on ImageNet. The loss is the cross-entropy of
-# every pixel.
+# classifier, as in the papers, where it was trained on ImageNet. The loss is the mean cross-entropy over the pixels.
 
 
 # %% tags=["idea"]
@@ -649,13 +654,13 @@ for name, config in CONFIGS.items():
 
 # %% tags=["hide-input"]
 # Table and records
-print(f"{'':11}{'weights':>9}{'time':>8}{'mIoU':>8}{'border mIoU':>13}")
+print(f"{'':12}{'weights':>9}{'time':>8}{'mIoU':>8}{'border mIoU':>13}")
 means = {name: values.mean(axis=0) for name, values in scores.items()}
 for name, (miou, border) in means.items():
     weights = sum(p.numel() for p in models[name].parameters()) / 1e6
     relative = seconds[name] / seconds["FCN-32s"]
-    print(f"{name:11}{weights:7.2f} M{relative:8.2f}{miou:8.1f}{border:13.1f}")
-    key = name.removeprefix("+ ")
+    print(f"{name:12}{weights:7.2f} M{relative:8.2f}{miou:8.1f}{border:13.1f}")
+    key = name.removeprefix("+ ").replace(" ", "_")
     labkit.record(f"million_weights_{key}", weights)
     labkit.record(f"time_{key}", relative)
     labkit.record(f"miou_{key}", miou)
@@ -663,8 +668,8 @@ for name, (miou, border) in means.items():
 print("time: training, relative to FCN-32s")
 COMPARED = {
     "skips": ("FCN-32s", "FCN-8s"),
-    "dilation": ("FCN-32s", "dilation"),
-    "aspp": ("dilation", "+ ASPP"),
+    "dilation": ("FCN-32s", "dilated FCN"),
+    "aspp": ("dilated FCN", "+ ASPP"),
     "decoder": ("+ ASPP", "+ decoder"),
 }
 print(f"\n{'gain by':11}{'mIoU':>8}{'border mIoU':>13}")
@@ -685,26 +690,27 @@ for index in range(2):
 # %% [markdown]
 # What the table shows after this short training (`full` trains more than sixty times as long):
 #
-# - **Skips** gain about ten points of mIoU, with 0.001 M weights and almost no time.
+# - **Skips** gain about ten points of mIoU, with about 1,100 weights and almost no time.
 # - **Dilation** alone gains most, about twenty points over FCN-32s, and more than skips. It adds no
 #   weights; the finer maps cost about 1.4 times the training time.
 # - **ASPP** *loses* here. In the papers it gains. Two reasons are possible. Its 0.26 M weights start
 #   untrained, between a trained backbone and the logits. And on images of 128 pixels it has little to
-#   add: the receptive field of `res5`, 193 pixels, already covers the image. Exercise 2 below trains longer.
+#   add: the receptive field of `res5`, 193 pixels, already covers the image. Exercise 2 at the end of the lesson
+#   trains longer.
 # - **The decoder** gains more near borders than overall, which is its purpose. The authors of
 #   DeepLabv3+ found the same on photographs (their section 4.4).
 #
 # Each network was trained once. A difference of two or three points, such as the decoder's in mIoU,
 # can be chance; run the lesson with another `seed` to see how much the numbers change.
 #
-# A comparison of FCN-8s with the complete DeepLabv3+ would have misled us: DeepLabv3+ is no better and takes
-# twice the time. Three parts were changed at once, and a loss by one hid the gain by another.
+# A comparison of FCN-8s with the complete DeepLabv3+ would have misled us: DeepLabv3+ is at most a little better
+# and takes twice the time. Three parts were changed at once, and a loss by one hid the gain by another.
 #
-# **Only at toy size.** The loss by ASPP and the small price of dilation belong to images of 128 pixels, narrow
-# stages and a short training. On Cityscapes (Kirillov et al., Panoptic FPN, table 1a) DeepLabV3 with a ResNet-101
-# of stride 8 reaches 77.8 mIoU with $1.9 \cdot 10^{12}$ multiplications. A network without dilation, Semantic FPN on
-# the same ResNet, reaches 77.7 with $0.5 \cdot 10^{12}$: at this size the price of dilation decides, and
-# [notebook 4](04_panoptic_fpn.ipynb) builds the alternative.
+# **What is special at this small size.** The loss by ASPP and the small price of dilation come from images of 128
+# pixels, narrow stages and a short training. On Cityscapes (Kirillov et al., Panoptic FPN, table 1a) DeepLabV3 with
+# a ResNet-101 of stride 8 reaches 77.8 mIoU with $1.9 \cdot 10^{12}$ multiply-adds. A network without dilation on
+# the same ResNet (Semantic FPN, [notebook 4](04_panoptic_fpn.ipynb)) reaches 77.7 with $0.5 \cdot 10^{12}$: on
+# large images dilation is expensive.
 #
 # ## 1.6 What semantic labels cannot express
 #
@@ -755,7 +761,7 @@ panels(
     [
         ("image", image, None),
         ("perfect semantic map", image, target["semantic"]),
-        ("objects", image, target["panoptic"]),
+        ("panoptic map", image, target["panoptic"]),
     ],
     categories,
     columns=3,
@@ -764,18 +770,15 @@ panels(
 # %% [markdown]
 # A *perfect* semantic map gives wrong counts, in a third of the usual images and in nearly all crowded
 # ones. The map $\ell$ has a class for each pixel, and nothing that separates two objects of one class.
-# What is missing is a second number per pixel, the instance $z_i$. **Instance segmentation** (notebooks
+# What is missing is a second number for each pixel $i$, the instance $z_i$. **Instance segmentation** (notebooks
 # 2 and 3) finds the objects, each with its mask, and ignores the rest of the image.
-# **Panoptic segmentation** (notebooks 4 to 8) gives every pixel the pair $(\ell_i, z_i)$.
+# **Panoptic segmentation** (from notebook 4) gives pixel $i$ the pair $(\ell_i, z_i)$.
 #
 # ## 1.7 Photographs
 #
-# Few data sets of photographs are large enough to train a backbone from nothing. So the backbone usually
-# starts from weights that classify ImageNet, as ours started from the classifier of 1.2. Here it is
-# EfficientNet-Lite0, with the stages `res2` to `res5` of 1.2. Its ImageNet weights come with
-# `labkit[pretrained]`; without it, this section takes the backbone of `pedestrians_lite`, which was
-# fine-tuned from them. The photograph is one of Penn-Fudan if `labkit data get penn-fudan` has fetched it,
-# otherwise a portrait that comes with matplotlib.
+# Does all this hold on photographs? Most data sets are too small to train a backbone from scratch. So it starts
+# from weights that classify ImageNet, as ours started from the classifier of 1.2. Here it is EfficientNet-Lite0,
+# with stages `res2` to `res5` as well.
 #
 # A stage has up to 320 channels. To see them, its cells are projected onto the three directions in which
 # they differ most (principal components), shown as red, green and blue. **Cells of similar colour have similar
@@ -783,6 +786,9 @@ panels(
 #
 # > **Predict.** ImageNet has one label for each photograph; no pixel was labelled. Do the cells of a person get
 # > a colour of their own? And in the same network with random weights?
+#
+# (The weights come with `labkit[pretrained]`, otherwise they are those of labkit's `pedestrians_lite`. The photograph
+# is one of Penn-Fudan if `labkit data get penn-fudan` has fetched it, otherwise a portrait of matplotlib's.)
 
 # %% tags=["hide-input"]
 # Figure: features of a photograph, with pretrained and with random weights
@@ -824,13 +830,13 @@ plt.show()
 
 # %% [markdown]
 # With ImageNet weights `res4` separates heads, bodies and background, although no pixel was ever labelled.
-# (`pedestrians_lite` was trained with masks of people, so it shows less.) With random weights `res3` still
-# looks like the photograph, because convolutions keep edges and colours; in `res4` and `res5` little remains
-# but the distance to the border of the image.
+# (If the title says `pedestrians_lite`: that network was trained with masks of people, so its figure proves
+# nothing.) With random weights `res3` still looks like the photograph, because convolutions keep edges and colours;
+# in `res4` and `res5` little remains but the distance to the border of the image, an effect of the zero padding.
 #
 # How much of a semantic map is in these features? Freeze the backbone and train *one linear layer* on the cells of
-# `res4`: is a cell part of a person? As in 1.2 it becomes a $1 \times 1$ convolution, and the network is an FCN of
-# stride 16 with 113 trained weights.
+# `res4`: which share of the cell belongs to a person? As in 1.2 it becomes a $1 \times 1$ convolution, and the
+# network is an FCN of stride 16 with 113 trained weights (112 channels and a bias).
 
 
 # %% tags=["idea"]
@@ -923,8 +929,8 @@ else:
 labkit.record("photograph_statements_not_true", sum(not true for true in statements.values()))
 
 # %% [markdown]
-# On pretrained features one linear layer finds most of each person (IoU near 60 in `quick`); on random ones it
-# finds almost nobody. The outlines are as coarse as stride 16.
+# On Penn-Fudan one linear layer on pretrained features finds most of each person (IoU near 60 % in `quick`), on
+# random ones almost nobody. The outlines are as coarse as stride 16.
 #
 # A better network would not help to count. Where people walk side by side or behind one another, the *perfect*
 # map has one region for them: the count is wrong in about a third of the photographs, as on Shapes.
@@ -945,14 +951,14 @@ labkit.record("photograph_statements_not_true", sum(not true for true in stateme
 #
 # ## More exercises
 #
-# 1. Add a row to `CONFIGS`: dilation with `output_stride=16`. Where between FCN-32s and dilation does
-#    it fall, in mIoU and in time?
-# 2. Is ASPP not trained enough, or of no use on images of this size? Train "dilation" and "+ ASPP" for
-#    200, 600 and 1800 steps (set `steps` before `fine_tune` is called) and plot mIoU over the steps.
-#    Add the row "decoder without ASPP", `replace(v3plus, rates=None)`.
+# 1. Add a row to `CONFIGS`: dilation with `output_stride=16`. Where between FCN-32s and the dilated FCN does it
+#    fall, in mIoU and in time?
+# 2. Is ASPP not trained enough, or of no use on images of this size? Train "dilated FCN" and "+ ASPP" for 200, 600
+#    and 1800 steps (set `steps` before `fine_tune` is called) and plot mIoU over the steps. Add the row "decoder
+#    without ASPP", `replace(v3plus, rates=None)`.
 # 3. Add the skip of `res2` to the notebook's `FCN`. Does border mIoU gain more than mIoU? Why?
-# 4. Find the smallest change to the semantic map, a map of the same size with more values, from
-#    which objects can be counted. You have just invented the panoptic format of notebook 6.
+# 4. Store class and instance of every pixel in *one* integer: write the encoding and its inverse. (COCO's panoptic
+#    format does this, see notebook 6.)
 #
 # ## References
 #

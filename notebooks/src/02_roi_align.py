@@ -13,28 +13,16 @@
 # %% [markdown]
 # # 2. RoIAlign
 #
-# **The question.** A box has real coordinates, a feature map has a few coarse cells. How can the
+# **The question.** A box has fractional coordinates, a feature map has a few coarse cells. How can the
 # features of a box be cropped from the map, always to the same size, without losing its position?
 #
 # By the end you have computed three operators by hand (RoIPool, RoIWarp, RoIAlign), moved a box by a
 # quarter of a pixel and seen two of them jump, written the third as two small matrices, looked into a
-# compiled PyTorch operator, followed a gradient backwards, and repeated the experiment of the Mask
-# R-CNN paper that decided between them.
+# compiled PyTorch operator, followed a gradient backwards, and repeated the ablation of a paper (Mask R-CNN,
+# [notebook 3](03_mask_rcnn.ipynb)) that decided between them.
 #
 # You need: [notebook 1](01_semantic_review.ipynb), bilinear interpolation, and about a minute and a half for the training.
 # [Glossary](../docs/glossary.md) of all terms.
-#
-# > **Before you start.** Two terms that [notebook 3](03_mask_rcnn.ipynb) explains are used here.
-# >
-# > - A **region proposal network (RPN)** is a small convolutional head. At each cell of a feature map
-# >   it predicts for several reference boxes of fixed size (*anchors*) whether they contain an object,
-# >   and how to move them onto it. Its best boxes are the *proposals*
-# >   ([3.3](03_mask_rcnn.ipynb#3.3-Anchors) to
-# >   [3.7](03_mask_rcnn.ipynb#3.7-Non-maximum-suppression,-and-the-second-stage)).
-# > - **Average precision (AP)** is the area under the precision-recall curve of the detections, from 0
-# >   to 100, averaged over the classes and over ten IoU thresholds from 0.50 to 0.95. A detection is
-# >   correct if its IoU with an object reaches the threshold. AP₅₀ and AP₇₅ use one threshold; AP₇₅ is
-# >   the stricter one ([3.9](03_mask_rcnn.ipynb#3.9-Average-precision)).
 #
 # **What RoIAlign changes, in one sentence:** it does not round the box to whole cells, but samples the
 # feature map by bilinear interpolation at exact positions in the box.
@@ -122,20 +110,22 @@ example_region = (0.75, 1.25, 2.75, 3.25)
 #
 # A detector computes the feature maps of an image once, with a convolutional network. Then it
 # classifies many **regions of interest** (RoIs): boxes that may contain an object. The features of each
-# region are resampled to the same small grid, usually $7 \times 7$ *bins*, and given to a head that
+# box are resampled to the same small grid, usually $7 \times 7$ *bins*, and given to a head that
 # predicts class, box and mask. A map of stride 16 has one cell for $16 \times 16$ pixels, so that the
 # coordinate $x = 41.3$ becomes $41.3 / 16 = 2.58$ cells.
 #
-# The first operator, **RoIPool** (Girshick, 2015), rounds: the region is made of the whole cells from
-# $\mathrm{round}(x_1/16)$ to $\mathrm{round}(x_2/16)$, both included, and the same in $y$.
+# The first operator, **RoIPool** (Girshick, 2015), rounds: it takes the whole cells from $\mathrm{round}(x_1/16)$
+# to $\mathrm{round}(x_2/16)$, both included, and the same in $y$. The last cell is included because boxes named
+# their last pixel then; so this **rounded box** is about one cell too long.
 #
-# > **Exercise 2.1.** Write the box of the pixels under these cells. Cell $c$ covers the pixels from $16 c$ to
-# > $16 (c + 1)$. An example in one direction: $x$ from 41.3 to 70 is 2.58 to 4.38 in cells, so the cells 3 and 4
-# > are taken, the pixels from 48 to 80. Halves are rounded up: $\lfloor v + \frac12 \rfloor$.
+# > **Exercise 2.1.** Write a function that returns the rounded box in pixels. At stride $t$, cell $c$ covers the
+# > pixels from $t c$ to $t (c + 1)$. An example in one direction: $x$ from 41.3 to 70 is, at stride 16, 2.58 to
+# > 4.38 in cells, so the cells 3 and 4 are taken, the pixels from 48 to 80. Halves are rounded up: $\lfloor v +
+# > \frac12 \rfloor$.
 
 
 # %% exercise="pooled_boxes"
-# Exercise 2.1: the region that RoIPool takes
+# Exercise 2.1: the rounded box
 def pooled_boxes(boxes, stride):
     """The pixels under the cells that RoIPool takes for each box.
 
@@ -167,8 +157,8 @@ with check("no boxes give none"):
 check.report()
 
 # %% [markdown]
-# Three boxes (blue, solid) and the regions that RoIPool takes for them on a map of stride 16 (red,
-# dashed). The table has the mean IoU of the two for all objects of the validation set.
+# Three boxes (blue, solid) and their rounded boxes (red, dashed) at stride 16. The table has the mean IoU of the
+# two boxes (area of intersection / area of union) for the objects of the validation set, by their size.
 #
 # > **Predict.** What is this mean at stride 16: near 0.9, 0.6 or 0.3?
 
@@ -205,21 +195,20 @@ groups = {
     "large": area >= large,
     "all": area > 0,
 }
-print("mean IoU of a box and its region\nstride " + "".join(f"{g:>8}" for g in groups))
+print("mean IoU of a box and its rounded box\nstride " + "".join(f"{g:>8}" for g in groups))
 for stride in (4, 8, 16, 32):
     overlap = torchvision.ops.box_iou(boxes, pooled_boxes(boxes, stride)).diagonal()
     print(f"{stride:6} " + "".join(f"{overlap[g].mean():8.2f}" for g in groups.values()))
     labkit.record(f"iou_after_rounding_stride_{stride}", overlap.mean())
 
 # %% [markdown]
-# At stride 16 the mean IoU is near 0.3: most of the red region is not the object. The head gets the
-# features of the red region and has to predict the position of the object in the blue one. The offset
-# differs from box to box, so it cannot be learnt. For a class that may not matter much. For a mask it
-# does.
+# At stride 16 the mean IoU is near 0.3: most of the red box is not the object. The head gets the features of the
+# red box and has to predict the position of the object in the blue one. It cannot correct the offset, which differs
+# from box to box and is not in its input. This matters little for the class, but much for the mask.
 #
-# The second problem is a jump. Move a box to the right in steps of a quarter of a pixel. The image is
-# real, the feature map its mean over blocks of $16 \times 16$ pixels, the region is pooled to
-# $2 \times 2$ bins, and the curve shows the upper left one.
+# The second problem is a jump. Move a box to the right in steps of a quarter of a pixel. The feature map is the
+# image, averaged over blocks of $16 \times 16$ pixels; the box is pooled to $2 \times 2$ bins, and the curve shows
+# the upper left one.
 #
 # > **Predict.** RoIWarp (section 2.2) rounds the corners like RoIPool, then interpolates between the cells like
 # > RoIAlign. Does its curve jump?
@@ -257,8 +246,8 @@ plt.show()
 # ## 2.2 Three operators by hand
 #
 # The feature map has five by five cells and one channel. In cell coordinates, cell $(r, c)$ covers
-# $[c, c+1] \times [r, r+1]$ and its centre is at $(c + \frac12, r + \frac12)$. The region is
-# $x$ from 0.75 to 2.75 and $y$ from 1.25 to 3.25, to be pooled into $2 \times 2$ bins:
+# $[c, c+1] \times [r, r+1]$ and its centre is at $(c + \frac12, r + \frac12)$. The box is $x$ from 0.75 to 2.75 and
+# $y$ from 1.25 to 3.25, to be pooled into $2 \times 2$ bins:
 #
 # $$F = \left(\begin{matrix} 1&3&2&0&4\\ 5&9&6&2&1\\ 2&7&8&4&0\\ 0&4&5&3&2\\ 3&1&0&6&8 \end{matrix}\right)$$
 #
@@ -268,36 +257,36 @@ plt.show()
 # $\max(9,6,7,8) = 9$, $\max(6,2,8,4) = 8$, $\max(7,8,4,5) = 8$, $\max(8,4,5,3) = 8$. The
 # same cell, 8, is the value of three bins.
 #
-# **RoIWarp** (Dai et al., 2016). The corners are rounded as before, so the region is
-# $[1, 4] \times [1, 4]$, but the bins keep their true width of 1.5. One sample is taken in the middle
-# of each bin, at 1.75 and 3.25. Measured from the centre of cell 0 that is $1.75 - 0.5 = 1.25$: a
-# quarter of the way from cell 1 to cell 2. In row 1: $\frac34 \cdot 9 + \frac14 \cdot 6 = 8.25$; in row
+# **RoIWarp** (Dai et al., 2016). The corners are rounded as before, so the rounded box is $[1, 4] \times [1, 4]$,
+# but the bins keep their true width of 1.5. One sample is taken in the middle of each bin, at 1.75 and 3.25.
+# Measured from the centre of cell 0 that is $1.75 - 0.5 = 1.25$: a quarter of the way from cell 1 to cell 2. In row
+# 1: $\frac34 \cdot 9 + \frac14 \cdot 6 = 8.25$; in row
 # 2: $\frac34 \cdot 7 + \frac14 \cdot 8 = 7.25$; and between the rows
 # $\frac34 \cdot 8.25 + \frac14 \cdot 7.25 = 8$.
 #
-# **RoIAlign** (He et al., 2017). Nothing is rounded. Bins are 1 wide, their middles at $x = 1.25$
-# and $2.25$, $y = 1.75$ and $2.75$; from the centre of cell 0: $x$ 0.75 and 1.75, $y$ 1.25 and
-# 2.25. The first: row 1 gives $\frac14 \cdot 5 + \frac34 \cdot 9 = 8$, row 2 gives
+# **RoIAlign** (He et al., 2017). Nothing is rounded. The bins are 1 wide, with centres at $x = 1.25, 2.25$ and $y =
+# 1.75, 2.75$. Minus ½, as before: $x = 0.75, 1.75$ and $y = 1.25, 2.25$. First bin: row 1 gives $\frac14 \cdot 5 +
+# \frac34 \cdot 9 = 8$, row 2 gives
 # $\frac14 \cdot 2 + \frac34 \cdot 7 = 5.75$, and between them
 # $\frac34 \cdot 8 + \frac14 \cdot 5.75 = 7.4375$.
 #
-# The definitions in code, for one region of one channel, begin with bilinear interpolation. Two rules
-# for samples near the border belong to it: up to one cell outside the map a sample has the border's
-# value, farther out it is zero.
+# The definitions in code, for one box and one channel, begin with bilinear interpolation. Two rules
+# for samples near the border belong to it: up to half a cell outside the map a sample has the border's value,
+# farther out it is zero.
 
 
 # %% tags=["idea"]
-def bilinear(F, y, x):
+def bilinear(feature_map, y, x):
     """The map at a point, measured from the centre of cell (0, 0)."""
-    height, width = F.shape
+    height, width = feature_map.shape
     if not (-1 <= y <= height and -1 <= x <= width):
         return 0.0
     y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
     r, c = min(int(y), max(height - 2, 0)), min(int(x), max(width - 2, 0))
     below, right = min(r + 1, height - 1), min(c + 1, width - 1)
     v, u = y - r, x - c  # how far towards the next row and column
-    return (1 - v) * ((1 - u) * F[r, c] + u * F[r, right]) + v * (
-        (1 - u) * F[below, c] + u * F[below, right]
+    return (1 - v) * ((1 - u) * feature_map[r, c] + u * feature_map[r, right]) + v * (
+        (1 - u) * feature_map[below, c] + u * feature_map[below, right]
     )
 
 
@@ -307,18 +296,18 @@ def bilinear(F, y, x):
 
 
 # %% tags=["idea"]
-def sample_bins(F, box, bins, s):
+def sample_bins(feature_map, box, bins, s):
     """The mean of s × s samples in each of bins × bins parts of a box."""
     x1, y1, x2, y2 = box
     width, height = (x2 - x1) / bins, (y2 - y1) / bins
-    out = torch.zeros(bins, bins, dtype=F.dtype)
+    out = torch.zeros(bins, bins, dtype=feature_map.dtype)
     for i in range(bins):
         for j in range(bins):
             for a in range(s):
                 for b in range(s):
                     y = y1 + (i + (a + 0.5) / s) * height
                     x = x1 + (j + (b + 0.5) / s) * width
-                    out[i, j] += bilinear(F, y - 0.5, x - 0.5) / s**2
+                    out[i, j] += bilinear(feature_map, y - 0.5, x - 0.5) / s**2
     return out
 
 
@@ -326,13 +315,13 @@ def round_half_up(value):
     return int(np.floor(value + 0.5))
 
 
-def my_roi_warp(F, box, bins, s=1):
+def my_roi_warp(feature_map, box, bins, s=1):
     x1, y1, x2, y2 = [round_half_up(v) for v in box]
-    return sample_bins(F, (x1, y1, x2 + 1, y2 + 1), bins, s)
+    return sample_bins(feature_map, (x1, y1, x2 + 1, y2 + 1), bins, s)
 
 
-def my_roi_align(F, box, bins, s=1):
-    return sample_bins(F, box, bins, s)
+def my_roi_align(feature_map, box, bins, s=1):
+    return sample_bins(feature_map, box, bins, s)
 
 
 # %% [markdown]
@@ -345,7 +334,7 @@ def my_roi_align(F, box, bins, s=1):
 
 # %% exercise="my_roi_pool"
 # Exercise 2.2: RoIPool
-def my_roi_pool(F, box, bins):
+def my_roi_pool(feature_map, box, bins):
     """RoIPool of one region.
 
     Args:
@@ -359,12 +348,12 @@ def my_roi_pool(F, box, bins):
     # BEGIN SOLUTION
     x1, y1, x2, y2 = [round_half_up(v) for v in box]
     width, height = (x2 - x1 + 1) / bins, (y2 - y1 + 1) / bins
-    out = torch.zeros(bins, bins, dtype=F.dtype)
+    out = torch.zeros(bins, bins, dtype=feature_map.dtype)
     for i in range(bins):
         for j in range(bins):
             top, left = y1 + int(np.floor(i * height)), x1 + int(np.floor(j * width))
             bottom, right = y1 + int(np.ceil((i + 1) * height)), x1 + int(np.ceil((j + 1) * width))
-            inside = F[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+            inside = feature_map[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
             out[i, j] = inside.max() if inside.numel() else 0
     return out
     # END SOLUTION
@@ -446,9 +435,8 @@ for (name, values), axis, below in zip(BY_HAND.items(), *axes, strict=True):
 plt.show()
 
 # %% [markdown]
-# The dashed box is the region, the coloured one what each operator pools; below, its output. The same
-# comparison on 100 random regions, many of them partly outside the map, with the operators of
-# `labkit.ops` and of torchvision:
+# Dashed: the box. Coloured: what each operator pools; below, its output. The same comparison on 100 random boxes,
+# many of them partly outside the map, with the operators of `labkit.ops` and of torchvision:
 
 # %% tags=["hide-input"]
 # Check: random regions against labkit and torchvision
@@ -486,9 +474,9 @@ for name, difference in worst.items():
 # Why was $\frac12$ subtracted in the code above? Because two conventions meet. The coordinates of a box
 # count *edges*: $x = 0$ is the left edge of the image. A map is indexed by *centres*: $F[0]$ is the
 # value at the centre of the first cell, half a cell from the edge. The first implementation of RoIAlign
-# did not subtract it (`aligned=False`) and read every region half a cell too far to the lower right:
-# eight pixels at stride 16. It also enlarged each region to at least one cell. `aligned=True` subtracts
-# the half. Both remain in use, because published weights need the one they were trained with.
+# did not subtract it (`aligned=False`) and read every box half a cell too far to the lower right: eight pixels at
+# stride 16. It also enlarged each box to at least one cell. `aligned=True` subtracts the half. Both remain in use,
+# because published weights need the one they were trained with.
 #
 # To see it, average the image over blocks of $8 \times 8$ pixels and apply RoIAlign to that map.
 # Does the output show the same part of the image as a crop? (The first two lines measure the shift on
@@ -534,15 +522,15 @@ for axis, (name, crop) in zip(axes[1:], crops.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The white outline is the object's ground truth in the region. With the half pixel the blurred object
-# lies inside it. Without, it is shifted to the upper left by half a cell.
+# The white outline is the object's ground truth in the box. With the half pixel the blurred object lies inside it.
+# Without, the crop is taken half a cell too far to the lower right, so the object in it appears too far to the
+# upper left.
 #
 # ## 2.4 Where RoIAlign samples
 #
 # The last choice is the number of samples in a bin. `sampling_ratio=s` takes $s \times s$ of them;
-# $s \le 0$ takes as many as the bin has cells,
-# $\lceil h_\text{bin} \rceil \times \lceil w_\text{bin} \rceil$, so that large regions are sampled
-# without gaps. In each direction the samples are equally spaced:
+# $s \le 0$ is the *adaptive* rule: $\lceil h \rceil \times \lceil w \rceil$ samples for a bin of $h \times w$
+# cells, so that large bins are sampled without gaps. In each direction the samples are equally spaced:
 
 
 # %% tags=["idea"]
@@ -555,8 +543,9 @@ def sampling_points(box, bins, s):
 
 # %% [markdown]
 # For the rest of the lesson we need a real feature map. We train a backbone for two tasks that use *no
-# RoI operator*: a semantic map, as in notebook 1, and region proposals (with torchvision's RPN). So its
-# features prefer none of the operators that section 2.9 compares on them.
+# RoI operator*: a semantic map, as in notebook 1, and *proposals*, boxes that may contain an object (torchvision's
+# region proposal network, RPN; [3.3](03_mask_rcnn.ipynb#3.3-Anchors)). So its features prefer none of the operators
+# that section 2.9 compares on them. It takes about a minute.
 
 
 # %% tags=["hide-input"]
@@ -654,10 +643,9 @@ RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 # %% [markdown]
 # ## 2.5 RoIAlign as two matrix products
 #
-# The samples form a *grid*. Every sample of bin $(i, j)$ combines one of $s$ heights with one of $s$
-# widths, and a bilinear weight is the product of a weight along $y$ and a weight along $x$. Write
-# $\lambda(t, r) = \max(0, 1 - |t - r|)$ for the weight of cell $r$ at point $t$, and $y_{ia}$, $x_{jb}$
-# for the coordinates of the samples. Then
+# The samples of bin $(i, j)$ are all pairs of $s$ positions $y_{ia}$ and $s$ positions $x_{jb}$, measured from the
+# centre of cell 0 ($a, b = 1, \dots, s$). A bilinear weight is a weight along $y$ times a weight along $x$. Let
+# $\lambda(t, r) = \max(0, 1 - |t - r|)$ be the weight of cell $r$ at position $t$. Then
 #
 # $$\text{out}_{ij} = \frac{1}{s^2} \sum_{a,b} \sum_{r,c} \lambda(y_{ia}, r)\, \lambda(x_{jb}, c)\, F_{rc}
 # = \sum_{r,c} \underbrace{\Big[\frac1s \sum_a \lambda(y_{ia}, r)\Big]}_{(A_y)_{ir}} F_{rc}
@@ -665,8 +653,8 @@ RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 # = \big(A_y\, F\, A_x^{\top}\big)_{ij} .$$
 #
 # The sums over the samples are now *inside* two small matrices, which do not depend on the channel.
-# Four nested loops over $s^2$ samples of four cells each, for every channel, became two products. The
-# samples are visited once per axis and region: $2 \cdot 7 \cdot s$ of them instead of $49\, s^2 C$.
+# The four loops (two over bins, two over samples), repeated for every channel, became two matrix products. For $7
+# \times 7$ bins only $2 \cdot 7 s$ positions are computed, instead of $49\, s^2$ samples for each of $C$ channels.
 
 
 # %% tags=["idea"]
@@ -684,12 +672,12 @@ def my_sampling_matrix(start, end, bins, s, size):
     return A
 
 
-def separable_roi_align(F, box, bins, s):
+def separable_roi_align(feature_map, box, bins, s):
     """RoIAlign ``(C, bins, bins)`` of a map ``(C, H, W)`` and a box in cells."""
     x1, y1, x2, y2 = box
-    A_y = my_sampling_matrix(y1, y2, bins, s, F.shape[1]).to(F.dtype)
-    A_x = my_sampling_matrix(x1, x2, bins, s, F.shape[2]).to(F.dtype)
-    return A_y @ F @ A_x.T
+    A_y = my_sampling_matrix(y1, y2, bins, s, feature_map.shape[1]).to(feature_map.dtype)
+    A_x = my_sampling_matrix(x1, x2, bins, s, feature_map.shape[2]).to(feature_map.dtype)
+    return A_y @ feature_map @ A_x.T
 
 
 # %% tags=["hide-input"]
@@ -718,7 +706,7 @@ for axis, (matrix, title, across, down, cmap) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# Each row of $A_y$ sums to one and is non-zero at the few cells under its bin. The saving grows with
+# Here each row of $A_y$ sums to one and is non-zero at the few cells under its bin. The saving grows with
 # $s$, because the samples cost time only while the matrices are filled. How much is it in plain Python,
 # for one region of all channels? Below, the four loops of section 2.2 (for one channel, times the
 # number of channels) against `separable_roi_align`:
@@ -751,11 +739,11 @@ labkit.record("separable_over_loops_s_2", ratios[2])
 # `labkit.ops.roi_align_separable` does the same for all regions at once, without a Python loop over
 # samples, differentiable by autograd and on every device of PyTorch.
 #
-# ## 2.6 The compiled operator
+# ## 2.6 The compiled operator (optional)
 #
-# Two things are left that PyTorch's own operators cannot do: skip the zeros of the matrices (a bin
-# touches a few rows of the map), and keep the cells of the map in the processor's cache while many
-# regions read them. Both need a loop in a compiled language, and PyTorch lets us add one as an
+# Nothing later needs this section. Two things are left that PyTorch's own operators cannot do: skip the zeros of
+# the matrices (a bin touches a few rows of the map), and keep the cells of the map in the processor's cache while
+# many regions read them. Both need a loop in a compiled language, and PyTorch lets us add one as an
 # *operator* of our own. The parts of such an extension:
 #
 # | part | file | what it contains |
@@ -815,13 +803,9 @@ if not missing and profile != "smoke":  # compile again, into an empty cache
         os.environ["LABKIT_CACHE"] = before
 
 # %% [markdown]
-# Two registrations make the kernel a full operator: the rule for its gradient (below) and a *fake kernel*,
+# Two registrations make the kernel a full operator: the rule for its gradient and a *fake kernel*,
 # which computes shapes only, so that `torch.compile` can include the operator in its graph. `torch.library.opcheck` tests that schema, gradient, fake kernel and kernel
 # agree.
-
-# %% tags=["hide-input"]
-# Excerpt: the rule for the gradient
-print(excerpt("ops/roi_align_compiled.py", "def differentiate_forward"))
 
 # %% tags=["hide-input"]
 # Check: opcheck, and torch.compile without a graph break
@@ -906,7 +890,8 @@ for case, name in zip(cases, ("two_samples", "adaptive"), strict=True):
         )
 
 # %% [markdown]
-# `labkit bench roi-align` measures more shapes, backward passes, threads and memory formats.
+# The compiled operator is the fastest, most of all with many samples: they cost time only while the matrices are
+# filled. `labkit bench roi-align` measures more shapes, backward passes, threads and memory formats.
 #
 # ## 2.8 Gradients
 #
@@ -967,12 +952,12 @@ def roi_align_max(features, boxes, bins, scale):
 
     Args:
         features: (N, C, H, W)
-        boxes: (K, 4) of each image, in pixels, as `roi_align` takes them.
+        boxes: a list with (K, 4) of each image, in pixels.
         bins: in each direction.
         scale: cells per pixel.
 
     Returns:
-        (K, C, bins, bins)
+        (sum of the K, C, bins, bins)
     """
     # BEGIN SOLUTION
     # 2 × 2 samples of a bin are single samples of bins half as large.
@@ -1034,15 +1019,19 @@ for axis, (name, operator) in zip(axes, VARIANTS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# RoIPool gives the gradient to one cell, the maximum. RoIWarp gives it to the cells of a region that
-# differs from the dashed one. It always sums to one. None of the operators has a gradient for the
-# *box*: with rounding it is zero almost everywhere, and RoIAlign's is left out by convention
-# (proposals are treated as constants).
+# RoIPool gives the gradient to one cell, the maximum. RoIWarp gives it to the cells of the rounded box, which
+# differs from the dashed one. In all four it sums to one, because the weights of the cells do. None of these
+# functions returns a gradient for the *box*: with rounding it is zero almost everywhere; RoIAlign has one, but
+# detectors treat proposals as constants.
 #
-# ## 2.9 The experiment that decided
+# ## 2.9 The ablation of the Mask R-CNN paper
 #
-# The Mask R-CNN paper (Table 2c; ResNet-50-C4, stride 16, COCO) trained the same detector with five
-# operators and measured the AP of its masks:
+# **Average precision (AP)** measures detections, from 0 to 100: the area under their precision-recall curve,
+# averaged over the classes and over ten IoU thresholds from 0.50 to 0.95
+# ([3.9](03_mask_rcnn.ipynb#3.9-Average-precision)). AP₅₀ and AP₇₅ use one threshold. Mask AP takes the IoU of
+# masks, box AP that of boxes. The paper (Table 2c; ResNet-50 up to `res4`, stride 16, on COCO, a large set of
+# photographs) trained the same detector with five operators and measured mask AP; *aggregate* is the maximum or the
+# mean (*ave*) of the samples:
 #
 # | | align? | bilinear? | aggregate | AP | AP₅₀ | AP₇₅ |
 # | --- | --- | --- | --- | --- | --- | --- |
@@ -1066,18 +1055,18 @@ plt.show()
 
 # %% tags=["idea"]
 OPERATORS = {
-    "RoIPool  max": roi_pool,
-    "RoIWarp  max": lambda f, b, n, scale: roi_warp(f, b, n, scale, reduce="max"),
-    "RoIWarp  ave": roi_warp,
+    "RoIPool max": roi_pool,
+    "RoIWarp max": lambda f, b, n, scale: roi_warp(f, b, n, scale, reduce="max"),
+    "RoIWarp ave": roi_warp,
     "RoIAlign max": roi_align_max,
     "RoIAlign ave": lambda f, b, n, scale: roi_align(f, b, n, scale, 2, aligned=True),
 }
 
 # %% [markdown]
 # The backbone of section 2.4 is frozen, so that feature maps and proposals are computed once and are
-# the same for every operator. Then one head (class, box refinement, mask) is trained per operator, with
-# torchvision's matching, sampling and losses. Objects are a few cells wide at stride 8, as COCO's are
-# at stride 16.
+# the same for every operator. Then one head (class, box refinement, mask) is trained per operator, as torchvision's
+# `RoIHeads` are (notebook 3): it chooses some proposals of each image for the loss. Objects are a few cells wide at
+# stride 8, as COCO's are at stride 16.
 
 # %% tags=["hide-input"]
 # The head: torchvision's RoIHeads with small layers
@@ -1167,8 +1156,8 @@ def batch_of(part):
 
 
 # %% [markdown]
-# For a fair comparison, `run` seeds the initial weights, the batches and the sampling of proposals: for
-# the same run they are the same for every operator.
+# For a fair comparison, `run` seeds the initial weights, the batches and the choice of proposals: for the same run
+# they are the same for every operator.
 
 
 # %% tags=["idea"]
@@ -1311,14 +1300,14 @@ def gain(a, b, metric=0):
 
 for name in OPERATORS:
     labkit.record(f"mask_ap_{'_'.join(name.split())}", mean[name][0])
-labkit.record("gain_bilinear_warp_over_pool", gain("RoIPool  max", "RoIWarp  max"))
-labkit.record("gain_alignment_max", gain("RoIWarp  max", "RoIAlign max"))
-labkit.record("gain_alignment_ave", gain("RoIWarp  ave", "RoIAlign ave"))
-labkit.record("gain_alignment_ave_ap75", gain("RoIWarp  ave", "RoIAlign ave", 2))
-labkit.record("gain_ave_over_max_warp", gain("RoIWarp  max", "RoIWarp  ave"))
+labkit.record("gain_bilinear_warp_over_pool", gain("RoIPool max", "RoIWarp max"))
+labkit.record("gain_alignment_max", gain("RoIWarp max", "RoIAlign max"))
+labkit.record("gain_alignment_ave", gain("RoIWarp ave", "RoIAlign ave"))
+labkit.record("gain_alignment_ave_ap75", gain("RoIWarp ave", "RoIAlign ave", 2))
+labkit.record("gain_ave_over_max_warp", gain("RoIWarp max", "RoIWarp ave"))
 labkit.record("gain_ave_over_max_align", gain("RoIAlign max", "RoIAlign ave"))
-labkit.record("gain_align_over_pool", gain("RoIPool  max", "RoIAlign ave"))
-relative = gain("RoIPool  max", "RoIAlign ave") / max(mean["RoIPool  max"][0], 1e-9)
+labkit.record("gain_align_over_pool", gain("RoIPool max", "RoIAlign ave"))
+relative = gain("RoIPool max", "RoIAlign ave") / max(mean["RoIPool max"][0], 1e-9)
 labkit.record("relative_gain_align_over_pool", relative)
 spread = max(np.ptp([v[0] for v in values]) for values in mask_ap.values())
 labkit.record("largest_spread_between_runs", spread)
@@ -1331,16 +1320,16 @@ labkit.record("largest_spread_between_runs", spread)
 #
 # The result is the paper's:
 #
-# - **Interpolation alone gains nothing.** RoIWarp samples as finely as RoIAlign, but in the wrong
-#   region. It is as good as RoIPool within two points.
+# - **Interpolation alone gains nothing.** RoIWarp samples as finely as RoIAlign, but in the rounded box. It is as
+#   good as RoIPool within two points.
 # - **Alignment gains about three points of AP**, in every run, and more in AP₇₅, which needs accurate outlines.
 #   Box AP gains as well, since the head refines the boxes from the same features.
-# - **Max or mean** differ by less than two runs of one operator.
+# - **Max against mean**: the difference is smaller than that between two runs of one operator.
 #
-# **Only at toy size.** Three points are about 30 % of our RoIPool's AP, and 13 % of the paper's, for three
-# reasons. Our backbone is frozen and cannot adapt to its operator, as theirs could; our objects are small, two
-# or three cells across at the median; and the training is so short that a head cannot learn to compensate a
-# wrong region. They also keep all values low.
+# **Larger at this small size.** Three points are about 30 % of our RoIPool's AP, and 13 % of the paper's. Three
+# reasons are possible: our backbone is frozen and cannot adapt to its operator, as theirs could; our objects are
+# small, two or three cells across at the median; and the training is so short that a head cannot learn to
+# compensate a wrong box. The same reasons keep all values low.
 #
 # Detections with a score above 0.5. After this short training the classes are often wrong; look at the
 # positions of the boxes and outlines.
@@ -1357,7 +1346,7 @@ for k in np.argsort(confident)[::-1][:3]:  # the three of the first eight with m
         target["boxes"], torch.ones(len(target["boxes"])), target["labels"], target["masks"]
     )
     rows.append(("ground truth", image, gt))
-    for name in ("RoIPool  max", "RoIWarp  ave", "RoIAlign ave"):
+    for name in ("RoIPool max", "RoIWarp ave", "RoIAlign ave"):
         detections = examples[name][k]
         rows.append((name, image, detections[detections.scores > 0.5]))
 panels(rows, categories, columns=4, scores=False)
@@ -1365,15 +1354,11 @@ panels(rows, categories, columns=4, scores=False)
 # %% [markdown]
 # ## 2.10 On a photograph
 #
-# What do 7 × 7 bins see of a person? The features are those of EfficientNet-Lite0 with ImageNet weights
-# (`labkit[pretrained]`; without it, the backbone of `pedestrians_lite`), stage `res4`, stride 16. The
-# photograph is one of Penn-Fudan if `labkit data get penn-fudan` has fetched it, otherwise a portrait that
-# comes with matplotlib. Similar colours are similar features, as in
-# [1.7](01_semantic_review.ipynb#1.7-Photographs).
+# What do 7 × 7 bins contain of a person? Network, photograph and colours are those of
+# [1.7](01_semantic_review.ipynb#1.7-Photographs); the stage is `res4`, stride 16.
 
 # %% tags=["hide-input"]
 # Figure: a person on the photograph, on the map, and in 7 × 7 bins
-MOST = 32  # pixels by which the image is moved below
 lite, pretrained_on = pretrained_backbone()
 streets = find_data("PennFudanPed")
 if streets is None:
@@ -1422,7 +1407,7 @@ for axis, name, colors in zip(
 plt.show()
 
 # %% [markdown]
-# White: the box, as RoIAlign uses it. Red, dashed: the region that RoIPool takes, here a good part of a
+# White: the box, as RoIAlign uses it. Red, dashed: the rounded box, here a good part of a
 # neighbour or of the background.
 #
 # A detector should find a person wherever he or she stands. So move image *and* box to the right, by the same
@@ -1430,9 +1415,12 @@ plt.show()
 
 
 # %% tags=["idea"]
+MAX_SHIFT = 32  # pixels
+
+
 def move(image, box, pixels):
-    """A window on the image that shows everything ``pixels`` farther right, and the moved box."""
-    start = MOST - pixels
+    """Crop the image so that its content moves right by ``pixels``; move the box with it."""
+    start = MAX_SHIFT - pixels
     window = image[:, :, start : image.shape[2] - pixels]
     return window, box - torch.tensor([start, 0, start, 0])
 
@@ -1448,7 +1436,7 @@ def relative_change(pooled, reference):
 
 # %% tags=["hide-input"]
 # Figure: features of the same pixels, after image and box were moved together
-moves = range(0, MOST + 1, 8 if profile == "smoke" else 2)
+moves = range(0, MAX_SHIFT + 1, 8 if profile == "smoke" else 2)
 changes = defaultdict(list)
 reference = {}
 for pixels in moves:
@@ -1483,8 +1471,9 @@ labkit.record("change_RoIAlign_over_RoIPool", change["RoIAlign"] / change["RoIPo
 #
 # ## To take away
 #
-# - A region has real coordinates, the map has cells. Rounding the corners (RoIPool, RoIWarp) moves
-#   them by up to half a cell and makes the output jump; RoIAlign samples at the true coordinates.
+# - A box has fractional coordinates, the map has cells. Rounding (RoIPool, RoIWarp) moves its left and upper edges
+#   by up to half a cell, the others by up to one and a half, and makes the output jump; RoIAlign samples at the
+#   true coordinates.
 # - The gain comes from alignment, not from interpolation: RoIWarp interpolates and gains nothing.
 # - The stricter the measure, the more it matters: AP₇₅ gains more than AP₅₀.
 # - Box coordinates count edges, map indices count centres, half a cell apart: `aligned=True`.
@@ -1505,11 +1494,11 @@ labkit.record("change_RoIAlign_over_RoIPool", change["RoIAlign"] / change["RoIPo
 #    of the speed does it lose?
 # 4. **The half pixel, learnt.** Add `aligned=False` to `OPERATORS` and run 2.9 again. AP falls little
 #    or not at all. Look at the stem of `TinyResNet`: with padding 2 and stride
-#    2, which pixel is in the middle of the first cell? So where *is* the centre of a cell of `res3`,
-#    and what can a frozen network have learnt about it?
+#    2, which pixel is in the middle of the first cell? So at which pixel is the centre of a cell of `res3`? Which
+#    value of `aligned` fits this network?
 # 5. **How much rounding?** Round the boxes to halves or quarters of a cell before `roi_align`, and
 #    draw AP over the step. Where does the loss begin?
-# 6. **Finer maps, stiller features.** Repeat 2.10 with `res3` (stride 8). After which moves are the features
+# 6. **A finer map.** Repeat 2.10 with `res3` (stride 8). After which moves are the features
 #    back? Is RoIAlign's lead larger or smaller there, and why?
 #
 # ## References

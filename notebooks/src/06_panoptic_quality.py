@@ -199,7 +199,7 @@ def encode(ids):
 
 
 def decode(rgb):
-    """Colours ``(..., 3)`` to ids ``(...)``; widened first, because 256 · R overflows a byte."""
+    """Colours ``(..., 3)`` to ids ``(...)``; widened first, because 256 · G overflows a byte."""
     return rgb.astype(np.int64) @ np.array([1, 256, 65536])
 
 
@@ -214,7 +214,7 @@ wrong = (decode(encode(ids)) != ids).sum() + (encode(ids) != id_to_rgb(ids)).any
 labkit.record("png_code_errors", int(wrong))
 
 # %% [markdown]
-# The id 3 937 500 is that of a person in COCO. Its authors chose ids whose colours are similar to the
+# The id 3 937 500 is that of a person in COCO. COCO's authors chose ids whose colours are similar to the
 # class's own colour, so that the file can be looked at as well. A map with the ids 1, 2, 3, ... is a valid
 # file too, but it looks broken: everything is nearly black. Read the numbers, not the colours. And treat
 # the file as numbers: JPEG compression, resizing with interpolation, or a reader that exchanges red and
@@ -257,11 +257,12 @@ plt.show()
 # $p$ has at most one $g$. $\square$
 #
 # So the rule "match where the IoU exceeds one half" needs no search, no scores and no order, and
-# has a unique result. Is one half necessary, and is it sharp? We search for a counterexample at random: a
-# random map of four cells, and the same map cut along a random line and often moved by a pixel.
+# has a unique result. Would a lower threshold do, and must the inequality be strict? We search for a
+# counterexample: the ground truth is a random map of four segments, the prediction the same map, cut along a random
+# line and often moved by one pixel.
 # The IoUs of all pairs of segments are a table with a row for each segment of the ground truth and a column for
-# each predicted one. For each pair of maps we need the *second-best* IoU of any segment: a threshold below it
-# gives that segment two matches.
+# each predicted one. For each pair of maps we need the largest *second-best* IoU: with a threshold below it, a
+# segment has two matches.
 #
 # > **Exercise 6.1.** Write `second_best(ious)`. A segment's IoUs are its row, or its column, of the table.
 # > Take the second-largest value of every row and of every column, and return the largest of them. For
@@ -352,12 +353,12 @@ plt.show()
 #
 # ## 6.3 PQ = SQ × RQ
 #
-# Of a class, let TP (true positives) be the number of matched pairs, FP (false positives) that of predicted
-# segments without a match, and FN (false negatives) that of true segments without a match. Then
+# Of a class, let $M$ be the set of matched pairs and TP (true positives) their number, FP (false positives) that of
+# predicted segments without a match, and FN (false negatives) that of true segments without a match. Then
 #
-# $$\mathrm{PQ} = \frac{\sum_{(p,g) \in TP} \mathrm{IoU}(p,g)}{TP + \frac12 FP + \frac12 FN}
+# $$\mathrm{PQ} = \frac{\sum_{(p,g) \in M} \mathrm{IoU}(p,g)}{TP + \frac12 FP + \frac12 FN}
 # = \mathrm{SQ} \times \mathrm{RQ}, \qquad
-# \mathrm{SQ} = \frac{\sum_{(p,g) \in TP} \mathrm{IoU}(p,g)}{TP}, \qquad
+# \mathrm{SQ} = \frac{\sum_{(p,g) \in M} \mathrm{IoU}(p,g)}{TP}, \qquad
 # \mathrm{RQ} = \frac{TP}{TP + \frac12 FP + \frac12 FN} .$$
 #
 # **SQ**, segmentation quality, is the mean IoU of the matches. **RQ**, recognition quality, is
@@ -381,8 +382,8 @@ draw_grid(axes[1], "prediction", tiny_prediction, categories)
 plt.show()
 
 # %% [markdown]
-# **In code.** The definition, line by line. Two places mention void and crowd; they are the subject of 6.4,
-# skip them for now.
+# **In code.** The definition, line by line. For now skip the lines with `void`, `iscrowd`, `crowd_of` and
+# `ignored`: 6.4 explains them.
 
 
 # %% tags=["idea"]
@@ -402,7 +403,7 @@ def count_matches(prediction, target, num_classes):
                 if iou > 0.5:
                     counts[g.label] += iou, 1, 0, -1
                     matched.add(p.id)
-    # Of several crowds of a class the last one counts: the original's rule.
+    # Of several crowds of a class the last one counts: panopticapi's rule (6.8).
     crowd_of = {g.label: g_ids == g.id for g in target.segments if g.iscrowd}
     for p in prediction.segments:
         if p.id not in matched:
@@ -492,8 +493,8 @@ labkit.record("own_pq_vs_labkit", abs(quality(total)[0].mean() - random_result.a
 # wrong:
 #
 # 1. **Void pixels leave the union.** A segment that continues into void is not punished:
-#    $\mathrm{IoU}(p, g) = |p \cap g| \,/\, |p' \cup g|$, where $p'$ is $p$ without void. The proof above
-#    still holds, because this union contains $g$, and every part of $p$ that can overlap any $g$.
+#    $\mathrm{IoU}(p, g) = |p \cap g| \,/\, |p' \cup g|$, where $p'$ is $p$ without void. The proof still holds with
+#    $p'$ in place of $p$, because $g$ contains no void.
 # 2. **A false positive is ignored** if more than half of its pixels lie on void or on a crowd
 #    *of its own class*.
 # 3. **A crowd is neither TP nor FN.** Unlike void it stays in the union.
@@ -608,7 +609,8 @@ labkit.record("rq_lost_from_6_to_12", shifted[6].all.rq - shifted[12].all.rq)
 # - **Relabelled**: it gets another class, things remain things. One FN and one FP.
 # - **Split**: it is cut into three equal stripes, none of which can match. One FN and three FP.
 #
-# > **Predict.** Which of the three costs most, and by which factor? Which of them lowers SQ?
+# > **Predict.** Which of the three costs most PQ, and how many times as much as the cheapest? Which of them lowers
+# > SQ?
 #
 # > **Exercise 6.2.** Write `rq_after(q, false_positives)`: RQ if a share $q$ of the segments becomes one FN and
 # > `false_positives` FP each (0 dropped, 1 relabelled, 3 split), and all others match. The number of segments
@@ -722,10 +724,9 @@ plt.show()
 # %% [markdown]
 # - With perfect outlines SQ stays at 100 %, however many segments are degraded. Only RQ changes, as
 #   `rq_after` predicts: for small $q$ it is $1 - q/2$ (dropped), $1 - q$ (relabelled), $1 - 2q$ (split).
-# - With shifted outlines both fall, but differently. SQ is a mean over *matches*, so for a class
-#   that has any it stays above one half (a class without a match has SQ 0, which lowers the mean in the
-#   table further). A segment that gets worse than that leaves SQ and lowers RQ,
-#   small and thin segments first: SQ flattens while RQ keeps falling.
+# - With shifted outlines both fall, but differently. SQ is a mean over *matches*, so it stays above one half while
+#   a class has a match (without one it is 0). A segment whose IoU falls below one half is no match any more: it
+#   leaves SQ and lowers RQ, small and thin segments first. So SQ flattens while RQ keeps falling.
 # - Stuff loses less than things: a shifted outline is a small part of a large region.
 # - A wrong class costs twice as much as no prediction, a split four times. **PQ rewards leaving out** a
 #   segment that is probably wrong (the third exercise at the end computes the limit). That is why
@@ -754,11 +755,11 @@ labkit.record("shares_sum_to_pq", abs(sum(contributions) - matched.quality.all.p
 draw_pq_matching(one_image, one_gt, one_prediction, categories)
 
 # %% [markdown]
-# In JupyterLab you can touch the same image. Point at a segment: its match is outlined in the
+# In JupyterLab the figure is interactive. Point at a segment: its match is outlined in the
 # other map, and below are the IoU and the contribution. Drag a predicted segment, or select it with
-# Enter and use the arrow keys. SQ grows while it fits better, and RQ jumps where its IoU
-# crosses one half. What a moved segment uncovers is void, what it covers is lost to others: try
-# to gain with one and lose with another.
+# Enter and use the arrow keys. SQ grows while the segment fits better, and RQ jumps where the segment's IoU crosses
+# one half. What a moved segment uncovers is void, what it covers is lost to others: try to raise one contribution
+# and lower another.
 
 # %%
 from labkit.widgets import PQMatching
@@ -771,11 +772,13 @@ PQMatching(one_image, one_gt, one_prediction, categories)
 # mIoU compares classes, PQ segments. Take the *perfect* semantic map and make segments of it
 # in the only way it allows: a connected region of a thing class is an object.
 #
-# > **Exercise 6.3.** Write `regions(semantic, classes)`: a semantic map (H, W) of labels to a `Panoptic` map.
+# > **Exercise 6.3.** Write `regions(semantic, classes)`: from a semantic map, a tensor (H, W) of labels, to a
+# > `Panoptic` map.
 # > Each connected region of a thing class is a segment; a stuff class is one segment, in however many pieces.
 # > Segments are numbered from 1; pixels with the value `IGNORE` (255) stay `VOID` (0). `classes.stuff` holds the
-# > labels of the stuff. `cv2.connectedComponents` takes a mask of `uint8` and returns the number of its labels and
-# > a map, 0 outside and 1, 2, ... in its regions (pixels that touch at a corner are connected).
+# > labels of the stuff. `Segment(id, label)` is a segment. `cv2.connectedComponents` takes a mask of `uint8`
+# > (`.numpy()` of a tensor) and returns the number of its labels and a map, 0 outside and 1, 2, ... in its
+# > regions (pixels that touch at a corner are connected).
 
 
 # %% exercise="regions"
@@ -818,8 +821,8 @@ with check("ignored pixels are void, and separate"):
 check.report()
 
 # %% [markdown]
-# > **Predict.** The semantic maps are perfect, mIoU is 100 %. What is the PQ of the things, on Shapes and on the
-# > crowded images, where objects touch?
+# > **Predict.** The semantic maps are perfect, mIoU is 100 %. What is the PQ of the things, on Shapes and on its
+# > *crowded* variant, where objects touch (no `iscrowd`)?
 
 
 # %% tags=["hide-input"]
@@ -912,8 +915,8 @@ in_percent(axis)
 plt.show()
 
 # %% [markdown]
-# Without the smaller half of all objects mIoU has lost about a tenth, PQ a third. Neither is wrong;
-# they measure different things. To know how much road is segmented, use mIoU. To know whether the
+# Without the smaller half of all objects mIoU has lost about a tenth, PQ a third. Neither is wrong; they answer
+# different questions. To know how much road is segmented, use mIoU. To know whether the
 # children on it are detected, use PQ.
 #
 # ## 6.7 PQ against AP
@@ -925,15 +928,15 @@ plt.show()
 # mean over $t = 0.5, 0.55, \dots, 0.95$ and over the classes. Two things follow:
 #
 # - AP needs scores, because they define the order. A panoptic map has none; PQ uses the map as it is.
-# - A false positive with a low score comes late in the list and does not lower the precision of what comes
-#   before, and by chance it may raise recall. More detections do no harm. In a map every detection takes
-#   pixels from others.
+# - A detection with a low score comes late in the list. If it is false, the precision before it does not change; if
+#   it matches by chance, recall rises. So more detections do AP no harm. In a map every detection takes pixels from
+#   others.
 #
 # The experiment: one detection for each object, its mask moved by up to two pixels, with a high
 # score. Then, in addition, eight *duplicates* of each: moved again in all directions, with low
 # scores.
 #
-# > **Predict.** With the duplicates, nine of ten detections are superfluous. Does AP fall, rise or stay? And the PQ
+# > **Predict.** With the duplicates, eight of nine detections are superfluous. Does AP fall, rise or stay? And the PQ
 # > of the map that contains all of them?
 
 
@@ -1043,14 +1046,10 @@ plt.show()
 #
 # ### Results: PQ beside AP and IoU
 #
-# Kirillov et al. (2019) measured the best entries of challenges with all three. Their data sets, and COCO:
-#
-# | data set | images: train, val, test | things + stuff |
-# | --- | --- | --- |
-# | Cityscapes (2015): streets of cities, from a car | 2 975, 500, 1 525 | 8 + 11 |
-# | ADE20k (2016): scenes of all kinds | 20 000, 2 000, 3 000 | 100 + 50 |
-# | Mapillary Vistas (2017): streets of all continents | 18 000, 2 000, 5 000 | 37 + 28 |
-# | COCO (2014) with COCO-stuff (2017) | 118 000 and 5 000 | 80 + 53 |
+# Kirillov et al. (2019) measured the best entries of challenges with all three, on three data sets:
+# streets seen from a car (Cityscapes, 8 + 11 classes of things and stuff), scenes of all kinds (ADE20k, 100 + 50),
+# streets of all continents (Mapillary Vistas, 37 + 28). Th are things, St stuff; a method's name is its team's, or the
+# network's, where "+ COCO" means trained on COCO before.
 #
 # **Instances** (the paper's table 3). AP$^{NO}$ is AP after overlaps between the masks are removed. The order by AP
 # is the order by PQ; removing overlaps costs AP 3 to 5 points; and the methods differ in RQ, hardly in SQ.
@@ -1082,9 +1081,9 @@ plt.show()
 # | ADE20k | 41.1 | 27.4 | 24.5 | 35.6 |
 # | Vistas | 35.7 | 43.7 | 41.8 | 38.3 |
 #
-# ## 6.8 From files, and against the original
+# ## 6.8 Files, and a comparison with panopticapi
 #
-# Evaluations exchange files. Here are the regions of 6.6 as a file of predictions beside the
+# In practice predictions are evaluated from files. Here are the regions of 6.6 as a file of predictions beside the
 # exported ground truth, and the command that compares them:
 
 # %% tags=["hide-input"]
@@ -1240,8 +1239,8 @@ print(f"two channels: PQ {evaluate(converted, gt_maps).all.pq:.3f}")
 print(f"detections: PQ of things {result.things.pq:.3f}, of stuff {result.stuff.pq:.3f}")
 
 # %% [markdown]
-# Given to the evaluation as they are, both are refused, with file, image and reason. That is important: a
-# number computed from the wrong file looks like any other number.
+# (The detection file has no stuff, so PQ of the stuff is 0.) `labkit pq` refuses both formats as they are, with
+# file, image and reason. That is important: a number computed from the wrong file looks like any other number.
 
 # %% tags=["hide-input"]
 # The wrong formats, given to `labkit pq`
@@ -1396,8 +1395,8 @@ if sample is not None:
 
 # %% [markdown]
 # The people who stand apart are matched; players who hold one another and riders are missed, or share a mask with
-# the horse. So RQ is low, while SQ is that of usable outlines. Some false positives lie on a crowd: only its flag
-# excuses them. (On streets the same network does much better, see [notebook 3](03_mask_rcnn.ipynb).)
+# the horse. So RQ is low, while SQ is higher: the matched outlines are usable. Some false positives lie on a crowd:
+# only its flag excuses them. (On streets the same network does much better, see [notebook 3](03_mask_rcnn.ipynb).)
 
 # %% tags=["hide-input"]
 # The wrong formats of the photographs, given to `labkit pq`; summary
@@ -1408,7 +1407,7 @@ if sample is not None:
     holds["two channels refused"] = run_pq("--gt", gt, *two_channels, where=sample)
 
 failed = [name for name, true in holds.items() if not true]
-print(f"{len(holds)} statements about photographs, not true: {', '.join(failed) or 'none'}")
+print(f"{len(holds)} checks on photographs; failed: {', '.join(failed) or 'none'}")
 labkit.record("real_statements", len(holds))
 labkit.record("real_statements_not_true", len(failed))
 labkit.record("panopticapi_comparisons", len(differences))
@@ -1423,7 +1422,8 @@ labkit.record("panopticapi_disagreements", sum(gap > 1e-12 for gap in difference
 #   over the data set, divide per class, average last.
 # - Void pixels leave the union; false positives mostly on void, or on a crowd of their class, are
 #   ignored; crowds are neither TP nor FN. A lost `iscrowd` flag changes the score.
-# - A missed segment costs ½, a wrong class 1, a split in three 2: PQ rewards leaving out what is doubtful.
+# - If a small share $q$ of the segments is missed, RQ falls by $q/2$; with a wrong class by $q$; split in three by
+#   $2q$. PQ rewards leaving out what is doubtful.
 # - mIoU weighs pixels and cannot count. AP ranks lists and is not lowered by duplicates of low score. PQ
 #   weighs segments and needs one final map.
 #
@@ -1444,10 +1444,10 @@ labkit.record("panopticapi_disagreements", sum(gap > 1e-12 for gap in difference
 #    each true object its size class and draw RQ over the shift for the three classes. Which one
 #    makes the things' rows of 6.5 fall?
 # 5. **Stuff without a threshold.** Porzi et al. match the stuff segments of an image by class
-#    alone and average their IoU over the images with that class (PQ†). Add it to `count_matches` and
-#    repeat the shift. What does the curve of stuff do where PQ had its losses?
+#    alone and average their IoU over the images whose ground truth has that class (PQ†). Add it to `count_matches`
+#    and repeat the shift. How does the curve of the stuff differ from that of PQ?
 # 6. **The product of the columns.** Multiply SQ and RQ in the rows of the shift table and compare
-#    with PQ. Where is the product most wrong, and which sign has the difference? (The mean of
+#    with PQ. Where is the product most wrong, and what is the sign of the difference? (The mean of
 #    products minus the product of means is a covariance, here over the classes.)
 #
 # ## References

@@ -18,18 +18,18 @@
 # image, and how do you know that the code around it is correct?
 #
 # In this lesson you read the table of a model zoo, measure what a hash of six digits protects from, see
-# what a pickle can do, lose a layer without an error message, and repeat the experiment of an article with
-# several networks on one image. Then you find out what its numbers say and what they cannot say, measure
-# time and memory, and compare this library with the original.
+# what a pickle can do, lose a layer without an error message, and repeat the experiment of a published article
+# (7.1) with several networks on one image. Then you find out what the article's numbers say and what they cannot
+# say, measure time and memory, and compare this library with the original.
 #
-# You need: notebooks 3, 4 and 5, and PQ from notebook 6.
-# [Glossary](../docs/glossary.md) of all terms.
+# You need: notebooks 3, 4 and 5, and PQ from notebook 6. DETR and Mask2Former are explained in notebooks 8 and 10;
+# here only their outputs are used. [Glossary](../docs/glossary.md) of all terms.
 #
 # **Nothing is downloaded unless you ask for it.** The published networks of this lesson are 2 GB. There
 # are two ways to read it:
 #
 # - as it is: every experiment runs on eight small networks that come with labkit, trained on Shapes, and
-#   `pedestrians_lite`, which finds people in photographs, on the photographs that are here;
+#   `pedestrians_lite`, which finds people, on photographs if your machine has them;
 # - with `fetch = True` (also the profile `full`): the published networks are downloaded, and the same
 #   cells show them too. Files that are already in the download folder are used without asking.
 
@@ -107,7 +107,7 @@ folder = Path(scratch.name)
 # ## 7.1 What a zoo publishes
 #
 # A **model zoo** is a table. For each network it has a configuration, a file of weights, and the results on
-# a data set that everybody knows. We follow the article *Panoptic segmentation and instance segmentation
+# a standard data set. We follow the article *Panoptic segmentation and instance segmentation
 # with Detectron2 on AMD GPUs* (2024). It takes five networks from Detectron2's zoo: two Panoptic FPNs, and
 # three Mask R-CNNs that differ in their backbone. We add UPSNet (notebook 5) and DETR (notebook 8), which
 # needs neither anchors nor NMS.
@@ -152,6 +152,9 @@ def epochs(iterations, images_per_batch, images):
 
 
 epochs(3 * 90_000, 16, 118_287)
+
+# %% [markdown]
+# So `3x` is about 36 epochs.
 
 # %% tags=["hide-input"]
 # Bookkeeping: numbers of 7.1
@@ -206,8 +209,9 @@ labkit.record("seconds_to_forge_6_digits", 16**6 * each)
 # Six digits are forged in about a minute or less, in Python, on one core. A short hash detects a *damaged*
 # file, never a forged one. Only the complete hash, from a source that you trust, detects both.
 #
-# **Hostile.** Detectron2's files are pickles. A pickle is not only data: it is a small program that may
-# call any function. This one calls `print`; it could as well have sent your keys somewhere.
+# **Hostile.** Detectron2's files are pickles. A pickle is not only data: it is a small program that may call any
+# function. `__reduce__` returns the function and the arguments that `pickle.load` will call. This one calls
+# `print`; it could as well have sent your keys somewhere.
 
 
 # %% tags=["idea"]
@@ -256,17 +260,17 @@ wrong = sum(not torch.equal(value, state[name]) for name, value in again.state_d
 labkit.record("arrays_that_came_back_wrong", wrong)
 
 # %% [markdown]
-# Now the usual accident: one name does not match, because a version renamed it or a rule was forgotten.
+# Now the usual accident: one name does not match, because another version renamed it, or the table of names lacks it.
 # Many scripts call `load_state_dict(..., strict=False)`. A layer without a match then keeps its random
 # initialization, without an error.
 #
-# > **Predict.** We lose, one at a time, a lateral connection of the FPN, a fully connected layer of the box
-# > head, and a convolution of the mask head. Which loss costs most PQ, and which would you not notice?
+# > **Predict.** We leave out one layer at a time: a lateral connection of the FPN, a fully connected layer of the
+# > box head, a convolution of the mask head. Which one costs most PQ, and which would you not notice?
 
 
 # %% tags=["idea"]
 def load_without(state, layer):
-    """A network for whose ``layer`` the file has no matching name."""
+    """A network loaded without the weights of ``layer``."""
     network = build("panoptic_fpn_tiny", shapes)
     matching = {name: value for name, value in state.items() if not name.startswith(layer)}
     network.load_state_dict(matching, strict=False)  # no error
@@ -362,14 +366,14 @@ changed = sum(not torch.equal(value, before[name]) for name, value in fresh.stat
 labkit.record("arrays_changed_by_a_file_that_does_not_fit", changed)
 
 # %% [markdown]
-# ## 7.3 The line-up
+# ## 7.3 The networks
 #
 # **What the article says about the networks, and what the code does.** The article describes Mask R-CNN in
 # a few paragraphs. Compare its sentences with the configurations that you are about to run:
 #
 # | the article | the networks |
 # | --- | --- |
-# | "The first stage, also called Regional Proposal Network (RPN), employs a ResNet based *backbone* for feature extraction and outputs proposal boxes." | The *region* proposal network is a few convolutions *on* the backbone's features. The backbone belongs to both stages. |
+# | "The first stage, also called Regional Proposal Network (RPN), employs a ResNet based *backbone* for feature extraction and outputs proposal boxes." | The RPN is a few convolutions *on* the backbone's features. The backbone belongs to both stages. |
 # | "the pooled features from RoIAlign are passed to the second *backbone*" … "the same ResNet as in the first stage although they don't share features during training" | There is no second backbone, and the stages share their features. (The Mask R-CNN paper trained the RPN separately for its ablations; Detectron2 trains both stages together.) With FPN and DC5 the box head is two fully connected layers and the mask head four convolutions. Only C4 runs a part of a ResNet on each proposal: its last stage, `res5`. |
 # | "C4 and DC5 differ only on the last layer of the *backbone*." | They differ in the last *stage*, `res5`. C4 ends the backbone at `res4` and runs `res5` on each proposal. DC5 runs `res5` once on the whole image, dilated, so that its stride stays 16. |
 # | RoIAlign samples "4 points from each bin using bilinear interpolation of the surrounding pixels" and "helps retain spatial information at the pixel level". | It interpolates between cells of a *feature map* with a stride of 4 to 32 pixels. Four points are the paper's setting; Detectron2's `sampling_ratio = 0` takes as many as the bin has cells, rounded up. The points of a bin are averaged. What is kept is the *position* of the box to a fraction of a cell (notebook 2). |
@@ -459,7 +463,7 @@ labkit.record("published_networks", len(here))
 labkit.record("ran_on", "published weights" if here else "small networks")
 
 # %% [markdown]
-# A **scene** is some images and the networks that predict them:
+# The experiment has up to four **settings**, each with its images and the networks that run on them:
 #
 # - *Shapes*, always: images whose ground truth we know, and the eight small networks. Three of these differ in
 #   the backbone alone, with an equal budget of 1,500 steps: `panoptic_fpn_tiny_1500` (FPN),
@@ -468,14 +472,14 @@ labkit.record("ran_on", "published weights" if here else "small networks")
 #   (`labkit data get penn-fudan`), or else on two of scikit-image, without ground truth.
 # - *the article's*, with published networks: image 16 of COCO's test set, a batter, a catcher and an umpire in
 #   front of spectators.
-# - *yours*: the parameter `photograph`.
+# - *yours*: the image that you name in `photograph`.
 
 # %% tags=["hide-input"]
-# The scenes
+# The settings
 
 
 @dataclass
-class Scene:
+class Setting:
     title: str  # "Shapes", "photographs", "the article's" or "yours"
     networks: list[str]
     categories: Categories
@@ -497,8 +501,8 @@ small = [  # they come with labkit
     "detr_panoptic_tiny",
     "mask2former_tiny",
 ]
-scenes = [
-    Scene(
+settings = [
+    Setting(
         "Shapes",
         small,
         shapes,
@@ -512,8 +516,8 @@ streets = find_data("PennFudanPed")
 if streets is not None:
     held_out = PennFudan(streets, "val")
     images, targets = zip(*(held_out[i] for i in range(num_streets)), strict=True)
-    scenes.append(
-        Scene("photographs", ["pedestrians_lite"], held_out.categories, images, targets=targets)
+    settings.append(
+        Setting("photographs", ["pedestrians_lite"], held_out.categories, images, targets=targets)
     )
 else:
     print("Penn-Fudan is not here: `labkit data get penn-fudan` brings photographs of streets.")
@@ -521,36 +525,40 @@ else:
     if None in images:
         print(f"scikit-image's photographs are not here either: {photographs.INSTALL}")
     else:
-        scenes.append(Scene("photographs", ["pedestrians_lite"], PennFudan.categories, images))
+        settings.append(Setting("photographs", ["pedestrians_lite"], PennFudan.categories, images))
 test_image = home / article.folder / article.files[0].to
 if here and test_image.is_file():
     image = as_image(test_image)
-    scenes.append(Scene("the article's", here, coco_panoptic(), [image], test_image))
+    settings.append(Setting("the article's", here, coco_panoptic(), [image], test_image))
 if photograph and here:
     image = as_image(photograph)
-    scenes.append(Scene("yours", here, coco_panoptic(), [image], Path(photograph)))
+    settings.append(Setting("yours", here, coco_panoptic(), [image], Path(photograph)))
 elif photograph:
     print("Your photograph is predicted by pedestrians_lite, which knows one class.")
     yours = as_image(photograph)
-    scenes.append(Scene("yours", ["pedestrians_lite"], PennFudan.categories, [yours]))
-for scene in scenes:
-    height, width = scene.images[scene.shown].shape[1:]
-    number = f"{len(scene.images)} images" if len(scene.images) > 1 else "one image"
-    print(f"{scene.title}: {number} of {width} × {height} pixels, {len(scene.networks)} networks")
+    settings.append(Setting("yours", ["pedestrians_lite"], PennFudan.categories, [yours]))
+for setting in settings:
+    height, width = setting.images[setting.shown].shape[1:]
+    number = f"{len(setting.images)} images" if len(setting.images) > 1 else "one image"
+    print(
+        f"{setting.title}: {number} of {width} × {height} pixels, {len(setting.networks)} networks"
+    )
 
 # %% [markdown]
-# The next cell runs each network on all images of a scene and measures its cost. Time is the median of
-# several runs after a first one that does not count (7.7). Memory is the largest number of bytes that
-# tensors hold at one moment, without the weights. To measure it, we intercept every operation of PyTorch,
-# note the storage of its result, and remove it when it is released. (What a compiled operator allocates
-# internally is not seen.)
+# The next cell runs each network on all images of a setting and measures its cost, which 7.7 shows: time is the
+# median of several runs after a first one that does not count, memory the largest number of bytes that tensors hold
+# at one moment, without the weights.
 
 # %% tags=["hide-input"]
 # Measurement: predictions, time and memory of every network
 
 
 class LiveTensors(TorchDispatchMode):
-    """Bytes of the tensors that operations have made and that are still in use, now and at most."""
+    """Bytes of the tensors that operations have made and that are still in use, now and at most.
+
+    It intercepts every operation of PyTorch, notes the storage of its result, and removes it when
+    it is released. What a compiled operator allocates internally is not seen.
+    """
 
     def __init__(self):
         super().__init__()
@@ -587,32 +595,32 @@ def seconds_of(predictor, image):
     return time.perf_counter() - start
 
 
-def examine(scene, name):
-    """Predict a scene's images with a network, and measure what it costs."""
+def examine(setting, name):
+    """Predict a setting's images with a network, and measure what it costs."""
     torch.set_num_threads(1 if name in shipped() else threads)
     predictor = Predictor(name)
-    image = scene.images[scene.shown]
+    image = setting.images[setting.shown]
     first = seconds_of(predictor, image)
     times = [seconds_of(predictor, image) for _ in range(repeats)]
     with LiveTensors() as live:
         predictor(image)
-    scene.costs[name] = {
+    setting.costs[name] = {
         "first": first,
         "seconds": statistics.median(times),
         "parameters": million_parameters(predictor.model),
         "weights": sum(w.nbytes for w in predictor.model.parameters()) / 1e6,
         "peak": live.peak / 1e6,
     }
-    bar = progress_bar(scene.images, desc=name, unit="image", disable=len(scene.images) < 10)
-    scene.predictions[name] = [predictor(image) for image in bar]
+    bar = progress_bar(setting.images, desc=name, unit="image", disable=len(setting.images) < 10)
+    setting.predictions[name] = [predictor(image) for image in bar]
 
 
-for scene in scenes:
-    for name in list(scene.networks):
+for setting in settings:
+    for name in list(setting.networks):
         try:
-            examine(scene, name)
+            examine(setting, name)
         except LabkitError as error:  # a damaged file costs its own row, not the experiment
-            scene.networks.remove(name)
+            setting.networks.remove(name)
             print(f"LEFT OUT: {error}")
 
 # %% [markdown]
@@ -640,55 +648,56 @@ def count_segments(panoptic, categories):
 
 # %% tags=["hide-input"]
 # Table: segments, instances and classes of every network
-for scene in scenes:
-    print(f"{scene.title} ({'published weights' if scene.networks == here else 'small networks'})")
+for setting in settings:
+    print(
+        f"{setting.title} ({'published weights' if setting.networks == here else 'small networks'})"
+    )
     print(f"  {'':24}segments = things + stuff   instances   classes")
-    if scene.targets:
-        target = scene.targets[scene.shown]
-        things, stuff = count_segments(target["panoptic"], scene.categories)
+    if setting.targets:
+        target = setting.targets[setting.shown]
+        things, stuff = count_segments(target["panoptic"], setting.categories)
         print(f"  {'(ground truth)':24}{things + stuff:8}{things:9}{stuff:8}{things:12}")
-    for name in scene.networks:
-        prediction = scene.predictions[name][scene.shown]
+    for name in setting.networks:
+        prediction = setting.predictions[name][setting.shown]
         instances, panoptic = above(prediction.detections), prediction.panoptic
         row, labels = f"{'–':>8}{'–':>9}{'–':>8}", instances.labels.tolist()
         if panoptic is not None:
-            things, stuff = count_segments(panoptic, scene.categories)
+            things, stuff = count_segments(panoptic, setting.categories)
             row = f"{things + stuff:8}{things:9}{stuff:8}"
             labels = [segment.label for segment in panoptic.segments]
-        classes = ", ".join(scene.categories[label].name for label in sorted(set(labels)))
+        classes = ", ".join(setting.categories[label].name for label in sorted(set(labels)))
         print(f"  {name:24}{row}{len(instances):12}   {classes}")
-        if scene.title in ("Shapes", "the article's"):
-            where = "shapes" if scene.title == "Shapes" else "article"
+        if setting.title in ("Shapes", "the article's"):
+            where = "shapes" if setting.title == "Shapes" else "article"
             labkit.record(f"{where}_instances_{name}", len(instances))
             if panoptic is not None:
                 labkit.record(f"{where}_segments_{name}", things + stuff)
 
 # %% tags=["hide-input"]
 # Figure: detections of every network (7.9 shows the panoptic maps)
-for scene in scenes:
-    image, rows = scene.images[scene.shown], []
-    if scene.title == "photographs":  # one network, several images
-        for k, image in enumerate(scene.images[:6]):
-            detections = above(scene.predictions["pedestrians_lite"][k].detections)
-            people = f", annotated: {len(scene.targets[k]['labels'])}" if scene.targets else ""
+for setting in settings:
+    image, rows = setting.images[setting.shown], []
+    if setting.title == "photographs":  # one network, several images
+        for k, image in enumerate(setting.images[:6]):
+            detections = above(setting.predictions["pedestrians_lite"][k].detections)
+            people = f", annotated: {len(setting.targets[k]['labels'])}" if setting.targets else ""
             rows.append((f"detected: {len(detections)}{people}", image, detections))
     else:
-        if scene.targets:
-            rows.append(("ground truth", image, scene.targets[scene.shown]["panoptic"]))
-        for name in scene.networks:
-            rows.append((name, image, above(scene.predictions[name][scene.shown].detections)))
-    one_class = len(scene.networks) == 1
-    display(panels(rows, scene.categories, columns=3, size=3.3, by_object=one_class))
+        if setting.targets:
+            rows.append(("ground truth", image, setting.targets[setting.shown]["panoptic"]))
+        for name in setting.networks:
+            rows.append((name, image, above(setting.predictions[name][setting.shown].detections)))
+    one_class = len(setting.networks) == 1
+    display(panels(rows, setting.categories, columns=3, size=3.3, by_object=one_class))
 
 # %% [markdown]
 # The article's detectors found 4 each. Here every network with anchors detects 5, as many as there are: this
 # image was chosen among a hundred for that reason. Look at the panels. Between the two large squares there is
 # a small one. C4 misses it and predicts a false square over both large ones. DC5 misses it too and detects the
-# square at the lower left twice. One object is missed, one detection is false, and the count is right. The two
-# networks with queries have no NMS that would remove duplicates: DETR counts 8 and predicts the triangle
-# three times. Mask2Former (notebook 10), which has no boxes, counts 5, with the same mistakes as DC5. Its
-# panoptic map has no duplicates (7.9): a pixel belongs to one segment, and a segment that loses too many
-# pixels is dropped.
+# square at the lower left twice. One object is missed, one detection is false, and the count is right. DETR and
+# Mask2Former (notebooks 8 and 10) have no NMS that would remove duplicates: DETR counts 8 and predicts the triangle
+# three times. Mask2Former, which has no boxes, counts 5, with the same mistakes as DC5. Its panoptic map has no
+# duplicates (7.9): a pixel belongs to one segment, and a segment that loses too many pixels is dropped.
 #
 # Three things to know about such numbers:
 #
@@ -696,8 +705,8 @@ for scene in scenes:
 #   itself names two of them that are stuff: the second network "couldn't differentiate between the
 #   `playing field` and `dirt`". The detectors' 4 are things alone, and the article says so: "in the
 #   foreground".
-# - **A count depends on a threshold.** It was 0.5 there. Each network distributes its scores differently, so
-#   that another threshold gives another order of the counts.
+# - **A count depends on a threshold.** The article used 0.5. The scores of each network have another distribution,
+#   so another threshold may change the order of the counts.
 # - **Equal counts are not equal results.** With one object missed and one false positive the count is right.
 #
 # The last two can be measured. First the threshold: the mean number of objects in an image, over the score
@@ -708,25 +717,25 @@ for scene in scenes:
 STYLES = list(zip(colors[:8], ("-", "--", "-", "-.", ":", "--", "-", "-."), strict=True))
 thresholds = np.linspace(0.05, 0.95, 37)
 figure, axes = plt.subplots(
-    len(scenes), 1, figsize=(6.8, 3.2 * len(scenes)), layout="constrained", squeeze=False
+    len(settings), 1, figsize=(6.8, 3.2 * len(settings)), layout="constrained", squeeze=False
 )
-for axis, scene in zip(axes[:, 0], scenes, strict=True):
-    for name, (color, style) in zip(scene.networks, STYLES, strict=False):
-        scores = torch.cat([p.detections.scores for p in scene.predictions[name]]).numpy()
-        curve = [(scores >= t).sum() / len(scene.images) for t in thresholds]
+for axis, setting in zip(axes[:, 0], settings, strict=True):
+    for name, (color, style) in zip(setting.networks, STYLES, strict=False):
+        scores = torch.cat([p.detections.scores for p in setting.predictions[name]]).numpy()
+        curve = [(scores >= t).sum() / len(setting.images) for t in thresholds]
         axis.plot(thresholds, curve, style, color=color, linewidth=2, label=name)
-    if scene.targets:
-        mean = np.mean([len(target["labels"]) for target in scene.targets])
+    if setting.targets:
+        mean = np.mean([len(target["labels"]) for target in setting.targets])
         axis.axhline(mean, color="black", linewidth=0.8)
         axis.text(0.06, mean, "ground truth", va="bottom", fontsize=8)
     axis.axvline(SCORE, color="0.7", linewidth=0.8)
-    axis.set(xlabel="score threshold", ylabel="objects per image", title=scene.title)
-    axis.set(ylim=(0, 15 if scene.title == "Shapes" else None))
+    axis.set(xlabel="score threshold", ylabel="objects per image", title=setting.title)
+    axis.set(ylim=(0, 15 if setting.title == "Shapes" else None))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
 plt.show()
 for name in small:
-    scores = torch.cat([p.detections.scores for p in scenes[0].predictions[name]])
+    scores = torch.cat([p.detections.scores for p in settings[0].predictions[name]])
     for t in (0.25, 0.5, 0.75):
         labkit.record(f"mean_count_{name}_at_{t}", (scores >= t).sum().item() / len(indices))
 
@@ -735,8 +744,8 @@ for name in small:
 # steep, the threshold decides. Every curve crosses the ground truth somewhere: any count can be reached by
 # moving the threshold.
 #
-# Now the result itself. An object **matches** another list if that has an object of its class with a mask
-# IoU above one half.
+# Now the result itself. An object **matches** a list of objects if the list has an object of the same class with a
+# mask IoU above one half.
 
 
 # %% tags=["idea"]
@@ -802,38 +811,38 @@ check.report()
 
 # %% tags=["hide-input"]
 # Table: right counts and right objects
-def objects_of(scene):
+def objects_of(setting):
     """Labels and masks of the detections above the threshold, by network and image."""
     lists = {}
-    for name in scene.networks:
-        chosen = [above(p.detections) for p in scene.predictions[name]]
+    for name in setting.networks:
+        chosen = [above(p.detections) for p in setting.predictions[name]]
         lists[name] = [(d.labels, d.masks) for d in chosen]
-    if scene.targets:
-        lists["ground truth"] = [(t["labels"], t["masks"]) for t in scene.targets]
+    if setting.targets:
+        lists["ground truth"] = [(t["labels"], t["masks"]) for t in setting.targets]
     return lists
 
 
-objects = {scene.title: objects_of(scene) for scene in scenes}
+objects = {setting.title: objects_of(setting) for setting in settings}
 of_shapes = objects["Shapes"]
 print(f"{'':26}count right   objects right   images")
-for scene in scenes:
-    if not scene.targets:
+for setting in settings:
+    if not setting.targets:
         continue
-    of_scene = objects[scene.title]
-    for name in scene.networks:
-        pairs = list(zip(of_scene[name], of_scene["ground truth"], strict=True))
+    of_setting = objects[setting.title]
+    for name in setting.networks:
+        pairs = list(zip(of_setting[name], of_setting["ground truth"], strict=True))
         counted = sum(len(predicted[0]) == len(true[0]) for predicted, true in pairs)
         matched = sum(all_right(predicted, true) for predicted, true in pairs)
         print(f"{name:26}{counted:11}{matched:16}{len(pairs):9}")
-        if scene.title == "Shapes":
+        if setting.title == "Shapes":
             labkit.record(f"share_count_right_{name}", counted / len(pairs))
             labkit.record(f"share_objects_right_{name}", matched / len(pairs))
 
 # %% [markdown]
-# The count flatters, and more so for weaker networks. With DC5, DETR and Mask2Former about half of the right
-# counts are of wrong objects, with C4 a third, with the FPN of equal budget one in ten. The three backbones with equal
-# budgets compare clearly only by the objects: FPN is right in 55 % of the images, C4 in 24 %, DC5 in 18 %. An
-# equal count in *one* image says next to nothing about the networks.
+# The count makes every network look better, most of all the weak ones. With DC5, DETR and Mask2Former about half of
+# the right counts are of wrong objects, with C4 a third, with the FPN of equal budget one in ten. Only the objects
+# separate the three backbones of equal budget clearly: FPN is right in 55 % of the images, C4 in 24 %, DC5 in 18 %.
+# An equal count in *one* image says next to nothing about the networks.
 #
 # ## 7.5 Which networks agree
 #
@@ -878,23 +887,23 @@ check.report()
 # %% tags=["hide-input"]
 # Figure: agreement of every two networks
 tables = {}
-several = [scene for scene in scenes if len(scene.networks) > 1]
+several = [setting for setting in settings if len(setting.networks) > 1]
 figure, axes = plt.subplots(
     len(several), 1, figsize=(6.4, 4.8 * len(several)), layout="constrained", squeeze=False
 )
-for axis, scene in zip(axes[:, 0], several, strict=True):
-    lists = objects[scene.title]
+for axis, setting in zip(axes[:, 0], several, strict=True):
+    lists = objects[setting.title]
     table = np.eye(len(lists))
     for (i, a), (j, b) in itertools.combinations(enumerate(lists.values()), 2):
         table[i, j] = table[j, i] = agreement(a, b)
-    tables[scene.title] = table
+    tables[setting.title] = table
     axis.imshow(table, vmin=0, vmax=1, cmap="Blues")
     for y, x in np.ndindex(table.shape):
         color = "white" if table[y, x] > 0.6 else "black"
         axis.text(x, y, f"{table[y, x]:.2f}", ha="center", va="center", fontsize=8, color=color)
     axis.set_xticks(range(len(lists)), lists, rotation=40, ha="right", fontsize=8)
     axis.set_yticks(range(len(lists)), lists, fontsize=8)
-    axis.set_title(f"agreement of the objects, {scene.title}", fontsize=9)
+    axis.set_title(f"agreement of the objects, {setting.title}", fontsize=9)
 plt.show()
 order = list(of_shapes)
 for a, b in itertools.combinations(
@@ -923,15 +932,15 @@ for name in small:
         support.append(supporters(name, k, of_shapes))
         correct.append(matches(predicted, of_shapes["ground truth"][k]))
 support, correct = torch.cat(support).numpy(), torch.cat(correct).numpy()
-print("predicted by   objects   of them true")
+print("predicted by   objects   true objects")
 for number in np.unique(support):
     share = correct[support == number].mean()
     print(f"{number:12}{(support == number).sum():10}{share:15.1%}")
     labkit.record(f"true_if_reported_by_{number}", share)
 
 # %% [markdown]
-# What a single network predicts is nearly always false, and what all predict is nearly always true. No ground
-# truth was needed to separate them. But agreement counts only among independent networks. Three of ours
+# An object that only one network predicts is nearly always false, and one that all predict is nearly always true.
+# No ground truth was needed to separate them. But agreement counts only among independent networks. Three of ours
 # (`mask_rcnn_tiny`, `panoptic_fpn_tiny`, `upsnet_tiny`) were fine-tuned from the same weights, and agree with
 # one another more than with the ground truth: compare the table. What they get wrong together is supported by
 # three networks as well. (Exercise 3 looks for images in which all agree and are wrong.)
@@ -961,7 +970,7 @@ for name in names:
     for title, change in (("correct order", None), ("exchanged", exchange_red_and_blue)):
         metric, segments = PanopticQuality(shapes), []
         for k, (image, target) in enumerate(few):
-            ready = scenes[0].predictions[name][k]  # 7.3 has predicted the images as they are
+            ready = settings[0].predictions[name][k]  # 7.3 has predicted the images as they are
             panoptic = predictor(change(image)).panoptic if change else ready.panoptic
             metric.update(panoptic, target["panoptic"])
             segments.append(len(panoptic.segments))
@@ -969,15 +978,15 @@ for name in names:
         parts = [100 * part.pq for part in (result.all, result.things, result.stuff)]
         print(f"{name:20}{title:24}" + "{:6.1f}{:8.1f}{:7.1f}".format(*parts) + f"{mean:10.1f}")
         measured[name, title] = np.array([result.things.pq, result.stuff.pq, mean])
-for scene in scenes[1:]:
-    for name in scene.networks:
+for setting in settings[1:]:
+    for name in setting.networks:
         predictor = Predictor(name)
         exchanged = [
-            above(predictor(exchange_red_and_blue(image)).detections) for image in scene.images
+            above(predictor(exchange_red_and_blue(image)).detections) for image in setting.images
         ]
-        usual, other = objects[scene.title][name], [(d.labels, d.masks) for d in exchanged]
+        usual, other = objects[setting.title][name], [(d.labels, d.masks) for d in exchanged]
         before, after = [sum(len(labels) for labels, _ in side) for side in (usual, other)]
-        print(f"{scene.title}, {name}: {before} objects, exchanged {after}, ", end="")
+        print(f"{setting.title}, {name}: {before} objects, exchanged {after}, ", end="")
         print(f"agreement {agreement(usual, other):.2f}")
 for name in names:
     things, stuff, more = measured[name, "exchanged"] - measured[name, "correct order"]
@@ -989,7 +998,8 @@ for name in names:
 # Things lose a few points, because squares have many colours and one shape. Stuff loses thirty points or
 # more: the sky has become brown. And the **count goes up**. Such a mistake is not visible as one: a network
 # finds something in any image. (In photographs `pedestrians_lite` finds nearly the same people, for clothes
-# have any colour.) Only a comparison of numbers with somebody else's, on the same image, shows it (7.8).
+# have any colour.) Without ground truth, only a comparison with somebody else's numbers on the same image shows it
+# (7.8).
 #
 # In labkit the order of the channels is part of a network's *preprocessing*, like the mean that is
 # subtracted and the size to which an image is resized. `Predictor` always takes red first and converts to
@@ -1021,18 +1031,20 @@ labkit.record("published_networks_with_blue_first", sum(c.bgr for c in configs.v
 
 # %% tags=["hide-input"]
 # Table: weights, memory and time
-for scene in scenes:
-    on = f"{default_device().type}, {threads} threads" if scene.networks == here else "1 thread"
-    print(f"{scene.title} ({on})")
-    print(f"  {'':26}{'million':>9}{'weights':>10}{'tensors':>12}{'first run':>12}{'median':>9}")
-    print(f"  {'':26}{'weights':>9}{'MB':>10}{'at most, MB':>12}{'ms':>12}{'ms':>9}")
-    for name in scene.networks:
-        cost = scene.costs[name]
+for setting in settings:
+    on = f"{default_device().type}, {threads} threads" if setting.networks == here else "1 thread"
+    print(f"{setting.title} ({on})")
+    print(
+        f"  {'':26}{'million':>11}{'weights':>9}{'peak memory':>13}{'first run':>11}{'median':>8}"
+    )
+    print(f"  {'':26}{'parameters':>11}{'MB':>9}{'MB':>13}{'ms':>11}{'ms':>8}")
+    for name in setting.networks:
+        cost = setting.costs[name]
         print(
-            f"  {name:26}{cost['parameters']:9.2f}{cost['weights']:10.1f}{cost['peak']:12.1f}"
-            f"{1000 * cost['first']:12.0f}{1000 * cost['seconds']:9.0f}"
+            f"  {name:26}{cost['parameters']:11.2f}{cost['weights']:9.1f}{cost['peak']:13.1f}"
+            f"{1000 * cost['first']:11.0f}{1000 * cost['seconds']:8.0f}"
         )
-costs = scenes[0].costs
+costs = settings[0].costs
 for name in small:
     labkit.record(f"million_weights_{name}", costs[name]["parameters"])
     labkit.record(f"peak_megabytes_{name}", costs[name]["peak"])
@@ -1045,24 +1057,22 @@ labkit.record("seconds_c4_over_fpn", c4["seconds"] / fpn["seconds"])
 # C4 has the fewest weights and needs by far the most time and memory, because it runs `res5` on every
 # proposal (7.3). The size of a file says little about the cost of a network.
 #
-# ## 7.8 Beside Detectron2
+# ## 7.8 Comparison with Detectron2
 #
 # Does labkit compute what Detectron2 computes? Where Detectron2 is installed (`labkit install
-# detectron2`), both get the same weights and the same image, and the detections are compared number by
-# number. If the published networks are here, they are compared. Otherwise a ResNet-50 Mask R-CNN is, with
-# random weights that are scaled so that it detects a hundred objects. Equality of two programs can be
-# tested with any weights.
+# detectron2`), both get the same weights and the same image, and the detections are compared: the same
+# number and classes, boxes to a hundredth of a pixel, scores to a thousandth. If the published networks are
+# here, they are compared. Otherwise a ResNet-50 Mask R-CNN is, with random weights that are scaled so that
+# it detects a hundred objects. Equality of two programs can be tested with any weights.
+
+# %% tags=["hide-input"]
+# Comparison with Detectron2, where it is installed
 
 
-# %% tags=["idea"]
 def same_detections(difference):
     """Same number and classes, boxes to a hundredth of a pixel, scores to a thousandth."""
     d = difference
     return d.boxes is not None and d.labels == 0 and d.boxes < 0.01 and d.scores < 1e-3
-
-
-# %% tags=["hide-input"]
-# Comparison with Detectron2, where it is installed
 
 
 def detectron2_predictor(entry):
@@ -1089,19 +1099,19 @@ def compare_with_detectron2(name, ours, theirs):
 differing = []
 if problem := optional_packages.problem("detectron2"):
     print(f"Nothing is compared: {problem}")
-elif any(scene.networks == here for scene in scenes):
-    scene = next(scene for scene in scenes if scene.networks == here)
-    bgr = np.ascontiguousarray(scene.images[0].flip(0).permute(1, 2, 0).numpy())  # see 7.6
+elif any(setting.networks == here for setting in settings):
+    setting = next(setting for setting in settings if setting.networks == here)
+    bgr = np.ascontiguousarray(setting.images[0].flip(0).permute(1, 2, 0).numpy())  # see 7.6
     for entry in zoo:
-        if entry.name not in scene.networks or entry.format != "detectron2":
+        if entry.name not in setting.networks or entry.format != "detectron2":
             continue
         predictor = detectron2_predictor(entry)
         output = predictor(bgr)
         seconds = statistics.median(seconds_of(predictor, bgr) for _ in range(repeats))
-        d, prediction = output["instances"].to("cpu"), scene.predictions[entry.name][0]
+        d, prediction = output["instances"].to("cpu"), setting.predictions[entry.name][0]
         theirs = Detections(d.pred_boxes.tensor, d.scores, d.pred_classes, d.pred_masks)
         compare_with_detectron2(entry.name, prediction.detections, theirs)
-        print(f"  median {seconds:.2f} s, labkit {scene.costs[entry.name]['seconds']:.2f} s")
+        print(f"  median {seconds:.2f} s, labkit {setting.costs[entry.name]['seconds']:.2f} s")
         if prediction.panoptic is not None:
             ids, segments = output["panoptic_seg"]
             apart = int((ids.cpu() != prediction.panoptic.ids).sum())
@@ -1111,8 +1121,8 @@ else:
     from labkit.bench.detectors_peers import InputSizes, detectron2_pair, test_image
 
     torch.set_num_threads(threads)
-    setting = InputSizes((96, 128), 160, 267) if profile == "smoke" else InputSizes()
-    pair, image = detectron2_pair(setting), test_image(setting)
+    sizes = InputSizes((96, 128), 160, 267) if profile == "smoke" else InputSizes()
+    pair, image = detectron2_pair(sizes), test_image(sizes)
     pair.theirs.eval()
     with torch.no_grad():
         theirs = pair.detections(pair.predict(image))
@@ -1174,7 +1184,7 @@ Compare(last.networks, last.source)
 #    most, and does a count show it?
 # 6. **Your photograph.** Set `photograph`. Without published networks: what does `pedestrians_lite` take for a
 #    pedestrian in it, and with which score (3.13)? With them: which objects in it belong to none of the 133
-#    classes, and what are they called?
+#    classes, and which class do the networks give them?
 # 7. **Detectron2's defaults.** The article sets `SCORE_THRESH_TEST = 0.5`. Which results of the *panoptic*
 #    networks does that change, given that the merge has a threshold of its own (notebook 4)?
 #

@@ -114,7 +114,7 @@ folder = Path(scratch.name)
 # For each object the drawing keeps the *whole* mask, including what others occlude.
 #
 # > **Exercise 9.1.** Write `visible(objects)`. The objects of an image are a list of pairs (name, mask) from the
-# > lowest to the highest, masks of bool and of one shape. Return the same list with the *visible* masks: without
+# > lowest to the highest, boolean masks of equal shape. Return the same list with the *visible* masks: without
 # > the pixels that an object above covers. An example in one row of pixels: a plank `0110` over a bag `1111` leaves
 # > the bag `1001`, in two parts.
 
@@ -331,7 +331,7 @@ def as_instances(ground, objects):
 
 
 # %% [markdown]
-# The values are defined in a small file of your own. We choose values with gaps, as labelling programs often
+# A small **category file** defines names, values and kinds. We choose values with gaps, as labelling programs often
 # do, and not 0: keep 0 for "nobody has labelled this pixel". labkit reads all three layouts and recognizes
 # them by their content (`labkit.datasets.masks.mask_folder`).
 
@@ -426,8 +426,8 @@ for way in WAYS:
 #
 # **A mask is not a photograph.** It looks like one, and programs treat it like one.
 #
-# > **Predict.** The mask is saved as JPEG of quality 95, which no eye can tell from the original. How many different
-# > values has it then, and in what share of the pixels is a value that nobody painted?
+# > **Predict.** The mask is saved as JPEG of quality 95, which no eye can tell from the original. How many
+# > different values does it have then, and what share of the pixels has a value that nobody painted?
 
 # %% tags=["hide-input"]
 # Table: values after JPEG and after resizing
@@ -450,22 +450,22 @@ for name, values in OTHERS.items():
     labkit.record(f"invented_{name.split(',')[-1].strip().replace(' ', '_')}", invented.mean())
 
 # %% [markdown]
-# There are values that nobody painted, and some of them *are* classes: 5 and 9 lie between 2 and 21, so
-# a pipe on soil gets an edge of plank and bag. Use lossless PNG and nearest-neighbour interpolation, nothing
-# else.
+# There are values that nobody painted, and some of them *are* classes: 5 (plank) and 9 (bag) lie between 2 (pipe)
+# and 21 (soil), so a pipe on soil gets an edge of plank and bag. Use lossless PNG and nearest-neighbour
+# interpolation, nothing else.
 #
 # ## 9.3 A mask as an outline
 #
 # COCO's instance files describe an object by polygons or by run-length encoding. First the polygon. A mask
 # is a set of unit squares, pixel $(x, y)$ covers $[x, x+1] \times [y, y+1]$, and its outline consists of
 # the *edges* of pixels whose neighbour is outside. We follow them with the mask on the right-hand side: above a
-# pixel from left to right, at its right side down, and so on. The **shoelace formula** gives the area inside
-# such a closed polygon,
+# pixel from left to right, at its right side down, and so on. The **shoelace formula** gives the area $A$ inside
+# such a closed polygon with corners $(x_i, y_i)$ (after the last comes the first),
 #
 # $$A = \tfrac12 \sum_i (x_i \, y_{i+1} - x_{i+1} \, y_i) ,$$
 #
-# positive for outer borders and *negative* around a hole, where the direction is reversed. So no pixel has to
-# be filled: the sum over all outlines must be the number of pixels, exactly.
+# positive for outer borders and *negative* around a hole, where the direction is reversed. So no polygon has to be
+# rasterized: the areas of all outlines sum to the number of pixels, exactly.
 
 
 # %% tags=["idea"]
@@ -515,8 +515,7 @@ print(f"{holes} of {len(parts)} objects have a hole")
 
 # %% [markdown]
 # **The usual recipe.** Many scripts convert masks to COCO with a few lines of OpenCV:
-# `findContours` with `RETR_EXTERNAL`, its points as the polygon, and as the area the `contourArea` of all of
-# them joined.
+# `findContours` with `RETR_EXTERNAL` gives the polygons, and `contourArea` of all their points together the area.
 
 
 # %% tags=["idea"]
@@ -531,26 +530,26 @@ def usual(mask):
 # %% tags=["hide-input"]
 # Table: area by the usual recipe, in % of the true area
 def filled(polygons, shape):
-    """The pixels that COCO's own program makes of polygons."""
+    """The pixels that pycocotools makes of polygons."""
     codes = coco_mask.frPyObjects(polygons, *shape)
     return coco_mask.decode(coco_mask.merge(codes)).astype(bool)
 
 
 print("area by the usual recipe, in % of the pixels: mean, smallest, largest")
 KINDS = {
-    "bag, plank: whole": [m for n, m, c in parts if n != "pipe" and c == 1],
-    "bag, plank: split": [m for n, m, c in parts if n != "pipe" and c > 1],
+    "bag, plank: one part": [m for n, m, c in parts if n != "pipe" and c == 1],
+    "bag, plank: several parts": [m for n, m, c in parts if n != "pipe" and c > 1],
     "pipe: closed ring": [
         m for n, m, c in parts if n == "pipe" and len(outlines(m)) == 2 and c == 1
     ],
     "pipe: cut open": [m for n, m, c in parts if n == "pipe" and len(outlines(m)) == 1],
-    "pipe: split": [m for n, m, c in parts if n == "pipe" and c > 1],
+    "pipe: several parts": [m for n, m, c in parts if n == "pipe" and c > 1],
 }
 for kind, masks in KINDS.items():
     if not masks:
         continue
     percent = 100 * np.array([usual(mask)[1] / mask.sum() for mask in masks])
-    print(f"{kind:20}{len(masks):4} {percent.mean():7.0f}{percent.min():7.0f}{percent.max():7.0f}")
+    print(f"{kind:25}{len(masks):4} {percent.mean():7.0f}{percent.min():7.0f}{percent.max():7.0f}")
     if kind != "pipe: cut open":
         short = kind.replace(": ", "_").replace(", ", "_").replace(" ", "_")
         labkit.record(f"usual_area_in_percent_{short}", percent.mean())
@@ -582,11 +581,12 @@ labkit.record("picks_theorem_error", max(gaps))
 
 # %% [markdown]
 # **Too large.** `RETR_EXTERNAL` returns outer borders only: the hole of a pipe is filled.
-# **Meaningless.** Joined, the contours of several parts are one polygon that jumps from part to
-# part, and its signed pieces may or may not cancel.
 #
-# **Polygons of two points.** A region that is one pixel wide has no inside: its contour goes there and back, and
-# `CHAIN_APPROX_SIMPLE` keeps the two ends. Let a slip of the brush be a line of nine pixels:
+# **Meaningless.** Joined, the contours of several parts are one polygon that jumps from part to part, and areas may
+# subtract.
+#
+# **A further trap: polygons of two points.** A region that is one pixel wide has no inside: its contour goes there
+# and back, and `CHAIN_APPROX_SIMPLE` keeps the two ends. Let a slip of the brush be a line of nine pixels:
 
 # %% tags=["hide-input"]
 # A line of nine pixels as a polygon, read by pycocotools
@@ -609,18 +609,15 @@ print(f"in our {len(parts)} objects: {thin[1]} polygons of one point, {thin[2]} 
 
 # %% [markdown]
 # Four numbers in COCO's files mean a *box*, and pycocotools reads them as one. As a list, which is what JSON
-# gives, it raises an error about a `bb` that nobody has written. As an array they are the box x 60,
-# y 70, width 68, height 70, cut at the image's border. As a later part of an object the line disappears
-# without a message. It happens in good data too, wherever a plank occludes all but a thin strip of a bag. labkit
-# refuses such a polygon and says where it is.
+# gives, it raises an error about a `bb` that nobody has written. As an array they are a box. As a later part of an
+# object the line disappears without a message. It happens in good data too, wherever a plank occludes all but a
+# thin strip of a bag. labkit refuses such a polygon and says where it is.
 #
 # ## 9.4 A mask as run lengths
 #
 # COCO's other form has no corners: go through the mask **column by column** and write the lengths of the runs
-# of 0 and 1, alternating and beginning with 0. Holes and parts need no special treatment. In a file the numbers
-# are compressed. From the fourth on, each is replaced by its difference to the one two before (runs of
-# neighbouring columns are similar). Then five bits at a time, low ones first, become a character, with a sixth
-# bit that means "more follows".
+# of 0 and 1, alternating and beginning with 0. Holes and parts need no special treatment. In a file the numbers are
+# compressed to a short text.
 
 
 # %% tags=["idea"]
@@ -631,8 +628,17 @@ def run_lengths(mask):
     return np.diff([0, *changes, mask.size]).tolist()
 
 
+# %% tags=["hide-input"]
+# Test: our run-length encoding against pycocotools'
+
+
 def compress(counts):
-    """Run lengths as COCO's text."""
+    """Run lengths as COCO's text.
+
+    From the fourth on, each is replaced by its difference to the one two before (runs of
+    neighbouring columns are similar). Five bits at a time, low ones first, become a character; a
+    sixth bit means that more follow.
+    """
     text = ""
     for k, count in enumerate(counts):
         value, more = count - (counts[k - 2] if k > 2 else 0), True
@@ -643,8 +649,6 @@ def compress(counts):
     return text
 
 
-# %% tags=["hide-input"]
-# Test: our run-length encoding against pycocotools'
 different = 0
 for _, mask, _ in parts:
     theirs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -691,8 +695,8 @@ check.report()
 # %% [markdown]
 # Now all forms side by side: the polygon of the usual recipe; the outer polygons of our own outline; labkit's
 # `mask_to_polygons`; and run-length encoding. (`mask_to_polygons` uses OpenCV too, but at twice the size, so
-# that the polygon is a quarter of a pixel inside the edges, and COCO's program returns the same mask.) What
-# COCO's program makes of each is compared with the mask.
+# that the polygon is a quarter of a pixel inside the edges, and pycocotools returns the same mask.) What
+# pycocotools makes of each is compared with the mask.
 
 
 # %% tags=["hide-input"]
@@ -754,17 +758,16 @@ for axis, (title, made) in zip(axes, FORMS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Along the edges the polygon of an object without a hole is exactly the mask. Through the centres it
-# misses border pixels, which costs a thin plank more than a bag. But no list of polygons can describe a *hole*:
-# it means their union. So labkit writes polygons only on request (`--polygons`)
-# and only where COCO's program reaches an IoU of 0.99 with them. A ring becomes run lengths, which
-# are always exact, and shorter as well. Polygons are useful for people who want to move a corner with the mouse.
+# A polygon along the edges gives an object without a hole exactly; one through the centres misses border pixels,
+# which costs a thin plank more than a bag. But pycocotools takes the union of a list of polygons, so no list can
+# describe a *hole*. So labkit writes polygons only on request (`--polygons`) and only where pycocotools reaches an
+# IoU of 0.99 with them. A ring becomes run lengths, which are always exact, and shorter as well. Polygons are
+# useful for people who want to move a corner with the mouse.
 #
 # ## 9.5 To COCO's files
 #
 # You need not write all this yourself: `labkit data from-masks` reads the masks, checks them and writes
-# COCO's layout. (The commands of this lesson run inside the notebook's Python, as they would in a terminal,
-# which saves the time to start another one.)
+# COCO's layout. (The commands of this lesson can be typed in a terminal as well.)
 
 
 # %% tags=["hide-input"]
@@ -911,7 +914,9 @@ else:
 # %% [markdown]
 # ## 9.6 Mistakes that a program finds, and others
 #
-# Now we plant six mistakes in copies of masks: four that only look suspicious, two that cannot be right.
+# Now we plant six mistakes in copies of masks. Two cannot be right: a value of no class, and a mask of another size
+# than its image. Four only look suspicious: a region of four pixels, one object under two numbers, a mask that is
+# only partly labelled, and an empty mask.
 
 # %% tags=["hide-input"]
 # Six planted mistakes; from-masks refuses two of them
@@ -954,9 +959,8 @@ labkit.record(
 )
 
 # %% [markdown]
-# What cannot be right is refused, all of it at once and before anything is written: a value of no
-# class, and a mask of another size than its image. We repair these two. The other four are allowed in
-# the format and only *look* like mistakes, so they are written and reported. (`labkit data check` reports
+# The first two are refused, both at once and before anything is written. We repair them. The other four are allowed
+# in the format and only *look* like mistakes, so they are written and reported. (`labkit data check` reports
 # the same for any data set in COCO's formats, and `labkit.datasets.sanity_checks`
 # does the same checks from Python.)
 
@@ -989,9 +993,8 @@ print(
 labkit.record("clean_pictures_with_an_alarm", np.mean(np.array(alarms) > 0))
 
 # %% [markdown]
-# All four are found. The price is false alarms: on a building site two pipes *do* lie
-# side by side, and no program can know from a mask that they are two. A finding is a place to look at,
-# not a verdict.
+# All four are found. The price is false alarms: on a building site two pipes *do* lie side by side, and no program
+# can tell from a mask whether they are one object or two. A finding is a place to look at, not a verdict.
 #
 # **And mistakes that are perfectly valid annotations:** a mask that is shifted by six pixels, an object with
 # another class's name, an object that was overlooked so that its pixels belong to what lies beneath. No rule of
@@ -1043,12 +1046,13 @@ for kind in ("true", "shift", "swap", "drop"):
 
 # %% [markdown]
 # With four objects in ten wrong the checks report about as much as before, and less for dropped objects:
-# an object that is missing touches nothing. Only a person who looks finds such mistakes. `labkit data show` draws
-# a contact sheet, here of four images each: dropped, shifted, as drawn, swapped.
+# an object that is missing touches nothing. Only a person who looks finds such mistakes. `labkit data show` draws a
+# contact sheet, here of four images each: as drawn, shifted, swapped, dropped. In which of the four rows do you
+# find a mistake without knowing where it is?
 
 # %% tags=["hide-input"]
-# Figure: contact sheets: dropped, shifted, as drawn, swapped
-for kind in ("drop", "shift", "true", "swap"):
+# Figure: contact sheets: as drawn, shifted, swapped, dropped
+for kind in ("true", "shift", "swap", "drop"):
     _ = command(f"data show coco_panoptic:{kind}_annotated --num 4 --out {kind}.png")
     display(Image(folder / f"{kind}.png", width=760))
 
@@ -1097,8 +1101,8 @@ labkit.record("semantic_miou", result.miou)
 # comes with labkit and has learnt squares, circles and triangles. None of the classes is the same. The
 # features, the proposals and the outlines of "some object" are useful nevertheless.
 #
-# `start_from` copies every layer whose name and shape agree. The semantic score layer
-# does not fit (seven classes there, six here) and keeps its random weights. The layers that classify things
+# `start_from` copies every layer whose name and shape agree. The last layer of the semantic branch does not fit
+# (seven classes there, six here) and keeps its random weights. The layers that classify things
 # *do* fit, because both have three: pipes begin as squares. That does no harm, because training changes
 # them, but it shows how little equal shapes prove. (`labkit train ... --init panoptic_fpn_tiny` does
 # the same. With `:backbone` at the end only the backbone is copied, the choice when a model has other
@@ -1174,8 +1178,8 @@ panels(rows, categories, columns=4, size=2.5)
 #
 # How much care do labels need? We corrupt the masks of the *training* set as in 9.6, four
 # objects in ten, and measure on the clean validation set. Everything else is unchanged: the images, the steps,
-# the initial weights. In `quick` each mistake is trained once, and the clean labels twice, with different seeds:
-# a loss counts only if it is larger than the distance between those two.
+# the initial weights. In `quick` each mistake is trained once, and the clean labels twice, with different seeds: a
+# decrease counts only if it is well above the difference of those two.
 #
 # - **shift**: the mask is six pixels away from its object;
 # - **swap**: the object has the name of another thing;
@@ -1307,7 +1311,7 @@ for image, target in val_set.items[3:6]:
 panels(rows, categories, columns=5, size=2.0)
 
 # %% [markdown]
-# (The numbers are of `quick`. A mistake counts where its loss is well above the distance of the two clean trainings.)
+# (The numbers are of `quick`.)
 #
 # **Not every metric shows every mistake alike.** All three cost AP several times what the two clean trainings differ
 # by. Swapped names and dropped objects cost mIoU most: their pixels teach that a plank is a bag, or soil. A shift costs
@@ -1321,9 +1325,10 @@ panels(rows, categories, columns=5, size=2.0)
 # few steps, whatever the labels.
 #
 # **The threshold is not the cause.** The right figure varies the score threshold of the panoptic map. Each at its best
-# threshold, the three networks are still about ten points of PQ of the things behind the clean ones: bad labels cost
-# more than confidence. (To choose the threshold you need clean
-# labels, at least of a few validation images. If your time for labels is limited, spend it there.)
+# threshold, the three networks are still about ten points of PQ of the *things* behind the clean ones (half of that
+# in PQ, where the three stuff classes count as well): bad labels do more than lower the scores. (To choose the
+# threshold you need clean labels, at least of a few validation images. If your time for labels is limited, spend it
+# there.)
 #
 # **The model as a proofreader.** A model does not memorize all of its labels, certainly not in so
 # few steps. So run the model that was trained on swapped labels on its own training images: for each
@@ -1391,10 +1396,10 @@ for axis, (_, swapped, k, n, other) in zip(axes[1:], ranked[:first:10], strict=F
 plt.show()
 
 # %% [markdown]
-# About three in five of the first fifty suspects really have a swapped label, where chance would give hardly more
-# than one in three, and about half of all swapped labels are among the reports: an hour of checking that is spent well.
-# (False alarms have a red title.) With fewer wrong labels the model should make fewer mistakes of its
-# own, but there are fewer to find; see exercise 7.
+# About three in five of the first fifty suspects really have a swapped label, where a random choice would give
+# hardly more than one in three, and about half of all swapped labels are among the reports. (False alarms have a
+# red title.) With fewer wrong labels the model should make fewer mistakes of its own, but there are fewer to find;
+# see exercise 7.
 #
 # ## 9.9 The same data in Detectron2
 #
@@ -1415,13 +1420,13 @@ plt.show()
 # PNGs must contain the network's indices already, and the corresponding mapping is used only for evaluation.
 #
 # **Semantic PNGs.** The semantic head does not read the panoptic PNGs but others, with its own classes:
-# 0 for all things, then the stuff, 255 where nothing is labelled. Pass the raw mask, and class 21 meets
-# a 4-class head.
+# 0 for all things, then the stuff, 255 where nothing is labelled. With the raw mask, a head with 4 classes gets
+# class 21.
 #
 # **The learning rate depends on the batch size.** The files of the model zoo use 0.02 for 16 images per
 # step. With fewer images the gradient is noisier, and the usual rule, **linear scaling**, makes the rate
-# proportional (Goyal et al., 2017): $0.02 \cdot b / 16$. The number of steps is then inversely proportional, so that the number of epochs
-# is the same.
+# proportional (Goyal et al., 2017): $0.02 \cdot b / 16$ for $b$ images per step. The number of steps is then
+# inversely proportional, so that the number of epochs is the same: 36 in the zoo's schedule `3x` (7.1).
 #
 # **And the details.** `register_coco_panoptic_separated` assumes that every image is a `.jpg`; images
 # without things are left out unless `DATALOADER.FILTER_EMPTY_ANNOTATIONS` is false; run-length encodings need
@@ -1453,8 +1458,8 @@ labkit.record("learning_rate_for_2", config["SOLVER"]["BASE_LR"])
 # %% [markdown]
 # Do the semantic PNGs contain what we have drawn? And two other lines that are easily missed:
 # `MASK_FORMAT: bitmask`, because our masks are run-length encoded (with `polygon` Detectron2 stops at the
-# first), and `STUFF_AREA_LIMIT`: the merge removes stuff below 4096 pixels, which is a quarter of our
-# images and so most puddles. The exported limit is the same *share* of an image as in COCO.
+# first), and `STUFF_AREA_LIMIT`: the merge removes stuff below 4096 pixels, a quarter of our images, more than most
+# puddles have. The exported limit is the same *share* of an image as in COCO.
 
 # %% tags=["hide-input"]
 # Test: the semantic PNGs; puddles below the limit
@@ -1527,7 +1532,7 @@ else:
     holds["losses are finite"] = all(np.isfinite(value.item()) for value in losses.values())
 failed = [name for name, true in holds.items() if not true]
 if holds:
-    print(f"{len(holds)} statements about Detectron2, not true: {', '.join(failed) or 'none'}")
+    print(f"{len(holds)} checks of Detectron2; failed: {', '.join(failed) or 'none'}")
 labkit.record("detectron2_statements_not_true", len(failed))
 
 # %% [markdown]
@@ -1540,16 +1545,17 @@ labkit.record("detectron2_statements_not_true", len(failed))
 # **Labels from a threshold.** A coin is brighter than the ground around it, but the light is uneven: the ground at
 # the top left is as bright as the dark parts of coins.
 #
-# > **Predict.** Otsu's method finds the best *single* threshold of a whole image. How many of the 24 coins does it
-# > separate from the ground and from one another?
+# > **Predict.** Otsu's method finds the *single* threshold that best divides the grey values of an image into two
+# > groups. How many of the 24 coins does it separate from the ground and from one another?
 
 
 # %% tags=["idea"]
 def adaptive_threshold(grey):
-    """Pixels that are brighter than the mean of their neighbourhood of 101 x 101 pixels, as 0, 255."""
+    """Pixels brighter by more than 12 than the mean of the 101 x 101 pixels around them: 0 or 255."""
     soft = cv2.GaussianBlur(grey, (5, 5), 0)
-    rule = cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY
-    return cv2.adaptiveThreshold(soft, 255, *rule, blockSize=101, C=-12)
+    return cv2.adaptiveThreshold(
+        soft, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, blockSize=101, C=-12
+    )
 
 
 def clean(binary):
@@ -1565,11 +1571,11 @@ def clean(binary):
 
 
 # %% [markdown]
-# > **Exercise 9.3.** Write `instance_mask(foreground, min_area)`: a mask of bool (H, W) to one of instances as in
-# > 9.2, `uint16`. Each connected region of at least `min_area` pixels is a coin with the value 1000 + 1, 1000 + 2, ...,
-# > all other pixels have the value 2, ground. `cv2.connectedComponents` takes a mask of `uint8` and returns
-# > the number of its labels, 0 (outside) included, and the map of labels. In one row of pixels, `1011` with a least
-# > area of 2 becomes `2 2 1001 1001`.
+# > **Exercise 9.3.** Write `instance_mask(foreground, min_area)`: turn a boolean mask (H, W) into an instance mask
+# > (`uint16`) as in 9.2. Each connected region of at least `min_area` pixels is a coin with the value 1000 + 1,
+# > 1000 + 2, ..., all other pixels have the value 2, ground. `cv2.connectedComponents` takes a mask of `uint8` and
+# > returns the number of its labels, 0 (outside) included, and the map of labels. In one row of pixels, `1011` with
+# > a minimum area of 2 becomes `2 2 1001 1001`.
 
 
 # %% exercise="instance_mask"
@@ -1711,7 +1717,7 @@ if photo is not None:
         holds["counted, or one more or less"] = abs(counted - 12) <= 1
         holds["AP50 above 80"] = result.detection.segm.ap50 > 0.8
 failed = [name for name, true in holds.items() if not true]
-print(f"{len(holds)} statements about the photograph, not true: {', '.join(failed) or 'none'}")
+print(f"{len(holds)} checks on the photograph; failed: {', '.join(failed) or 'none'}")
 labkit.record("coin_statements_not_true", len(failed))
 
 # %% [markdown]
@@ -1736,7 +1742,8 @@ if own_folder:
     display(Image(folder / "own.png", width=760))
 
 # %% [markdown]
-# Then in a terminal, with photographs of about 320 pixels and weights of ImageNet (minutes for a few hundred steps):
+# Then in a terminal, with photographs of about 320 pixels and ImageNet weights for the backbone (minutes for a few
+# hundred steps; a published network of COCO is better where its size is acceptable):
 #
 # ```bash
 # labkit data from-masks MINE/images MINE/masks --categories MINE/categories.json --out mine --split train
