@@ -14,7 +14,7 @@ from helpers.paths import CHECKOUT
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("bench",),
+    ("bench", "site"),
     ("grading", "widgets"),
     ("",),
     ("engine", "workbook"),

@@ -1,0 +1,1 @@
+"""The course as a web site that needs no network: ``labkit site``."""

@@ -1,0 +1,1 @@
+"""A model that answers in a page of the site, without a server: ``<labkit-live>``."""

@@ -1,0 +1,312 @@
+"""The model in a page: Python's panoptic maps, by keyboard alone, without a network."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import io
+import re
+import statistics
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.paths import CHECKOUT
+from PIL import Image
+
+from labkit.datasets.shapes import Shapes
+from labkit.deploy import load
+from labkit.site.live.placement import BOTH, with_scripts
+from labkit.site.live.write_live import MODELS, exported_model, write_live
+
+ANSWERED = "labkit-live[data-answers]"
+SECONDS = 120
+MILLISECONDS = 120
+NOISE = 8
+"""How much longer an answer may take while other tests use the same cores."""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>live</title><link rel="icon" href="data:,"></head>
+<body>{body}</body></html>
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of two pages, with one model and with both."""
+    folder = tmp_path_factory.mktemp("site")
+    write_live(folder)
+    (element,) = re.findall(
+        "^<labkit-live.*$", (CHECKOUT / "docs/live.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    both = f'<labkit-live models="{BOTH}"></labkit-live>'
+    for name, body in (("live", element), ("both", both)):
+        page = PAGE.format(body=with_scripts(body, ""))
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[dict[str, str]]:
+    """Of the site, from the disk and from a server."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=site)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {"disk": site.as_uri(), "server": f"http://127.0.0.1:{server.server_port}"}
+    server.shutdown()
+    server.server_close()
+
+
+class Live:
+    """A page of the site with an answer; what it requests and complains about is collected."""
+
+    def __init__(self, browser: Any, address: str, size: tuple[int, int] = (1200, 900)) -> None:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        self.page = context.new_page()
+        self.page.set_default_timeout(SECONDS * 1000)
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(address)
+        self.page.wait_for_function(
+            "() => document.querySelector('labkit-live').dataset.answers >= 2"
+        )
+
+    @property
+    def answers(self) -> int:
+        return int(self.page.locator(ANSWERED).get_attribute("data-answers"))
+
+    def wait_for_answer(self, seen: int) -> None:
+        self.page.wait_for_function(
+            "(seen) => document.querySelector('labkit-live').dataset.answers > seen", arg=seen
+        )
+
+    def shown(self) -> np.ndarray:
+        """The reader's picture, ``(H, W, 3)``."""
+        height, width, rgb = self.page.evaluate(
+            """() => {
+                const { height, width, rgb } = document.querySelector("labkit-live").board.image;
+                return [height, width, Array.from(rgb)];
+            }"""
+        )
+        return np.array(rgb, np.uint8).reshape(height, width, 3)
+
+    def result(self, panel: int = 0) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Panoptic map and segments of a model."""
+        height, width, ids, segments = self.page.evaluate(
+            """(panel) => {
+                const { panels, image } = document.querySelector("labkit-live");
+                const { panoptic, segments } = panels[panel].result;
+                return [image.height, image.width, Array.from(panoptic), segments];
+            }""",
+            panel,
+        )
+        return np.array(ids).reshape(height, width), segments
+
+    def answer(self, image: np.ndarray) -> list[float]:
+        """Let all models answer to an image; the milliseconds of each."""
+        content = base64.b64encode(image.tobytes()).decode()
+        times: list[float] = self.page.evaluate(
+            """async ([height, width, content]) => {
+                const live = document.querySelector("labkit-live");
+                const rgb = Uint8ClampedArray.from(atob(content), (c) => c.charCodeAt(0));
+                live.board.show({ height, width, rgb });
+                await live.answered;
+                return live.panels.map((panel) => panel.total);
+            }""",
+            [*image.shape[:2], content],
+        )
+        return times
+
+
+@pytest.fixture
+def open_live(browser: Any, address: dict[str, str]) -> Iterator[Any]:
+    """Opens a page: ``open_live("live", "disk")``."""
+    opened: list[Live] = []
+
+    def open_page(name: str, where: str = "disk", **options: Any) -> Live:
+        opened.append(Live(browser, f"{address[where]}/{name}.html", **options))
+        return opened[-1]
+
+    yield open_page
+    for live in opened:
+        live.page.context.close()
+        assert not live.complaints
+        assert all(
+            url.startswith((*address.values(), "blob:", "data:")) for url in live.requests
+        ), live.requests
+
+
+def pictures() -> list[np.ndarray]:
+    """20 pictures of Shapes: both variants, and other sizes than the model was trained on."""
+    made = []
+    for i in range(14):
+        image, _ = Shapes("val", num=100, crowded=i % 3 == 2)[80 + i]
+        made.append(image.permute(1, 2, 0).numpy())
+    large, _ = Shapes("val", num=100, size=256)[99]
+    for height, width in ((96, 160), (150, 101), (128, 256), (70, 90), (33, 47), (200, 120)):
+        made.append(large[:, :height, :width].permute(1, 2, 0).numpy())
+    return made
+
+
+def same_map(live: Live, panel: int, expected: Any) -> None:
+    """The page's map is Python's; both round, so that a pixel of two equal logits may differ."""
+    ids, segments = live.result(panel)
+    assert [s["label"] for s in segments] == [s["label"] for s in expected.segments]
+    scores = [[s.get("score", -1) for s in one] for one in (segments, expected.segments)]
+    np.testing.assert_allclose(*scores, atol=5e-4)
+    assert (ids != expected.panoptic).sum() <= max(1, 1e-4 * ids.size)
+
+
+def test_the_maps_are_those_of_python(open_live: Any, record_property: Any) -> None:
+    exported = [load(exported_model(name)) for name in MODELS]
+    live = open_live("both")
+    times = []
+    for image in pictures():
+        times.append(live.answer(image))
+        for panel, model in enumerate(exported):
+            same_map(live, panel, model(image))
+    for name, taken in zip(MODELS, zip(*times, strict=True), strict=True):
+        median = statistics.median(taken)
+        record_property(f"median milliseconds of {name}", median)
+        print(f"{name}: median answer {median:.0f} ms")
+        assert median < NOISE * MILLISECONDS
+
+
+@pytest.mark.parametrize("size", [(300, 200), (131, 640), (90, 1000), (100, 80)])
+def test_a_file_is_reduced_as_pillow_does(size: tuple[int, int], open_live: Any) -> None:
+    width, height = size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    large, _ = Shapes("val", num=1, size=1024)[0]
+    picture = Image.fromarray(large.permute(1, 2, 0).numpy()[:height, :width] // 2 + noise // 2)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    live = open_live("live")
+    seen = live.answers
+    file = {"name": "mine.png", "mimeType": "image/png", "buffer": content.getvalue()}
+    live.page.locator("input[type=file]").set_input_files(file)
+    live.wait_for_answer(seen)
+    scale = min(1, 128 / min(size), 256 / max(size))
+    reduced = picture.resize(
+        (int(width * scale + 0.5), int(height * scale + 0.5)), Image.Resampling.BILINEAR
+    )
+    np.testing.assert_array_equal(live.shown(), np.asarray(reduced))
+    same_map(live, 0, load(exported_model(MODELS[0]))(np.asarray(reduced)))
+
+
+@pytest.mark.parametrize("where", ["disk", "server"])
+def test_keyboard_alone(where: str, open_live: Any) -> None:
+    live = open_live("live", where)
+    page, seen = live.page, live.answers
+    before = live.shown()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.firstChild.alt").startswith("Example: ")
+    page.keyboard.press("Enter")
+    live.wait_for_answer(seen)
+    example = live.shown()
+    assert (example != before).any()
+
+    seen = live.answers
+    while not page.evaluate("document.activeElement.matches('canvas')"):
+        page.keyboard.press("Tab")
+    for key in ("Shift+ArrowLeft", "Shift+ArrowUp", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    live.wait_for_answer(seen)
+    rows, columns = (live.shown() != example).any(axis=2).nonzero()
+    assert (rows.mean(), columns.mean()) == pytest.approx((54, 55), abs=1.5)  # a circle around it
+
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")  # from circle to triangle, of the tools
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")  # the smallest size
+    assert live.page.evaluate("document.activeElement.type") == "range"
+    seen = live.answers
+    while page.evaluate("document.activeElement.textContent") != "undo":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    live.wait_for_answer(seen)
+    np.testing.assert_array_equal(live.shown(), example)
+
+    while "score" not in page.evaluate("document.activeElement.parentElement.textContent"):
+        page.keyboard.press("Tab")
+    seen = live.answers
+    page.keyboard.press("End")
+    live.wait_for_answer(seen)
+    _, segments = live.result()
+    assert all("score" not in segment for segment in segments)  # no object has a score of 1
+    status = page.locator("[role=status]")
+    page.wait_for_function(
+        "() => !/circle|square|triangle/.test(document.querySelector('[role=status]').textContent)"
+    )
+    assert status.inner_text().startswith("Panoptic FPN: ")
+
+
+def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None:
+    image, _ = Shapes("val", num=100, crowded=True)[2]
+    pixels = image.permute(1, 2, 0).numpy()
+    live = open_live("live")
+    live.answer(pixels)
+    model = load(exported_model(MODELS[0]))
+    for score, overlap in ((0.05, 0.5), (0.9, 0.1), (0.2, 1.0)):
+        live.page.evaluate(
+            "() => { window.before = document.querySelector('labkit-live').panels[0].raw; }"
+        )
+        for name, value in (("score threshold", score), ("largest hidden part", overlap)):
+            live.page.get_by_label(name).fill(str(value))
+        live.page.evaluate("() => document.querySelector('labkit-live').answered")
+        assert live.page.evaluate(
+            "() => document.querySelector('labkit-live').panels[0].raw === window.before"
+        )
+        model.description["config"]["merge"].update(score_thresh=score, overlap_thresh=overlap)
+        same_map(live, 0, model(pixels))
+
+
+def test_drawing_with_the_mouse(open_live: Any) -> None:
+    live = open_live("live")
+    page, before = live.page, live.shown()
+    page.get_by_label("sand", exact=True).check()
+    box = page.locator(".labkit-live-board canvas").bounding_box()
+    seen = live.answers
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    live.wait_for_answer(seen)
+    changed = (live.shown() != before).any(axis=2)
+    assert changed[60:68, 40:88].mean() > 0.9
+    assert not changed[:40].any()
+    page.evaluate("() => document.querySelector('labkit-live').answered")
+    _, segments = live.result()
+    assert 6 in [segment["label"] for segment in segments]  # sand
+    page.get_by_role("button", name="undo").click()
+    np.testing.assert_array_equal(live.shown(), before)
+
+
+def test_what_is_no_picture_is_refused_and_the_picture_stays(open_live: Any) -> None:
+    live = open_live("live")
+    before = live.shown()
+    file = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}
+    live.page.locator("input[type=file]").set_input_files(file)
+    alert = live.page.locator("labkit-live [role=alert]")
+    alert.wait_for()
+    assert "notes.txt is no picture" in alert.inner_text()
+    np.testing.assert_array_equal(live.shown(), before)
+
+
+def test_a_phone_shows_all_of_it(open_live: Any) -> None:
+    live = open_live("both", size=(360, 700))
+    assert live.page.evaluate("document.documentElement.scrollWidth") <= 360
