@@ -13,6 +13,7 @@ import base64
 import functools
 import html
 import io
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from labkit.errors import LabkitError
+from labkit.widgets.offline_page import MIME
+from labkit.workbook.records import RECORDING
 
 DPI = 100
 """Pixels per inch of every figure turned into PNG, whatever the reader's matplotlib settings."""
@@ -59,21 +62,29 @@ def image_widget(data: bytes, text: str) -> ipywidgets.HTML:
 
 
 def with_still(
-    bundle: dict[str, Any], still: Callable[[], tuple[bytes, str]], report: Callable[[str], None]
+    bundle: dict[str, Any],
+    still: Callable[[], tuple[bytes, str]],
+    offline: Callable[[], str],
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Add ``image/png`` and ``text/plain`` to a widget's MIME bundle, shown without a kernel.
+    """Add to a widget's MIME bundle what is shown without a kernel.
+
+    That is ``image/png`` and ``text/plain`` and, in ``labkit run``, a piece of HTML that answers
+    in a page (:mod:`labkit.widgets.offline_page`).
 
     Args:
         bundle: what ipywidgets would send.
         still: makes the PNG and its text.
+        offline: makes the piece of HTML.
         report: told the message if that fails; the widget itself is shown all the same.
     """
     try:
         data, text = still()
+        bundle = {**bundle, "image/png": base64.b64encode(data).decode(), "text/plain": text}
+        return {**bundle, MIME: offline()} if os.environ.get(RECORDING) else bundle
     except Exception as error:
         report(message_of(error))
         return bundle
-    return {**bundle, "image/png": base64.b64encode(data).decode(), "text/plain": text}
 
 
 def message_of(error: Exception) -> str:
@@ -99,7 +110,8 @@ class App(ipywidgets.VBox):
 
     Its element has the classes ``labkit-app`` and ``labkit-NAME`` and the attribute ``data-ready``,
     the number of changes that are finished. Subclasses wrap every callback in :meth:`guarded`,
-    call :meth:`ready` when a change has reached the page, and define :meth:`still`.
+    call :meth:`ready` when a change has reached the page, and define :meth:`still` and
+    :meth:`offline`.
 
     Args:
         name: a short name for the class on the element, for example ``compare``.
@@ -158,6 +170,12 @@ class App(ipywidgets.VBox):
         """PNG of the current state, as the headless function draws it, and its text alternative."""
         raise NotImplementedError
 
+    def offline(self) -> str:
+        """HTML that answers in a page without a kernel (:mod:`labkit.widgets.offline_page`)."""
+        raise NotImplementedError
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)
-        return with_still(bundle, self.still, lambda text: setattr(self, "error", text))
+        return with_still(
+            bundle, self.still, self.offline, lambda text: setattr(self, "error", text)
+        )

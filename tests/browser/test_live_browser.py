@@ -20,6 +20,8 @@ from PIL import Image
 
 from labkit.datasets.shapes import Shapes
 from labkit.deploy import load
+from labkit.deploy.images import at_input_size, preprocess
+from labkit.deploy.queries import sigmoid, softmax
 from labkit.site.live.placement import BOTH, with_scripts
 from labkit.site.live.write_live import MODELS, exported_model, write_live
 
@@ -162,23 +164,41 @@ def pictures() -> list[np.ndarray]:
     return made
 
 
-def same_map(live: Live, panel: int, expected: Any) -> None:
-    """The page's map is Python's; both round, so that a pixel of two equal logits may differ."""
+def close_calls(model: Any, image: np.ndarray) -> np.ndarray:
+    """``(H, W)`` pixels whose two best classes, or queries, are equal up to rounding."""
+    batch, sizes = preprocess(image, model.description["preprocessing"])
+    if "features" in model.graphs:
+        values = at_input_size(model.run("features", image=batch)["sem_seg_logits"][0], sizes)
+    else:
+        outputs = model.run("network", image=batch)
+        scores = softmax(outputs["class_logits"][0]).max(axis=1)
+        masks = sigmoid(at_input_size(outputs["mask_logits"][0], sizes))
+        values = scores[:, None, None] * masks
+    second, first = np.sort(values, axis=0)[-2:]
+    return np.asarray(first - second < 1e-3)
+
+
+def same_map(live: Live, panel: int, model: Any, image: np.ndarray) -> None:
+    """The page's map is Python's: both round, so that it may differ where that decides."""
+    expected = model(image)
     ids, segments = live.result(panel)
     assert [s["label"] for s in segments] == [s["label"] for s in expected.segments]
     scores = [[s.get("score", -1) for s in one] for one in (segments, expected.segments)]
     np.testing.assert_allclose(*scores, atol=5e-4)
-    assert (ids != expected.panoptic).sum() <= max(1, 1e-4 * ids.size)
+    different = ids != expected.panoptic
+    if different.any():
+        assert different.sum() <= 5
+        assert (different & ~close_calls(model, image)).sum() <= 1  # the border of a mask
 
 
 def test_the_maps_are_those_of_python(open_live: Any, record_property: Any) -> None:
-    exported = [load(exported_model(name)) for name in MODELS]
+    exported = [load(exported_model(name), threads=1) for name in MODELS]
     live = open_live("both")
     times = []
     for image in pictures():
         times.append(live.answer(image))
         for panel, model in enumerate(exported):
-            same_map(live, panel, model(image))
+            same_map(live, panel, model, image)
     for name, taken in zip(MODELS, zip(*times, strict=True), strict=True):
         median = statistics.median(taken)
         record_property(f"median milliseconds of {name}", median)
@@ -200,11 +220,12 @@ def test_a_file_is_reduced_as_pillow_does(size: tuple[int, int], open_live: Any)
     live.page.locator("input[type=file]").set_input_files(file)
     live.wait_for_answer(seen)
     scale = min(1, 128 / min(size), 256 / max(size))
-    reduced = picture.resize(
-        (int(width * scale + 0.5), int(height * scale + 0.5)), Image.Resampling.BILINEAR
-    )
+    smaller = (int(width * scale + 0.5), int(height * scale + 0.5))
+    reduced = picture
+    for step in ((smaller[0], height), smaller):  # rows first; Pillow alone chooses the order
+        reduced = reduced.resize(step, Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(live.shown(), np.asarray(reduced))
-    same_map(live, 0, load(exported_model(MODELS[0]))(np.asarray(reduced)))
+    same_map(live, 0, load(exported_model(MODELS[0]), threads=1), np.asarray(reduced))
 
 
 @pytest.mark.parametrize("where", ["disk", "server"])
@@ -260,7 +281,7 @@ def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None
     pixels = image.permute(1, 2, 0).numpy()
     live = open_live("live")
     live.answer(pixels)
-    model = load(exported_model(MODELS[0]))
+    model = load(exported_model(MODELS[0]), threads=1)
     for score, overlap in ((0.05, 0.5), (0.9, 0.1), (0.2, 1.0)):
         live.page.evaluate(
             "() => { window.before = document.querySelector('labkit-live').panels[0].raw; }"
@@ -272,7 +293,7 @@ def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None
             "() => document.querySelector('labkit-live').panels[0].raw === window.before"
         )
         model.description["config"]["merge"].update(score_thresh=score, overlap_thresh=overlap)
-        same_map(live, 0, model(pixels))
+        same_map(live, 0, model, pixels)
 
 
 def test_drawing_with_the_mouse(open_live: Any) -> None:

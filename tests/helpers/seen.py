@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -18,3 +20,9 @@ def canvas_pixels(canvas: Any) -> np.ndarray:
     source = canvas.evaluate("(canvas) => canvas.toDataURL('image/png')")
     picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
     return np.asarray(picture.convert("RGBA"))
+
+
+def offline_state(piece: str) -> Any:
+    """The state in a widget's piece of HTML (labkit/widgets/offline_page.py)."""
+    packed = piece.partition('decoded("')[2].partition('")')[0]
+    return json.loads(zlib.decompress(base64.b64decode(packed)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 
+_HEADING = re.compile(r"^## (\S+).*$", re.MULTILINE)
 _ELEMENT = re.compile(r"^<labkit-live ", re.MULTILINE)
 
 BOTH = "panoptic_fpn_tiny mask2former_tiny"
@@ -57,14 +58,17 @@ def with_live(cells: Sequence[Any], lesson: str, root: str) -> list[Any]:
     if lesson not in IN_LESSONS:
         return list(cells)
     section, sentence, models = IN_LESSONS[lesson]
-    heading = re.compile(rf"^## {re.escape(section)} ", re.MULTILINE)
-    starts = [i for i, cell in enumerate(cells) if _is_heading(cell)]
-    start = next(i for i in starts if heading.search(cells[i].source))
-    end = next((i for i in starts if i > start), len(cells))
     text = f'{sentence}\n\n<labkit-live models="{models}"></labkit-live>'
     live = nbformat.v4.new_markdown_cell(with_scripts(text, root))
-    return [*cells[:end], live, *cells[end:]]
-
-
-def _is_heading(cell: Any) -> bool:
-    return cell.cell_type == "markdown" and bool(re.search(r"^## ", cell.source, re.MULTILINE))
+    page, inside = [], False
+    for cell in cells:
+        heading = _HEADING.search(cell.source) if cell.cell_type == "markdown" else None
+        if heading and inside:  # the cell may begin with the end of the section before
+            before, after = cell.source[: heading.start()].strip(), cell.source[heading.start() :]
+            page += [nbformat.v4.new_markdown_cell(before)] * bool(before)
+            page += [live, nbformat.v4.new_markdown_cell(after)]
+        else:
+            page.append(cell)
+        if heading:
+            inside = heading[1] == section
+    return page

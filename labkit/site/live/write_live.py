@@ -27,11 +27,13 @@ from labkit.ops.build_kernels import cache_folder
 from labkit.site.live.runtime import runtime_files
 from labkit.structures import Panoptic
 from labkit.widgets.app import png
-from labkit.widgets.viewer import offline_page
-from labkit.widgets.viewer import viewer as segment_viewer
+from labkit.widgets.offline_page import EXPORT, MODEL
+from labkit.widgets.viewer.viewer import SCRIPT as VIEWER
+from labkit.widgets.viewer.viewer import STYLES
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1]
+WIDGETS = PACKAGE / "widgets"
 
 MODELS = ("panoptic_fpn_tiny", "mask2former_tiny")
 SCRIPTS = (
@@ -64,8 +66,7 @@ def write_live(folder: Path) -> None:
     live = folder / "live"
     live.mkdir(parents=True, exist_ok=True)
     (live / "live.js").write_text(bundle(), encoding="utf-8")
-    style = segment_viewer.STYLE + (HERE / "live.css").read_text(encoding="utf-8")
-    (live / "live.css").write_text(style, encoding="utf-8")
+    (live / "live.css").write_text(style(), encoding="utf-8")
     for name, content in runtime_files().items():
         if name.endswith(".min.js"):
             (live / name).write_bytes(content)
@@ -81,12 +82,21 @@ def write_live(folder: Path) -> None:
 
 def bundle() -> str:
     """All of ``js`` and the segment viewer as one classic script, without imports."""
-    viewer = segment_viewer.SCRIPT.replace(offline_page.EXPORT, "return render;")
-    parts = [f"const renderViewer = (() => {{\n{viewer}\n}})();\n"]
+    viewer = VIEWER.replace(EXPORT, "return render;")
+    parts = [f"const renderViewer = (() => {{\n{viewer}\n}})();\n", _text(WIDGETS / MODEL)]
     for name in SCRIPTS:
-        text = (HERE / "js" / f"{name}.js").read_text(encoding="utf-8")
-        parts.append(f"// {name}.js\n{_EXPORT.sub('', _IMPORT.sub('', text))}")
+        text = _EXPORT.sub("", _IMPORT.sub("", _text(HERE / "js" / f"{name}.js")))
+        parts.append(f"// {name}.js\n{text}")
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+
+
+def style() -> str:
+    """The style of the model, of the segment viewer in it, and their colours."""
+    return "\n".join(map(_text, [*(WIDGETS / name for name in STYLES), HERE / "live.css"]))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def write_asset(live: Path, name: str, content: bytes) -> None:

@@ -27,10 +27,15 @@ from labkit.widgets.compare.model_runs import Answer, Cancelled, Model, Watch
 from labkit.widgets.compare.table import as_html, as_text, colors_html
 from labkit.widgets.compare.thresholds import LOWEST
 from labkit.widgets.compare.views import Comparison
-from labkit.widgets.viewer.viewer import SegmentViewer
+from labkit.widgets.offline_page import MODEL, offline_piece
+from labkit.widgets.viewer.image_encoding import encode_image, encode_layer
+from labkit.widgets.viewer.viewer import SCRIPTS, STYLES, SegmentViewer
 
 WAITING = "not finished yet"
 CANCELLED = "cancelled; tick it again to run it"
+OFFLINE_SCORES = tuple(tenth / 10 for tenth in range(1, 10))
+"""Thresholds of a page without a kernel."""
+
 REDRAWN = 0.1
 """Seconds between two updates of the progress of a model."""
 
@@ -160,6 +165,34 @@ class Compare(App):
             )
             views = self.comparison.views(score)
         return png(figure), as_text(self.comparison.picture, views)
+
+    def offline(self) -> str:
+        """HTML with the results at some thresholds, which are computed now."""
+        self.wait()
+        comparison = self.comparison
+        kinds = (False, True) if comparison.picture.target is not None else (False,)
+        states = []
+        for score in (None, *OFFLINE_SCORES):
+            views = comparison.views(score)
+            table = as_html(comparison.picture, views)
+            of_kinds = [[*map(encode_layer, comparison.layers(views, k))] for k in kinds]
+            states.append([{"layers": layers, "html": table} for layers in of_kinds])
+        own = {"name": "each method's own", "meaning": "Every method has its own threshold."}
+        given = [
+            {
+                "name": f"{step:.2f} for all",
+                "meaning": f"All methods have the threshold {step:.2f}.",
+            }
+            for step in OFFLINE_SCORES
+        ]
+        backgrounds = [comparison.background(kind).numpy(force=True) for kind in kinds]
+        state = {
+            "images": [*map(encode_image, backgrounds)],
+            "thresholds": [own, *given],
+            "states": states,
+            "colors": colors_html(),
+        }
+        return offline_piece(state, [MODEL, *SCRIPTS, "compare/offline.js"], STYLES)
 
     def _work(self, job: _Job, comparison: Comparison, missing: dict[str, Model]) -> None:
         """Run the models one after the other, in a thread; a replaced job updates nothing."""

@@ -13,6 +13,7 @@ from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.structures import Categories, Panoptic
 from labkit.system.message_text import counted
 from labkit.widgets.app import App, png
+from labkit.widgets.offline_page import MODEL, offline_piece
 from labkit.widgets.pq_matching.matching import (
     COLUMNS,
     draw_pq_matching,
@@ -21,8 +22,9 @@ from labkit.widgets.pq_matching.matching import (
     move,
     table,
 )
+from labkit.widgets.viewer.image_encoding import encode_image, encode_layer
 from labkit.widgets.viewer.segment_layers import layer_of
-from labkit.widgets.viewer.viewer import SegmentViewer
+from labkit.widgets.viewer.viewer import SCRIPTS, STYLES, SegmentViewer
 
 PREDICTION = 1
 """Index of the panel whose segments can be moved."""
@@ -95,6 +97,20 @@ class PQMatching(App):
             )
         )
         return data, f"{_score(self.matching.quality)}\n{self.viewer.in_words()}"
+
+    def offline(self) -> str:
+        image, categories = self.image.numpy(force=True), self.categories
+        sides = ((self.target, "ground truth"), (self.prediction, "prediction"))
+        encoded = []
+        for panoptic, title in sides:
+            layer = encode_layer(layer_of(panoptic, categories, title))
+            for drawn, segment in zip(layer["segments"], panoptic.segments, strict=True):
+                score = None if segment.score is None else f"score {segment.score:.2f}"
+                drawn.update(label=segment.label, iscrowd=bool(segment.iscrowd), score=score)
+            encoded.append(layer)
+        names = [category.name for category in categories]
+        state = {"image": encode_image(image), "layers": encoded, "classes": names}
+        return offline_piece(state, [MODEL, *SCRIPTS, "pq_matching/offline.js"], STYLES)
 
     def _show(self, what: str) -> None:
         moved = move(self.prediction, self.offsets)

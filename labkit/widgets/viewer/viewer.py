@@ -20,13 +20,16 @@ from torch import Tensor
 from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
 from labkit.widgets.app import png, with_still
+from labkit.widgets.offline_page import MODEL, offline_page, offline_piece
 from labkit.widgets.viewer.image_encoding import encode_image, encode_layer, in_words
-from labkit.widgets.viewer.offline_page import offline_page
 from labkit.widgets.viewer.segment_layers import Layer, draw_layer, draw_layers, enlargement
 
-SCRIPT, STYLE = (
-    "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
-    for names in (("viewer_pixels.js", "viewer.js"), ("viewer.css",))
+SCRIPTS = ("viewer/viewer_pixels.js", "viewer/viewer.js")
+STYLES = ("offline.css", "viewer/viewer.css")
+"""Files of the viewer in a page without a kernel."""
+
+SCRIPT = "\n".join(
+    (Path(__file__).parents[1] / name).read_text(encoding="utf-8") for name in SCRIPTS
 )
 OFFLINE = ("_image", "_layers", "opacity", "show_things", "show_stuff", "show_names", "hidden")
 """Traits that an offline page keeps."""
@@ -53,7 +56,7 @@ class SegmentViewer(anywidget.AnyWidget):
     """
 
     _esm = SCRIPT
-    _css = STYLE
+    _css = Path(__file__).with_name("viewer.css")
     _image = traitlets.Dict().tag(sync=True)
     _layers: Any = traitlets.List().tag(sync=True)
     _movable: Any = traitlets.List().tag(sync=True)
@@ -151,14 +154,18 @@ class SegmentViewer(anywidget.AnyWidget):
         """Describe the panels for screen readers, one line each."""
         return "\n".join(map(in_words, self.layers))
 
-    def to_html(self, path: str | Path) -> None:
-        """Write one HTML file that works without a kernel and a network.
+    def offline(self) -> str:
+        """HTML that answers in a page without a kernel.
 
         Segments cannot be moved in it: that needs the kernel's metrics.
         """
         state = {name: getattr(self, name) for name in OFFLINE}
+        return offline_piece(state, [MODEL, *SCRIPTS, "viewer/offline.js"], STYLES)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write :meth:`offline` as one HTML file that works without a kernel and a network."""
         title = " | ".join(layer.title for layer in self.layers)
-        page = offline_page(title, state, SCRIPT, STYLE)
+        page = offline_page(title, self.offline())
         with atomic_write(Path(path)) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
 
@@ -176,4 +183,4 @@ class SegmentViewer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        return with_still(data, self.still, self.log.error), metadata
+        return with_still(data, self.still, self.offline, self.log.error), metadata

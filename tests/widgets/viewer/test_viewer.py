@@ -1,12 +1,12 @@
 """Layers as pixels against loops written out, and the viewer's state against what was given."""
 
 import io
-import json
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from helpers.seen import offline_state
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -212,5 +212,4 @@ def test_the_offline_page_is_one_file_whose_names_stay_text(tmp_path):
     assert page.count("</script>") == 1
     assert "http" not in page
     assert list(tmp_path.iterdir()) == [tmp_path / "a.html"]
-    state = page.partition("JSON.parse(")[2].partition(", bytes)")[0]
-    assert json.loads(json.loads(state))["_layers"][0]["title"] == hostile.title
+    assert offline_state(page)["_layers"][0]["title"] == hostile.title

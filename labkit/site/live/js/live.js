@@ -44,7 +44,7 @@ class LabkitLive extends HTMLElement {
     const models = await Promise.all(this.names.map(loadModel));
     const results = element("div", "labkit-live-results", this.parts);
     this.addLegend(results, models[0].categories);
-    this.viewer = new ViewerModel(element("div", "", results));
+    this.viewer = element("div", "", results);
     const panels = element("div", "labkit-live-models", results);
     this.panels = models.map(
       (model) => new ModelPanel(panels, TITLES[model.name], model, () => this.answer(false)));
@@ -99,10 +99,24 @@ class LabkitLive extends HTMLElement {
     const layers = await Promise.all(this.panels.map((panel) =>
       encodeLayer(panel.title, panel.result, panel.model.categories, image)));
     this.shown = image;
-    this.viewer.show(encoded, layers);
+    this.draw(encoded, layers);
     for (const panel of this.panels) panel.show();
     this.announce();
     this.dataset.answers = String(++this.answers);
+  }
+
+  // In the segment viewer (labkit/widgets/viewer), which stands before these files.
+  draw(image, layers) {
+    if (this.drawn) {
+      if (image) this.drawn.state._image = image; // drawn with the layers, not before them
+      this.drawn.set("_layers", layers);
+      return;
+    }
+    this.drawn = new OfflineModel({
+      _image: image, _layers: layers, _movable: [], hidden: [],
+      opacity: 0.6, show_things: true, show_stuff: true, show_names: true,
+    });
+    renderViewer({ model: this.drawn, el: this.viewer });
   }
 
   announce() {
@@ -117,42 +131,6 @@ class LabkitLive extends HTMLElement {
     this.error.textContent = text;
     this.error.hidden = !text;
   }
-}
-
-// What the segment viewer has for a model in Jupyter: values, and listeners of their changes.
-class ViewerModel {
-  constructor(parent) {
-    this.parent = parent;
-    this.listeners = {};
-    this.state = {
-      opacity: 0.6, show_things: true, show_stuff: true, show_names: true, hidden: [], _movable: [],
-    };
-  }
-
-  show(image, layers) {
-    const first = !this.state._layers;
-    if (image) this.state._image = image;
-    if (!first) return this.set("_layers", layers);
-    this.state._layers = layers;
-    renderViewer({ model: this, el: this.parent });
-  }
-
-  get(name) {
-    return this.state[name] ?? null;
-  }
-
-  set(name, value) {
-    this.state[name] = value;
-    for (const listener of this.listeners[`change:${name}`] ?? []) listener();
-  }
-
-  on(event, listener) {
-    (this.listeners[event] ??= []).push(listener);
-  }
-
-  off() {}
-  save_changes() {}
-  send() {}
 }
 
 customElements.define("labkit-live", LabkitLive);

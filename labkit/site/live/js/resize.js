@@ -1,6 +1,7 @@
-// Pillow's bilinear filter for 8-bit pixels, to the last bit (its Resample.c): first along the
-// rows, then along the columns, each time rounded to whole grey levels. Where an image gets
-// smaller, the filter covers all the pixels that fall into a new one.
+// Pillow's bilinear filter for 8-bit pixels, to the last bit: first along the rows, then along the
+// columns, each time rounded to whole grey levels. (Pillow 13 sometimes takes the columns first,
+// which rounds differently.) Where an image gets smaller, the filter covers all the pixels that
+// fall into a new one.
 
 const PRECISION = 22; // bits after the point of the integer weights
 
