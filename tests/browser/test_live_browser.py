@@ -83,9 +83,7 @@ class Live:
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_function(
-            "() => document.querySelector('labkit-live').dataset.answers >= 2"
-        )
+        self.wait_for_answer(1)
 
     @property
     def answers(self) -> int:
@@ -93,7 +91,7 @@ class Live:
 
     def wait_for_answer(self, seen: int) -> None:
         self.page.wait_for_function(
-            "(seen) => document.querySelector('labkit-live').dataset.answers > seen", arg=seen
+            "(seen) => document.querySelector('labkit-live')?.dataset.answers > seen", arg=seen
         )
 
     def shown(self) -> np.ndarray:
@@ -134,17 +132,19 @@ class Live:
         return times
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_live(browser: Any, address: dict[str, str]) -> Iterator[Any]:
-    """Opens a page: ``open_live("live", "disk")``."""
-    opened: list[Live] = []
+    """Opens a page, ``open_live("live", "disk")``; loading takes seconds, so that it stays open."""
+    opened: dict[Any, Live] = {}
 
     def open_page(name: str, where: str = "disk", **options: Any) -> Live:
-        opened.append(Live(browser, f"{address[where]}/{name}.html", **options))
-        return opened[-1]
+        key = (name, where, *options.items())
+        if key not in opened:
+            opened[key] = Live(browser, f"{address[where]}/{name}.html", **options)
+        return opened[key]
 
     yield open_page
-    for live in opened:
+    for live in opened.values():
         live.page.context.close()
         assert not live.complaints
         assert all(
@@ -231,8 +231,10 @@ def test_a_file_is_reduced_as_pillow_does(size: tuple[int, int], open_live: Any)
 @pytest.mark.parametrize("where", ["disk", "server"])
 def test_keyboard_alone(where: str, open_live: Any) -> None:
     live = open_live("live", where)
-    page, seen = live.page, live.answers
-    before = live.shown()
+    page = live.page
+    page.reload()
+    live.wait_for_answer(1)
+    seen, before = live.answers, live.shown()
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.firstChild.alt").startswith("Example: ")
