@@ -16,8 +16,8 @@ from pathlib import Path
 
 from labkit.datasets.fetch.verified_download import download
 from labkit.errors import LabkitError
-from labkit.ops.build_kernels import cache_folder
 from labkit.system.atomic_write import atomic_write
+from labkit.system.compiled_library import cache_folder
 
 NAME, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = (

@@ -23,9 +23,9 @@ from labkit.checkpoints.shipped import shipped
 from labkit.datasets.shapes import Shapes
 from labkit.deploy.exported import DESCRIPTION, read_description
 from labkit.engine.export_onnx import export_onnx
-from labkit.ops.build_kernels import cache_folder
 from labkit.site.live.runtime import runtime_files
 from labkit.structures import Panoptic
+from labkit.system.compiled_library import cache_folder
 from labkit.widgets.app import png
 from labkit.widgets.offline_page import EXPORT, MODEL
 from labkit.widgets.viewer.viewer import SCRIPT as VIEWER
