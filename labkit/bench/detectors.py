@@ -85,7 +85,7 @@ def measure_inference(
 
     @torch.no_grad()
     def theirs() -> Any:
-        return pair.predict(image)
+        return pair.predict([image])[0]
 
     ours_found = predictor(image).detections
     assert ours_found is not None
@@ -109,8 +109,8 @@ def measure_training(
 ) -> DetectorMeasurement:
     """Time a training step of each: losses, gradients and one step of SGD with momentum."""
     images, targets = training_batch(setting)
-    ours = _step(pair.ours, lambda: pair.ours(images, targets))
-    theirs = _step(pair.theirs, lambda: pair.losses(images, targets))
+    ours = training_step(pair.ours, lambda: pair.ours(images, targets))
+    theirs = training_step(pair.theirs, lambda: pair.losses(images, targets))
     ours()
     theirs()
     comparison = compare_with_peer(
@@ -142,7 +142,9 @@ def agreement(ours: Detections, theirs: Detections) -> Agreement:
     )
 
 
-def _step(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> Callable[[], float]:
+def training_step(
+    model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]
+) -> Callable[[], float]:
     """Make a training step that samples the same proposals every time and returns the loss."""
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -151,7 +153,7 @@ def _step(model: nn.Module, losses: Callable[[], dict[str, torch.Tensor]]) -> Ca
     def step() -> float:
         torch.manual_seed(0)
         optimizer.zero_grad(set_to_none=True)
-        total = torch.stack(list(losses().values())).sum()
+        total = torch.stack([loss.float() for loss in losses().values()]).sum()
         total.backward()
         optimizer.step()
         return total.item()

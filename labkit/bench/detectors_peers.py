@@ -49,15 +49,15 @@ class ModelPair:
         peer: the other library's name.
         ours: labkit's model.
         theirs: the other library's.
-        predict: what the other library offers from an RGB picture ``(3, H, W)`` to its answer.
-        detections: that answer as labkit's type.
+        predict: what the other library offers from RGB pictures ``(3, H, W)`` to its answers.
+        detections: such an answer as labkit's type.
         losses: its training losses for images ``(3, h, w)`` uint8 RGB and labkit's targets.
     """
 
     peer: str
     ours: MaskRCNN
     theirs: nn.Module
-    predict: Callable[[Tensor], Any]
+    predict: Callable[[Sequence[Tensor]], list[Any]]
     detections: Callable[[Any], Detections]
     losses: Callable[[Sequence[Tensor], Sequence[Target]], dict[str, Tensor]]
 
@@ -99,9 +99,12 @@ def torchvision_pair(setting: InputSizes) -> ModelPair:
         masks = answer["masks"][:, 0] > 0.5
         return Detections(answer["boxes"], answer["scores"], answer["labels"] - 1, masks)
 
-    return ModelPair(
-        "torchvision", ours, theirs, lambda p: theirs([p / 255])[0], detections, losses
-    )
+    def predict(images: Sequence[Tensor]) -> list[Any]:
+        device = next(theirs.parameters()).device
+        answers: list[Any] = theirs([image.to(device) / 255 for image in images])
+        return answers
+
+    return ModelPair("torchvision", ours, theirs, predict, detections, losses)
 
 
 def detectron2_pair(setting: InputSizes) -> ModelPair:
@@ -127,13 +130,15 @@ def detectron2_pair(setting: InputSizes) -> ModelPair:
     theirs.load_state_dict(to_detectron2(ours.state_dict()))
     resize = ResizeShortestEdge([setting.short, setting.short], setting.long)
 
-    def predict(image: Tensor) -> Any:
-        """What ``DefaultPredictor`` does."""
-        bgr = image.flip(0).permute(1, 2, 0).numpy()
-        resized = resize.get_transform(bgr).apply_image(bgr)
-        values = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
-        height, width = bgr.shape[:2]
-        return theirs([{"image": values, "height": height, "width": width}])[0]["instances"]
+    def predict(images: Sequence[Tensor]) -> list[Any]:
+        """What ``DefaultPredictor`` does, for several pictures at once."""
+        inputs = []
+        for image in images:
+            bgr = image.flip(0).permute(1, 2, 0).numpy()
+            resized = resize.get_transform(bgr).apply_image(bgr)
+            values = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
+            inputs.append({"image": values, "height": bgr.shape[0], "width": bgr.shape[1]})
+        return [answer["instances"] for answer in theirs(inputs)]
 
     def losses(images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         inputs = []

@@ -73,6 +73,11 @@ def plan(out: Path, device: str, small: bool) -> list[GPUPart]:
         arguments = [name, "--device", device, "--out", str(figures)]
         command = [sys.executable, "-m", "labkit.bench.gpu_models", *arguments]
         parts.append(GPUPart(name, [*command, "--small"] if small else command, 40, figures))
+    figures = out / "throughput.json"
+    bars = ["--json", str(figures), "--figure", str(out / "throughput.png")]
+    of = ["--models", "mask_rcnn_tiny"] if small else ["--batch", "8", "--dtype", "fp32,bf16"]
+    command = labkit("bench", "throughput", "--device", device, *of, *bars)
+    parts.append(GPUPart("throughput", command, 120, figures))
     figures = out / "roi-align.json"
     align = ["--device", device, "--no-sweep", "--json", str(figures)]
     if not small:  # its shapes are those of a whole picture

@@ -1,4 +1,4 @@
-"""Prediction and training step of a network: time, memory, and differences from CPU float32.
+"""Prediction and training step of a network: differences from the CPU in float32.
 
 ``python -m labkit.bench.gpu_models PRESET --device cuda --out FILE`` measures one of them.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,23 +44,21 @@ NETWORKS = (
 )
 SMALL_NETWORKS = ("fcn8_tiny", "panoptic_fpn_tiny")
 PRECISIONS = ("float32", "bfloat16")
-SIDE, IMAGES, REPEATS = 512, 2, 5
+SIDE, IMAGES = 512, 2
 
 
-def measure(preset: str, device: torch.device, side: int, repeats: int) -> dict[str, Any]:
+def measure(preset: str, device: torch.device, side: int) -> dict[str, Any]:
     """Measure one network.
 
     Args:
         preset: with the weights that come with labkit, or random ones.
         device: where to measure; what to compare with is computed on the CPU in float32.
         side: of the pictures; the tiny networks have those of their training, 128.
-        repeats: measurements of which the median counts.
 
     Returns:
-        ``{"float32": {...}, "bfloat16": {...}}``: milliseconds and megabytes of a prediction and of
-        a training step; ``loss`` and by which share it differs from the CPU's; ``same_pixels``, the
-        share of the panoptic (else semantic) map that is the CPU's; ``score_difference``, the
-        largest among the ten best objects' scores.
+        ``{"float32": {...}, "bfloat16": {...}}``: ``loss`` and by which share it differs from the
+        CPU's; ``same_pixels``, the share of the panoptic (else semantic) map that is the CPU's;
+        ``score_difference``, the largest among the ten best objects' scores.
     """
     own, small = shipped(), "tiny" in preset
     data = Shapes("val", num=IMAGES, size=128 if small else side)
@@ -71,46 +67,38 @@ def measure(preset: str, device: torch.device, side: int, repeats: int) -> dict[
     images, targets = zip(*(data[i] for i in range(IMAGES)), strict=True)
     cpu = torch.device("cpu")
     expected = Predictor(model, cpu)(images[0])
-    loss = _training_step(copy.deepcopy(model), images, targets, cpu, "float32")[0]()
+    expected_loss = _training_loss(copy.deepcopy(model), images, targets, cpu, "float32")
     figures: dict[str, Any] = {}
     for precision in PRECISIONS:
-        predictor = Predictor(model, device, precision)
-        ms, megabytes, found = _timed(lambda p=predictor: p(images[0]), device, repeats)  # type: ignore[misc]
-        row: dict[str, Any] = {"predict_ms": ms, "predict_mb": megabytes}
-        row |= _differences(found, expected)
-        del predictor
-        step, values = _training_step(copy.deepcopy(model), images, targets, device, precision)
-        ms, megabytes, _ = _timed(step, device, repeats)
-        row |= {"train_ms": ms, "train_mb": megabytes, "loss": values[0]}
-        row["loss_difference"] = abs(values[0] - loss) / abs(loss)
+        row: dict[str, Any] = dict(
+            _differences(Predictor(model, device, precision)(images[0]), expected)
+        )
+        loss = _training_loss(copy.deepcopy(model), images, targets, device, precision)
+        row |= {"loss": loss, "loss_difference": abs(loss - expected_loss) / abs(expected_loss)}
         figures[precision] = row
     return figures
 
 
-def _training_step(
+def _training_loss(
     model: nn.Module,
     images: tuple[Tensor, ...],
     targets: tuple[Target, ...],
     device: torch.device,
     precision: str,
-) -> tuple[Callable[[], float], list[float]]:
-    """Make a function that trains one step and returns the loss, and the list of its losses."""
+) -> float:
+    """Loss of a training step, after another one: both directions have worked."""
     model.to(device).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     there = [image.to(device) for image in images], [target_to(t, device) for t in targets]
-    values: list[float] = []
-
-    def step() -> float:
+    total = torch.zeros(())
+    for _ in range(2):
         torch.manual_seed(0)
         with _draws_of_the_cpu(), autocast(device, precision):
             total = torch.stack(list(model(*there).values())).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()
-        values.append(float(total.detach()))
-        return values[-1]
-
-    return step, values
+    return float(total.detach())
 
 
 @contextmanager
@@ -129,26 +117,6 @@ def _draws_of_the_cpu() -> Iterator[None]:
         mock.patch.object(torch, "rand", rand),
     ):
         yield
-
-
-def _timed(
-    function: Callable[[], Any], device: torch.device, repeats: int
-) -> tuple[float, float | None, Any]:
-    """Median milliseconds, peak megabytes on a GPU, and the first call's result."""
-    gpu = device.type == "cuda"
-    first = function()  # warms up
-    if gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        function()
-        if gpu:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    peak = torch.cuda.max_memory_allocated() / 1e6 if gpu else None
-    return 1000 * statistics.median(times), peak, first
 
 
 def _differences(found: Prediction, expected: Prediction) -> dict[str, float | None]:
@@ -173,8 +141,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
-    side, repeats = (64, 1) if options.small else (SIDE, REPEATS)
-    figures = measure(options.preset, default_device(options.device), side, repeats)
+    side = 64 if options.small else SIDE
+    figures = measure(options.preset, default_device(options.device), side)
     write_json(options.out, figures)
     for precision, row in figures.items():
         print(precision, row)

@@ -10,12 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from labkit.bench.gpu import PartResult
+from labkit.bench.throughput import Throughput
+from labkit.bench.throughput_report import print_throughput
 
 COLUMNS = (
-    ("predict ms", "predict_ms", "{:.1f}"),
-    ("MB", "predict_mb", "{:.0f}"),
-    ("train ms", "train_ms", "{:.1f}"),
-    ("MB", "train_mb", "{:.0f}"),
     ("loss off by", "loss_difference", "{:.1%}"),
     ("same pixels", "same_pixels", "{:.1%}"),
     ("scores off by", "score_difference", "{:.4f}"),
@@ -23,7 +21,7 @@ COLUMNS = (
 
 
 def print_report(outcomes: Sequence[PartResult], console: Console) -> None:
-    """Print the results of the parts, the networks and RoIAlign."""
+    """Print the results of the parts, the networks, throughput and RoIAlign."""
     parts = Table("part", "outcome", title="Parts")
     for column in ("s", "budget"):
         parts.add_column(column, justify="right")
@@ -40,6 +38,9 @@ def print_report(outcomes: Sequence[PartResult], console: Console) -> None:
             for precision, row in outcome.figures.items():
                 networks.add_row(outcome.name, precision, *_cells(row))
     console.print(networks)
+    for outcome in outcomes:
+        if outcome.figures and "rows" in outcome.figures:
+            print_throughput([Throughput(**row) for row in outcome.figures["rows"]], console)
     for outcome in outcomes:
         if outcome.figures and "comparisons" in outcome.figures:
             align = Table("task", title="RoIAlign")

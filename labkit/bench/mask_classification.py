@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
 from labkit.models.mask2former.criterion import mask_classification_losses
 from labkit.models.mask2former.deformable_attention import deformable_attention
+from labkit.models.mask2former.eomt import EoMT
 from labkit.models.mask2former.mask2former import Mask2Former
+from labkit.models.preprocess import Batch
 from labkit.models.targets import Segments
 
 TARGET = 1.3  # times as fast as transformers
@@ -39,8 +42,8 @@ def measure_all(side: int = SIDE, repeats: int = 5) -> list[PeerComparison]:
     twin = mask2former_twin(model)
     images = torch.randn(2, 3, side, side)
     return [
-        _compare("Mask2Former R50, inference", _inference(model, twin, images[:1]), repeats),
-        _compare("Mask2Former R50, training step", _training(model, twin, images), repeats),
+        _compare("Mask2Former R50, inference", inference(model, twin, images[:1]), repeats),
+        _compare("Mask2Former R50, training step", training(model, twin, images), repeats),
         _compare("deformable attention", _attention(side), 3 * repeats),
     ]
 
@@ -53,16 +56,18 @@ def _compare(
     return compare_with_peer(task, "transformers", ours, theirs, 1, TARGET, repeats)
 
 
-def _inference(
-    model: Mask2Former, twin: nn.Module, images: Tensor
+def inference(
+    model: Mask2Former | EoMT, twin: nn.Module, images: Tensor
 ) -> tuple[Callable[[], float], Callable[[], float]]:
     """From normalised images to the last predictions; the mean of the mask logits."""
+    sizes = [(images.shape[2], images.shape[3])] * len(images)
+    batch = Batch(images, sizes, sizes)
 
     @torch.inference_mode()
     def ours() -> float:
         model.eval()
-        decoded = model.pixel_decoder(model.backbone(images))
-        return float(model.decoder(*decoded, every_layer=False)[1].mean())
+        features: Any = model.backbone(images)
+        return float(model.predict(features, batch).mask_logits.mean())
 
     @torch.inference_mode()
     def theirs() -> float:
@@ -72,8 +77,8 @@ def _inference(
     return ours, theirs
 
 
-def _training(
-    model: Mask2Former, twin: nn.Module, images: Tensor
+def training(
+    model: Mask2Former | EoMT, twin: nn.Module, images: Tensor
 ) -> tuple[Callable[[], float], Callable[[], float]]:
     """Forward, losses and backward, with equal draws; the loss.
 
@@ -81,15 +86,22 @@ def _training(
     """
     side = images.shape[-1]
     targets = [
-        Segments(i, torch.arange(SEGMENTS), torch.rand(SEGMENTS, side, side) > 0.5)
+        Segments(
+            i,
+            torch.arange(SEGMENTS, device=images.device),
+            torch.rand(SEGMENTS, side, side, device=images.device) > 0.5,
+        )
         for i in range(len(images))
     ]
 
     def ours() -> float:
         model.eval().zero_grad()
         torch.manual_seed(0)
-        decoded = model.pixel_decoder(model.backbone(images))
-        classes, masks = model.decoder(*decoded, every_layer=True)
+        features: Any = model.backbone(images)
+        if isinstance(model, EoMT):
+            classes, masks = model.decode(features, masked=True)
+        else:
+            classes, masks = model.decoder(*model.pixel_decoder(features), every_layer=True)
         losses = mask_classification_losses(classes, masks, targets, model.config.loss)
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()

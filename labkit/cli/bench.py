@@ -199,6 +199,83 @@ def detectors(
                 print_profile(f"{name}, as {m.comparison.peer} has it", m.parts)
 
 
+@app.command("throughput")
+def throughput(
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU,
+    models: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="mask_rcnn_r50, mask2former_r50, eomt_small_640: beside other libraries; a name of"
+            " `labkit zoo list` or the folder of a run: labkit alone.",
+        ),
+    ] = "mask_rcnn_r50,mask2former_r50,eomt_small_640",
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Images of a call.")] = "1",
+    dtype: Annotated[
+        str, typer.Option(metavar="fp32,bf16,fp16", help="Precision of the layers.")
+    ] = "fp32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the backbones with torch.compile.")
+    ] = False,
+    side: Annotated[int, typer.Option(min=64, help="Shorter side of the images.")] = 800,
+    rounds: Annotated[int, typer.Option(min=1, help="Calls that are timed, of each.")] = 5,
+    json: Json = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the bars into this PNG file.")] = None,
+) -> None:
+    """Images a second of inference and training, beside Detectron2, torchvision and transformers.
+
+    The libraries have the same weights and images. Libraries that are not installed
+    are left out.
+    """
+    import torch
+    import torchvision
+    from rich.console import Console
+    from rich.markup import escape
+
+    from labkit.bench import throughput as bench
+    from labkit.bench.roi_align_gpu import require_gpu
+    from labkit.bench.throughput_report import draw_throughput, print_throughput
+    from labkit.cli.json_output import STANDARD_OUTPUT
+    from labkit.doctor import describe_environment
+    from labkit.engine.precision import check_precision
+    from labkit.errors import LabkitError
+    from labkit.system.atomic_write import atomic_write
+
+    if device == Device.CUDA:
+        require_gpu()
+    where, console = torch.device(device.value), Console()
+    batches, precisions = batch.split(","), dtype.split(",")
+    for count in batches:
+        if not (count.isdecimal() and int(count)):
+            raise LabkitError(f"--batch: {count!r} is no number of images, as in 1,8")
+    for name in precisions:
+        if name not in bench.PRECISIONS:
+            raise LabkitError(f"--dtype: {name!r} is not one of {', '.join(bench.PRECISIONS)}")
+        check_precision(bench.PRECISIONS[name], where)
+    settings = [
+        bench.Setting(where, bench.PRECISIONS[name], int(count), compiled, bench.sizes_of(side))
+        for name in precisions
+        for count in batches
+    ]
+
+    def left_out(reason: str) -> None:
+        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
+
+    rows: list[bench.Throughput] = []
+    report = {"environment": {**describe_environment(), "torchvision": torchvision.__version__}}
+    for group in bench.measure_all(models.split(","), settings, rounds, left_out):
+        rows += group
+        # After each group, so that a killed run keeps what it has measured.
+        if json is not None and json != STANDARD_OUTPUT:
+            write_numbers(json, {**report, "rows": [row.to_json() for row in rows]})
+    if json == STANDARD_OUTPUT:
+        write_numbers(json, {**report, "rows": [row.to_json() for row in rows]})
+    print_throughput(rows, console)
+    if figure is not None and rows:
+        with atomic_write(figure) as part:
+            draw_throughput(rows).savefig(part, format="png", dpi=120)
+
+
 @app.command("panoptic")
 def panoptic(json: Json = None) -> None:
     """Time each step from branch outputs to panoptic map, and the merge against Detectron2's."""
@@ -436,7 +513,7 @@ def gpu(
         bool, typer.Option("--dry-run", help="Run small parts on the CPU, to test the plan.")
     ] = False,
 ) -> None:
-    """Run all GPU checks in one call: operator, networks, RoIAlign, tests, lessons.
+    """Run all GPU checks in one call: operator, networks, throughput, RoIAlign, tests, lessons.
 
     A part that fails or takes too long does not stop the others; then the exit
     status is 1.

@@ -1125,7 +1125,7 @@ else:
     pair, image = detectron2_pair(sizes), test_image(sizes)
     pair.theirs.eval()
     with torch.no_grad():
-        theirs = pair.detections(pair.predict(image))
+        theirs = pair.detections(pair.predict([image])[0])
     ours = Predictor(pair.ours, torch.device("cpu"))(image).detections
     compare_with_detectron2("Mask R-CNN R50-FPN, random weights", ours, theirs)
 labkit.record("compared_with_detectron2", len(differing))

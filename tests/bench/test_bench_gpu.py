@@ -54,13 +54,13 @@ def test_what_does_not_fit_into_the_time_is_named(tmp_path):
 def test_the_plan(tmp_path):
     parts = {part.name: part for part in plan(tmp_path, "cuda", small=False)}
     assert next(iter(parts)) == "operator"  # the others use it
-    assert set(gpu_models.NETWORKS) | {"roi-align", "tests", "lessons"} < set(parts)
+    assert set(gpu_models.NETWORKS) | {"throughput", "roi-align", "tests", "lessons"} < set(parts)
     assert {"-m", "cuda"} < set(parts["tests"].command)
     assert parts["lessons"].command[-4:-1] == ["--device", "cuda", "--out"]
 
 
 def test_figures_of_a_network_and_their_table(tmp_path, capsys):
-    figures = gpu_models.measure("panoptic_fpn_tiny", torch.device("cpu"), side=64, repeats=1)
+    figures = gpu_models.measure("panoptic_fpn_tiny", torch.device("cpu"), side=64)
     exact, half = figures["float32"], figures["bfloat16"]
     # The same computation twice; then another one, which is not far from it.
     assert exact["same_pixels"] == 1
@@ -68,7 +68,6 @@ def test_figures_of_a_network_and_their_table(tmp_path, capsys):
     assert 0 < half["loss_difference"] < 0.1
     assert 0.9 < half["same_pixels"] < 1
     assert 0 < half["score_difference"] < 0.2
-    assert min(row[k] for row in figures.values() for k in ("predict_ms", "train_ms")) > 0
     source = f"open({str(tmp_path / 'x.json')!r}, 'w').write({json.dumps(figures)!r})"
     outcomes = carry_out([python("net", source, figures=tmp_path / "x.json")], tmp_path, {})
     console = Console(record=True, width=160)
