@@ -1415,6 +1415,8 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # - A PQ belongs to weights and post-processing together.
 # - With a large pretrained ViT, most of the decoder is not needed.
 #
+# [Notebook 11](11_speed_and_export.ipynb) puts networks to work: conventions, speed, export, licences.
+#
 # ## Exercises
 #
 # 1. **Void.** For which pixels does Mask2Former's read-out give void although several kept queries have $m > 0.3$ there?
