@@ -60,6 +60,7 @@ def nms(boxes: Array, scores: Array, groups: Array, threshold: float) -> Array:
         low = np.maximum(boxes[best, :2], boxes[order, :2])
         sides = (np.minimum(boxes[best, 2:], boxes[order, 2:]) - low).clip(0)
         overlap = sides[:, 0] * sides[:, 1]
-        iou = overlap / (areas[best] + areas[order] - overlap)
-        order = order[(iou <= np.float64(threshold)) | (groups[order] != groups[best])]
+        with np.errstate(invalid="ignore"):  # of two boxes without area, neither is suppressed
+            suppressed = overlap / (areas[best] + areas[order] - overlap) > np.float64(threshold)
+        order = order[~suppressed | (groups[order] != groups[best])]
     return np.array(keep, np.int64)

@@ -19,10 +19,8 @@ def preprocess(image: Array, options: dict[str, Any]) -> tuple[Array, Sizes]:
     height, width = image.shape[:2]
     pixels, scale = resize(image, options)
     rows, columns = pixels.shape[:2]
-    divisor, mean, std = (
-        options["size_divisor"],
-        *map(np.float32, (options["mean"], options["std"])),
-    )
+    mean, std = np.float32(options["mean"]), np.float32(options["std"])
+    divisor = options["size_divisor"]
     padded = (math.ceil(rows / divisor) * divisor, math.ceil(columns / divisor) * divisor)
     batch = np.zeros((*padded, 3), np.float32)
     if options["pad_black"]:
@@ -132,11 +130,7 @@ def paste_by_resizing(masks: Array, boxes: Array, size: Size) -> Array:
         pasted, np.pad(masks, ((0, 0), (1, 1), (1, 1))), whole, strict=True
     ):
         large = interpolate(mask, (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)))
-        left, top, right, bottom = (
-            max(x1, 0),
-            max(y1, 0),
-            min(x2 + 1, size[1]),
-            min(y2 + 1, size[0]),
-        )
+        left, top = max(x1, 0), max(y1, 0)
+        right, bottom = min(x2 + 1, size[1]), min(y2 + 1, size[0])
         image[top:bottom, left:right] = large[top - y1 : bottom - y1, left - x1 : right - x1] > 0.5
     return pasted

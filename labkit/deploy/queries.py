@@ -20,8 +20,8 @@ def softmax(logits: Array) -> Array:
 
 
 def sigmoid(logits: Array) -> Array:
-    """Of each element."""
-    return 1 / (1 + np.exp(-logits))
+    """Of each element; logits below -80 count as -80, whose exponential does not overflow."""
+    return 1 / (1 + np.exp(-logits.clip(-80)))
 
 
 def predict_detr(
@@ -29,45 +29,44 @@ def predict_detr(
 ) -> Result:
     """Detections and, with stuff, the panoptic map of DETR's queries."""
     outputs = run("network", image=batch, padding=padding_of(sizes))
-    probability = softmax(outputs["pred_logits"][0])
+    probability, size = softmax(outputs["pred_logits"][0]), sizes.image
     scores = probability[:, :-1].max(axis=1)
     labels = np.array(config["label_of"])[probability[:, :-1].argmax(axis=1)]
     keep = labels >= 0
     if config["masks"]:
         keep &= scores > probability[:, -1]
-    scores, labels, image_size = scores[keep], labels[keep], sizes.image
     centre, sides = np.split(outputs["pred_boxes"][0][keep], 2, axis=1)
     boxes = np.concatenate([centre - 0.5 * sides, centre + 0.5 * sides], axis=1)
-    masks, filled = None, fill_boxes(boxes, image_size)
+    found = Result(clip(scale(boxes, *size), size), scores[keep], labels[keep])
     if config["masks"]:
         logits = at_input_size(outputs["mask_logits"][0][keep], sizes)
-        masks = nearest(logits > 0, image_size)
-    boxes = clip(scale(boxes, *image_size), image_size)
-
-    def some(which: Array, masks: Array | None) -> Result:
-        order = np.argsort(-scores, kind="stable")
-        order = order[which[order]]
-        chosen = None if masks is None else masks[order]
-        return Result(boxes[order], scores[order], labels[order], chosen)
-
-    is_thing, certain = labels < num_things, scores > np.float32(config["score_thresh"])
-    result = some(is_thing, masks)
+        found.masks = nearest(logits > 0, size)
+    order = np.argsort(-found.scores, kind="stable")
+    is_thing = found.labels < num_things
+    certain = found.scores > np.float32(config["score_thresh"])
+    result = found.take(order[is_thing[order]])
     if not config["panoptic"]:
         return result
     if config["masks"]:
-        least = config["min_segment_area"]
-        chosen = (logits[certain], labels[certain], scores[certain])
-        detr_panoptic(result, *chosen, num_things, image_size, least)
+        chosen = (logits[certain], found.labels[certain], found.scores[certain])
+        detr_panoptic(result, *chosen, num_things, size, config["min_segment_area"])
     else:
-        stuff, semantic = some(~is_thing & certain, filled), np.full(image_size, IGNORE)
-        for i in np.argsort(-stuff.masks.sum(axis=(1, 2)), kind="stable"):
-            semantic[stuff.masks[i]] = stuff.labels[i]
-        painted = some(is_thing & certain, filled)
-        limits = {"score_thresh": 0, "overlap_thresh": 0.5, "min_stuff_area": 1}
-        merge(painted, semantic, num_things, limits)
-        result.panoptic, result.segments = painted.panoptic, painted.segments
+        found.masks = fill_boxes(boxes, size)
+        order = order[certain[order]]
+        things, stuff = (found.take(order[part[order]]) for part in (is_thing, ~is_thing))
+        merge_boxes(result, things, stuff, num_things)
     result.semantic = result.labels_of_panoptic()
     return result
+
+
+def merge_boxes(result: Result, things: Result, stuff: Result, num_things: int) -> None:
+    """Add the panoptic map of filled boxes: the smallest of stuff is in front, things before it."""
+    semantic = np.full(stuff.masks.shape[1:], IGNORE)
+    for i in np.argsort(-stuff.masks.sum(axis=(1, 2)), kind="stable"):
+        semantic[stuff.masks[i]] = stuff.labels[i]
+    limits = {"score_thresh": 0, "overlap_thresh": 0.5, "min_stuff_area": 1}
+    merge(things, semantic, num_things, limits)
+    result.panoptic, result.segments = things.panoptic, things.segments
 
 
 def padding_of(sizes: Sizes) -> Array:

@@ -76,7 +76,7 @@ def propose(maps: dict[str, Array], sizes: Sizes, rpn: dict[str, Any]) -> Array:
 def detect(boxes: Array, scores: Array, labels: Array, roi: dict[str, Any]) -> Result:
     """Suppress boxes class by class; boxes are in pixels of the network's input."""
     keep = nms(boxes, scores, labels, roi["nms_thresh"])[: roi["detections_per_img"]]
-    return Result(boxes[keep], scores[keep], labels[keep])
+    return Result(boxes, scores, labels).take(keep)
 
 
 def predict_masks(run: Run, maps: dict[str, Array], result: Result) -> dict[str, Array]:

@@ -54,6 +54,11 @@ class Result:
     panoptic: Any = None
     segments: list[dict[str, Any]] = field(default_factory=list)
 
+    def take(self, indices: Array) -> Result:
+        """Some of the detections."""
+        masks = None if self.masks is None else self.masks[indices]
+        return Result(self.boxes[indices], self.scores[indices], self.labels[indices], masks)
+
     def add_segment(self, label: int, score: float | None = None) -> int:
         """Append a segment; return its id."""
         self.segments.append({"id": len(self.segments) + 1, "label": label})

@@ -7,10 +7,13 @@ import pytest
 import torch
 from helpers.exports import SIZES, as_array, eager, model_of, picture
 from helpers.small_models import STRUCTURES
+from torchvision.ops import batched_nms
 
 from labkit.checkpoints.torchvision import CONFIG as TORCHVISION
+from labkit.deploy.boxes import nms
 from labkit.deploy.exported import FAMILIES
 from labkit.deploy.images import preprocess as preprocess_numpy
+from labkit.deploy.queries import sigmoid
 from labkit.engine.check_export import Differences, compare
 from labkit.models.preprocess import preprocess
 from labkit.models.presets import PRESETS
@@ -92,3 +95,22 @@ def same_preprocessing(options, exact):
         )
         tolerance = 0 if exact else 1e-4 * max(1, 100 / min(options.std))
         np.testing.assert_allclose(batch, expected.tensor.numpy(), rtol=0, atol=tolerance)
+
+
+def test_nms_is_torchvisions():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 30, (200, 2, 2), generator=generator).sort(dim=1).values
+    boxes = corners.flatten(1).float()  # several without an area, at the same place too
+    boxes[:20] = boxes[180:, [0, 1, 0, 1]]
+    boxes[20:40] = boxes[:20]
+    scores, groups = torch.rand(200, generator=generator), torch.arange(200) % 3
+    with np.errstate(all="raise"):
+        keep = nms(boxes.numpy(), scores.numpy(), groups.numpy(), 0.5)
+    assert keep.tolist() == batched_nms(boxes, scores, groups, 0.5).tolist()
+    assert len(keep) < 200
+
+
+def test_sigmoid_of_any_logit_without_a_warning():
+    with np.errstate(over="raise", invalid="raise"):
+        found = sigmoid(np.array([-1e4, -2, 0, 2, 1e4], np.float32))
+    np.testing.assert_allclose(found, [0, 0.11920292, 0.5, 0.88079708, 1], rtol=0, atol=1e-7)

@@ -17,7 +17,9 @@ from labkit.datasets.shapes import Shapes
 from labkit.engine import export_onnx
 from labkit.engine.onnx_graphs import with_fixed_steps
 from labkit.engine.predictor import load_model
+from labkit.models.backbones.resnet import FrozenBatchNorm2d
 from labkit.models.preprocess import LABKIT
+from labkit.models.presets import PRESETS
 
 # How much larger random weights of the last layers become, so that classes and masks differ.
 LARGER = {
@@ -29,11 +31,23 @@ LARGER = {
 }
 
 
-def model_of(preset):
-    """The weights that come with labkit, or else a small random model of Shapes' classes."""
+def model_of(preset, full_size=False):
+    """The weights that come with labkit, or else a random model of Shapes' classes.
+
+    It is small, or has the layers of the preset; in both, images are not enlarged, but for EoMT.
+    """
     if preset in shipped():
         return load_model(preset)
-    model = made(preset, Shapes.categories).eval()
+    if full_size:
+        config = PRESETS[preset]
+        if not preset.startswith("eomt"):
+            unscaled = replace(config.preprocessing, resize=None)
+            config = replace(config, preprocessing=unscaled)
+        torch.manual_seed(0)
+        model = config.build(Shapes.categories).eval()
+        set_norms(model, picture(1, preset))
+    else:
+        model = made(preset, Shapes.categories).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             for ending, factor in LARGER.items():
@@ -45,6 +59,21 @@ def model_of(preset):
         low = replace(model.config.inference, score_thresh=0.15, overlap_thresh=0.3)
         model.config = replace(model.config, inference=low)
     return model
+
+
+def set_norms(model, image):
+    """Give frozen norms the statistics of an image, as training would have; else values explode."""
+
+    def set_statistics(norm, inputs):
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+    with torch.no_grad():
+        model([image])
+    for hook in hooks:
+        hook.remove()
 
 
 SIZES = ((128, 128), (160, 224), (75, 110))
