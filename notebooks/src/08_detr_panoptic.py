@@ -120,13 +120,14 @@ EXAMPLE = min(7, num_val - 1)  # the image of most figures
 # DETR (Carion et al., 2020) is a backbone, a transformer and two small heads. The steps, with the shapes
 # of `detr_tiny`, which comes with labkit, for one image of 128 × 128 pixels:
 #
-# 1. **Backbone**: a bottom-up network with an FPN. The FPN's map p3 (stride 8) goes through a 1 × 1
-#    convolution (`input_proj`) to $D = 128$ channels: (128, 16, 16), flattened to
+# 1. **Backbone**: a bottom-up network with an FPN (the published DETR has none: its transformer gets the last stage
+#    of a ResNet, stride 32). The FPN's map p3 (stride 8) goes through a 1 × 1 convolution (`input_proj`) to $D =
+#    128$ channels: (128, 16, 16), flattened to
 #    $T = 16 \cdot 16 = 256$ *cells* of the image. (Part II also uses p2, of stride 4.)
 # 2. **Encoder.** Self-attention among the cells. Its output is the **encoder memory** (256, 128): one
 #    vector for each cell, now with information from the rest of the image.
 # 3. **Decoder.** It transforms $Q = 20$ **query features** (20, 128), which start as zeros, the same for
-#    all queries. Only the **object queries** (20, 128) make a difference: learnt parameters
+#    all queries. Only the **object queries** (20, 128) tell them apart: learnt parameters
 #    (`query_embed`), the same for every image, which are added to the query features at each attention. In
 #    each layer the queries attend to one another and to the encoder memory.
 # 4. **Heads.** A linear layer predicts `pred_logits` (20, 8): seven classes and the **no-object class**
@@ -134,8 +135,8 @@ EXAMPLE = min(7, num_val - 1)  # the image of most figures
 #    height, as fractions of the image's sides.
 #
 # So "query 7" has a learnt *object query*, *query features* that change from layer to layer, and a
-# *prediction*. An *attention query* (8.6) is a role in attention: in the encoder every cell has it, in the
-# decoder every object query.
+# *prediction*. An *attention query* (8.6) is an input of attention: one for each cell in the encoder, one for each
+# query in the decoder.
 #
 # The **score** of a query is its largest class probability, $\varnothing$ left out; that class is its label.
 # Both heads are applied after every decoder layer (the first dimension of the outputs below); the
@@ -461,10 +462,10 @@ labkit.record("greedy_excess", np.mean(excess))
 #
 # $$C_{q,i} = -p_q(c_i) + 5 \, \lVert \hat b_q - b_i \rVert_1 - 2 \, \mathrm{GIoU}(\hat b_q, b_i) .$$
 #
-# The $L_1$ distance sums over centre x, centre y, width and height. It is small for small boxes even when
-# they are wrong. IoU, the area of the intersection over that of the union, does not depend on the size;
-# but it is 0, with gradient 0, for all boxes that do not touch. **GIoU** is negative there, and falls with
-# the distance. With $|\cdot|$ the area, and $H$ the smallest box around both (the *hull*),
+# The $L_1$ distance sums over centre x, centre y, width and height. At the same relative error it is smaller for
+# small boxes. IoU, the area of the intersection over that of the union, does not depend on the size; but it is 0,
+# with gradient 0, for all boxes that do not touch. **GIoU** is negative there, and falls with the distance. With
+# $|\cdot|$ the area, and $H$ the smallest box around both (the *hull*),
 #
 # $$\mathrm{IoU}(a, b) = \frac{|a \cap b|}{|a \cup b|}, \qquad
 # \mathrm{GIoU}(a, b) = \mathrm{IoU}(a, b) - \frac{|H| - |a \cup b|}{|H|} .$$
@@ -667,9 +668,9 @@ for name, queries, matched, used in (
 #
 # Suppose two queries predict the same object. One is matched to it; the other has the target
 # $\varnothing$, so its loss lowers its class probability. The training penalises duplicates, and nothing
-# has to be suppressed afterwards. In prediction there is no matching; how can a query know that another
-# one has the object? By the decoder's self-attention: each query gets the features of the others, so they
-# can learn to divide the objects among themselves.
+# has to be suppressed afterwards. In prediction there is no matching; how can a query know that another one has the
+# object? By the decoder's self-attention, in which each query gets the features of the others; or because each
+# query has learnt a region of its own.
 #
 # To see the effect of the loss alone we leave the network out: the logits and boxes of 20 queries are
 # free parameters, and gradient descent moves them for one image. For comparison we use a many-to-one
@@ -730,8 +731,9 @@ plt.show()
 
 # %% [markdown]
 # (The lines are the paths of the boxes' centres.) With bipartite matching every object ends with one
-# query, and the others predict $\varnothing$. With many-to-one matching no query ever has the target
-# $\varnothing$: several predict the same object, and an object that is no query's cheapest gets none.
+# query, and the others predict $\varnothing$. With many-to-one matching no query ever has the target $\varnothing$
+# (in Mask R-CNN anchors with a low IoU do): several predict the same object, and an object that is no query's
+# cheapest gets none.
 #
 # **And the trained networks?** The box AP of things (notebook 3) with and without NMS: for Mask R-CNN,
 # which relies on NMS, and for each layer of DETR's decoder.
@@ -785,12 +787,13 @@ for name, detections in DETECTIONS.items():
 
 # %% [markdown]
 # Without NMS of its detections Mask R-CNN loses 30 points of AP (NMS of its proposals stays on in both
-# columns). DETR gains nearly nothing from NMS, in any layer. (In the paper's figure 4 NMS improves the
-# predictions of the first of six layers: in that layer the queries get nothing from one another yet, see
-# 8.6.)
+# columns). DETR gains nearly nothing from NMS, in any layer; not even in layer 1, where the queries get nothing
+# from one another yet (8.6): they already differ in the regions of the image that they predict (8.7). In the
+# paper's figure 4 NMS does improve the first of six layers.
 #
-# This is a statement about AP, which hardly counts a duplicate whose score is lower (notebook 6, 6.7). Some
-# duplicates are left after our short training, and in a panoptic map they take pixels from the object. There NMS
+# This is a statement about AP, which hardly counts a duplicate whose score is below those of most correct
+# detections (notebook 6, 6.7). Some duplicates are left after our short training, and in a panoptic map they take
+# pixels from the object. There NMS
 # *does* help `detr_panoptic_tiny` (8.11).
 #
 # ## 8.5 Where positions enter: sine positions
@@ -1017,9 +1020,9 @@ for name, (pos, queries) in TRIALS.items():
     labkit.record(f"box_ap_{name.replace(' ', '_')}", ap)
 
 # %% [markdown]
-# A network that was trained with positions fails without them. (A DETR that was *trained* without any
-# still reaches AP 32.8 instead of 40.6 in the paper's table 3.) And equal object queries stay equal
-# through every layer and give the same prediction twenty times.
+# A network that was trained with positions fails without them. (A DETR *trained* without positions of cells, its
+# object queries added at the input only, still reaches AP 32.8 instead of 40.6: the paper's table 3.) And equal
+# object queries stay equal through every layer and give the same prediction twenty times.
 #
 # ## 8.7 Where a trained network attends
 #
@@ -1149,11 +1152,11 @@ labkit.record("cells_that_a_query_attends_to", np.mean(cells_attended))
 labkit.record("cells_that_an_untrained_query_attends_to", untrained)
 
 # %% [markdown]
-# - **Encoder, things:** in the last layer a cell attends to its own object about three times as much as
-#   uniform attention would. So the encoder starts to separate objects.
+# - **Encoder, things:** in the last layer a cell attends to its own object about three times as much as uniform
+#   attention would. (Attention to near cells alone would also exceed 1; the paper's figure 3 shows separated
+#   objects.)
 # - **Decoder, things:** a query attends to its object several times as much as uniform attention would.
-# - **Stuff:** hardly more than uniform. Every cell of a stuff region shows its class, and its box is often
-#   the whole image: the query needs no particular cell.
+# - **Stuff:** about uniform. A region that covers 40 % of the image can reach 2.5 times at most.
 # - **Before training** attention is spread over all cells: where to attend has to be learnt.
 #
 # **Do the queries specialise?** The object queries are the same for every image, so each can learn to
@@ -1293,10 +1296,10 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 # %% [markdown]
 # From the same backbone weights, after the same few images, Mask R-CNN already detects objects; DETR's loss
 # has fallen by half, yet its AP is nearly 0. One reservation: the weights come from a Mask R-CNN and may
-# suit it better. The race shows the speed at the start, not what the methods reach in the end. The curve on the right shows a reason: the class and the box of an object are learnt only by
-# the query that is matched to it, and at first most objects are matched to another query than ten steps
-# before. Two more reasons: attention starts out uniform (8.7); and Mask R-CNN has anchors near every object
-# before any training, while DETR's queries have to learn where objects are.
+# suit it better. The curve on the right shows a likely reason (DN-DETR tests it): the class and the box of an
+# object are learnt only by the query that is matched to it, and at first most objects are matched to another query
+# than ten steps before. Two more reasons: attention starts out uniform (8.7); and Mask R-CNN has anchors near every
+# object before any training, while DETR's queries have to learn where objects are.
 #
 # On COCO it is the same on a larger scale. In the paper's table 1 a Faster R-CNN with FPN reaches box AP
 # 42.0 in 109 epochs, DETR the same 42.0 in 500: better on large objects (61.1 against 53.4), worse on
@@ -1338,9 +1341,9 @@ labkit.record("objects_that_changed_their_query", np.mean(changed))
 # ## 8.9 Training stage 1: boxes, and a baseline
 #
 # DETR for panoptic segmentation can be trained all together or in two **training stages**: first the
-# detector of Part I, then a mask head on the frozen detector. The paper finds both equally good, and two
-# stages faster: the long training (300 epochs) is done without masks, and the mask head then needs few steps (25
-# epochs). It also shows what the masks add.
+# detector of Part I, then a mask head on the frozen detector. The paper finds the results similar, and two stages
+# faster: the long training is done without masks, and the mask head then needs 25 epochs. It also shows what the
+# masks add.
 #
 # The baseline is a panoptic map from boxes alone (`labkit.models.detr.postprocess.boxes_map`). Things
 # fill their boxes first, in order of score. Each gets the pixels of its box that are still free; if more
@@ -1528,13 +1531,11 @@ with check("one value for each mask, not one for all"):
 check.report()
 
 # %% [markdown]
-# **Live.** We train the mask head for a minute on the frozen `detr_tiny`. (Stage 1 does not fit into a
-# lesson, section 8.8.) For so short a training the new head is initialised with care. The two linear layers
-# start as those of the decoder's last cross-attention. And the $8 \cdot 16 \cdot 16 = 2048$ entries of a
-# query's maps add up to 1, so each is about 1/2048, beside features of about 1: the output of a random
-# first convolution hardly depends on the maps, and all queries get the same mask. Therefore its weights
-# for the maps are multiplied by the 256 cells: the eight maps of a cell together then count about as
-# much as one feature. (`detr_panoptic_tiny` started without this, and had 1500 steps.)
+# **Live.** We train the mask head for a minute on the frozen `detr_tiny`. (Stage 1 does not fit into a lesson,
+# section 8.8.) For so short a training it is initialised with care: the two linear layers as those of the decoder's
+# last cross-attention, and, since a query's $8 \cdot 16 \cdot 16 = 2048$ map entries add up to 1, the first
+# convolution's weights for the maps are multiplied by 256. (`detr_panoptic_tiny` started without this, and had 1500
+# steps.)
 
 # %% tags=["hide-input"]
 # Initialisation and training of the mask head; losses
@@ -1608,9 +1609,9 @@ plt.show()
 
 # %% [markdown]
 # The attention maps show which object is meant, but no outline: they have 16 × 16 cells. The convolutions
-# add the outline from the finer map. Two queries that predict the same object get the same mask. And the
-# mask of a stuff query is mostly "everything that is no object": this small network has hardly learnt
-# which part of it belongs to which stuff class.
+# add the outline from the finer map. Two queries that predict the same object get nearly the same mask. And the
+# mask of a stuff query is mostly "everything that is no object": this small network has hardly learnt which part of
+# it belongs to which stuff class.
 #
 # ## 8.11 Reading out the panoptic map
 #
@@ -1625,9 +1626,9 @@ plt.show()
 # 6. **Drop** every query with at most four pixels, the emptied ones of step 5 included. If none was dropped,
 #    the map is done. Otherwise repeat step 4 with the remaining queries, do not join again, and repeat step 6.
 #
-# After a drop the argmax is computed anew, so a joined query does not keep the pixels of the others: each
-# goes to the remaining query with the largest logit there, even to one of another class. Step 5 mainly
-# decides which query of a stuff class survives. The published code does the same. All queries compete in one argmax: there is no rule for things against stuff.
+# As in the published code, the argmax after a drop ignores the join: each pixel goes to the remaining query with
+# the largest logit there, even to one of another class. So step 5 mainly decides which query of a stuff class
+# remains. All queries compete in one argmax: there is no rule for things against stuff.
 
 
 # %% tags=["idea"]
@@ -1763,8 +1764,8 @@ panels(shown, categories, columns=4, size=2.45)
 # Duplicates that hardly changed AP (8.4) cost more than ten points of PQ of things. (The filled boxes did
 # not suffer: their rule drops a thing of which more than half is covered, see 8.9.)
 #
-# > **At toy size only.** The published networks are read out without NMS. Ours has duplicates left because stage 1
-# > was short; the cure is a longer stage 1, not NMS. The comparison below is without NMS, as in the paper.
+# > **At toy size only.** The published networks are read out without NMS. Ours has duplicates left, perhaps because
+# > stage 1 was short; we have not tested a longer one. The comparison below is without NMS, as in the paper.
 #
 # **The two training stages as commands.** In labkit a training stage is a preset, which also defines what
 # is frozen. `--init` names the weights to start from (a shipped model, or the folder of your own run);
@@ -1777,20 +1778,14 @@ for command in shipped()["detr_panoptic_tiny"].commands:
     print(command.removesuffix(" --out RUN"))
 
 # %% [markdown]
-# (The first 9000 steps of `detr_tiny` had the paper's `eos_coef` 0.1, which left many duplicates; the next
-# 2500 had 0.5.) For your own data see [notebook 9](09_your_own_data.ipynb).
+# (For the first 9000 steps the preset had the paper's `eos_coef` 0.1, which left many duplicates; today it has 0.5,
+# so the command gives other weights.) For your own data see [notebook 9](09_your_own_data.ipynb).
 #
-# **Results on photographs.** The tutorial *Train DETR for Panoptic Segmentation* (construction sites, 44 classes of
-# things and 15 of stuff) splits the training differently: its stage 1 trains *everything*, mask head included, its
-# stage 2 the mask head alone. So stage 2 adds little there, and here it adds the masks. There too, stuff is the
+# **Photographs.** A tutorial (construction sites, 44 classes of things, 15 of stuff) trains everything first, mask head
+# included: PQ 46.2, stuff 27.9. Fifty more epochs of the mask head alone give 47.9 and 29.4. There too, stuff is the
 # harder half.
 #
-# | tutorial | PQ | SQ | RQ | PQ things | PQ stuff |
-# | --- | --- | --- | --- | --- | --- |
-# | after stage 1, 100 epochs | 46.2 | 71.1 | 60.0 | 52.5 | 27.9 |
-# | after stage 2, 50 epochs more | 47.9 | 71.8 | 61.2 | 54.2 | 29.4 |
-#
-# ## 8.12 Beside Panoptic FPN and UPSNet
+# ## 8.12 Comparison with Panoptic FPN and UPSNet
 #
 # Three ways to a panoptic map on the same images: a merge (notebook 4), a panoptic head (notebook 5), an
 # argmax over queries. "Minutes" is the recorded training time on one core, here (other than in 8.8) with
@@ -1834,10 +1829,10 @@ labkit.record("ms_slowest_over_fastest_Shapes", max(on_shapes) / min(on_shapes))
 # time for one image of Shapes (ms, on this machine) the three differ by no more than a factor of two or so.
 #
 # > **At toy size only: the literature has the opposite order.** On COCO, with 118 000 training images (Shapes:
-# > 10 000) and 325 epochs (ours: about 10), a DETR for things and stuff reaches PQ 43.4; a Panoptic FPN that the
-# > authors retrained with DETR's augmentation reaches 42.4, and UPSNet 42.5 (the paper's table 5). DETR's gain
-# > there is in stuff, where ours is worst. So the table above measures a short training of small networks, not what
-# > the methods can reach.
+# > 10 000) and a training of hundreds of epochs (ours: about 10), a DETR for things and stuff reaches PQ 43.4; a
+# > Panoptic FPN, retrained with DETR's augmentation and an 18× schedule, 42.4; UPSNet, with a 1× schedule, 42.5
+# > (the paper's table 5). DETR gains there in stuff, where ours is worst. So the table above measures a short
+# > training of small networks, not what the methods can reach.
 #
 # The published weights on a photograph of yours: `labkit zoo get detr_panoptic_R_50` downloads them, `labkit predict
 # PHOTO.jpg --panoptic --model detr_panoptic_R_50 --out DIR` writes the map ([notebook 7](07_model_zoo.ipynb)).
@@ -1869,7 +1864,7 @@ labkit.record("crowded_images_beyond_the_queries", too_many)
 labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DETR", "crowded"]))
 
 # %% [markdown]
-# DETR stays well below its twenty in crowds, since its training had none. But the bound exists: the
+# DETR stays well below its twenty in crowds; its training had none. But the bound exists: the
 # published networks have 100 queries.
 #
 # ## Part II: to take away
@@ -1878,11 +1873,11 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 #   detector.
 # - The mask head turns each query's attention maps over the encoder memory into a mask, with outlines from
 #   the finer backbone features.
-# - The read-out is one argmax over the mask logits of confident queries, things and stuff alike. A
-#   duplicate splits its object in two.
+# - The read-out is one argmax over the mask logits of confident queries, things and stuff alike. A duplicate can
+#   split its object.
 # - Against Panoptic FPN and UPSNet: a simpler design (no anchors, NMS or merge rules) and, on COCO,
-#   better stuff and a higher PQ; but a long training and at most $Q$ segments. That ours is last is a matter of its
-#   short training.
+#   better stuff and a higher PQ; but a long training and at most $Q$ segments. Ours is last after a short training;
+#   on COCO, after a long one, the order is the opposite.
 #
 # ## Exercises
 #
@@ -1890,16 +1885,17 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 #    the Hungarian algorithm. How many rounds does it take? Check with `my_hungarian`.
 # 2. **Ties.** In 8.3 make the predictions of queries 0 and 1 equal. Which one is matched, and what are
 #    the targets of the two? Can they become different in 8.4, where there is no network?
-# 3. **No object.** Train the free queries of 8.4 with `eos_coef=1.0` and with 0. What do the queries
-#    without an object predict?
+# 3. **No object.** Train the free queries of 8.4 with `eos_coef=1.0` and with 0 (an argument of `my_set_losses`).
+#    Which probabilities do the queries without an object have?
 # 4. **A softmax for each head.** Change `my_attention_maps` to one softmax per head. What is the largest
 #    sum of a map now, and why might the authors have wanted the heads to compete?
 # 5. **Thresholds.** Plot the PQ of `detr_panoptic_tiny` against `config.score_thresh` from 0.1 to 0.9.
 #    The original has 0.85. Why is the best value lower here?
-# 6. **Decoder layers.** Evaluate the filled boxes of each decoder layer. How much PQ does a layer add,
-#    and what does NMS change?
-# 7. **All at once.** Train `replace(PRESETS["detr_panoptic_tiny"], frozen=False)` from `detr_tiny` for
-#    as many steps as the second stage had. Is it better, and what happens to the boxes?
+# 6. **Decoder layers.** Evaluate the filled boxes of each decoder layer (as `from_gt_boxes` in 8.9 does). How much
+#    PQ does a layer add, and what does NMS change?
+# 7. **All at once.** Train `replace(PRESETS["detr_panoptic_tiny"], frozen=False)` (`from labkit.models.presets
+#    import PRESETS`) from `detr_tiny` for 240 steps, as many as our mask head had. Is it better, and what happens
+#    to the boxes?
 # 8. **Homework.** Give `detr_tiny` 50 queries and train both stages on crowded images (`labkit train
 #    detr_tiny --data crowded`; with a preset of your own in `labkit/models/presets.py`, `num_queries=50`).
 #    Report the PQ table after each stage. Show two images where Panoptic FPN finds objects that DETR
@@ -1918,7 +1914,7 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 # - F. Li et al. DN-DETR: Accelerate DETR Training by Introducing Query DeNoising. CVPR 2022: the unstable
 #   matching, measured. X. Zhu et al. Deformable DETR. ICLR 2021: why DETR trains slowly, and a tenth of
 #   the epochs.
-# - *Train DETR for Panoptic Segmentation*, a tutorial with images of construction sites: the two rows of
-#   8.11.
+# - *Train DETR for Panoptic Segmentation*, a tutorial with images of construction sites: the numbers at
+#   the end of 8.11.
 # - B. Cheng et al. Masked-attention Mask Transformer for Universal Image Segmentation. CVPR 2022: a
 #   successor of these ideas, without boxes. [Notebook 10](10_mask_classification.ipynb) builds it.

@@ -197,7 +197,7 @@ def split_by_components(semantic):
 
 # %% [markdown]
 # > **Predict.** Suppose a per-pixel classifier is *perfect*: its semantic map is the ground truth. We split it into
-# > connected regions, one object each. What is the PQ of things on Shapes (up to five objects), and on the crowded
+# > connected regions, one object each. What is the PQ of things on Shapes (two to eight objects), and on the crowded
 # > images, where they overlap?
 
 # %% tags=["hide-input"]
@@ -244,8 +244,9 @@ panels(shown, categories, columns=4, size=2.45)
 # panoptic, instance or semantic result.](diagrams/mask2former.svg)
 #
 # DETR predicts boxes, and adds a mask head later (8.10). **MaskFormer** has no boxes at all. Like DETR it has a backbone
-# and a transformer decoder with $Q$ queries. Beside it a **pixel decoder** (first an FPN) makes a vector for every pixel
-# of stride 4, the **mask features** $E$. An MLP of three layers makes a vector of the same length from every query, the
+# and a transformer decoder with $Q$ queries. Beside it a **pixel decoder** (in MaskFormer an FPN) makes a vector
+# for every cell at stride 4, the **mask features** $E$. An MLP of three layers makes a vector of the same length
+# from every query, the
 # **mask embedding** $v_q$. The mask logit of query $q$ in pixel $x$ is their dot product, and the mask is its sigmoid:
 #
 # $$ m_q(x) = \mathrm{sigmoid}\bigl(v_q \cdot E(x)\bigr) . $$
@@ -310,13 +311,15 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# The colours of the mask features are their three main directions: pixels of one object have similar vectors, and two
-# objects of one class have different ones. Red is a positive logit. A mask is the set of pixels whose features lie on
-# one side of a plane through the origin, and $v_q$ is the normal of this plane.
+# The colours of the mask features are their first three principal components: pixels of one object have similar
+# vectors, and two objects of one class have different ones. Red is a positive logit. A mask is the set of pixels
+# whose features lie on one side of a hyperplane through the origin, and $v_q$ is its normal.
 #
 # Like DETR, MaskFormer trains for long: 300 epochs of COCO. Mask2Former keeps the heads and changes mainly three things:
 # attention (10.3), the pixel decoder (10.4), the loss (10.5). It also has nine decoder layers instead of six, another
-# augmentation and other weights of the losses, so the table does not separate the causes:
+# augmentation and other weights of the losses, so this table does not separate the causes. (The paper's table 4
+# does: PQ falls by 4.8 without masked attention, by 1.7 with stride 32 alone, by 1.2 with an FPN as pixel decoder,
+# by 1.1 without learnt query features, cross-attention first and the removal of dropout.)
 #
 # | COCO val, ResNet-50 | steps | batch | millions of images seen | PQ |
 # | --- | --- | --- | --- | --- |
@@ -336,8 +339,8 @@ plt.show()
 #    *forbidden*: their attention weight is 0, the softmax runs over the others.
 # 3. The layers visit three levels in turn: stride 32, 16, 8, and again.
 #
-# The first prediction is made before the first layer: from the learnt `query_feat` alone, the same for
-# every image. But its dot product with the mask features does depend on the image.
+# The first prediction is made before the first layer: from the learnt query features (`query_feat`) alone, the same
+# for every image. But its dot product with the mask features does depend on the image.
 #
 # **Empty masks.** If an empty mask forbids all cells, the softmax runs over nothing: $0 / 0$. Such a query may attend to
 # all cells.
@@ -383,7 +386,7 @@ check.report()
 def my_decoder(decoder, mask_features, memories):
     """Query features (Q, D) before the first layer and after each; the attention mask of each layer."""
     x = decoder.query_feat.weight  # (Q, D), the learnt start, which DETR sets to zero
-    query_positions = decoder.query_embed.weight  # (Q, D), the learnt positions of 8.1
+    query_positions = decoder.query_embed.weight  # (Q, D), the object queries of 8.1
     states, forbidden = [x], []
     for i, layer in enumerate(decoder.layers):
         level = i % len(memories)  # coarse to fine, and again
@@ -473,12 +476,12 @@ for name, values in zip(
         labkit.record(f"{name.replace(', ', '_').replace(' ', '_')}_{i + 1}", value)
 
 # %% [markdown]
-# Where everything is orange the mask was empty. On the level of 4 × 4 cells small objects vanish; on the finer ones a
-# query attends to its own object, and little else: 5 to 9 % of the cells. Of the queries that end with $\varnothing$ 49 to
+# Where everything is orange the mask was empty. On the level of 4 × 4 cells small objects vanish; on the finer ones
+# a query with a mask attends to 5 to 9 % of the cells on average. Of the queries that end with $\varnothing$ 49 to
 # 91 % have an empty mask, so the rule is needed in every layer.
 #
-# > **Predict.** We switch the masks off in the trained network: every query attends to all cells, in all layers. Nothing
-# > is hidden from it any more. Does PQ rise, stay the same, or fall?
+# > **Predict.** We switch the masks off in the trained network: every query attends to all cells, in all layers.
+# > Does PQ rise, stay the same, or fall?
 
 # %% tags=["hide-input"]
 # Table: the trained network with and without masks in its attention
@@ -496,9 +499,9 @@ for of in SETS:
     labkit.record(f"pq_lost_without_masks_{of}", with_masks.all.pq - without.all.pq)
 
 # %% [markdown]
-# It falls, by tens of points. The layers have learnt to read a mean over *their own mask*; a mean over the whole image
-# is another input. So the mask is a part of the network, not a hint that it may ignore. (A network *trained* without
-# masks loses only a few points: 10.8. EoMT removes the masks during training: 10.9.)
+# It falls, by tens of points. In training the layers received a mean over the mask; a mean over the whole image is
+# another input. (A network *trained* without masks loses only a few points: 10.8. EoMT removes the masks during
+# training: 10.9.)
 #
 # ## 10.4 The pixel decoder: deformable attention
 #
@@ -608,8 +611,9 @@ for name, sides_of, heads_of in (
 
 # %% [markdown]
 # The star is the cell's own place, a dot a sampling point, its size the weight. Full attention reads every cell of every
-# level. Deformable attention always reads 48: twelve points, and four cells for each interpolation. At the size of COCO's
-# images the full attention weights of one layer would be $22\,050^2 \cdot 8 = 3.9$ billion numbers, 15.6 GB in float32.
+# level. Deformable attention always reads 48: twelve points, and four cells for each interpolation. At the test
+# size for COCO, 800 × 1344, the full attention weights of one layer would be $22\,050^2 \cdot 8 = 3.9$ billion
+# numbers, 15.6 GB in float32.
 #
 # > **At toy size.** Offsets are counted in cells of their level, and training starts with 1 to 4 cells. A level of 4 × 4
 # > has no room for that: most points of level 1 lie outside the picture and read 0, many even outside the figure.
@@ -629,9 +633,10 @@ for name, sides_of, heads_of in (
 # every layer, each prediction with its own matching.
 #
 # **Points.** Both compare masks: all queries with all segments in the matching, matched pairs in the loss. On all
-# pixels of a training image of 1024 × 1024 that is a million numbers for each pair. Mask2Former compares $P = 112^2$
-# random points instead (PointRend's idea): bilinear samples of the logits and of the ground truth. In the matching the
-# points are uniform, the same ones for all pairs. In the loss three quarters of them lie where the mask is
+# pixels of a training image of 1024 × 1024 the loss compares a million numbers for each pair (the matching, at
+# stride 4, 65 536). Mask2Former compares $P = 112^2$ random points instead (PointRend's idea): bilinear samples of
+# the logits and of the ground truth. In the matching the points are uniform, the same ones for all pairs. In the
+# loss three quarters of them lie where the mask is
 # *uncertain*: of $3 P$ random candidates, the $\tfrac{3}{4} P$ with the smallest $|\mathrm{logit}|$. That is a quarter of
 # the candidates, so a quarter of the image, however many points there are.
 #
@@ -761,21 +766,17 @@ labkit.record("pixels_over_points_at_1024", 1024**2 / MaskLossConfig().num_point
 # quarter still contains much more than the outline. Points that the network gets wrong with confidence are left to the
 # uniform part.
 #
-# **What it saves.** With 12 segments in an image of 1024 × 1024 the mask losses need $12 \cdot 1024^2 = 12.6$ million
-# numbers on all pixels, and $12 \cdot 12\,544 = 0.15$ million on points, in each of ten predictions (nine layers and the
-# first prediction), all of them kept for the gradient.
+# **What it saves.** In the paper points reduce the training memory from 18 to 6 GB for each image (section 3.3).
 #
-# The three losses of the example, for each prediction. "Matched otherwise" counts segments whose query differs from that of
-# the last layer:
+# The three losses of the example, weights included, for each prediction. "Other query" counts segments whose query
+# differs from that of the last layer:
 
 # %% tags=["hide-input"]
 # Table: losses and matching, layer by layer
 torch.manual_seed(seed)
 losses = mask_classification_losses(all_classes, all_masks, [segments], network.config.loss)
 last_query = dict(zip(which.tolist(), queries.tolist(), strict=True))
-print(
-    f"{'prediction':>12}{'loss_ce':>10}{'loss_mask':>11}{'loss_dice':>11}{'matched otherwise':>20}"
-)
+print(f"{'prediction':>12}{'loss_ce':>10}{'loss_mask':>11}{'loss_dice':>11}{'other query':>20}")
 for i in range(LAYERS + 1):
     ending = "" if i == LAYERS else f"_{i}"
     values = [float(losses[f"loss_{name}{ending}"]) for name in ("ce", "mask", "dice")]
@@ -807,7 +808,8 @@ for i in range(LAYERS + 1):
 #    Mask2Former, 0.5 in `mask2former_tiny`).
 # 2. Each pixel goes to the kept query with the largest $s_q \, m_q(x)$.
 # 3. A segment is the pixels that the query won *and* where $m_q(x) \ge 0.5$. It is dropped if the query won less than 0.8
-#    times as many pixels as its mask has: then it is mostly hidden, or a duplicate.
+#    times as many pixels as its mask has: then more than a fifth of it went to others: it is partly hidden, or a
+#    duplicate.
 # 4. Segments of one stuff class are joined. Pixels that nobody got are void.
 #
 # > **Exercise 10.3.** Write `semantic_votes(class_logits, mask_logits)` for class logits $(Q, K + 1)$ and mask logits
@@ -956,7 +958,8 @@ panels(
 #
 # - **Mask2Former** (the original): the four steps above. Masks are resized as *logits*, then the sigmoid.
 # - **MaskFormer**: a segment is all that the query won, not cut with $m_q \ge 0.5$.
-# - The package **transformers** (5.24): as MaskFormer. And $m$ is multiplied by the score before the test
+# - **transformers** (5.24), `Mask2FormerImageProcessor.post_process_panoptic_segmentation`: as MaskFormer. And $m$
+#   is multiplied by the score before the test
 #   $m \ge 0.5$ that gives the area of the mask: a query with a score of 0.6 has only the pixels with $m \ge 0.83$ in it.
 #   And masks are resized twice: logits to a fixed size, then *probabilities* to the image. The default threshold of the
 #   score is 0.5, not 0.8.
@@ -1033,10 +1036,10 @@ for layer in range(LAYERS + 1):
     labkit.record(f"pq_things_after_{layer}_layers", result.things.pq)
 
 # %% [markdown]
-# Layer 0 is no decoder at all: the learnt vectors, the same for every image, times the mask features. It already finds
-# most of the stuff and many things: a query is also a filter for a class and a place. The layers add what depends on the
-# image: 8.6 points in things, 6.4 in stuff, and three of them reach 86.8 of the 87.3. With all six layers and the masks
-# switched off PQ was 39.1 (10.3): attention to wrong cells is much worse than no layer at all.
+# Layer 0 is no decoder at all. Its class logits are the same for every image; only its masks depend on it. Still it
+# finds most of the stuff and many things: each query has a class and a place of its own (the paper compares it with
+# a region proposal network). The layers add 8.6 points in things, 6.4 in stuff, and three of them reach 86.8 of the
+# 87.3. With all six layers and the masks switched off PQ was 39.1 (10.3), far below no layer at all.
 #
 # **One part changed.** To see what masked attention, the losses of the earlier layers and the points contribute, each
 # must be changed in *training*. `labkit bench mask-study --steps 300 --out RUNS` trains Mask2Former on Shapes, from
@@ -1073,8 +1076,9 @@ for name, seeds in STUDY["ablations"].items():
 # Without masks in training the network loses 3.4 points of PQ, nearly all of them in stuff: 5.2 there, 1.1 in things, which
 # is less than the spread. So a network trained without masks is far better than one from which they are taken
 # afterwards (10.3). With a loss of the last layer only it loses 5.4, in things and in stuff. Sixteen times as many points,
-# none of them chosen, gain 4.1 in things, lose 1.7 in stuff, and a step takes 2.1 times as long: at this size points save
-# time and cost a little. (This row changes both number and choice of the points, so it does not separate them.)
+# none of them chosen, gain 4.1 in things, lose 1.7 in stuff, and a step takes 2.1 times as long: at this size
+# points halve the time of a step; PQ differs by no more than the spread, while things lose and stuff gains. (This
+# row changes both number and choice of the points, so it does not separate them.)
 #
 # > **At toy size.** After 300 steps all rows are far below the 87.3 of the trained network, and images of 128 × 128 have few
 # > pixels. The table shows which part speeds up the start of the training, not what is reached at its end; and the saving
@@ -1088,15 +1092,20 @@ for name, seeds in STUDY["ablations"].items():
 # decoders:
 #
 # 1. In the first blocks there are only the patch tokens.
-# 2. Before the last three or four blocks 200 learnt queries are added as further tokens. One self-attention now does
-#    the work of three: patches to patches, queries to patches, queries to queries.
+# 2. Before the last three or four blocks 200 learnt queries are added as further tokens. One self-attention now
+#    does the work of three (patches to patches, queries to patches, queries to queries) and adds a fourth: patches
+#    also attend to queries.
 # 3. The heads are those of 10.2: a linear layer, an MLP, a dot product with the patches, enlarged to stride 4 by two
 #    transposed convolutions.
 #
 # **Masked attention, and its end.** In training a query attends only to the patches in its mask, as in 10.3. Then the masks
 # are removed *during* training: each query is masked with a probability that falls from 1 to 0, in the earlier blocks
-# first (**mask annealing**). In prediction nothing is masked, and no mask has to be computed before the end. Compare
-# 10.3, where switching the masks off at once destroyed the result.
+# first (**mask annealing**). In prediction nothing is masked, and no mask has to be computed before the end.
+# Compare 10.3, where switching the masks off at once destroyed the result.
+#
+# **What it costs** (the paper's tables 1 to 3): with the same ViT, against an adapter and Mask2Former, EoMT loses
+# 1.1 PQ with ViT-L (57.1 to 56.0, at 4.4 times the speed), but 5.8 with ViT-S, and 6.1 with a ViT-L pretrained on
+# ImageNet-1K.
 #
 # Where are the weights? (Counted on the device "meta", without memory.)
 
@@ -1125,6 +1134,7 @@ for name in SYSTEMS:
 
 # %% [markdown]
 # Behind its backbone Mask2Former has 20.5 million weights, most of them in nine decoder layers; EoMT-S has 1.8.
+# (Its last three blocks, 5.3 million, count as backbone.)
 #
 # > **Predict.** We send one picture of 640 × 640 through Mask2Former R50 and through EoMT-S. What share of the time does
 # > Mask2Former spend behind its backbone?
@@ -1308,15 +1318,16 @@ for of, k in (("Shapes", EXAMPLE), ("crowded", 0)):
 panels(shown, categories, columns=5, size=1.95)
 
 # %% [markdown]
-# On Shapes Mask2Former has the best stuff and a far higher PQ than DETR, without boxes, NMS or a merge. But it misses about
-# three in ten of the things that are not large, many more than the networks with RoI heads.
+# On Shapes Mask2Former has the best stuff and a far higher PQ than DETR, without boxes. But duplicates are left:
+# step 3 drops about a third of the kept thing queries, the work of NMS elsewhere. And it misses about three in ten
+# of the things that are not large, many more than the networks with RoI heads.
 #
 # **Crowds.** None of the four was trained on crowded images. There Mask2Former finds the fewest things, fewer even than
 # DETR. About half of its masks cover two or more objects, several queries predict the same group, and step 3 of 10.6 drops
 # the duplicates: the grey areas in the picture are void.
 #
-# **With three seeds.** The same study trains each of the four further, from its weights that come with labkit, for equal
-# steps: once on Shapes, once on crowded images.
+# **With three seeds.** The same study trains each of the four further, from its weights that come with labkit, for
+# equal steps: once on Shapes, once on crowded images (of DETR only the mask head: its detector is frozen).
 
 # %% tags=["hide-input"]
 # Table: the four systems, trained further with three seeds
@@ -1333,11 +1344,10 @@ for of, rows in STUDY["systems"].items():
 
 # %% [markdown]
 # On Shapes 120 steps change little: the two networks with RoI heads stay ahead, Mask2Former behind them in things,
-# DETR far behind. Trained on crowded images, all four find more things in them than above (there 50 images, here
-# 150). Mask2Former has the best stuff, and still by far the fewest things. So it is not only that crowds were missing
-# from its training. Perhaps 120 steps are too few to change how its queries divide the objects among themselves:
-# exercise 5. (± is the spread of 120 steps that begin with the same weights, so it is far smaller than that of whole
-# trainings would be.)
+# DETR far behind. Trained on crowded images, all four have a higher PQ of things than above (there 50 images, here
+# 150). Mask2Former has the best stuff and a far lower PQ of things than the networks with RoI heads. Whether longer
+# training helps is open: exercise 5. (± is the spread of 120 steps that begin with the same weights, so it is far
+# smaller than that of whole trainings would be.)
 #
 # ## 10.11 Photographs and published results
 #
@@ -1410,8 +1420,8 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # - Masked attention restricts each query to the cells of its present mask, and becomes a part of what the network has
 #   learnt. Without it at test time, the same weights fail.
 # - Deformable attention reads a fixed number of places, whatever the size of the image.
-# - Losses need points, not pixels. Uncertain points weight the quarter of the image with the smallest |logit| about three
-#   times as much as a mean over all pixels does.
+# - The mask losses can be computed on a few points, which saves memory and time. Uncertain points weight the
+#   quarter of the image with the smallest |logit| about three times as much as a mean over all pixels does.
 # - A PQ belongs to weights and post-processing together.
 # - With a large pretrained ViT, most of the decoder is not needed.
 #
@@ -1421,7 +1431,8 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 #
 # 1. **Void.** For which pixels does Mask2Former's read-out give void although several kept queries have $m > 0.3$ there?
 #    Find an image and draw them.
-# 2. **Other thresholds.** Plot PQ against the share of step 3 (0.8 here) from 0 to 1. Which segments does 0 keep?
+# 2. **Other thresholds.** Plot PQ against the share of step 3 (0.8 here, `overlap_thresh` of
+#    `network.config.inference`) from 0 to 1. Which segments does 0 keep?
 # 3. **One level.** In `my_decoder` let all layers use memory and level embedding of stride 8, then apply `my_heads` to the
 #    last state. What happens to the time, and (without training) to the losses of the example?
 # 4. **Point count.** For the loss of 10.5, the mean over 20 images: how many uniform points does an error below 5 % need?
@@ -1438,5 +1449,6 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # - X. Zhu et al. Deformable DETR: Deformable Transformers for End-to-End Object Detection. ICLR 2021.
 # - A. Kirillov, Y. Wu, K. He, R. Girdhar. PointRend: Image Segmentation as Rendering. CVPR 2020: points where a mask is
 #   uncertain.
-# - T. Kerssies et al. Your ViT is Secretly an Image Segmentation Model. CVPR 2025: EoMT, its numbers in the table.
+# - T. Kerssies et al. Your ViT is Secretly an Image Segmentation Model. CVPR 2025: EoMT; in the table S and B are
+#   the repository's models of 24 epochs, L the paper's of 12.
 # - A. Dosovitskiy et al. An Image is Worth 16x16 Words. ICLR 2021: ViT. M. Oquab et al. DINOv2. TMLR 2024.
