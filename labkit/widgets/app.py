@@ -49,11 +49,15 @@ def png(figure_or_array: Figure | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def data_address(data: bytes) -> str:
+    """Address of a PNG that holds the PNG itself."""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
 def image_html(data: bytes, text: str) -> str:
     """Make the ``<img>`` of a PNG with its text alternative; assign it to a widget's ``value``."""
-    source = base64.b64encode(data).decode()
     alt = html.escape(text, quote=True)
-    return f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{source}">'
+    return f'<img alt="{alt}" style="max-width:100%" src="{data_address(data)}">'
 
 
 def image_widget(data: bytes, text: str) -> ipywidgets.HTML:

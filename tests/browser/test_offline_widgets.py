@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ import pytest
 import torch
 from helpers.seen import canvas_pixels
 
+from labkit.checkpoints.shipped import shipped
 from labkit.datasets.shapes import Shapes
 from labkit.structures import Panoptic, Segment
-from labkit.widgets import Compare, PQMatching
+from labkit.widgets import AnchorsNMS, Compare, PQMatching, RoIAlignExplorer
+from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
+from labkit.widgets.anchors_nms.scene import fate_text, scene, sentences
 from labkit.widgets.compare.app import OFFLINE_SCORES
 from labkit.widgets.compare.compare import run_models
 from labkit.widgets.offline_page import offline_page
 from labkit.widgets.pq_matching.matching import layers, matching, move, table
+from labkit.widgets.roi_align.explorer import headline
+from labkit.widgets.roi_align.figure import format_cell
+from labkit.widgets.roi_align.operator_samples import sample_operators
 from labkit.widgets.viewer.segment_layers import draw_layer, enlargement
 
 SECONDS = 60
@@ -145,3 +152,96 @@ def test_compare_shows_every_threshold_and_the_differences(open_piece: Any) -> N
             scale = enlargement(*background.shape[1:])
             np.testing.assert_array_equal(shown, draw_layer(background, layer, 0.6, scale=scale))
         assert [row[0] for row in table_cells(page)] == models
+
+
+def same_scene(page: Any, levels: Any, **state: Any) -> None:
+    """The page says and lists what Python does."""
+    shown = scene(levels, **state)
+    assert page.locator("[role=status]").inner_text() == " ".join(sentences(shown))
+    expected = [
+        [str(i + 1), f"{score:.2f}", fate_text(shown, i)]
+        for i, score in enumerate(shown.scores.tolist())
+    ]
+    assert table_cells(page) == expected
+    row, column = shown.cell
+    assert f"row {row + 1}, column {column + 1}." in page.locator("figcaption").nth(1).inner_text()
+
+
+def test_anchors_nms_takes_the_steps_of_python(open_piece: Any) -> None:
+    image, _ = Shapes("val", num=5)[4]
+    model = shipped()["mask_rcnn_tiny"].load()
+    levels = rpn_levels(model, image)
+    page = open_piece(AnchorsNMS(model, image, level="p4"))
+    same_scene(page, levels, level="p4")
+    first = scene(levels, level="p4")
+    for done in range(2, len(first.steps) + 1):
+        page.get_by_role("button", name="Next step").click()
+        same_scene(page, levels, level="p4", done=done)
+    assert page.get_by_role("button", name="Next step").is_disabled()
+
+    page.get_by_label("Level").select_option("p2")
+    same_scene(page, levels, level="p2")
+    page.get_by_label("NMS above").fill("0.3")
+    page.get_by_label("Boxes").fill("20")
+    steps = len(scene(levels, level="p2", count=20, threshold=0.3).steps)
+    state = {"level": "p2", "count": 20, "threshold": 0.3, "done": min(2, steps)}
+    page.get_by_role("button", name="Next step").click()
+    same_scene(page, levels, **state)
+    for box in (1, 2, 7):
+        label = page.locator("label", has_text=re.compile("^Box "))
+        label.locator("select").select_option(str(box))
+        same_scene(page, levels, **state, box=box)
+
+    row, column = scene(levels, **state, box=7).cell
+    picture = page.locator("svg[role=application]")
+    away = -1 if column else 1
+    picture.press("ArrowLeft" if column else "ArrowRight")
+    same_scene(page, levels, **state, box=7, cell=(row, column + away))
+    picture.press("Shift+ArrowLeft")
+    same_scene(
+        page, levels, **{**state, "done": state["done"] - 1}, box=7, cell=(row, column + away)
+    )
+    box = picture.bounding_box()  # a click near the centre of a cell
+    picture.click(position={"x": 42 / 128 * box["width"], "y": 18 / 128 * box["height"]})
+    cell = next(one for one in levels if one.name == "p2").nearest_cell(42.0, 18.0)
+    same_scene(page, levels, **{**state, "done": state["done"] - 1}, box=7, cell=cell)
+
+
+def same_samples(page: Any, features: torch.Tensor, box: Any, **state: Any) -> None:
+    """The page's values, to two digits, are Python's."""
+    readings = sample_operators(features, box, **state)
+    assert page.locator("[role=status]").inner_text() == headline(box, readings)
+    for name, reading in readings.items():
+        grid = page.get_by_label(f"What {name} returns")
+        values = [format_cell(value) for value in reading.output.ravel()]
+        assert grid.get_attribute("aria-label").split(": ")[1].split() == values
+    # Numbers half-way between two of two digits are rounded up in the page, to even in Python.
+    number = r"(-?[\d.]+)"
+    sums = page.locator("pre").inner_text()
+    points = re.findall(rf"at \({number}, {number}\): .* = {number}$", sums, re.MULTILINE)
+    samples = [(s.x, s.y, s.value) for r in readings.values() for s in r.samples[:4]]
+    found = np.array(points, float)
+    np.testing.assert_allclose(found, np.array(samples), atol=0.0051)
+
+
+def test_roi_align_samples_as_python_does(open_piece: Any) -> None:
+    features = torch.arange(32 * 24).reshape(24, 32).mul(37).remainder(101).double() / 10.3
+    box = (6.3, 4.2, 19.1, 22.7)
+    page = open_piece(RoIAlignExplorer(features, box, selected=(1, 2)))
+    same_samples(page, features, box, selected=(1, 2))
+    page.get_by_label("Bins").select_option("7 × 7")
+    page.get_by_label("Samples").select_option("3 × 3")
+    page.get_by_label("Shown bin").select_option("row 7, column 1")
+    state = {"bins": 7, "samples": 3, "selected": (6, 0)}
+    same_samples(page, features, box, **state)
+    picture = page.get_by_label("Feature map with the region of RoIAlign")
+    for _ in range(30):  # against the right border of the map
+        picture.press("Shift+ArrowRight")
+        picture.press("ArrowRight")
+    picture.press("ArrowUp")
+    moved = page.locator("[role=status]").inner_text()
+    assert " to 32.00, y 3.95 to 22.45. " in moved
+    left = float(moved.split()[2])
+    same_samples(page, features, (left, 3.95, 32.0, 22.45), **state)
+    page.get_by_label("Bins").select_option("2 × 2")
+    same_samples(page, features, (left, 3.95, 32.0, 22.45), bins=2, samples=3, selected=(1, 0))

@@ -12,6 +12,8 @@ from PIL import Image
 from labkit import widgets
 from labkit.errors import LabkitError
 from labkit.widgets.app import App, image_widget, png
+from labkit.widgets.offline_page import MIME
+from labkit.workbook.records import RECORDING
 
 
 class Counter(App):
@@ -100,3 +102,14 @@ def test_every_app_has_a_picture_of_its_own_for_where_no_widget_can_live(name):
     app = getattr(widgets, name)
     assert callable(app.still)
     assert app.still is not App.still
+    assert app.offline is not App.offline
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_only_outputs_that_become_pages_carry_the_page(recorded, monkeypatch):
+    monkeypatch.setenv(RECORDING, "1" if recorded else "")
+    app = Counter()
+    app.offline = lambda: "<p>a page</p>"
+    bundle = app._repr_mimebundle_()
+    assert bundle.get(MIME) == ("<p>a page</p>" if recorded else None)
+    assert "image/png" in bundle

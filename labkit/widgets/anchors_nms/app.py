@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from labkit.widgets.anchors_nms.figure import draw_figure, nearest_box
 from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 from labkit.widgets.anchors_nms.scene import MOST_BOXES, describe_scene, scene, sentences
-from labkit.widgets.app import App, png
+from labkit.widgets.app import App, data_address, png
 from labkit.widgets.interactive_figure import InteractiveFigure, place
+from labkit.widgets.offline_page import offline_piece
 
 HELP = (
     "Mouse: click on a cell in 1 or 2, on a box in 3 or on its row. Keys, with the picture "
@@ -101,6 +102,40 @@ class AnchorsNMS(App):
     def still(self) -> tuple[bytes, str]:
         """Current picture and its text alternative."""
         return self._canvas.picture, self._canvas.description
+
+    def offline(self) -> str:
+        shown, count = self._shown, self._menus["count"].value
+        levels = [
+            {
+                "name": level.name,
+                "shape": level.shape,
+                "sizes": level.sizes,
+                "ratios": level.ratios,
+                "nms": level.nms,
+                "best": level.best(MOST_BOXES).tolist(),
+                **{
+                    name: getattr(level, name).float().numpy().tobytes()
+                    for name in ("anchors", "boxes", "scores")
+                },
+            }
+            for level in self._levels
+        ]
+        image = self._image.permute(1, 2, 0).numpy(force=True)
+        state = {
+            "picture": data_address(png(image)),
+            "size": image.shape[:2],
+            "levels": levels,
+            "shown": {
+                "level": self._levels.index(shown.level),
+                "ratio": shown.ratio,
+                "cell": shown.cell,
+                "count": count,
+                "threshold": shown.threshold,
+                "done": shown.done,
+                "box": shown.box,
+            },
+        }
+        return offline_piece(state, ["offline_svg.js", "anchors_nms/offline.js"], ["offline.css"])
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
         if not self._following:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ipywidgets
+import numpy as np
+from matplotlib import colormaps
 from torch import Tensor
 
-from labkit.widgets.app import App, png
+from labkit.widgets.app import App, data_address, png
 from labkit.widgets.interactive_figure import Box, InteractiveFigure, data_box, pixel_box, place
+from labkit.widgets.offline_page import offline_piece
 from labkit.widgets.roi_align.explorer import describe_operators, figure_of, headline
 from labkit.widgets.roi_align.operator_samples import (
     MOST_BINS,
@@ -85,6 +88,20 @@ class RoIAlignExplorer(App):
     def still(self) -> tuple[bytes, str]:
         """Current picture and its text alternative."""
         return self._canvas.picture, self._canvas.description
+
+    def offline(self) -> str:
+        height, width = self._features.shape
+        cells = self._features.detach().cpu().double().numpy()
+        image = None
+        if self._image is not None:
+            image = data_address(png(self._image.permute(1, 2, 0).numpy(force=True)))
+        state = {
+            "map": {"height": height, "width": width, "cells": cells.tobytes()},
+            "shades": (colormaps["viridis"](np.arange(256))[:, :3] * 255).round().tolist(),
+            "picture": image,
+            "shown": asdict(self._state),
+        }
+        return offline_piece(state, ["offline_svg.js", "roi_align/offline.js"], ["offline.css"])
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
         if not self._following:
