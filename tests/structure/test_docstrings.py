@@ -33,6 +33,7 @@ TAUGHT = {
     "models.rcnn.rpn": ["RPN"],
     "models.rcnn.roi_pooler": ["pool"],
     "models.rcnn.roi_heads": ["FPNHeads", "C4Heads"],
+    "models.rcnn.roi_losses": ["select_training_samples", "fastrcnn_loss"],
     "models.rcnn.mask_head": ["MaskHead"],
     "models.rcnn.mask_rcnn": ["MaskRCNN"],
     "models.panoptic_fpn.panoptic_fpn": ["PanopticFPN"],

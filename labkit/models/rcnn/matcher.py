@@ -12,7 +12,7 @@ NEGATIVE, POSITIVE, IGNORED = 0, 1, -1
 
 
 def match_boxes(
-    iou: Tensor, low_thresh: float, high_thresh: float, allow_low_quality: bool
+    iou: Tensor, bg_iou_thresh: float, fg_iou_thresh: float, allow_low_quality: bool
 ) -> tuple[Tensor, Tensor]:
     """Match every box to the object that it overlaps most, and label it.
 
@@ -21,7 +21,7 @@ def match_boxes(
 
     Args:
         iou: ``(M, N)``; M may be 0.
-        low_thresh, high_thresh: below the first a box is background, from the second on it is
+        bg_iou_thresh, fg_iou_thresh: below the first a box is background, from the second on it is
             foreground; between them it takes no part.
         allow_low_quality: also the boxes that overlap an object more than all others do are
             foreground, so that no object is left without (S. Ren et al., "Faster R-CNN", section
@@ -36,8 +36,8 @@ def match_boxes(
         return zeros, zeros.to(torch.int8)
     best_iou, matched_idxs = iou.max(dim=0)
     match_labels = torch.full_like(matched_idxs, IGNORED, dtype=torch.int8)
-    match_labels[best_iou < low_thresh] = NEGATIVE
-    match_labels[best_iou >= high_thresh] = POSITIVE
+    match_labels[best_iou < bg_iou_thresh] = NEGATIVE
+    match_labels[best_iou >= fg_iou_thresh] = POSITIVE
     if allow_low_quality:
         best_of_object = iou.max(dim=1, keepdim=True).values
         match_labels[(iou == best_of_object).any(dim=0)] = POSITIVE

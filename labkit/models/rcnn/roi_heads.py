@@ -13,19 +13,19 @@ classes, background is class C, ``D`` channels of the map, ``s`` resolution of t
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
 from labkit.errors import LabkitError
 from labkit.models.backbones.backbones import BackboneConfig, res5_stage
 from labkit.models.rcnn.mask_head import MaskHead, crop_masks, mask_loss, select_class
-from labkit.models.rcnn.matcher import match_boxes, sample_boxes
+from labkit.models.rcnn.roi_losses import TrainingSamples, fastrcnn_loss, select_training_samples
 from labkit.models.rcnn.roi_pooler import PoolerConfig, pool
 from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes, larger_than
 from labkit.structures import Categories, Detections, Target
@@ -39,8 +39,8 @@ class RoIHeadsConfig:
 
     Attributes:
         pooler: levels and RoIAlign.
-        box_resolution: s of the box head.
-        representation_size: width of the fully connected layers.
+        box_resolution: s of the box head; C4 has none and pools at ``mask_resolution``.
+        representation_size: width of the fully connected layers; C4 has none.
         mask_resolution: s of the mask head.
         mask_channels: of the mask head's convolutions, the deconvolution last.
         batch_size_per_image, positive_fraction: proposals sampled for the loss.
@@ -104,7 +104,7 @@ def build_roi_heads(
     return C4Heads(res5, out_channels, strides, num_classes, config, masks)
 
 
-class RoIHeads(nn.Module):
+class RoIHeads(nn.Module, ABC):
     """What both kinds share: sampling, losses, and the selection of detections.
 
     Args:
@@ -142,19 +142,22 @@ class RoIHeads(nn.Module):
         return pool(features, boxes, self.strides, resolution, self.config.pooler)
 
     def box_and_mask_features(
-        self, features: dict[str, Tensor], boxes: Sequence[Tensor], first: Sequence[int]
+        self, features: dict[str, Tensor], boxes: Sequence[Tensor], num_masks: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
-        """For training, ``box_features`` of all boxes and ``mask_features`` of the first ones.
+        """``box_features`` of all boxes and ``mask_features`` of those that train the mask head.
+
+        One method for both, so that C4 runs res5 once.
 
         Args:
             features: ``(B, D, h, w)`` by level name.
-            boxes: ``(k, 4)`` for each image.
-            first: how many of each image's boxes have a mask.
+            boxes: ``(k, 4)`` for each image, those with a mask first.
+            num_masks: how many of each image's boxes have a mask.
         """
         x = self.box_features(features, boxes)
         if self.mask_head is None:
             return x, None
-        return x, self.mask_features(features, [b[:n] for b, n in zip(boxes, first, strict=True)])
+        with_masks = [b[:n] for b, n in zip(boxes, num_masks, strict=True)]
+        return x, self.mask_features(features, with_masks)
 
     def forward(
         self,
@@ -235,58 +238,53 @@ class RoIHeads(nn.Module):
         """``loss_cls`` over all sampled proposals, ``loss_box_reg`` and ``loss_mask`` over the
         positives.
 
-        The box loss is divided by *all* that were sampled: divided by the positives, an image with
-        few of them would weight each one more.
+        Args:
+            features: ``(B, D, h, w)`` by level name.
+            proposals: boxes ``(k, 4)`` for each image.
+            targets: B targets with ``boxes``, ``labels`` and, with a mask head, ``masks``.
         """
         config = self.config
-        boxes, labels = [], []  # of all sampled proposals, by image
-        pos_proposals, pos_matched_idxs = [], []
-        for of_image, target in zip(proposals, targets, strict=True):
-            # Ground-truth boxes join in, so that there are positives before the RPN finds any.
-            candidates = torch.cat([of_image.detach(), target["boxes"]])
-            iou = box_iou(target["boxes"], candidates)
-            matched_idxs, match_labels = match_boxes(iou, 0.5, 0.5, allow_low_quality=False)
-            positive, negative = sample_boxes(
-                match_labels, config.batch_size_per_image, config.positive_fraction
-            )
-            pos_proposals.append(candidates[positive])
-            pos_matched_idxs.append(matched_idxs[positive])
-            boxes.append(torch.cat([pos_proposals[-1], candidates[negative]]))
-            background = torch.full_like(negative, self.num_classes)
-            labels.append(torch.cat([target["labels"][pos_matched_idxs[-1]], background]))
-        mask_proposals = [p[: config.mask_batch_size_per_image] for p in pos_proposals]
-        x, roi_features = self.box_and_mask_features(
-            features, boxes, [len(p) for p in mask_proposals]
+        samples = select_training_samples(
+            proposals,
+            targets,
+            self.num_classes,
+            config.batch_size_per_image,
+            config.positive_fraction,
         )
-        scores, deltas = self.cls_score(x).float(), self.bbox_pred(x).float()
-        label = torch.cat(labels)
-        positive = (label < self.num_classes).nonzero()[:, 0]
-        gt_boxes = torch.cat(
-            [t["boxes"][i] for t, i in zip(targets, pos_matched_idxs, strict=True)]
+        num_masks = [len(s.matched_idxs[: config.mask_batch_size_per_image]) for s in samples]
+        boxes = [s.boxes for s in samples]
+        x, roi_features = self.box_and_mask_features(features, boxes, num_masks)
+        gt_boxes = torch.cat([s.gt_boxes for s in samples])
+        pos_boxes = torch.cat([s.pos_boxes for s in samples])
+        loss_cls, loss_box_reg = fastrcnn_loss(
+            self.cls_score(x).float(),
+            self.bbox_pred(x).float(),
+            torch.cat([s.labels for s in samples]),
+            encode_boxes(gt_boxes, pos_boxes, BOX_WEIGHTS),
+            config.smooth_l1_beta,
         )
-        delta_targets = encode_boxes(gt_boxes, torch.cat(pos_proposals), BOX_WEIGHTS)
-        delta = deltas.unflatten(1, (self.num_classes, 4))[positive, label[positive]]
-        loss_box_reg = F.smooth_l1_loss(
-            delta, delta_targets, beta=config.smooth_l1_beta, reduction="sum"
-        )
-        losses = {
-            # A batch without any proposal has no mean.
-            "loss_cls": F.cross_entropy(scores, label, reduction="sum") / max(len(label), 1),
-            "loss_box_reg": loss_box_reg / max(len(label), 1),
-        }
-        if self.mask_head is not None:
-            logits = self.mask_head(roi_features).float()  # (positives, C, m, m)
-            mask_targets, mask_labels = [], []
-            for target, idxs, box in zip(targets, pos_matched_idxs, mask_proposals, strict=True):
-                idxs = idxs[: len(box)]
-                mask_targets.append(
-                    crop_masks(
-                        target["masks"], idxs, box, logits.shape[-1], config.soft_mask_targets
-                    )
-                )
-                mask_labels.append(target["labels"][idxs])
-            losses["loss_mask"] = mask_loss(logits, torch.cat(mask_labels), torch.cat(mask_targets))
+        losses = {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
+        if roi_features is not None:
+            losses["loss_mask"] = self.mask_loss(roi_features, samples, targets, num_masks)
         return losses
+
+    def mask_loss(
+        self,
+        roi_features: Tensor,
+        samples: Sequence[TrainingSamples],
+        targets: Sequence[Target],
+        num_masks: Sequence[int],
+    ) -> Tensor:
+        """``loss_mask`` from :meth:`mask_features` of each image's first ``num_masks`` samples."""
+        assert self.mask_head is not None
+        logits = self.mask_head(roi_features).float()  # (K, C, m, m)
+        resolution, soft = logits.shape[-1], self.config.soft_mask_targets
+        mask_targets = [
+            crop_masks(target["masks"], s.matched_idxs[:n], s.boxes[:n], resolution, soft)
+            for s, target, n in zip(samples, targets, num_masks, strict=True)
+        ]
+        labels = [s.labels[:n] for s, n in zip(samples, num_masks, strict=True)]
+        return mask_loss(logits, torch.cat(labels), torch.cat(mask_targets))
 
 
 class FPNHeads(RoIHeads):
@@ -319,7 +317,8 @@ class FPNHeads(RoIHeads):
 class C4Heads(RoIHeads):
     """The backbone's last stage, run on the pooled features, for class, box and mask alike.
 
-    Notebook 03, section 3.11.
+    Notebook 03, section 3.11. Of the configuration ``box_resolution`` and ``representation_size``
+    have no effect.
 
     Args:
         res5: the stage, of stride 2.
@@ -345,12 +344,15 @@ class C4Heads(RoIHeads):
         return self.mask_features(features, boxes).mean(dim=(2, 3))
 
     def box_and_mask_features(
-        self, features: dict[str, Tensor], boxes: Sequence[Tensor], first: Sequence[int]
+        self, features: dict[str, Tensor], boxes: Sequence[Tensor], num_masks: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
         roi_features = self.mask_features(features, boxes)  # once: res5 is most of the work
+        box_features = roi_features.mean(dim=(2, 3))
+        if self.mask_head is None:
+            return box_features, None
         by_image = roi_features.split([len(b) for b in boxes])
-        of_first = torch.cat([x[:n] for x, n in zip(by_image, first, strict=True)])
-        return roi_features.mean(dim=(2, 3)), of_first
+        with_masks = [x[:n] for x, n in zip(by_image, num_masks, strict=True)]
+        return box_features, torch.cat(with_masks)
 
     def mask_features(self, features: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         x: Tensor = self.res5(self.pool(features, boxes, self.config.mask_resolution))

@@ -23,6 +23,8 @@ from labkit.ops.boxes import clip_boxes, decode_boxes, encode_boxes, larger_than
 from labkit.structures import Target
 
 BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+BG_IOU_THRESH, FG_IOU_THRESH = 0.3, 0.7
+POSITIVE_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,15 @@ class RPN(nn.Module):
 
     def predict(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness logits ``(B, n)`` and box deltas ``(B, n, 4)`` of each level's anchors."""
-        objectness, deltas = [], []
+        objectness_logits, bbox_deltas = [], []
         for name in self.config.levels:
             x = F.relu(self.conv(features[name]), inplace=True)
             # (B, A, h, w) -> (B, n): the anchors of a cell stay together.
-            objectness.append(self.objectness(x).float().permute(0, 2, 3, 1).flatten(1))
-            offsets = self.deltas(x).float().permute(0, 2, 3, 1)  # (B, h, w, 4 A)
-            deltas.append(offsets.reshape(len(x), -1, 4))  # (B, n, 4)
-        return objectness, deltas
+            logits = self.objectness(x).float().permute(0, 2, 3, 1)  # (B, h, w, A)
+            deltas = self.deltas(x).float().permute(0, 2, 3, 1)  # (B, h, w, 4 A)
+            objectness_logits.append(logits.flatten(1))  # (B, n)
+            bbox_deltas.append(deltas.reshape(len(x), -1, 4))  # (B, n, 4)
+        return objectness_logits, bbox_deltas
 
     def anchors(self, features: dict[str, Tensor], batch: Batch) -> list[Tensor]:
         """The anchors ``(n, 4)`` of each level."""
@@ -162,34 +165,34 @@ class RPN(nn.Module):
             deltas: ``(B, n, 4)`` by level.
             batch: for its sizes.
         """
-        config, mode = self.config, 0 if self.training else 1
-        top_anchors, top_deltas, top_scores, levels = [], [], [], []
-        for level, (of_level, logits, delta) in enumerate(
+        config = self.config
+        mode = 0 if self.training else 1  # of pre_nms_top_n and post_nms_top_n
+        top_anchors, top_deltas, top_scores, top_levels = [], [], [], []
+        for level, (level_anchors, level_logits, level_deltas) in enumerate(
             zip(anchors, objectness, deltas, strict=True)
         ):
-            count = min(logits.shape[1], config.pre_nms_top_n[mode])
-            ranked = logits.sigmoid() if config.rank_by_probability else logits
-            scores, index = ranked.topk(count, dim=1)  # (B, count)
-            top_anchors.append(of_level[index])  # (B, count, 4)
-            top_deltas.append(delta.gather(1, index[:, :, None].expand(-1, -1, 4)))
+            count = min(level_logits.shape[1], config.pre_nms_top_n[mode])
+            ranked = level_logits.sigmoid() if config.rank_by_probability else level_logits
+            scores, top_idxs = ranked.topk(count, dim=1)  # (B, count)
+            top_anchors.append(level_anchors[top_idxs])  # (B, count, 4)
+            top_deltas.append(level_deltas.gather(1, top_idxs[:, :, None].expand(-1, -1, 4)))
             top_scores.append(scores)
-            levels.append(torch.full((count,), level, device=logits.device))
-        references = torch.cat(top_anchors, dim=1)  # (B, candidates, 4)
-        offsets = torch.cat(top_deltas, dim=1)
-        candidates = decode_boxes(offsets.flatten(0, 1), references.flatten(0, 1), BOX_WEIGHTS)
-        level_of = torch.cat(levels)
+            top_levels.append(torch.full((count,), level, device=scores.device))
+        candidate_anchors = torch.cat(top_anchors, dim=1)  # (B, candidates, 4)
+        candidate_deltas = torch.cat(top_deltas, dim=1)
+        candidate_levels = torch.cat(top_levels)  # (candidates,)
+        candidates = decode_boxes(
+            candidate_deltas.flatten(0, 1), candidate_anchors.flatten(0, 1), BOX_WEIGHTS
+        ).view_as(candidate_anchors)
         proposals, proposal_scores = [], []
         for boxes, scores, size in zip(
-            candidates.view_as(references),
-            torch.cat(top_scores, dim=1),
-            batch.input_sizes,
-            strict=True,
+            candidates, torch.cat(top_scores, dim=1), batch.input_sizes, strict=True
         ):
             boxes = clip_boxes(boxes, size, config.plus_one)
             valid = boxes.isfinite().all(dim=1) & scores.isfinite()
             valid &= larger_than(boxes, config.min_size)
-            boxes, scores, level_idxs = boxes[valid], scores[valid], level_of[valid]
-            keep = batched_nms(boxes, scores, level_idxs, config.nms_thresh)
+            boxes, scores, levels = boxes[valid], scores[valid], candidate_levels[valid]
+            keep = batched_nms(boxes, scores, levels, config.nms_thresh)
             keep = keep[: config.post_nms_top_n[mode]]
             proposals.append(boxes[keep])
             proposal_scores.append(scores[keep])
@@ -212,22 +215,26 @@ class RPN(nn.Module):
         config = self.config
         loss_cls = loss_loc = objectness.new_zeros(())
         count = 0
-        for logits, delta, target in zip(objectness, deltas, targets, strict=True):
+        for image_logits, image_deltas, target in zip(objectness, deltas, targets, strict=True):
             gt_boxes = target["boxes"]
             iou = box_iou(gt_boxes, anchors)
-            matched_idxs, match_labels = match_boxes(iou, 0.3, 0.7, allow_low_quality=True)
-            positive, negative = sample_boxes(match_labels, config.batch_size_per_image, 0.5)
+            matched_idxs, match_labels = match_boxes(
+                iou, BG_IOU_THRESH, FG_IOU_THRESH, allow_low_quality=True
+            )
+            positive, negative = sample_boxes(
+                match_labels, config.batch_size_per_image, POSITIVE_FRACTION
+            )
             sampled = torch.cat([positive, negative])
             count += len(sampled) if config.average_over_sampled else config.batch_size_per_image
-            is_object = (match_labels[sampled] == POSITIVE).to(logits.dtype)
+            is_object = (match_labels[sampled] == POSITIVE).to(image_logits.dtype)
             loss_cls = loss_cls + F.binary_cross_entropy_with_logits(
-                logits[sampled], is_object, reduction="sum"
+                image_logits[sampled], is_object, reduction="sum"
             )
             delta_targets = encode_boxes(
                 gt_boxes[matched_idxs[positive]], anchors[positive], BOX_WEIGHTS
             )
             loss_loc = loss_loc + F.smooth_l1_loss(
-                delta[positive], delta_targets, beta=config.smooth_l1_beta, reduction="sum"
+                image_deltas[positive], delta_targets, beta=config.smooth_l1_beta, reduction="sum"
             )
         count = max(count, 1)  # no anchors, no mean
         return {"loss_rpn_cls": loss_cls / count, "loss_rpn_loc": loss_loc / count}
