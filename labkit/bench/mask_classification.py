@@ -14,11 +14,11 @@ from labkit.bench.transformers_models import mask2former_twin, randomize
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
 from labkit.models.mask2former.criterion import mask_classification_losses
-from labkit.models.mask2former.deformable_attention import deformable_attention
 from labkit.models.mask2former.eomt import EoMT
 from labkit.models.mask2former.mask2former import Mask2Former
 from labkit.models.preprocess import Batch
 from labkit.models.targets import Segments
+from labkit.ops.ms_deform_attn import ms_deform_attn
 
 TARGET = 1.3  # times as fast as transformers
 SIDE = 512  # pixels
@@ -140,4 +140,4 @@ def _attention(side: int) -> tuple[Callable[[], float], Callable[[], float]]:
 
         return run
 
-    return timed_call(deformable_attention), timed_call(multi_scale_deformable_attention)
+    return timed_call(ms_deform_attn), timed_call(multi_scale_deformable_attention)

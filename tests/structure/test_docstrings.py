@@ -13,6 +13,7 @@ TAUGHT = {
     "ops.boxes": ["encode_boxes", "decode_boxes"],
     "ops.roi_align_compiled": ["roi_align"],
     "ops.deform_conv": ["deform_conv2d"],
+    "ops.ms_deform_attn": ["ms_deform_attn"],
     "ops.nms": ["nms_steps"],
     "ops.roi_align": ["roi_align"],
     "ops.roi_pool": ["roi_pool"],

@@ -18,6 +18,7 @@ from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.maskformer import MaskFormerConfig
 from labkit.models.preprocess import MASK2FORMER
 from labkit.models.targets import Segments
+from labkit.ops.ms_deform_attn import ms_deform_attn
 
 pytest.importorskip(
     "transformers", reason="transformers is not installed; run: uv sync --group dev"
@@ -171,7 +172,8 @@ def test_eomt(width, heads):
         torch.testing.assert_close(value, expected_loss, rtol=1e-5, atol=1e-5)
 
 
-def test_deformable_attention_and_its_gradients():
+@pytest.mark.parametrize("attend", [deformable_attention, ms_deform_attn])
+def test_deformable_attention_and_its_gradients(attend):
     from transformers.models.mask2former.modeling_mask2former import (
         multi_scale_deformable_attention,
     )
@@ -182,7 +184,7 @@ def test_deformable_attention_and_its_gradients():
     places = torch.rand(2, 7, 2, 2, 3, 2, dtype=torch.float64) * 1.6 - 0.3  # some of them outside
     places.requires_grad_()
     weights = torch.rand(2, 7, 2, 2, 3, dtype=torch.float64, requires_grad=True)
-    ours = deformable_attention(value, sizes, places, weights)
+    ours = attend(value, sizes, places, weights)
     theirs = multi_scale_deformable_attention(value, sizes, places, weights)
     torch.testing.assert_close(ours, theirs)
     upstream = torch.randn_like(ours)
