@@ -148,7 +148,7 @@ def ground_truth(target):
 # | **R-CNN** (Girshick et al., 2014) | selective search, which merges similar pixels: about 2000 proposals | warp the pixels to a fixed size, run the whole CNN | (the start: a classifier becomes a detector) |
 # | **Fast R-CNN** (Girshick, 2015) | selective search; the CNN | RoIPool on the feature map, fully connected layers | the CNN for each box: boxes share one feature map |
 # | **Faster R-CNN** (Ren et al., 2015) | the CNN; a *region proposal network* (RPN) on its feature map | as Fast R-CNN | selective search, two seconds an image in their paper; the RPN also learns |
-# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | a second network for masks, as SDS and InstanceFCN have |
+# | **Mask R-CNN** (He et al., 2017) | as Faster R-CNN | RoIAlign; in parallel a small mask head, in prediction for the final detections only | (adds masks, without a second network) |
 #
 # **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, which
 # shifts the features against the box; RoIAlign interpolates them at real-valued points (notebook 2).
@@ -164,8 +164,8 @@ def ground_truth(target):
 #   left, top middle, …). There are no layers for each proposal, but a second network must classify.
 # - *FCIS* (2017) reads mask and class from the same score maps. It makes errors where objects overlap.
 #
-# Mask R-CNN keeps Faster R-CNN. Its mask head runs in parallel with the box head, not before it, and
-# looks at one proposal at a time, so that overlapping objects do not disturb one another.
+# Mask R-CNN keeps Faster R-CNN. In training its mask head runs in parallel with the box head. Each mask has its own
+# RoI features, so two overlapping objects can have two complete masks.
 #
 # Now we count, with the parts of labkit's trained tiny Mask R-CNN, `detector`. R-CNN gets the same
 # backbone, on crops of $64 \times 64$, and a linear layer, `classify`; `preprocess` turns images into a
@@ -296,8 +296,8 @@ for name in DETECTORS:
 labkit.record("seconds_r_cnn_over_faster", seconds["R-CNN"][-1] / seconds["Faster R-CNN"][-1])
 
 # %% [markdown]
-# With hundreds of boxes R-CNN is far slower; for the others a hundred cost little more than one. (The
-# curve of Fast R-CNN leaves out selective search.) Now we build the last detector, part by part.
+# With hundreds of boxes R-CNN is far slower; for the others a hundred cost little more than one. (The curves of
+# R-CNN and Fast R-CNN leave out selective search.) Now we build the last detector, part by part.
 #
 # ## 3.2 The feature pyramid (FPN)
 #
@@ -555,7 +555,7 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 #
 # - **positive** (foreground), if its IoU with some object is at least 0.7;
 # - also **positive**, if it is the best anchor of an object, the one with the highest IoU, even below
-#   0.7: otherwise most objects (see the last column above) would never be learnt;
+#   0.7: otherwise most objects (see the last column above) would have no positive anchor;
 # - **negative** (background), if its IoU with every object is below 0.3;
 # - **ignored** in all other cases: too bad an example of an object, and too good a one of background.
 #   It takes no part in the loss.
@@ -676,9 +676,9 @@ for axis, (title, groups, colors) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# Without a sample more than five hundred negatives would stand against each positive. (The ground-truth
-# boxes are dashed.) A positive anchor also has a target for its **offsets**. With the
-# centre $(x_a, y_a)$ and the sides $w_a, h_a$ of the anchor, and $x, y, w, h$ of the object:
+# There are more than five hundred negatives for each positive. In the sample about 19 remain: most images have far
+# fewer than 64 positives. (The ground-truth boxes are dashed.) A positive anchor also has a target for its
+# **offsets**. With the centre $(x_a, y_a)$ and the sides $w_a, h_a$ of the anchor, and $x, y, w, h$ of the object:
 #
 # $$t_x = \frac{x - x_a}{w_a},\quad t_y = \frac{y - y_a}{h_a},\quad
 #   t_w = \log \frac{w}{w_a},\quad t_h = \log \frac{h}{h_a} .$$
@@ -779,14 +779,15 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 #    400 and 200, and the ground-truth boxes join them, so that there are positives before the RPN has
 #    learnt anything.
 # 4. **Sampling**, in training only: a proposal is positive if its IoU with an object is at least 0.5,
-#    else negative; 128 of them are drawn, at most a quarter positive. (The published networks draw
-#    256 anchors and 512 proposals.)
+#    else negative; 128 of them are drawn, at most a quarter positive. (Detectron2 draws 256 anchors and 512
+#    proposals.)
 # 5. **Box head**, the *second stage* after the RPN: $7 \times 7$ RoI features of each proposal, two
 #    fully connected layers, then scores of $C$ classes and the background, and four offsets *for each
 #    class*.
 # 6. **Detections**, in prediction only: the offsets of each class move the proposal; boxes with a
 #    score of at most 0.05 are dropped; NMS within each class; at most 100 an image stay.
-# 7. **Mask head**: $14 \times 14$ features, a few convolutions, a doubling, and a mask of
+# 7. **Mask head**: $14 \times 14$ features, a few convolutions, a transposed convolution that doubles the size, and
+#    a mask of
 #    $28 \times 28$ logits *for each class*. In training for positive proposals, in prediction for the
 #    final detections.
 #
@@ -803,7 +804,7 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 # The whole loss is their sum. The offset losses are divided by *all* sampled boxes: otherwise an image
 # with few positives would give each of them more weight.
 #
-# The two functions behind four of them, elementwise. With the logit $x$, the target $y \in \{0, 1\}$
+# Two elementwise functions are behind four of the losses. With the logit $x$, the target $y \in \{0, 1\}$
 # and the sigmoid $\sigma$, the **binary cross-entropy** is
 # $-y \log \sigma(x) - (1 - y) \log(1 - \sigma(x))$, and $1 - \sigma(x) = \sigma(-x)$. The **smooth
 # L1** loss of a difference $d$ is $d^2 / (2 \beta)$ for $|d| < \beta$ and $|d| - \beta / 2$ beyond. Fast
@@ -1043,7 +1044,7 @@ labkit.record("loss_of_own_loop_end_over_begin", end / begin)
 # other targets, which the box head has yet to learn.
 #
 # `labkit.engine.train.train` is the same loop, with AdamW or SGD, checkpoints from which it resumes, a
-# log, validation, mixed precision and several GPUs. It trains the model on, with the same schedule:
+# log, validation, mixed precision and several GPUs. It continues the training, with the same schedule:
 
 # %%
 config = TrainConfig(
@@ -1264,7 +1265,8 @@ def refined_boxes(heads, features, boxes, labels):
 
 
 # %% [markdown]
-# Does the second correction help? For all proposals that overlap an object by an IoU of 0.5 or more:
+# Does the second correction help? For all proposals with IoU ≥ 0.5 with an object, moved by the offsets of the
+# object's true class:
 
 # %% tags=["hide-input"]
 # Bookkeeping: IoU of the proposals and of the refined boxes
@@ -1369,8 +1371,8 @@ for line, (score, image, box, label, gt_label, masks) in zip(axes, rows, strict=
 plt.show()
 
 # %% [markdown]
-# Where the class and the ground truth differ, the *box head* made the error. The mask does not suffer:
-# the masks of the three classes are much alike, because the mask head follows the outline.
+# The masks of the three classes are much alike here: the mask head mainly follows the outline. So a wrong class
+# would still leave a usable mask.
 #
 # How much does the coarse grid lose? We crop the *ground-truth* masks to their boxes at
 # $28 \times 28$ and paste them back:
@@ -1434,7 +1436,7 @@ labkit.record("iou_through_28_by_28", kept_iou.mean())
 # 0.21 to 0.60 are reached at ranks 3 and 4, with 0.75. The 20 recalls from 0.61 to 0.80 are reached
 # at rank 7, with 4/7. The last 20 recalls are never reached and count 0:
 #
-# $$\text{AP} = \frac{21 \cdot 1 + 40 \cdot 0.75 + 20 \cdot 4/7 + 20 \cdot 0}{101} = 0.618 .$$
+# $$\text{AP} = \frac{21 \cdot 1 + 40 \cdot 0.75 + 20 \cdot 4/7 + 20 \cdot 0}{101} = 0.618 \quad (61.8 \text{ points}).$$
 
 
 # %% tags=["idea"]
@@ -1596,8 +1598,8 @@ for name, ap in by_size.items():
 # %% [markdown]
 # With so few steps another seed or machine ends several points lower or higher. The same network,
 # trained for half an hour, comes with labkit: `load_model("mask_rcnn_tiny")`. (In the profile `smoke`
-# nothing is learnt.) Where the curves at IoU 0.5 and 0.75 lie close together, the masks are good, and
-# precision is lost to wrong classes and duplicates.
+# nothing is learnt.) The gap between the curves of two IoU thresholds is lost to imprecise masks. What is missing
+# at 0.5 is lost to wrong classes, duplicates, background and missed objects.
 #
 # ## 3.10 What goes wrong
 #
@@ -1718,8 +1720,8 @@ panels(rows, categories, columns=4, scores=False)
 # The RPN misses few objects, and few outlines are poor. Most of the lost objects are lost to the
 # *score*: they have a detection, but below 0.5, and often two classes share the probability. The class
 # is the hard part: a square, a circle and a triangle can have the same box, and `loss_cls` in 3.6 is
-# slow to fall. Which sizes suffer most depends on the run, after so few steps; on COCO it is the small
-# objects, for every method in the third table below.
+# slow to fall. Which sizes suffer most depends on the run, after so few steps; on COCO it is the small objects, for
+# every method with an AP of small objects in the third table below.
 #
 # **From SDS to Mask R-CNN, in numbers** of the papers.
 #
@@ -1755,7 +1757,8 @@ panels(rows, categories, columns=4, scores=False)
 #
 # Compare rows that differ in one thing: MNC and the first Mask R-CNN have the same backbone (8.5
 # points); the last three rows have the same method. The best Mask R-CNN is 3.5 points above the best
-# FCIS with another method *and* another backbone. (OHEM: training on the examples of highest loss.)
+# FCIS with another method *and* another backbone. (OHEM: training on the examples of highest loss; +++: also other
+# scales and flips in training and testing.)
 #
 # *RoIAlign*, mask AP on COCO (He et al., 2017, tables 2c and 2d):
 #
@@ -1767,7 +1770,7 @@ panels(rows, categories, columns=4, scores=False)
 # | AP75, stride 16 | 26.4 | 27.1 | 31.8 |
 # | AP, stride 32 | 23.6 | – | 30.9 |
 #
-# Interpolation alone brings 0.3 points, not rounding 3.0; on a coarser map both bring 7.3.
+# Interpolation brings 0.3 points and the absence of rounding another 3.0. At stride 32 the two together bring 7.3.
 #
 # ## 3.11 Three backbones: C4, DC5, FPN
 #
@@ -1785,8 +1788,10 @@ panels(rows, categories, columns=4, scores=False)
 #
 # We load weights that come with labkit, trained by the commands below. They are panoptic networks,
 # Mask R-CNNs with one more branch (notebook 4); only their detections count here. Steps, learning rate,
-# images and batch are *equal*. *Not equal* are the number of weights and the proposals sampled for an
-# image in training (C4 64, the others 128, because C4 runs a whole stage on each).
+# images and batch are *equal*. *Not equal* are the number of weights, the proposals sampled for an image in
+# training (C4 64, the others 128, because C4 runs a whole stage on each), the masks (C4 14 × 14, the others 28 ×
+# 28), the width of the box head (DC5 96, FPN 128), and the RPN's candidates (up to 400 on each of four levels for
+# FPN, on one level for the others).
 
 # %% tags=["hide-input"]
 # Table: how the three networks were trained, and what they cost
@@ -1914,8 +1919,9 @@ for name, network in (("Faster R-CNN", faster_rcnn), ("Mask R-CNN", mask_rcnn)):
 # | box loss | L1 | smooth L1, β = 1/9 |
 # | masks of a prediction | `(N, H, W)` bool | `(N, 1, H, W)` probabilities, pasted |
 #
-# In labkit each is a value of the configuration, and `mask_rcnn_r50` has those of the first column.
-# With the values and the weights of torchvision, `labkit.models` returns torchvision's detections:
+# In labkit colours, anchors, RoIAlign and box loss are values of the configuration; the loader reorders the
+# classes. `mask_rcnn_r50` has the values of the first column. With the values and the weights of torchvision,
+# `labkit.models` returns torchvision's detections:
 
 # %% tags=["hide-input"]
 # Bookkeeping: torchvision's random weights in labkit's Mask R-CNN, and both predictions
@@ -1975,10 +1981,11 @@ print(f"masks in {int(differ.sum())} pixels")
 # The cells below look in the folder that `LABKIT_DATA` names and in the download folder, and say
 # what is missing.
 #
-# **What pretraining is worth.** `labkit bench fine-tuning --out RUNS` trains this network on the 80
-# photographs from ImageNet weights and from random ones, with three seeds and otherwise equal settings,
-# about nine minutes each. `data/checkpoints/fine_tuning.json` is its result on the 30 held-out ones.
-# (**±** is, in the whole course, the sample standard deviation (n − 1) over the runs.)
+# **What pretraining is worth.** `labkit bench fine-tuning --out RUNS` trains this network for 900 steps from
+# ImageNet weights and from random ones, three seeds each. With ImageNet weights the batch norms are frozen and the
+# backbone has half the learning rate; from random weights everything is trained, in batches of 2.
+# `data/checkpoints/fine_tuning.json` is the result with 80 training photographs, on the 30 held-out ones. (**±**
+# is, in the whole course, the sample standard deviation (n − 1) over the runs.)
 #
 # > **Predict.** How much mask AP do random initial weights cost: about 2 points, 10 or 25?
 
@@ -1998,8 +2005,8 @@ print("mask AP, difference seed by seed: " + ", ".join(f"{gain:+.1f}" for gain i
 holds = {"every seed gains more than twenty points by pretraining": min(gains) > 20}
 
 # %% [markdown]
-# Pretraining brings more than twenty points of mask AP with every seed. Eighty photographs are enough to
-# adapt features to people, but few to learn features from.
+# After 900 steps pretraining is ahead by more than twenty points of mask AP with every seed. How much a longer
+# training from random weights would recover, these runs do not show.
 #
 # **Sorting the failures.** As in 3.10, with three more outcomes that crowds need. *Merged*: one detection
 # covers half of this person and half of another. *Split*: two detections lie mostly on this person.
@@ -2147,8 +2154,8 @@ if len(held_out) >= 10:
     holds["a quarter turn costs all"] = shares["turned by a quarter"] < 0.1
 
 # %% [markdown]
-# The negative, strange to us, costs little. After a quarter turn nobody is found: convolutions do not
-# notice a shift, but they do notice a rotation, and all training persons stand or walk upright.
+# The negative, strange to us, costs little. After a quarter turn nobody is found: a convolution is equivariant to
+# shifts, not to rotations, and all training persons are upright.
 #
 # **Another domain.** Photographs of scikit-image, with the highest score of a detection. Then the cat is
 # cut into nine strips; each is given to the network in its place on a black image of the photograph's
@@ -2197,12 +2204,11 @@ for name, held in holds.items():
         print(f"not as the text states: {name}")
 
 # %% [markdown]
-# Whole photographs are no problem: the two people are found, and the cup, the rocket and the cat are not
-# taken for people. But most strips of the cat are, with high scores and masks that have heads and
-# shoulders. Their pixels are the same as in place; only the frame has changed. The network enlarges each image until its sides are as long as in
-# the training (320 to 640 pixels), so that the strip becomes one tall shape that fills the frame, as a
-# pedestrian does in the training photographs. A detector knows the *domain* of its training: what it
-# has seen, at which size, and in which position. A score says nothing about images from elsewhere.
+# Whole photographs are no problem: the two people are found, and the cup, the rocket and the cat are not taken for
+# people. But most strips of the cat are, with high scores. A strip alone fills the frame, as a pedestrian does in
+# the training photographs, and is enlarged about twice as much as in its place; the experiment does not separate
+# the two. A detector knows the *domain* of its training: what it has seen, at which size, and in which position.
+# High scores are not reliable on images unlike those of the training.
 #
 # For your own photographs: `labkit predict PHOTO --model pedestrians_lite`. To fine-tune:
 # `labkit train mask_rcnn_lite --data penn_fudan --init imagenet --out RUN`.
@@ -2221,8 +2227,8 @@ for name, held in holds.items():
 # - NMS runs twice. It cannot tell two objects that truly overlap from one object detected twice.
 # - The mask head predicts where, not what: one mask for each class, no competition.
 # - AP is a ranking measure: a mean over thresholds and classes that hides *why* a detector fails.
-# - Libraries differ in a dozen conventions, and the weights depend on them.
-# - A detector knows the domain of its training: on other photographs its scores mean little.
+# - Libraries differ in many conventions, and the weights depend on them.
+# - A detector knows the domain of its training: on unlike images a high score may be wrong.
 #
 # ## More exercises
 #
@@ -2230,11 +2236,11 @@ for name, held in holds.items():
 #    for 2000 boxes and 100 detections?
 # 2. **The pyramid without its top.** Set `top_down = lateral` on every level of `my_fpn`. Draw the
 #    maps. Which objects would a detector on it lose?
-# 3. **Anchors for pedestrians.** Which ratios and sizes would you choose for Penn-Fudan? Compute the
-#    table of 3.3 for its boxes with ours and with yours.
+# 3. **Anchors for pedestrians.** Which ratios and sizes would you choose for Penn-Fudan? Compute the table of 3.3
+#    for its boxes with ours and with yours (give `my_anchors` a number of rows and one of columns).
 # 4. **The threshold of NMS.** Measure AP for `nms_thresh` 0.3, 0.5, 0.7 and 0.9 in the second stage
-#    (`model.roi_heads.config`) on `Shapes("val", crowded=True)` and on the usual images. Why is there
-#    no value that is best for both?
+#    (`model.roi_heads.config = replace(model.roi_heads.config, nms_thresh=0.3)`) on `Shapes("val", crowded=True)`
+#    and on the usual images. Is one value best for both? Why?
 # 5. **Homework.** Train torchvision's Faster and Mask R-CNN on Penn-Fudan from their COCO weights,
 #    report AP, AP₅₀ and AP₇₅ of boxes and masks, and show three good and three bad images.
 #

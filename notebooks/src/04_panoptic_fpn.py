@@ -163,8 +163,8 @@ for name, items in SETS.items():  # of the first images the one with the most vi
 panels(rows, categories, columns=3)
 
 # %% [markdown]
-# **The world.** Shapes has four objects an image and seven classes. Two annotated photographs of COCO (sample data of
-# panopticapi, 0.7 MB) show what it does not have. The class map and the panoptic map of each:
+# **Photographs.** Shapes has about five objects an image and seven classes. Two annotated photographs of COCO
+# (sample data of panopticapi, 0.7 MB) show what it does not have. The class map and the panoptic map of each:
 
 # %% tags=["hide-input"]
 # Figure and table: ground truth of two photographs.
@@ -232,8 +232,8 @@ else:
 # A pixel counts once: under 1 if two objects claim it, otherwise under the one of 2 to 4 that holds. (Things are
 # the labels 0 to `THINGS` − 1, stuff the labels from `THINGS` on.)
 #
-# > **Predict.** The table below also has *one network*: the two branches of `panoptic_fpn_tiny`, which read the same
-# > feature maps. By what factor do they contradict each other less often than the two networks?
+# > **Predict.** The table below also has *one network*: the two branches of `panoptic_fpn_tiny`, which read the
+# > same feature maps. Do they still contradict each other?
 
 # %% tags=["idea"]
 KINDS = (
@@ -345,10 +345,9 @@ plt.show()
 # The figure shows outlines that differ by a pixel, objects that only one network found, objects with another class in
 # the semantic output, and masks that overlap because nothing forbids it.
 #
-# Two networks contradict each other on 2.1 % of the pixels of Shapes and on 5.1 % in the crowd. The two branches of
-# one network do so about as often, 1.9 % and 5.3 %: the factor is about 1. Shared features do not make two outputs
-# agree. (Two networks with nothing in common might contradict each other more often; ours are related.) A rule has to
-# decide; section 4.6 has one.
+# The two branches of one network contradict each other on 1.9 % of the pixels of Shapes and on 5.3 % in the crowd:
+# sharing features does not remove contradictions. (The two networks, 2.1 % and 5.1 %, are no fair comparison: the
+# second was fine-tuned from the first.) A rule has to decide; section 4.6 has one.
 #
 # Are two networks needed at all? They have more weights and take more time; section 4.5 measures both. One
 # network instead is the subject of *Panoptic Feature Pyramid Networks* (Kirillov et al., 2019).
@@ -371,7 +370,8 @@ plt.show()
 #
 # So level $l > 2$ is convolved and upsampled $l - 2$ times. $P_2$ already has stride 4: it is convolved once
 # and not upsampled. $W$ and $b$ are a $1 \times 1$ convolution. At the end the logits $s$ are upsampled by a factor
-# of 4, to one for each pixel.
+# of 4, to one for each pixel. (The paper's branch has one output for all things together; ours has one for each
+# class of things, so that it is a complete semantic segmentation.)
 #
 # > **Exercise 4.1.** Write $u_l$. `blocks` are the $\mathrm{conv}$ of the level in order: one for levels 2 and 3, two
 # > for 4, three for 5. $\mathrm{up}$ is `F.interpolate(x, scale_factor=2, mode="bilinear")`. Example: $P_4$ of shape
@@ -557,10 +557,10 @@ for level in LEVELS:
 panels(shown, categories, columns=5, names=False, size=2.0)
 
 # %% [markdown]
-# The levels were trained together, so this is not what a branch on P5 alone would learn. It shows which level
-# is responsible for what. Large objects appear with $P_4$, as blobs; the finer levels add their outlines and
-# the small objects. Stuff depends mostly on the fine levels: its classes differ mainly in texture (their colours
-# vary and overlap), and a texture is visible only on a fine map.
+# The levels were trained together, so this is not what a branch on P5 alone would learn. It shows which levels
+# *this* network uses. Large objects appear with $P_4$, as blobs; the finer levels add their outlines and the small
+# objects. Stuff depends mostly on the fine levels here. A coarse cell could encode texture in its channels too, so
+# this need not hold for other networks.
 #
 # **What does it cost?** The usual alternative for a fine feature map is *dilation* (notebook 1): the last
 # stages of the backbone keep a stride of 16 or 8 and dilate their filters instead. Then their many channels
@@ -736,14 +736,13 @@ for network, scale, unit in (("tiny", 1e6, "M"), ("R50", 1e9, "G"), ("R101", 1e9
 # agrees with torchvision's published number for R50.)
 #
 # With stride 8, dilation of R101 costs 2.8 times the multiplications and 2.4 times the activations of FPN with the
-# semantic branch, and its map is twice as coarse. With stride 16 it costs about as much as FPN (0.8 and 0.9
-# times), and its map is four times as coarse. The tiny network is an exception: FPN with the branch needs 183 M
-# multiplications, dilation with stride 8 only 150 M. Its last stages have just 96 and 128 channels, little more
-# than the 64 of the pyramid. FPN pays where the deep stages are wide, as in every ResNet.
+# semantic branch, and its map is twice as coarse. With stride 16 it costs about as much as FPN (0.8 and 0.9 times),
+# and its map is four times as coarse. (The dilated rows have no head yet.) The tiny network is an exception: FPN
+# with the branch needs 183 M multiplications, dilation with stride 8 only 150 M. Its last stages have just 96 and
+# 128 channels, little more than the 64 of the pyramid. FPN pays where the deep stages are wide, as in every ResNet.
 #
-# The paper compares whole networks on Cityscapes (its table *Cityscapes Semantic FPN*, as the lecture shows it). The
-# lecture gives no units. In $10^{12}$ multiplications and $10^9$ activations the row *Semantic FPN, ResNet-101* is what
-# we have counted, so we read the columns in these units:
+# The paper compares whole networks on Cityscapes (table 1a). In $10^{12}$ multiplications and $10^9$ activations
+# its row *Semantic FPN, ResNet-101* is what we have counted:
 #
 # | network | backbone | mIoU | FLOPs | memory |
 # | --- | --- | --- | --- | --- |
@@ -817,8 +816,8 @@ print(f"λ_i = 0.5, λ_s = 2: by hand {by_hand:.4f}, labkit {float(total):.4f}")
 labkit.record("joint_loss_by_hand_error", abs(float(total) - by_hand))
 
 # %% [markdown]
-# **A live training.** A detector learns its parts one after the other: proposals, then classes, then masks. From random
-# weights that takes more steps than a lesson can wait for. In practice nobody starts there. We start from
+# **A live training.** The losses of a detector fall one after the other: proposals, then classes, then masks. From
+# random weights that takes more steps than a lesson can wait for. In practice nobody starts there. We start from
 # `mask_rcnn_tiny`, the detector of notebook 3, which comes with labkit, and only the semantic branch is new. It is
 # trained in two steps:
 #
@@ -935,10 +934,10 @@ panels(
 )
 
 # %% [markdown]
-# After step 1 the network has the objects of the detector (PQ of things 89) and poor stuff (PQ of stuff 34). In the
-# joint steps the backbone may change as well. PQ of stuff rises to 58, while PQ of things falls only to 86: the training
-# finds things, because it started with a detector. From random weights it takes longer: `panoptic_fpn_tiny_1500`, which
-# started there, had 1500 steps (section 4.9).
+# After step 1 the network has the objects of the detector (PQ of things 89) and poor stuff (PQ of stuff below 35).
+# In the joint steps the backbone may change as well. PQ of stuff rises to 58, PQ of things falls to 86, and AP
+# falls too (section 4.5). The objects come from the detector. From random weights it takes longer:
+# `panoptic_fpn_tiny_1500`, which started there, had 1500 steps (section 4.9).
 #
 # ## 4.5 One network or two, and what λ does
 #
@@ -973,11 +972,11 @@ for name, optimizer in {
     labkit.record(f"step_for_lambda_5_over_0.1_{name}", moved[-1] / moved[0])
 
 # %% [markdown]
-# SGD moves it 50 times as far, AdamW exactly as far as before. So with AdamW, which we use, $\lambda_s$ does not
-# change the steps of the semantic branch. A weight of the backbone gets the sum $g_i + \lambda_s \, g_s$ of two
-# gradients. There $\lambda_s$ does matter: it decides how much of the sum comes from the pixels. With SGD,
-# which the paper uses, $\lambda_s$ does both: it scales the steps of the branch, and it weights the sum in the
-# backbone.
+# SGD moves it 50 times as far, AdamW exactly as far as before. So with AdamW, which we use, $\lambda_s$ hardly
+# changes the steps of the semantic branch (only through the clipping of the whole gradient). A weight of the
+# backbone gets the sum $g_i + \lambda_s \, g_s$ of two gradients. There $\lambda_s$ does matter: it decides how
+# much of the sum comes from the pixels. With SGD, which the paper uses, $\lambda_s$ does both: it scales the steps
+# of the branch, and it weights the sum in the backbone.
 #
 # **The experiment.** All rows start from the network of 4.4 after its first step (*only the branch*), and run
 # the same number of steps on the same images:
@@ -1104,16 +1103,17 @@ labkit.record("time_one_over_two", price["one, λ_s = 1"][1] / price["two networ
 #   backbone may change now (the table cannot separate the two). AP falls in every row: by 2 to 3 points for the detector
 #   that goes on alone, which is the effect of the restarted training, and by 5 to 6 with $\lambda_s = 5$.
 # - **λ.** From $\lambda_s = 0.1$ to 1 mIoU rises by 3.6 and 3.2, PQ by 5.5 and 3.8 (the two seeds). From 1 to 5
-#   neither changes clearly, but AP falls by 1.0 and 1.4: the larger share of the pixel loss now costs objects.
+#   neither changes clearly. AP falls at both steps (by 3.1 and 0.5, then by 1.0 and 1.4): a larger share of the
+#   pixel loss costs objects.
 # - **One or two.** One network ($\lambda_s = 1$) minus two, with the same seed: PQ −1.7 and −1.6, AP −3.1 and −0.6, PQ
-#   of stuff −1.8 and −2.4, although mIoU is level: a small wrong region is a few pixels in mIoU and a whole FP in PQ. Two
-#   runs are too few for a standard deviation. So: one to two points of PQ behind, sign likely, size uncertain. One
-#   network has 69 % of the weights. It saves one backbone but no head: on a quiet core it took 32 ms an image, two
-#   networks 43 ms (last column: the times of your machine).
+#   of stuff −1.8 and −2.4, although mIoU is level. (A possible cause: a small wrong region is a few pixels in mIoU
+#   and a whole FP in PQ.) Two runs are too few for a standard deviation. So: one to two points of PQ behind, sign
+#   likely, size uncertain. One network has 69 % of the weights. It saves one backbone but no head: on a quiet core
+#   it took 32 ms an image, two networks 43 ms (last column: the times of your machine).
 #
 # **At full size.** Two seeds and few images, 128 × 128 pixels and a minute of training: our rows measure how *fast* a
-# branch learns, and their conclusions hold for this set-up. The paper's rows are full trainings (its tables *Panoptic
-# R50-FPN vs. R50-FPN × 2* and the same with R101, as the lecture shows them):
+# branch learns, and their conclusions hold for this set-up. The paper's rows are full trainings (its tables
+# *Panoptic R50-FPN vs. R50-FPN × 2* and the same with R101):
 #
 # | data | backbone | AP | PQ Th | mIoU | PQ St | PQ |
 # | --- | --- | --- | --- | --- | --- | --- |
@@ -1552,15 +1552,14 @@ for name, result in results.items():
     labkit.record(f"pq_stuff_{name}", result.stuff.pq)
 
 # %% [markdown]
-# On the usual images things and stuff are nearly level. In a crowd both fall: stuff because its colours are nearly
-# equal there, so that only the texture is left, and things much more, because small objects of nearly one colour
-# that touch are hard to count. SQ stays high, so the outlines of the matched segments are still good; it is RQ that
-# falls.
+# On the usual images things and stuff are nearly level. In a crowd both fall, things much more. SQ of things falls
+# from 92 to 82 and RQ from 96 to 64: most of the loss is missed objects. Small touching objects of one colour are
+# hard to separate, and no network was trained on them.
 #
-# ## 4.9 The homework: which backbone?
+# ## 4.9 Which backbone?
 #
-# The lecture's homework is to change the backbone and to discuss what happens, with numbers and with images.
-# Here are Panoptic FPNs on the three backbones of notebook 3:
+# Change the backbone: what happens, in numbers and in images? Here are Panoptic FPNs on the three backbones of
+# notebook 3:
 #
 # - **FPN**: the pyramid, as above;
 # - **C4**: one map of stride 16, after the fourth stage; the fifth stage runs on every proposal;
@@ -1570,7 +1569,9 @@ for name, result in results.items():
 # `data/checkpoints/checkpoints.toml`). The FPN here is therefore not `panoptic_fpn_tiny`, which started from a
 # detector, but `panoptic_fpn_tiny_1500`. **Not equal:** weights (1.46, 0.80 and 1.49 M), time per image, stride of the
 # maps (4 to 32 against 16), the semantic branch (all levels for FPN; $u_4$ on one map for C4 and DC5), the place of
-# the fifth stage. So we compare whole designs at equal steps, not at equal weights or time. One training each.
+# the fifth stage, the proposals sampled in training (C4 64, the others 128), the masks (C4 14 × 14, the others 28 ×
+# 28), the width of the box head. So we compare whole designs at equal steps, not at equal weights or time. One
+# training each.
 
 # %% tags=["hide-input"]
 # Tables: three backbones, budget and quality.
@@ -1690,12 +1691,12 @@ for of in COMPARED:
 # %% [markdown]
 # With the same budget FPN is 11.3 and 14.6 PQ ahead of C4 and DC5 on Shapes, and 15.6 and 15.5 in the crowd. No
 # interval contains 0. C4 and DC5 read one map with a cell for each 16 × 16 pixels; FPN also has cells of 4 × 4. What is
-# not much larger than a cell is lost first: of the medium objects of Shapes FPN finds 89 %, C4 65 % and DC5 55 %, of the
-# few small ones 43 %, 14 % and 14 %; the large ones all three find. (In the crowd, on which none was trained, all of them
-# miss nearly all small objects.) Stuff loses too, along its borders and where a region is small. C4 has half of the
-# weights of DC5, but it is the slowest, because its fifth stage runs on every proposal. These distances belong to images
-# of 128 × 128, whose objects are as small as the cells. On photographs C4 and FPN are closer (Mask R-CNN with ResNet-101
-# on COCO: mask AP 33.1 with C4, 35.7 with FPN; He et al., as the lecture shows it).
+# not much larger than a cell is lost first: of the medium objects of Shapes FPN finds 89 %, C4 65 % and DC5 55 %,
+# of the few small ones 43 %, 14 % and 14 %; of the large ones all three find about nine in ten. (In the crowd, on
+# which none was trained, all of them miss nearly all small objects.) Stuff loses too, along its borders and where a
+# region is small. C4 has half of the weights of DC5, but it is the slowest, because its fifth stage runs on every
+# proposal. These distances belong to images of 128 × 128, whose objects are as small as the cells. On photographs
+# C4 and FPN are closer (Mask R-CNN with ResNet-101 on COCO: mask AP 33.1 with C4, 35.7 with FPN; He et al., 2017).
 #
 # How much another seed of the training would change, one training each cannot tell. The images on which the three
 # differ most, one of each kind:
@@ -1725,10 +1726,10 @@ panels(shown, categories, columns=5, names=False, size=2.0)
 compare(BACKBONES, ("crowded", 9), difference=True)
 
 # %% [markdown]
-# Now you: `Compare` is this figure (`compare`) as an app. Choose networks and an image, also one of your own, and
+# `Compare` is this figure as an app. Choose networks and an image, also one of your own, and
 # point at a segment to compare all networks at that pixel. Moving the score threshold repeats the merge of 4.6 for
-# each network. Move it on a crowded image: which network loses objects first? Whose PQ is best at another value than
-# the default?
+# each network. Move it on a crowded image: which network loses objects first? For which network does another
+# threshold give a higher PQ?
 
 # %%
 Compare(BACKBONES, ("crowded", 9))
@@ -1738,8 +1739,8 @@ Compare(BACKBONES, ("crowded", 9))
 #
 # *Image parsing* (2005), *holistic scene understanding* (2012) and *scene parsing* (2014) already joined objects and
 # regions. *Panoptic Segmentation* (Kirillov et al., 2019) gave the task one format and one measure, and merged the outputs
-# of two strong networks, Mask R-CNN and PSPNet. *Panoptic FPN* made them one network. All tables of this section are this
-# paper's, as the lecture shows them.
+# of two strong networks, Mask R-CNN and PSPNet. *Panoptic FPN* made them one network. All tables of this section
+# are this paper's.
 #
 # **The semantic branch alone.** The challenge *COCO-Stuff 2017*:
 #
@@ -1751,7 +1752,8 @@ Compare(BACKBONES, ("crowded", 9))
 # | G-RMI | Inception ResNet v2 | 26.6 | 51.9 |
 # | Semantic FPN | ResNeXt-152-FPN | 28.8 | 55.7 |
 #
-# (*fIoU* weights each class by its number of pixels.) A pyramid with a light branch is ahead of networks made for this task alone.
+# (*fIoU* weights each class by its number of pixels.) Semantic FPN is ahead. The backbones differ, so the table
+# compares systems, not branches.
 #
 # **How wide, and how to join the levels?** mIoU of Semantic FPN:
 #
@@ -1777,8 +1779,8 @@ Compare(BACKBONES, ("crowded", 9))
 # | | alternate | 32.0 | 51.4 | 74.3 | 61.3 | 57.4 |
 # | | grouped | 32.0 | 51.8 | 75.3 | 61.7 | 57.5 |
 #
-# Adding the losses is better than alternating, by 1.5 and 0.3 PQ. Separate channels do not help, so the tasks do not
-# compete for them.
+# Adding the losses is better than alternating, by 1.5 and 0.3 PQ. Separate channels do not help: there is no sign
+# that the tasks compete for them.
 #
 # **State of the art at its time** (the annotations of COCO's test-dev are not public):
 #
@@ -1795,8 +1797,8 @@ Compare(BACKBONES, ("crowded", 9))
 # | DIN (with the coarse annotations) | 53.8 | 42.5 | 62.1 | 80.1 | 28.6 |
 # | Panoptic FPN | 58.1 | 52.0 | 62.5 | 75.7 | 33.0 |
 #
-# On Cityscapes DIN has the better classes of pixels (mIoU), Panoptic FPN the better objects. Notebook 5 continues the
-# table.
+# DIN, with the coarse annotations, has the higher mIoU, Panoptic FPN the higher AP and PQ of things; in stuff they
+# are level. Notebook 5 continues the table.
 #
 # ## To take away
 #
@@ -1831,14 +1833,14 @@ Compare(BACKBONES, ("crowded", 9))
 # 7. **The void.** Give the void pixels of the merged maps the stuff class with the largest logit (the logits are
 #    `sem_seg_logits` of `Predictor(panoptic_fpn).raw(image).output`). Does PQ of stuff rise?
 # 8. **Homework.** Add a fourth backbone to 4.9: a pyramid with 32 channels instead of 64
-#    (`replace(preset, backbone=replace(preset.backbone, pyramid=32))`), trained with the same budget by
-#    `labkit train` or here. Report its row, show two images on which it differs from FPN, and say which of the
-#    differences are larger than their interval.
+#    (`preset = PRESETS["panoptic_fpn_tiny"]`, then `replace(preset, backbone=replace(preset.backbone,
+#    pyramid=32)).build(categories)`), trained by `train` with the budget of 4.9. Report its row, show two images on
+#    which it differs from FPN, and say which of the differences are larger than their interval.
 #
 # ## References
 #
-# - A. Kirillov, R. Girshick, K. He, P. Dollár. Panoptic Feature Pyramid Networks. CVPR 2019: the branch in
-#   section 3.1, the loss in 3.2, the tables in section 5.
+# - A. Kirillov, R. Girshick, K. He, P. Dollár. Panoptic Feature Pyramid Networks. CVPR 2019: the branch in section
+#   3.1, the loss in 3.2, the tables in section 4.
 # - A. Kirillov, K. He, R. Girshick, C. Rother, P. Dollár. Panoptic Segmentation. CVPR 2019: the task, PQ,
 #   the merge and its price (table 5).
 # - T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan, S. Belongie. Feature Pyramid Networks for Object

@@ -14,7 +14,7 @@
 # # 5. UPSNet
 #
 # **The question.** Notebook 4 ended with a rule: the highest score first, a threshold for the overlap, a
-# threshold for the area. The network never learns anything about this rule. Can the decision be part of the
+# threshold for the area. No loss trains the network for this rule. Can the decision be part of the
 # network, as one softmax with one loss?
 #
 # By the end you have built a deformable convolution and seen its offsets learn, drawn where a trained network
@@ -414,18 +414,18 @@ for name, confusion in confusions.items():
 
 # %% [markdown]
 # On the two fine levels, p2 and p3, the taps reach farther on things than on stuff: the nine taps of the second layer
-# are shifted by about a cell and spread more than those of a plain convolution. A texture is recognized from the
-# pixels nearby, an object from its outline, which may be far. In the figure the 81 places contract on the small
-# object, reach the sides of the large square, and follow the blades of the grass. And the network depends on its
-# offsets: without them it loses many points of mIoU. (A network *trained* without offsets would lose less; it would
-# have found other weights. Exercise 4 at the end continues.)
+# are shifted by about a cell and spread more than those of a plain convolution. (A possible reason: a texture is
+# recognized from the pixels nearby, an object from its outline.) In the figure, on p2, the 81 places contract on
+# the small object, reach the sides of the large square, and spread along the blades of the grass. And the network
+# depends on its offsets: without them it loses many points of mIoU. (A network *trained* without offsets would lose
+# less; it would have found other weights. Exercise 4 at the end continues.)
 #
 # ## 5.3 The panoptic head by hand
 #
 # The semantic head gives logits $X$ of all classes at each pixel. Split by classes, they are $X_{stuff}$ and
 # $X_{thing}$. The instance head gives $n$ objects ($m$ in the diagram); object $i$ has a box $B_i$, a class $C_i$ and
-# mask logits $Y_i$ of $28 \times 28$. (These are the paper's symbols.) The **panoptic head** makes one list of logits
-# for each pixel, without any weights of its own:
+# mask logits $Y_i$ of $28 \times 28$. ($X$, $Y$, $B$ and $C$ are the paper's symbols.) The **panoptic head** makes
+# one list of logits for each pixel, without any weights of its own:
 #
 # - **stuff**: the logits $X_{stuff}$, unchanged;
 # - **object $i$**: $Z_i = X_{mask_i} + Y_{mask_i}$. $X_{mask_i}$ are the *semantic* logits of the object's class
@@ -641,15 +641,15 @@ labkit.record("pixels_where_the_frugal_fusion_differs", differ)
 #      region becomes this stuff. This corrects a detector that takes a patch of sky for a circle.
 #    - *Area*: after that, a stuff class with fewer than 218 pixels becomes void. (COCO's limit is 4096 pixels; 218 is
 #      the same share of $128 \times 128$ pixels as 4096 of $480 \times 640$.)
-#    - *Read-out*: the remaining segments are numbered, objects first (best score first), then stuff by class. An object
-#      keeps its class and score.
+#    - *Numbering*: the remaining segments are numbered, objects first (best score first), then stuff by class. An
+#      object keeps its class and score.
 #
 # **What became of the thresholds of the merge** (section 4.6)?
 #
 # | decision | merge | panoptic head |
 # | --- | --- | --- |
 # | two objects overlap | the higher score | at each pixel the larger $Z_i$ |
-# | how much overlap is allowed | `overlap_thresh` | decided pixel by pixel |
+# | how much overlap is allowed | `overlap_thresh` 0.5 | pruning 0.3, within a class; then each pixel |
 # | object against stuff | always the object | the larger of $Z_i$ and $X_{stuff}$ |
 # | a thing without an object | void | unknown, if it is the largest |
 #
@@ -782,13 +782,14 @@ _ = upsnet.eval()
 # i - 1$. Every other thing pixel has the last index, unknown. Pixels without annotation are ignored.
 #
 # **How unknown is trained.** With all ground-truth boxes no pixel would have the target *unknown*, and its logit
-# would not be trained. So in each step 30 % of an image's objects are drawn at random and get no box; the target of
-# their pixels is unknown. To satisfy this target,
+# would only be pushed down. So in each step 30 % of an image's objects are drawn at random and get no box; the
+# target of their pixels is unknown. To satisfy this target,
 #
 # - outside of all boxes $\max X_{thing}$ must exceed every stuff logit and 0, the logit of every object: the semantic
 #   head learns to be certain of things even without a box;
-# - inside the box of another object of the same class, unknown is $\max X_{thing} - X_{mask_i} = 0$, so all stuff logits
-#   and $Z_i = X_{mask_i} + Y_{mask_i}$ must be negative: the mask head learns that this pixel is not object $i$.
+# - inside the box of another object of the same class (if that class has the largest thing logit), unknown is $\max
+#   X_{thing} - X_{mask_i} = 0$, so all stuff logits and $Z_i = X_{mask_i} + Y_{mask_i}$ must be negative: the mask
+#   head learns that this pixel is not object $i$.
 
 
 # %% tags=["idea"]
@@ -836,8 +837,8 @@ panels(
 )
 
 # %% [markdown]
-# Did `upsnet_tiny` learn it? We take an object that the network has found, remove its box, and see what wins its pixels,
-# with the head as it is and without unknown.
+# Did `upsnet_tiny` learn it? In each image we take the object with the highest score, remove its box, and see what
+# wins its pixels, with the head as it is and without unknown.
 #
 # > **Predict.** Without unknown the pixels of this object must go somewhere: to the stuff around it, to an object whose
 # > box contains them, or to an object elsewhere? Look at the definition of $Z_i$ outside its box before you answer.
@@ -943,7 +944,7 @@ for part, loss, symbol, weight in (
 # pixel), and a second cross-entropy is computed on these crops. There a small object has as many pixels as a large
 # one.
 #
-# > **Exercise 5.3.** Labels cannot be interpolated: between class 2 and class 6 there is no class 4. Write the crop of
+# > **Exercise 5.3.** Labels cannot be interpolated: the mean of classes 2 and 6 is not class 4. Write the crop of
 # > the *labels*. Divide the box into `resolution` × `resolution` bins; each gets the label of the pixel that contains the
 # > bin's centre. Pixel $k$ reaches from $k$ to $k + 1$. Example: a box from $x = 0$ to 4 in 2 bins has centres at 1 and 3,
 # > so its columns are the pixels 1 and 3.
@@ -1040,9 +1041,9 @@ for pair, k, name in zip((axes[1:3], axes[3:]), by_area[[0, -1]], ("small", "lar
 plt.show()
 
 # %% [markdown]
-# Both crops have $28 \times 28$ pixels, so the small object counts as much as the large one. And the RoI loss is about
-# eight times as high as the mean over all pixels: most pixels of the image are stuff far from any border, which is easy,
-# while the boxes contain the objects and their borders.
+# Both crops have $28 \times 28$ pixels, so the small object counts as much as the large one. And on this image the
+# RoI loss is about eight times as high as the mean over all pixels: most pixels of the image are stuff far from any
+# border, which is easy, while the boxes contain the objects and their borders.
 #
 # A short training from random weights, and one from the trained detector `mask_rcnn_tiny`, which brings the weights for
 # the first five losses and lacks the semantic head:
@@ -1102,15 +1103,15 @@ for beginning, losses in histories.items():
     labkit.record(f"losses_that_fell_{beginning.replace(' ', '_')}", len(fallen))
 
 # %% [markdown]
-# From random weights, objectness falls within a few steps; classes and masks follow. The box loss of the objects
-# rises at first: it is computed on the proposals that hit an object, and their number grows. The semantic losses need
-# longer. From the detector, the five losses that it was trained for stay low, and the three new ones fall faster than
-# from random weights, because the features are there. The panoptic loss follows the semantic one closely: most pixels
-# are stuff, where both use the same logits.
+# From random weights objectness and class fall within a few steps, the masks slowly; the semantic losses need
+# longer. From the detector objectness, RPN box, class and mask start low, and the three new losses fall faster than
+# from random weights. The panoptic loss follows the semantic one closely: most pixels are stuff, where both use the
+# same logits.
 #
 # ## 5.6 Unknown, on and off
 #
-# Back to the trained `upsnet_tiny`. Every row below fuses the *same* outputs of the network; only the fusion differs.
+# Back to the trained `upsnet_tiny`. Every row below starts from the same boxes, mask logits and semantic logits of
+# the network. (Head and merge also place a mask on the pixels in different ways, see 5.8.)
 #
 # - *panoptic head*: as it is. *Without unknown*, *without pruning* (section 5.7), *without vote* and *without area*
 #   leave out one step of 5.4.
@@ -1318,10 +1319,8 @@ for of in SETS:
 
 # %% [markdown]
 # Pruning drops one object in nine in the crowd, and hardly any on Shapes. In the crowd it avoids 56 false positives
-# (repeated detections), but it adds 57 false negatives: objects that are really there, behind others of their class.
-# That is what a crowd consists of. So here pruning gains nothing: the change in PQ is −0.4 in the crowd, with the
-# interval −0.7 to −0.0, and −0.1 on Shapes, −0.3 to +0.1 (section 5.8 computes the intervals). Its threshold was
-# chosen for COCO.
+# and adds 57 false negatives: objects partly behind others of their class. PQ changes by −0.4 (−0.7 to −0.0) in the
+# crowd and by −0.1 (−0.3 to +0.1) on Shapes (section 5.8 computes the intervals). The threshold was chosen for COCO.
 #
 # ## 5.8 The same network, two fusions
 #
@@ -1404,9 +1403,11 @@ for of in SETS:
                 labkit.record(f"pq_{kind}_{SHORT[pair]}_{of}", result[0][k])
 
 # %% [markdown]
-# **On these small images the merge is ahead** (on COCO the paper found the opposite, section 5.10): by 1.1 PQ on Shapes
-# and by 2.4 in the crowd, and neither interval contains 0. The choice of the objects is not the cause: with the same objects the differences are nearly the same (1.1 and 2.3). Things are 2.9
-# and 4.5 behind. PQ is the mean over seven classes, three of them things, so this makes $3/7 \cdot 2.9 = 1.2$ and
+# **On these small images the merge is ahead** (on COCO the paper's UPSNet is ahead of a merge of two other
+# networks, section 5.10): by 1.1 PQ on Shapes and by 2.4 in the crowd, and neither interval contains 0. The choice
+# of the objects is not the cause: with the same objects the differences are nearly the same (1.1 and 2.3). Things
+# are 2.9 and 4.5 behind. PQ is the mean over seven classes, three of them things, so this makes $3/7 \cdot 2.9 =
+# 1.2$ and
 # $3/7 \cdot 4.5 = 1.9$ of the difference. At stuff both are level on Shapes (+0.2, the interval contains 0); in the
 # crowd the head is 0.8 behind, and the interval, −1.2 to −0.3, excludes 0.
 #
@@ -1569,10 +1570,11 @@ for of, items in SETS.items():
 #   have neither coarse borders nor wrong classes, so this row removes more than the stride, and it gives the head a
 #   part of the answer. It shows what the head could reach, and is no fair comparison.
 #
-# Together: rounding to pixels explains more than half of the difference. The rest is the quality of the semantic logits,
-# to which the coarse stride contributes; how much, this experiment does not separate. On COCO both causes are weaker: an
-# object with a side of 100 pixels loses a fiftieth of its IoU by half a pixel, and covers $25 \times 25$ cells of the semantic
-# logits.
+# Together: if the steps cost both fusions alike, rounding to pixels explains more than half of the difference. So
+# most of it is not the decision rule: a head that samples masks at pixel centres would not have it. Perfect
+# semantic logits more than close what is left on Shapes, and close it in the crowd. On COCO both causes are weaker
+# for objects that are large: an object with a side of 100 pixels loses a fiftieth of its IoU by half a pixel, and
+# covers $25 \times 25$ cells of the semantic logits.
 #
 # **A fair threshold?** The merge takes objects with a score of at least 0.5, the head those above 0.6, and neither
 # number was chosen for this network. So we vary both, on the crowded images:
@@ -1637,9 +1639,10 @@ for of, items in SETS.items():
 panels(shown, categories, columns=4, names=False, size=2.4)
 
 # %% [markdown]
-# The first row shows what the head is for. The detector takes a patch of sky for a circle, with a high score. The merge
-# paints it. The head adds the semantic logits, and the patch stays sky. In the other direction, the merge wins where
-# objects are small, and in crowds, where the head leaves pixels void (unknown) that the merge gives to an object.
+# The first row is a case for the head. The detector takes a patch of sky for a circle, with a high score. The merge
+# paints it. In the head's map the patch stays sky: the semantic logits, or the vote that follows, decide it. In the
+# other direction, the merge wins where objects are small, and in crowds, where the head leaves pixels void
+# (unknown) that the merge gives to an object.
 #
 # **On photographs.** Is the first cause a matter of size? The same measurement on people in photographs of streets
 # (Penn-Fudan), with the masks of `pedestrians_lite`, a Mask R-CNN that comes with labkit and was not trained on them:
@@ -1676,8 +1679,8 @@ else:
     holds["people are large"] = area.min() > 1000
 
 # %% [markdown]
-# People of thousands of pixels: the difference that cost 0.12 in IoU on small shapes is gone (below 0.01). So the first
-# cause is one of toy size.
+# People of thousands of pixels: the difference that cost 0.12 in IoU on small shapes is gone (below 0.01). COCO
+# also has small objects: Detectron2's notes give about 0.5 mask AP for pasting masks at exact positions.
 #
 # And what does the head gain where the semantic output is good? The two photographs of notebook 4, with the objects of
 # `pedestrians_lite` as persons, and semantic logits of stride 4 made from the *ground truth* (4 for the true class, −4
@@ -1809,8 +1812,8 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # Before UPSNet most panoptic systems had two networks, or two outputs and a merge: the "machine" of *Panoptic
 # Segmentation* (Mask R-CNN and PSPNet), Li et al. (*Weakly- and Semi-Supervised Panoptic Segmentation*), JSIS-Net (de Geus
 # et al., *Panoptic Segmentation with a Joint Semantic and Instance Segmentation Network*) and TASCNet (*Learning to Fuse
-# Things and Stuff*). UPSNet has one network and no merge. All tables are those of the UPSNet paper, as the lecture shows
-# them. *MR-CNN-PSP* is the paper's own baseline: a Mask R-CNN and a PSPNet, merged by the heuristic.
+# Things and Stuff*). UPSNet has one network and no merge. All tables are those of the UPSNet paper. *MR-CNN-PSP* is
+# the paper's own baseline: a Mask R-CNN and a PSPNet, merged by the heuristic.
 #
 # | COCO | PQ | SQ | RQ | PQ Th | PQ St | mIoU | AP |
 # | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -1821,10 +1824,9 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # | MR-CNN-PSP, multi-scale | 42.2 | 78.5 | 51.7 | 47.8 | 33.8 | 55.3 | 34.2 |
 # | UPSNet, multi-scale | 43.2 | 79.2 | 52.9 | 49.1 | 34.1 | 55.8 | 34.3 |
 #
-# **Here the head is ahead**, by 0.7 PQ, in things and in stuff. This does not contradict section 5.8. COCO's images are
-# large, so neither pixels nor semantic logits are coarse, and the photographs above showed what remains of the first cause.
-# And the rows differ in more than the fusion: MR-CNN-PSP has another semantic network, and no loss of its map. The paper
-# compares two *systems*, we compared two *fusions* of the same outputs.
+# **Here UPSNet is ahead**, by 0.7 PQ, in things and in stuff. This does not contradict section 5.8: most of COCO's
+# objects are larger than ours, and the rows differ in more than the fusion: MR-CNN-PSP has another semantic
+# network, and no loss of its map. The paper compares two *systems*, we compared two *fusions* of the same outputs.
 #
 # | Cityscapes | PQ | PQ Th | PQ St | mIoU | AP |
 # | --- | --- | --- | --- | --- | --- |
@@ -1852,14 +1854,15 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # | AUNet | ResNeXt-152-FPN | 46.5 | 81.0 | 56.1 | 55.9 | 32.5 |
 # | UPSNet | ResNet-101-FPN | 46.6 | 80.5 | 56.9 | 53.2 | 36.7 |
 #
-# With a smaller backbone UPSNet is level with the best single networks: behind in things, ahead in stuff.
+# With ResNet-101 (with deformable convolutions) UPSNet is level with the best single networks: behind in things,
+# ahead in stuff.
 #
 # | the authors' own data of streets | PQ | SQ | RQ | PQ Th | PQ St | mIoU | AP |
 # | --- | --- | --- | --- | --- | --- | --- | --- |
 # | MR-CNN-PSP | 45.5 | 77.1 | 57.6 | 40.1 | 48.7 | 70.5 | 29.6 |
 # | UPSNet | 47.1 | 77.1 | 59.4 | 43.8 | 49.0 | 70.8 | 30.4 |
 #
-# Same SQ, higher RQ: more segments are found, not better outlines.
+# Same SQ, higher RQ: more matches for the errors made, not better outlines.
 #
 # ## To take away
 #
@@ -1871,9 +1874,9 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # - The softmax has a loss, and its gradient $\pi - t$ reaches both heads and the backbone. A merge has none.
 # - Unknown is trained by removing the boxes of 30 % of the objects; a missed object becomes void instead of a wrong
 #   class.
-# - On our images of 128 × 128 the merge is ahead of the head, by 1.1 and 2.4 PQ. Pixel rounding explains more than half
-#   of it, and on photographs it disappears; the rest is the quality of the semantic logits. On COCO the paper's UPSNet
-#   is 0.7 PQ ahead of a merge of two networks.
+# - On our images of 128 × 128 the merge is ahead of the head, by 1.1 and 2.4 PQ. Pixel rounding explains more than
+#   half of it, and for people in photographs it disappears; better semantic logits close the rest. On COCO the
+#   paper's UPSNet is 0.7 PQ ahead of a merge of two networks.
 # - Two fusions are compared on the *same* outputs, with an interval, over thresholds, and over seeds. To explain a
 #   difference, remove its suspected cause for both.
 #
@@ -1884,8 +1887,9 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - lev
 # 2. **Which circle is in front?** Put circle 2 in front in 5.3 by changing its mask alone. How large must its logits
 #    in the overlap become? Now let both masks be equal there. What decides?
 # 3. **Zero is not nothing.** Outside its box an object has the logit 0, and 0 wins where all stuff logits are
-#    negative. Put $-\infty$ there instead: compute the argmax with the definition, as in the check at the end of 5.3.
-#    What changes for the object without a box in 5.4, with and without unknown?
+#    negative. Put $-\infty$ into $Z_i$ there (keep 0 in unknown's $\max_i X_{mask_i}$): compute the argmax with the
+#    definition, as in the check at the end of 5.3. What changes for the object without a box in 5.4, with and
+#    without unknown?
 # 4. **Offsets of one level.** Set the offsets to 0 on one level of the pyramid at a time, as in 5.2. Which level
 #    needs them most?
 # 5. **Modulation.** Deformable ConvNets v2 (Zhu et al., 2019) multiply each tap by a predicted weight between 0 and 1
