@@ -1215,7 +1215,8 @@ def right_fusion(pruned=True, boxes_cover=False, **case):
 def paper_fusion(**case):
     """The head as in the paper and in notebook 5, without its vote."""
     from labkit.models.upsnet import panoptic_head
-    from labkit.models.upsnet.postprocess import PixelLabels, assign_segments
+    from labkit.models.upsnet.assign_segments import assign_segments
+    from labkit.models.upsnet.panoptic_argmax import PixelLabels
 
     semantic, things, labels, boxes, masks = (case[name] for name in OF_IMAGE)
     size = tuple(semantic.shape[1:])
@@ -1644,8 +1645,8 @@ ASSIGNMENT = Assignment(
         "labkit.models.upsnet.panoptic_head.unknown_term",
         "labkit.models.upsnet.panoptic_head.panoptic_logits",
         "labkit.models.upsnet.panoptic_head.prune",
-        "labkit.models.upsnet.postprocess.panoptic_argmax",
-        "labkit.models.upsnet.postprocess.assign_segments",
+        "labkit.models.upsnet.assign_segments.assign_segments",
+        "labkit.models.upsnet.panoptic_argmax.panoptic_argmax",
         "labkit.models.upsnet.postprocess.panoptic_maps",
         "labkit.models.upsnet.losses.sample_known",
         "labkit.models.upsnet.losses.panoptic_targets",

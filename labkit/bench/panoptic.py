@@ -21,8 +21,9 @@ from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.rcnn.mask_head import paste_masks
+from labkit.models.upsnet.assign_segments import assign_segments
+from labkit.models.upsnet.panoptic_argmax import panoptic_argmax
 from labkit.models.upsnet.panoptic_head import prune, resized_masks, windows_of
-from labkit.models.upsnet.postprocess import assign_segments, panoptic_argmax
 from labkit.structures import Detections
 from labkit.system import optional_packages
 

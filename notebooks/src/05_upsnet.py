@@ -84,13 +84,9 @@ from labkit.models.preprocess import preprocess
 from labkit.models.presets import PRESETS
 from labkit.models.rcnn.mask_head import paste_detections, paste_masks
 from labkit.models.upsnet.losses import panoptic_targets, sample_known
+from labkit.models.upsnet.panoptic_argmax import UNKNOWN, panoptic_argmax
 from labkit.models.upsnet.panoptic_head import panoptic_logits, prune, resized_masks, windows_of
-from labkit.models.upsnet.postprocess import (
-    UNKNOWN,
-    PanopticConfig,
-    panoptic_argmax,
-    panoptic_maps,
-)
+from labkit.models.upsnet.postprocess import PanopticConfig, panoptic_maps
 from labkit.ops.deform_conv import deform_conv2d
 from labkit.structures import IGNORE, VOID, Detections, Panoptic, Segment
 from labkit.system.cpu_cores import use_threads

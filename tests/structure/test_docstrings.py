@@ -49,7 +49,8 @@ TAUGHT = {
     "models.detr.criterion": ["hungarian_match", "set_losses"],
     "models.detr.mask_head": ["AttentionMaps", "DETRMaskHead"],
     "models.detr.postprocess": ["panoptic_map", "boxes_map"],
-    "models.upsnet.postprocess": ["panoptic_argmax", "assign_segments"],
+    "models.upsnet.panoptic_argmax": ["panoptic_argmax"],
+    "models.upsnet.assign_segments": ["assign_segments"],
     "models.backbones.vit": ["ViT"],
     "models.mask2former.mask2former": ["Mask2Former"],
     "models.mask2former.maskformer": ["MaskFormer"],
@@ -77,6 +78,7 @@ UNTAUGHT = {
     "models.presets",
     "models.semantic.losses",
     "models.targets",
+    "models.upsnet.postprocess",
 }
 """Modules of the same folders that hold what has no paper or no lesson."""
 

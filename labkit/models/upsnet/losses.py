@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from labkit.models.semantic.losses import cross_entropy
+from labkit.models.upsnet.panoptic_argmax import STRIDE
 from labkit.models.upsnet.panoptic_head import panoptic_logits, windows_of
-from labkit.models.upsnet.postprocess import STRIDE
 from labkit.structures import IGNORE, Target
 
 

@@ -2,7 +2,7 @@
 
 Y. Xiong et al., "UPSNet: A Unified Panoptic Segmentation Network", CVPR 2019, section 3.1,
 "Panoptic Segmentation Head", and figure 3. The head as in the paper, for training and for reading;
-:mod:`labkit.models.upsnet.postprocess` computes the argmax of the same logits on large images.
+:mod:`labkit.models.upsnet.panoptic_argmax` computes the argmax of the same logits on large images.
 
 Letters in shapes: ``C`` categories (things first), ``T`` of them things, ``S = C - T``, ``n``
 objects, ``m`` resolution of a mask, ``H × W`` the map of the logits.

@@ -28,8 +28,8 @@ from labkit.models.rcnn.rpn import RPN, RPNConfig
 from labkit.models.semantic.losses import cross_entropy, semantic_targets
 from labkit.models.targets import check_targets
 from labkit.models.upsnet.losses import crop_labels, panoptic_loss, sample_known
+from labkit.models.upsnet.panoptic_argmax import STRIDE
 from labkit.models.upsnet.postprocess import (
-    STRIDE,
     PanopticConfig,
     input_scale,
     panoptic_maps,
@@ -263,5 +263,6 @@ class UPSNet(nn.Module):
             labels.append(unique[:, 4].long())
             back.append(index.split([len(a), len(b)]))
         logits = self.roi_heads.mask_logits(features, boxes, labels)
-        of_first = [of_image[i] for of_image, (i, _) in zip(logits, back, strict=True)]
-        return of_first, [of_image[j] for of_image, (_, j) in zip(logits, back, strict=True)]
+        first_logits = [image_logits[i] for image_logits, (i, _) in zip(logits, back, strict=True)]
+        second_logits = [image_logits[j] for image_logits, (_, j) in zip(logits, back, strict=True)]
+        return first_logits, second_logits

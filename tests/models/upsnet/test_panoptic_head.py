@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from labkit.models.upsnet.assign_segments import assign_segments
+from labkit.models.upsnet.panoptic_argmax import UNKNOWN, PixelLabels, enlarged, panoptic_argmax
 from labkit.models.upsnet.panoptic_head import (
     panoptic_logits,
     prune,
@@ -14,14 +16,7 @@ from labkit.models.upsnet.panoptic_head import (
     unknown_term,
     windows_of,
 )
-from labkit.models.upsnet.postprocess import (
-    UNKNOWN,
-    PixelLabels,
-    assign_segments,
-    enlarged,
-    panoptic_argmax,
-    resize_nearest,
-)
+from labkit.models.upsnet.postprocess import resize_nearest
 
 # Two things (labels 0 and 1) and two kinds of stuff (2 and 3) on 8 × 8 pixels.
 SCORES = torch.full((4, 8, 8), -1.0)
@@ -141,6 +136,19 @@ def test_a_window_of_the_enlarged_map():
     for window in [(0, 36, 0, 28), (1, 9, 3, 4), (13, 35, 27, 28), (0, 1, 0, 1), (30, 36, 5, 23)]:
         top, bottom, left, right = window
         assert torch.equal(enlarged(scores, *window), whole[:, top:bottom, left:right])
+
+
+@pytest.mark.parametrize(("unknown", "third"), [(True, UNKNOWN), (False, 2)])
+def test_the_three_pixels_of_the_docstring(unknown, third):
+    """Each pixel is one of three equal cells, so that its middle is what its logits say."""
+    thing, stuff = [1.0, 3.0, 1.5], [2.0, -1.0, -1.0]
+    scores = torch.tensor([thing, stuff]).repeat_interleave(3, dim=1)[:, None]  # (2, 1, 9)
+    windows = windows_of(torch.tensor([[12.0, 0.0, 24.0, 4.0]]), (4, 36))
+    pixels = panoptic_argmax(
+        scores, 1, torch.tensor([0]), [torch.ones(4, 12)], windows, (4, 36), unknown
+    )
+    assert pixels.winners[:, [5, 17, 29]].tolist() == [[1, 2, third]] * 4
+    assert pixels.semantic[:, [5, 17, 29]].tolist() == [[1, 0, 0]] * 4
 
 
 @settings(max_examples=60, deadline=None)
