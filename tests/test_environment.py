@@ -14,7 +14,7 @@ CONDA_NAME = {
     "matplotlib": "matplotlib-base",
     "playwright": "playwright-python",
 }
-ONLY_PIP = ("deflate", "efficientnet", "hotcoco", "sphinx-revealjs")
+ONLY_PIP = ("axe-playwright-python", "deflate", "efficientnet", "hotcoco", "sphinx-revealjs")
 ONLY_CONDA = {"python", "pip", "detectron2"}
 CONSTRAINED = {"setuptools"}
 

@@ -24,6 +24,7 @@ from labkit.cli import (
     pq,
     predict,
     run,
+    site,
     slides,
     train,
     zoo,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("lab")(lab.lab)
 app.command("slides")(slides.slides)
+app.command("site")(site.site)
 app.add_typer(apps.app, name="app")
 app.add_typer(notebooks.app, name="notebooks")
 app.command("doctor")(doctor.doctor)

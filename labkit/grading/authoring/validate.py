@@ -25,7 +25,7 @@ from labkit.grading.states import ProbeStatus, State
 from labkit.system.message_text import counted
 
 MIN_TELLING = 20
-"""Characters of a line that could reveal a solution; shorter ones are `else:` or `)`."""
+"""Characters of a line that could reveal a solution; shorter ones are ``else:`` or ``)``."""
 
 IMPORT = re.compile(r"(from [\w.]+ )?import ")
 
