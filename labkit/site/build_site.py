@@ -36,6 +36,9 @@ STATIC = Path(__file__).parent / "static"
 NOTEBOOKS = "notebooks"
 """Folder of the site with the notebooks to download and to open in Colab."""
 
+UNNAMED, NAMED = "<summary><span", '<summary aria-label="More pages"><span'
+"""How a foldable part of the sidebar begins; a screen reader finds no text in it."""
+
 MARK = ".buildinfo"
 """A file of every site, by which an earlier one is recognised."""
 
@@ -57,6 +60,8 @@ SETTINGS = {
     "html_css_files": ["site.css"],
     "html_math_renderer": "mathml",
     "html_copy_source": False,
+    "html_use_index": False,
+    "html_domain_indices": False,
     "html_show_sphinx": False,
     # The theme's summaries of search results are fetched from pages, which a browser refuses
     # when they are opened from the disk.
@@ -83,7 +88,6 @@ SETTINGS = {
     "autodoc_typehints": "signature",
     "autodoc_preserve_defaults": True,
     "napoleon_use_ivar": True,
-    "python_maximum_signature_line_length": 88,
     # Two types called Size, which signatures name without their modules.
     "suppress_warnings": ["ref.python"],
 }
@@ -167,6 +171,7 @@ def build_site(root: Path, run: Path, out: Path, repository: str = "") -> BuiltS
                 "labkit_sections": sections,
             },
         )
+        _finish(made)
         # Only now, so that a failed build leaves the earlier site as it is.
         if out.is_dir():
             shutil.rmtree(out)
@@ -284,6 +289,19 @@ def _run_sphinx(source: Path, out: Path, doctrees: Path, settings: dict[str, Any
         app.build()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", complaints.getvalue())
     return [line for line in plain.splitlines() if line.strip()]
+
+
+def _finish(site: Path) -> None:
+    """Remove the themes' templates, and name what the theme leaves without a name."""
+    for template in (site / "_static").glob("*-macros.html"):
+        template.unlink()
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        named = text.replace(
+            UNNAMED, UNNAMED.replace("<summary", '<summary aria-label="More pages"')
+        )
+        if named != text:
+            page.write_text(named, encoding="utf-8")
 
 
 def _write(path: Path, content: bytes) -> None:

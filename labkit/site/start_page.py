@@ -11,7 +11,7 @@ HEAD = """---
 html_theme.sidebar_secondary.remove: true
 ---
 
-# labkit
+# Learn instance and panoptic segmentation by building it
 
 {hero}
 
@@ -35,7 +35,6 @@ HERO = """\
 <img src="{shapes}" width="1320" height="291" alt="Pictures of the built-in data set Shapes beside
 their panoptic maps: squares, circles and triangles, each with its number, on regions of sky, grass,
 water and sand">
-<p class="lk-claim">Learn instance and panoptic segmentation by building it.</p>
 <p>{lessons} lessons as Jupyter notebooks, from a classifier to Mask R-CNN, Panoptic FPN, UPSNet,
 DETR and Mask2Former; {assignments} graded assignments; and a Python package in which each model,
 operator and metric is short enough to read in one sitting. Everything here was computed by the

@@ -15,9 +15,9 @@ from helpers.paths import CHECKOUT
 from helpers.site_checks import Visit, dead_links, pages, served
 from PIL import Image
 
-from labkit.site import build_site as build
 from labkit.site import reference_pages
 from labkit.site.build_site import BuiltSite, build_site
+from labkit.site.site_links import DOCUMENTS
 from labkit.workbook.notebook_sources import load_notebook
 from labkit.workbook.records import RECORD_MIME
 
@@ -29,7 +29,7 @@ LESSON = "lessons/06_panoptic_quality.html"
 
 def checkout(root: Path) -> Path:
     """A checkout with two lessons and an assignment."""
-    for document in (*build.DOCUMENTS, "docs/shapes.png"):
+    for document in (*DOCUMENTS, "docs/shapes.png"):
         if (CHECKOUT / document).is_file():
             (root / document).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / document, root / document)
