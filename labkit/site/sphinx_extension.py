@@ -11,13 +11,18 @@ from sphinx.application import Sphinx
 from labkit.site.papers import link_quoted_titles
 from labkit.workbook.notebook_html import to_mathml
 
+LONG = 45
+"""Characters of a formula within a line that may not fit into 40 rem."""
+
 _INDENTED = re.compile(r"(?<!::)\n\n(?=    \S)")
 _SECTION = re.compile(r"\b([Nn]otebook\s+\d\d,\s+section\s+)(\d+\.\d+)")
 
 
 def inline_formula(translator: Any, node: nodes.Element) -> None:
-    """Write a formula within a line."""
-    translator.body.append(to_mathml(node.astext(), block=False))
+    """Write a formula within a line; one that may be wider than a phone can scroll there."""
+    formula = to_mathml(node.astext(), block=False)
+    long = len(node.astext()) > LONG
+    translator.body.append(f'<span class="lk-long">{formula}</span>' if long else formula)
     raise nodes.SkipNode
 
 

@@ -10,7 +10,7 @@ from labkit.errors import LabkitError
 from labkit.workbook.notebook_sources import load_notebook, sources
 
 THUMBNAILS = "notebooks/thumbnails"
-"""Folder of the pictures of the lessons, made by ``docs/make_thumbnails.py``."""
+"""Folder of the pictures of the lessons."""
 
 _TITLE = re.compile(r"^# (?:\w+[ -])*?(\w?\d+)\. (.+)$", re.MULTILINE)
 _QUESTION = re.compile(r"^\| \d+ \| \[\w+\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \|", re.MULTILINE)
