@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from labkit.grading.authoring.assignment import LoadedAssignment, load_assignmen
 from labkit.grading.authoring.release import write_notebook
 from labkit.grading.authoring.source import Role, solution_lines
 from labkit.grading.authoring.validate import IMPORT, MIN_TELLING
-from labkit.workbook.notebook_sources import sources
+from labkit.site.hosted import install_cell, standalone
+from labkit.workbook.notebook_sources import load_notebook, sources
 
 FOLDERS = ("labkit", "notebooks", "assignments", "data", "docs")
 PARTS = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
@@ -79,14 +81,18 @@ def test_what_the_wheel_carries(wheel: zipfile.ZipFile, assignments) -> None:
     lessons = {path.stem for path in CHECKOUT.glob("notebooks/src/[0-9][0-9]_*.py")}
     tables = {path.name for path in CHECKOUT.glob("notebooks/*.toml")}
     drawings = {path.name for path in CHECKOUT.glob("notebooks/diagrams/*.svg")}
+    thumbnails = {path.name for path in CHECKOUT.glob("notebooks/thumbnails/*.webp")}
     assert len(drawings) > 5
     assert {name for name in names if not name.startswith("data/")} == {
         *(f"notebooks/{name}.ipynb" for name in lessons),
         *(f"notebooks/src/{name}.py" for name in lessons),
         *(f"notebooks/{name}" for name in tables),
         *(f"notebooks/diagrams/{name}" for name in drawings),
+        *(f"notebooks/thumbnails/{name}" for name in thumbnails),
         *(f"assignments/{a.name}/{a.name}.ipynb" for a in assignments),
+        "README.md",
         "docs/glossary.md",
+        "docs/teaching.md",
     }
     assert {name for name in names if name.startswith("data/")} == {
         *(f"data/{name}" for name in ("README.md", "datasets.toml", "zoo.toml")),
@@ -232,8 +238,9 @@ def test_lists(elsewhere: Elsewhere) -> None:
 
 
 def test_eval(elsewhere: Elsewhere) -> None:
-    done = elsewhere.run("eval", "mask_rcnn_tiny", "--limit", "1", "--json", "-")
-    assert json.loads(done.stdout)["images"] == 1, done.stderr
+    data = ("--data", "shapes", "--limit", "20")
+    done = elsewhere.run("eval", "mask_rcnn_tiny", *data, "--json", "-")
+    assert json.loads(done.stdout)["images"] == 20, done.stderr
 
 
 def test_run(elsewhere: Elsewhere) -> None:
@@ -277,6 +284,66 @@ def test_lab_opens_a_copy(elsewhere: Elsewhere) -> None:
     assert len(list((copy / "notebooks").glob("*.ipynb"))) == len(sources(CHECKOUT))
     assert (copy / "notebooks" / "diagrams" / "mask_rcnn.svg").is_file()
     assert list(copy.rglob("source.py")) == []
+
+
+def test_a_copy_for_students(elsewhere: Elsewhere) -> None:
+    done = elsewhere.run("notebooks", "copy", "mine")
+    copy = elsewhere.work / "mine"
+    assert done.stdout == f"the copy is in {copy}\n"
+    start = (copy / "start.md").read_text()
+    assert "[4. Panoptic FPN](notebooks/04_panoptic_fpn.ipynb)" in start
+    assert "to read and solve" in start
+    for link in re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", start):
+        assert (copy / "".join(link)).is_file()
+
+
+RUN_CELL = """
+import sys, types
+if {colab}:
+    sys.modules["google.colab"] = types.ModuleType("google.colab")
+from IPython.core.interactiveshell import InteractiveShell
+assert InteractiveShell.instance().run_cell({source!r}).success
+"""
+
+
+def test_the_first_cell_in_colab_installs_labkit_and_elsewhere_does_nothing(
+    elsewhere: Elsewhere, wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    """In an environment that has everything but labkit."""
+    uv("venv", "--quiet", "--seed", "--python", sys.executable, "colab", folder=tmp_path)
+    (packages,) = tmp_path.glob("colab/lib/python*/site-packages")
+    others = tmp_path / "others"
+    others.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not re.match(r"_*(editable.*)?labkit", path.name):
+            (others / path.name).symlink_to(path)
+    (packages / "others.pth").write_text(str(others))
+    cell = install_cell(str(wheel.filename)).source
+    for colab in (False, True):
+        done = subprocess.run(
+            [
+                *(tmp_path / "colab" / "bin" / "python", "-c"),
+                RUN_CELL.format(colab=colab, source=cell),
+            ],
+            cwd=elsewhere.work,
+            env=elsewhere.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (packages / "labkit" / "course" / "notebooks").is_dir() == colab
+
+
+def test_a_lesson_of_the_site_runs_where_nothing_else_is(elsewhere: Elsewhere) -> None:
+    """The notebook that Colab opens: its first cell does nothing here, the rest runs."""
+    source = CHECKOUT / "notebooks" / "src" / "06_panoptic_quality.py"
+    student = load_notebook(source, student=True)
+    alone = standalone(student, CHECKOUT / "notebooks", "https://github.com/someone/labkit")
+    (elsewhere.work / "alone.ipynb").write_bytes(alone)
+    done = elsewhere.run("run", "alone.ipynb", "--profile", "smoke", "--out", "alone")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

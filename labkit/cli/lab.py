@@ -16,6 +16,7 @@ from labkit.errors import LabkitError
 from labkit.system.paths import CARRIED, PACKAGE, may_write
 from labkit.workbook.copy_workbook import copy_workbook
 from labkit.workbook.find_notebook import find_openable
+from labkit.workbook.lab_start_page import START, write_lab_start_page
 from labkit.workbook.notebook_sources import find_root
 
 COPY = "labkit-workbook"
@@ -29,8 +30,11 @@ EXTENSIONS = {
 
 
 SETTINGS = PACKAGE / "jupyter"
-"""Defaults for JupyterLab in the form of one of its configuration folders: it asks its users once
-whether to fetch news, whatever address of the news its command line has."""
+"""Defaults for JupyterLab in the form of one of its configuration folders.
+
+Markdown, such as the start page, opens as a page and not in an editor. JupyterLab asks its users
+once whether to fetch news, whatever address of the news its command line has.
+"""
 
 
 def lab(
@@ -58,7 +62,7 @@ def lab(
 ) -> None:
     """Open JupyterLab on the workbook, with its apps enabled."""
     root = find_root()
-    opened = root / "notebooks" if notebook is None else find_openable(notebook, root)
+    opened = root / START if notebook is None else find_openable(notebook, root)
     if copy is None and not may_write(root / "notebooks"):
         copy = Path.home() / COPY
         if root != CARRIED:
@@ -68,6 +72,8 @@ def lab(
         typer.echo(f"opening the copy in {root}")
         if opened.is_relative_to(original):
             opened = root / opened.relative_to(original)
+    elif notebook is None:
+        write_lab_start_page(root)
     from jupyter_core.paths import jupyter_path
     from jupyterlab.labapp import LabApp  # type: ignore[import-untyped]
 

@@ -1,17 +1,18 @@
-"""``labkit notebooks``: list the lessons, generate notebooks from their sources."""
+"""``labkit notebooks``: list and copy the lessons, generate them from their sources."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List the lessons, or generate their notebooks.", no_args_is_help=True)
+app = typer.Typer(help="List, copy or generate the lessons.", no_args_is_help=True)
 
 
 @app.callback()
 def notebooks() -> None:
-    """List the lessons, or generate their notebooks."""
+    """List, copy or generate the lessons."""
 
 
 @app.command("list")
@@ -23,6 +24,17 @@ def list_() -> None:
     for source in sources(root):
         typer.echo(source.stem)
     typer.echo(f"in {root / 'notebooks'}")
+
+
+@app.command()
+def copy(
+    folder: Annotated[Path, typer.Argument(help="Folder of the copy; existing files are kept.")],
+) -> None:
+    """Copy the workbook for a student: lessons with open exercises, assignments, start page."""
+    from labkit.workbook.copy_workbook import copy_workbook
+    from labkit.workbook.notebook_sources import find_root
+
+    typer.echo(f"the copy is in {copy_workbook(find_root(), folder)}")
 
 
 @app.command()

@@ -19,6 +19,9 @@ from typing import Any
 
 import labkit
 from labkit.errors import LabkitError
+from labkit.site.hosted import launch_buttons, repository_parts, standalone
+from labkit.site.live.placement import with_scripts
+from labkit.site.live.write_live import write_live
 from labkit.site.notebook_pages import assignment_page, facts_html, lesson_page
 from labkit.site.reference_pages import write_reference
 from labkit.site.site_links import PICTURES, SiteLinks
@@ -30,9 +33,10 @@ from labkit.workbook.lesson_facts import (
     assignment_facts,
     lesson_facts,
 )
-from labkit.workbook.notebook_sources import generate, load_notebook
+from labkit.workbook.notebook_sources import load_notebook
 
 STATIC = Path(__file__).parent / "static"
+ICON = str(STATIC / "icon.svg")
 NOTEBOOKS = "notebooks"
 """Folder of the site with the notebooks to download and to open in Colab."""
 
@@ -58,6 +62,7 @@ SETTINGS = {
     "html_title": "labkit",
     "html_static_path": [str(STATIC)],
     "html_css_files": ["site.css"],
+    "html_favicon": ICON,
     "html_math_renderer": "mathml",
     "html_copy_source": False,
     "html_use_index": False,
@@ -68,7 +73,7 @@ SETTINGS = {
     "html_show_search_summary": False,
     "html_context": {"default_mode": "auto"},
     "html_theme_options": {
-        "logo": {"text": "labkit"},
+        "logo": {"text": "labkit", "image_light": ICON, "image_dark": ICON, "alt_text": ""},
         "use_download_button": False,
         "use_fullscreen_button": False,
         "show_toc_level": 2,
@@ -139,6 +144,9 @@ def build_site(root: Path, run: Path, out: Path, repository: str = "") -> BuiltS
             "the site needs the documents of a checkout, which an installed labkit does not have;"
             " run this inside a checkout"
         )
+    if repository:
+        repository_parts(repository)
+    _require_place(out)
     lessons, assignments = lesson_facts(root), assignment_facts(root)
     executed = {x.name: run / f"{x.name}.ipynb" for x in lessons}
     executed = {name: path for name, path in executed.items() if path.is_file()}
@@ -146,13 +154,13 @@ def build_site(root: Path, run: Path, out: Path, repository: str = "") -> BuiltS
         raise LabkitError(
             f"{run} has no executed lesson; make it first: labkit run --profile smoke --out {run}"
         )
-    _require_place(out)
     with tempfile.TemporaryDirectory(prefix="labkit_site_") as temporary:
         source, extra, made = (Path(temporary, name) for name in ("source", "extra", "site"))
         links = SiteLinks(root, source, repository)
         _write_lessons(lessons, executed, links, extra)
         _write_assignments(assignments, links, extra)
         _write_documents(links)
+        write_live(extra)
         write_reference(PACKAGE, source / "reference")
         _write_start(lessons, assignments, links, extra)
         sections = [
@@ -203,9 +211,12 @@ def _write_lessons(
 ) -> None:
     for lesson in lessons:
         source = links.root / "notebooks" / "src" / f"{lesson.name}.py"
-        student = generate(source, student=True)
-        _write(extra / NOTEBOOKS / f"{lesson.name}.ipynb", student)
+        student = load_notebook(source, student=True)
+        alone = standalone(student, source.parents[1], links.repository)
+        _write(extra / NOTEBOOKS / f"{lesson.name}.ipynb", alone)
         buttons = [("Download the notebook", f"../{NOTEBOOKS}/{lesson.name}.ipynb")]
+        if links.repository:
+            buttons = [*launch_buttons(links.repository, lesson.name), *buttons]
         page = lesson_page(
             load_notebook(executed[lesson.name]) if lesson.name in executed else None,
             load_notebook(source),
@@ -224,13 +235,8 @@ def _write_assignments(assignments: list[AssignmentFacts], links: SiteLinks, ext
         facts = [f"about {assignment.minutes} min"] if assignment.minutes else []
         buttons = [("Download the notebook", f"../{NOTEBOOKS}/{assignment.name}.ipynb")]
         if assignment.lesson:
-            buttons.insert(
-                0,
-                (
-                    f"after lesson {int(assignment.lesson[:2])}",
-                    f"../lessons/{assignment.lesson}.html",
-                ),
-            )
+            number = int(assignment.lesson[:2])
+            buttons.insert(0, (f"after lesson {number}", f"../lessons/{assignment.lesson}.html"))
         page = assignment_page(
             load_notebook(links.root / path), path, links, facts_html(facts, buttons)
         )
@@ -240,8 +246,8 @@ def _write_assignments(assignments: list[AssignmentFacts], links: SiteLinks, ext
 def _write_documents(links: SiteLinks) -> None:
     for document, page in links.pages.items():
         if page.endswith(".md") and page != "index.md":
-            text = (links.root / document).read_text(encoding="utf-8")
-            _write(links.folder / page, links.rewrite(text, document).encode())
+            text = links.rewrite((links.root / document).read_text(encoding="utf-8"), document)
+            _write(links.folder / page, with_scripts(text, "").encode())
 
 
 def _write_start(
@@ -255,6 +261,7 @@ def _write_start(
     contents = {
         "Lessons": [f"lessons/{lesson.name}" for lesson in lessons],
         "Assignments": [f"assignments/{assignment.name}" for assignment in assignments],
+        "In this browser": ["live"],
         "Look up": ["glossary", "commands", "reference/index", "export", "gpu", "rocm", "data"],
         "Teach": ["teaching", "grading"],
         "The project": ["architecture", "contributing", "changelog"],
@@ -267,7 +274,10 @@ def _write_start(
         ("Reference", "reference/index.html", "the package, from its docstrings"),
         ("Architecture", "architecture.html", "in which order to read the code"),
     ]
-    actions = [("Begin with lesson 1", f"lessons/{lessons[0].name}.html")]
+    actions = [
+        ("Begin with lesson 1", f"lessons/{lessons[0].name}.html"),
+        ("Try a model in this page", "live.html"),
+    ]
     text = start_page(lessons, assignments, shapes, pictures, actions, more, contents)
     _write(links.folder / "index.md", text.encode())
 

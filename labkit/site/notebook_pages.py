@@ -15,13 +15,18 @@ from typing import Any
 
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+from labkit.site.live.placement import with_live
 from labkit.site.papers import link_references
 from labkit.site.site_links import SiteLinks
+from labkit.widgets.offline_page import MIME as OFFLINE
 from labkit.workbook.notebook_html import WithoutEmptyOutputs, folded_title
 from labkit.workbook.records import RECORD_MIME
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-"""Output of a widget. It is shown by the picture beside it."""
+"""Output of a widget with a kernel; beside it are a picture and a piece that needs none."""
+
+ROOT = "../"
+"""From a page of a lesson to the folder of the site."""
 
 NOT_EXECUTED = """:::{note}
 This page was made without running the lesson, so it has no figures and numbers.
@@ -50,7 +55,7 @@ def lesson_page(
     page = _copy(executed if executed is not None else source)
     below = [facts] if executed is not None else [facts, NOT_EXECUTED]
     cells: list[Any] = []
-    for cell in page.cells:
+    for cell in with_live(page.cells, name, ROOT):
         if cell.cell_type == "markdown":
             text = links.rewrite(link_references(cell.source), path)
             if not cells:
@@ -125,6 +130,8 @@ def _shown(cell: Any) -> Iterable[Any]:
         if RECORD_MIME in data:
             continue
         data.pop(WIDGET, None)
+        if OFFLINE in data:
+            output.data = {"text/html": data[OFFLINE], "text/plain": data.get("text/plain", "")}
         yield output
 
 

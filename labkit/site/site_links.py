@@ -17,6 +17,7 @@ from pathlib import Path
 from labkit.workbook.notebook_sources import load_notebook, sources
 
 DOCUMENTS = {
+    "docs/live.md": "live.md",
     "docs/glossary.md": "glossary.md",
     "docs/commands.md": "commands.md",
     "docs/export.md": "export.md",

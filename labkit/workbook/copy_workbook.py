@@ -11,15 +11,16 @@ from pathlib import Path
 from labkit.errors import LabkitError
 from labkit.system.atomic_write import atomic_write
 from labkit.system.paths import writable
+from labkit.workbook.lab_start_page import write_lab_start_page
 from labkit.workbook.notebook_sources import generate, notebook_path, sources
 
-COPIED = ("notebooks", "assignments", "docs/glossary.md")
+COPIED = ("notebooks", "assignments", "docs/glossary.md", "docs/teaching.md", "README.md")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
 """Files that are not copied; the source of an assignment contains the solution."""
 
 
 def copy_workbook(root: Path, to: Path) -> Path:
-    """Copy notebooks, assignments and the glossary; keep the files that the copy already has.
+    """Copy notebooks, assignments and guides; keep the files that the copy already has.
 
     Args:
         root: the workbook.
@@ -47,4 +48,5 @@ def copy_workbook(root: Path, to: Path) -> Path:
                         shutil.copyfile(source, temporary)
     if not writable(to):
         raise LabkitError(f"{to}: cannot be written; name another folder")
+    write_lab_start_page(to)
     return to

@@ -12,7 +12,7 @@ from labkit.workbook.notebook_sources import load_notebook, sources
 THUMBNAILS = "notebooks/thumbnails"
 """Folder of the pictures of the lessons."""
 
-_TITLE = re.compile(r"^# (?:\w+[ -])*?(\w?\d+)\. (.+)$", re.MULTILINE)
+_TITLE = re.compile(r"^# (?:\d+\. )?(.+)$", re.MULTILINE)
 _QUESTION = re.compile(r"^\| \d+ \| \[\w+\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \|", re.MULTILINE)
 _TIMES = re.compile(r"^\| (\d\d_\w+) \| (\d+) \| ([\d.]+) \| (.*?) \| (.*?) \|$", re.MULTILINE)
 
@@ -75,25 +75,19 @@ def lesson_facts(root: Path) -> list[LessonFacts]:
 
     Args:
         root: the workbook.
-
-    Raises:
-        LabkitError: a lesson does not begin with its number and title.
     """
     times = {row[1]: (int(row[2]), float(row[3])) for row in _rows(root)}
     questions = dict(_QUESTION.findall(_text(root / "README.md")))
     found = []
     for source in sources(root):
-        first = load_notebook(source).cells[0].source
-        title = _TITLE.search(first)
-        if title is None:
-            raise LabkitError(f'{source}: the first cell must begin with "# NUMBER. TITLE"')
+        title = _TITLE.search(_first_text(source))
         picture = root / THUMBNAILS / f"{source.stem}.webp"
         reading, running = times.get(source.stem, (None, None))
         found.append(
             LessonFacts(
                 name=source.stem,
-                number=int(title[1]),
-                title=title[2].strip(),
+                number=int(source.stem[:2]),
+                title=title[1].strip() if title else source.stem,
                 question=questions.get(source.stem, ""),
                 reading=reading,
                 running=running,
@@ -115,12 +109,12 @@ def assignment_facts(root: Path) -> list[AssignmentFacts]:
     for notebook in sorted((root / "assignments").glob("*/*.ipynb")):
         if notebook.stem != notebook.parent.name:
             continue
-        first = load_notebook(notebook).cells[0].source.partition("\n")[0]
+        title = _TITLE.search(_first_text(notebook))
         short = notebook.stem.partition("_")[0]
         found.append(
             AssignmentFacts(
                 name=notebook.stem,
-                title=first.lstrip("# "),
+                title=title[1].strip() if title else notebook.stem,
                 minutes=minutes.get(short),
                 lesson=lessons.get(short, ""),
             )
@@ -131,6 +125,15 @@ def assignment_facts(root: Path) -> list[AssignmentFacts]:
 def _rows(root: Path) -> list[re.Match[str]]:
     """Rows of the table of times in docs/teaching.md."""
     return list(_TIMES.finditer(_text(root / "docs" / "teaching.md")))
+
+
+def _first_text(notebook: Path) -> str:
+    """Text of the first cell; of a notebook that somebody has damaged, none."""
+    try:
+        cells = load_notebook(notebook).cells
+    except LabkitError:
+        return ""
+    return str(cells[0].source) if cells and cells[0].cell_type == "markdown" else ""
 
 
 def _text(page: Path) -> str:

@@ -31,6 +31,28 @@ def test_labkit_lab_opens_a_notebook_that_runs(start_lab, tmp_path: Path) -> Non
     lab.screenshot(page, "lab")
 
 
+def test_labkit_lab_opens_the_start_page(start_lab, tmp_path: Path) -> None:
+    """Shown as a page; a picture of each lesson, and a click opens the lesson."""
+    notebooks = tmp_path / "notebooks"
+    (notebooks / "src").mkdir(parents=True)
+    (notebooks / "src" / "01_semantic_review.py").write_text("# %% [markdown]\n# # 1. First\n")
+    shutil.copytree(CHECKOUT / "notebooks" / "thumbnails", notebooks / "thumbnails")
+    sync(tmp_path)
+    lab = start_lab(
+        [sys.executable, "-m", "labkit", "lab", "--no-browser", "--allow-root"], tmp_path
+    )
+    page = lab.context.new_page()
+    page.goto(f"{lab.url}/?token={lab.server.token}")
+    shown = page.locator(".jp-MarkdownViewer")
+    shown.get_by_role("heading", name="Lessons").wait_for()
+    page.wait_for_function(
+        "() => document.querySelector('.jp-MarkdownViewer img')?.naturalWidth === 560"
+    )
+    lab.screenshot(page, "start_page")
+    shown.get_by_role("link", name="1. First").click()
+    page.locator(".jp-NotebookPanel").wait_for()
+
+
 def test_a_drawing_beside_the_notebook_is_shown_in_a_copy(start_lab, tmp_path: Path) -> None:
     notebooks = tmp_path / "workbook" / "notebooks"
     (notebooks / "src").mkdir(parents=True)

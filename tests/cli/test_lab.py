@@ -115,6 +115,7 @@ def test_a_copy_keeps_what_the_reader_did(workbook: Path, tmp_path: Path) -> Non
         "notebooks/01_first.ipynb",
         "notebooks/diagrams/network.svg",
         "notebooks/src/01_first.py",
+        "start.md",
     ]
     (copy / "notebooks" / "01_first.ipynb").write_text("my work")
     (copy / "assignments" / "a1" / "a1.ipynb").unlink()
