@@ -98,7 +98,7 @@ class Visit:
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self._add(str(error)))
         self.page.on("request", self._asked)
-        self.page.on("requestfailed", lambda request: self._add(f"not loaded: {request.url}"))
+        self.page.on("requestfailed", self._failed)
         self.name = ""
 
     def _add(self, text: str) -> None:
@@ -111,6 +111,10 @@ class Visit:
     def _asked(self, request: Any) -> None:
         if not request.url.startswith((self.address, "data:", "blob:")):
             self._add(f"request: {request.url}")
+
+    def _failed(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the next page was opened in the meantime
+            self._add(f"not loaded: {request.url}")
 
     def open(self, name: str, axe: bool = False) -> None:
         """Open a page of the site, and check it with axe."""
