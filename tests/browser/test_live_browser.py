@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.server
 import io
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from helpers.paths import CHECKOUT
 from PIL import Image
@@ -28,8 +30,8 @@ from labkit.site.live.write_live import MODELS, exported_model, write_live
 ANSWERED = "labkit-live[data-answers]"
 SECONDS = 120
 MILLISECONDS = 120
-NOISE = 8
-"""How much longer an answer may take while other tests use the same cores."""
+NOISE = 1.5
+"""How much longer an answer may take while other tests use the same caches."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -116,20 +118,18 @@ class Live:
         )
         return np.array(ids).reshape(height, width), segments
 
-    def answer(self, image: np.ndarray) -> list[float]:
-        """Let all models answer to an image; the milliseconds of each."""
+    def answer(self, image: np.ndarray) -> None:
+        """Let all models answer to an image."""
         content = base64.b64encode(image.tobytes()).decode()
-        times: list[float] = self.page.evaluate(
+        self.page.evaluate(
             """async ([height, width, content]) => {
                 const live = document.querySelector("labkit-live");
                 const rgb = Uint8ClampedArray.from(atob(content), (c) => c.charCodeAt(0));
                 live.board.show({ height, width, rgb });
                 await live.answered;
-                return live.panels.map((panel) => panel.total);
             }""",
             [*image.shape[:2], content],
         )
-        return times
 
 
 @pytest.fixture(scope="module")
@@ -191,19 +191,53 @@ def same_map(live: Live, panel: int, model: Any, image: np.ndarray) -> None:
         assert (different & ~close_calls(model, image)).sum() <= 1  # the border of a mask
 
 
-def test_the_maps_are_those_of_python(open_live: Any, record_property: Any) -> None:
+def test_the_maps_are_those_of_python(open_live: Any) -> None:
     exported = [load(exported_model(name), threads=1) for name in MODELS]
     live = open_live("both")
-    times = []
     for image in pictures():
-        times.append(live.answer(image))
+        live.answer(image)
         for panel, model in enumerate(exported):
             same_map(live, panel, model, image)
-    for name, taken in zip(MODELS, zip(*times, strict=True), strict=True):
-        median = statistics.median(taken)
-        record_property(f"median milliseconds of {name}", median)
-        print(f"{name}: median answer {median:.0f} ms")
-        assert median < NOISE * MILLISECONDS
+
+
+def renderers_seconds() -> float:
+    """CPU time that the pages of the browser have taken."""
+    seconds = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "--type=renderer" in process.cmdline():
+                times = process.cpu_times()
+                seconds += times.user + times.system
+    return seconds
+
+
+PREDICT = """async ([panel, pictures]) => {
+    const model = document.querySelector("labkit-live").panels[panel];
+    const times = [];
+    for (const [height, width, content] of pictures) {
+        const rgb = Uint8ClampedArray.from(atob(content), (c) => c.charCodeAt(0));
+        const start = performance.now();
+        await model.predict({ height, width, rgb });
+        times.push(performance.now() - start);
+    }
+    return times;
+}"""
+
+
+@pytest.mark.parametrize("panel", range(len(MODELS)))
+def test_an_answer_is_quick(panel: int, open_live: Any) -> None:
+    # Other tests use the same cores: the processor's time is what an answer takes without them.
+    page = open_live("both").page
+    packed = [[*p.shape[:2], base64.b64encode(p.tobytes()).decode()] for p in pictures()]
+    page.evaluate(PREDICT, [panel, packed])
+    before = renderers_seconds()
+    times = page.evaluate(PREDICT, [panel, packed])
+    processor = 1000 * (renderers_seconds() - before) / len(packed)
+    print(
+        f"{MODELS[panel]}: median answer {statistics.median(times):.0f} ms,"
+        f" {processor:.0f} ms of the processor on average"
+    )
+    assert processor < NOISE * MILLISECONDS
 
 
 @pytest.mark.parametrize("size", [(300, 200), (131, 640), (90, 1000), (100, 80)])
@@ -296,10 +330,14 @@ def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None
         )
         model.description["config"]["merge"].update(score_thresh=score, overlap_thresh=overlap)
         same_map(live, 0, model, pixels)
+    live.page.get_by_role("button", name="own thresholds").click()
+    live.page.evaluate("() => document.querySelector('labkit-live').answered")
+    same_map(live, 0, load(exported_model(MODELS[0]), threads=1), pixels)
 
 
 def test_drawing_with_the_mouse(open_live: Any) -> None:
     live = open_live("live")
+    live.answer(pictures()[0])
     page, before = live.page, live.shown()
     page.get_by_label("sand", exact=True).check()
     box = page.locator(".labkit-live-board canvas").bounding_box()
