@@ -29,6 +29,12 @@ IN_LESSONS = {
         "Panoptic FPN and Mask2Former on a picture of your own, in this page.",
         BOTH,
     ),
+    "11_speed_and_export": (
+        "11.5",
+        "The three exported graphs in this page: the browser runs them on a picture of your own,"
+        " and JavaScript does the steps between them.",
+        "panoptic_fpn_tiny",
+    ),
 }
 """Of a lesson: the section at whose end the model stands, a sentence above it, and the models."""
 
