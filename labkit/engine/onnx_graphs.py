@@ -39,7 +39,9 @@ class Features(nn.Module):
         self.semantic = hasattr(model, "sem_seg_head")
         self.maps, levels = model.config.roi_heads.pooler.levels, model.config.rpn.levels
         anchors = [f"{kind}_{name}" for kind in ("objectness", "deltas") for name in levels]
-        self.outputs = [*self.maps, *anchors, *["sem_seg_logits"] * self.semantic]
+        self.outputs = [*self.maps, *anchors]
+        if self.semantic:
+            self.outputs.append("sem_seg_logits")
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``image`` ``(1, 3, H, W)`` to the tensors that ``outputs`` names.
@@ -138,7 +140,9 @@ class DETRQueries(nn.Module):
         super().__init__()
         self.model = model
         self.masks = model.config.mask_channels is not None
-        self.outputs = ["pred_logits", "pred_boxes", *["mask_logits"] * self.masks]
+        self.outputs = ["pred_logits", "pred_boxes"]
+        if self.masks:
+            self.outputs.append("mask_logits")
 
     def forward(self, image: Tensor, padding: Tensor) -> list[Tensor]:
         """Of an image ``(1, 3, H, W)`` and ``padding`` ``(1, H, W)`` bool.
@@ -187,12 +191,18 @@ def pool_every_level(
     rois = torch.cat([torch.zeros_like(corners[:, :1]), corners], dim=1)  # (K, 5)
     pooled = None
     for i, name in enumerate(config.levels):
-        options = (1.0 / heads.strides[name], config.sampling_ratio, config.aligned)
-        of_level = roi_align(features[name], rois, (resolution, resolution), *options)
+        level_pooled = roi_align(
+            features[name],
+            rois,
+            (resolution, resolution),
+            spatial_scale=1.0 / heads.strides[name],
+            sampling_ratio=config.sampling_ratio,
+            aligned=config.aligned,
+        )
         if pooled is None:
-            pooled = of_level
+            pooled = level_pooled
         else:
-            pooled = torch.where((level == i)[:, None, None, None], of_level, pooled)
+            pooled = torch.where((level == i)[:, None, None, None], level_pooled, pooled)
     assert pooled is not None
     return pooled
 

@@ -122,8 +122,8 @@ class Batch:
         """``(B, H, W)`` float32, 1 where a pixel is padding."""
         shape, device = (len(self.tensor), *self.padded_size), self.tensor.device
         padding = torch.ones(shape, device=device)
-        for of_image, (height, width) in zip(padding, self.input_sizes, strict=True):
-            of_image[:height, :width] = 0
+        for image_padding, (height, width) in zip(padding, self.input_sizes, strict=True):
+            image_padding[:height, :width] = 0
         return padding
 
 

@@ -74,6 +74,7 @@ UNTAUGHT = {
     "ops.roi_arguments",
     "metrics.coco_annotations",
     "models.backbones.backbones",
+    "models.layers",
     "models.preprocess",
     "models.presets",
     "models.semantic.losses",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.models.backbones.resnet import Backbone
+from labkit.models.layers import xavier_conv
 
 
 class FPN(Backbone):
@@ -66,10 +67,7 @@ class FPN(Backbone):
 
 
 def _conv(inputs: int, outputs: int, kernel: int, group_norm: bool) -> nn.Module:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not group_norm)
-    nn.init.kaiming_uniform_(conv.weight, a=1)
+    conv = xavier_conv(inputs, outputs, kernel, bias=not group_norm)
     if not group_norm:
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
         return conv
     return nn.Sequential(conv, nn.GroupNorm(outputs // 16, outputs))

@@ -164,13 +164,14 @@ def stage(
     late_dilation: bool = False,
 ) -> nn.Sequential:
     """A stage of ``blocks`` bottlenecks, ``inputs`` to ``4 · width`` channels."""
-    rest = (stride_in_1x1, eps, deformable)
-    first = 1 if late_dilation else dilation
-    layers = [Bottleneck(inputs, width, 4 * width, stride, first, *rest)]
-    layers += [
-        Bottleneck(4 * width, width, 4 * width, 1, dilation, *rest) for _ in range(blocks - 1)
-    ]
-    return nn.Sequential(*layers)
+
+    def block(inputs: int, stride: int, dilation: int) -> Bottleneck:
+        return Bottleneck(
+            inputs, width, 4 * width, stride, dilation, stride_in_1x1, eps, deformable
+        )
+
+    first = block(inputs, stride, 1 if late_dilation else dilation)
+    return nn.Sequential(first, *(block(4 * width, 1, dilation) for _ in range(blocks - 1)))
 
 
 class Stem(nn.Module):
@@ -221,8 +222,18 @@ class ResNet(Backbone):
             widen = dilated and name == "res5"
             step = 1 if name == "res2" or widen else 2
             dilation = 2 if widen else 1
-            rest = (stride_in_1x1, eps, deformable and name != "res2", late_dilation)
-            self.add_module(name, stage(inputs, outputs // 4, blocks, step, dilation, *rest))
+            layers = stage(
+                inputs,
+                outputs // 4,
+                blocks,
+                stride=step,
+                dilation=dilation,
+                stride_in_1x1=stride_in_1x1,
+                eps=eps,
+                deformable=deformable and name != "res2",
+                late_dilation=late_dilation,
+            )
+            self.add_module(name, layers)
             stride *= step
             self.strides[name] = stride
             inputs = outputs

@@ -173,24 +173,48 @@ def set_losses(
         targets, matches: B each.
         config: weights.
     """
-    no_object = logits.shape[2] - 1
-    class_targets = torch.full(logits.shape[:2], no_object, device=logits.device)  # (B, Q)
     pred_boxes, gt_boxes = [], []
-    for i, (of_image, (queries, objects)) in enumerate(zip(targets, matches, strict=True)):
-        class_targets[i, queries] = of_image.classes[objects]
-        pred_boxes.append(boxes[i, queries])
-        gt_boxes.append(of_image.boxes[objects])
-    weight = torch.ones(logits.shape[2], device=logits.device)
-    weight[no_object] = config.eos_coef
+    for image_boxes, target, (queries, objects) in zip(boxes, targets, matches, strict=True):
+        pred_boxes.append(image_boxes[queries])
+        gt_boxes.append(target.boxes[objects])
     count = mean_count(targets)
     pred, gt = torch.cat(pred_boxes), torch.cat(gt_boxes)  # (N, 4)
     giou = generalized_box_iou(to_xyxy(pred), to_xyxy(gt)).diagonal()
-    loss_ce = F.cross_entropy(logits.transpose(1, 2), class_targets, weight)
+    loss_ce = class_loss(logits, targets, matches, config.eos_coef)
     return {
         "loss_ce": config.class_cost * loss_ce,
         "loss_bbox": config.bbox_cost * F.l1_loss(pred, gt, reduction="sum") / count,
         "loss_giou": config.giou_cost * (1 - giou).sum() / count,
     }
+
+
+def class_loss(
+    logits: Tensor,
+    targets: Sequence[SetTargets] | Sequence[Segments],
+    matches: Sequence[Match],
+    eos_coef: float,
+) -> Tensor:
+    """Cross-entropy of all queries; the class of those without a match is "no object".
+
+    Args:
+        logits: ``(B, Q, K)``.
+        targets, matches: B each.
+        eos_coef: weight of "no object".
+    """
+    no_object = logits.shape[2] - 1
+    class_targets = torch.full(logits.shape[:2], no_object, device=logits.device)  # (B, Q)
+    for i, (queries, objects) in enumerate(matches):
+        class_targets[i, queries] = targets[i].classes[objects]
+    weight = torch.ones(logits.shape[2], device=logits.device)
+    weight[no_object] = eos_coef
+    return F.cross_entropy(logits.transpose(1, 2), class_targets, weight)
+
+
+def named_by_layer(losses: dict[str, Tensor], layer: int, num_layers: int) -> dict[str, Tensor]:
+    """The losses of a layer with its number at the end of their names; the last has none."""
+    if layer == num_layers - 1:
+        return losses
+    return {f"{name}_{layer}": loss for name, loss in losses.items()}
 
 
 def mask_losses(

@@ -28,6 +28,7 @@ from labkit.models.detr.criterion import (
     hungarian_match,
     mask_losses,
     mean_count,
+    named_by_layer,
     set_losses,
     set_targets,
 )
@@ -40,6 +41,7 @@ from labkit.models.detr.postprocess import (
     select_queries,
 )
 from labkit.models.detr.transformer import Transformer
+from labkit.models.layers import MLP
 from labkit.models.preprocess import Batch, Preprocessing, padding_mask, preprocess
 from labkit.models.targets import check_targets
 from labkit.structures import Categories, Prediction, Target
@@ -161,7 +163,7 @@ class DETR(nn.Module):
         )
         self.query_embed = nn.Embedding(config.num_queries, d_model)
         self.class_embed = nn.Linear(d_model, len(label_of) + 1)
-        self.bbox_embed = BoxMLP(d_model)
+        self.bbox_embed = MLP(d_model, 4)
         if config.mask_channels is not None:
             if config.frozen:
                 self.requires_grad_(False)
@@ -208,17 +210,16 @@ class DETR(nn.Module):
         matches = self._match(output, gt, -1)
         losses: dict[str, Tensor] = {}
         if not config.frozen:
-            last = len(output.pred_logits) - 1
-            for layer in range(last + 1):
-                of_layer = set_losses(
+            num_layers = len(output.pred_logits)
+            for layer in range(num_layers):
+                layer_losses = set_losses(
                     output.pred_logits[layer],
                     output.pred_boxes[layer],
                     gt,
-                    matches if layer == last else self._match(output, gt, layer),
+                    matches if layer == num_layers - 1 else self._match(output, gt, layer),
                     config.loss,
                 )
-                ending = "" if layer == last else f"_{layer}"
-                losses.update({name + ending: value for name, value in of_layer.items()})
+                losses |= named_by_layer(layer_losses, layer, num_layers)
         if config.mask_channels is not None:
             # Only matched queries have a mask to learn; the others' are never computed.
             mask_logits = self.masks(output, [queries for queries, _ in matches])
@@ -246,11 +247,11 @@ class DETR(nn.Module):
         coarse, *finer = (features[name] for name in self.config.levels)
         padding = padding_mask(batch, coarse.shape[-2:])
         projected = self.input_proj(coarse)
-        queries, memory = self.transformer(projected, padding, self.query_embed.weight)
+        query_features, memory = self.transformer(projected, padding, self.query_embed.weight)
         return DETROutput(
-            self.class_embed(queries).float(),
-            self.bbox_embed(queries).float().sigmoid(),
-            queries[-1],
+            self.class_embed(query_features).float(),
+            self.bbox_embed(query_features).float().sigmoid(),
+            query_features[-1],
             memory,
             projected,
             finer,
@@ -313,8 +314,8 @@ class DETR(nn.Module):
 
     def _match(self, output: DETROutput, gt: Sequence[SetTargets], layer: int) -> list[Match]:
         return [
-            hungarian_match(logits, boxes, of_image, self.config.loss)
-            for logits, boxes, of_image in zip(
+            hungarian_match(logits, boxes, image_targets, self.config.loss)
+            for logits, boxes, image_targets in zip(
                 output.pred_logits[layer], output.pred_boxes[layer], gt, strict=True
             )
         ]
@@ -348,19 +349,3 @@ class DETR(nn.Module):
                 self.config.min_segment_area,
             )
         return Prediction(detections, panoptic.semantic(), panoptic)
-
-
-class BoxMLP(nn.Module):
-    """Three linear layers from a query's ``D`` channels to its box before the sigmoid."""
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(d_model, d_model), nn.Linear(d_model, d_model), nn.Linear(d_model, 4)]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        boxes: Tensor = self.layers[-1](x)
-        return boxes

@@ -37,11 +37,13 @@ class AttentionMaps(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, memory: Tensor, padding: Tensor, image: Tensor) -> Tensor:
+    def forward(
+        self, query_features: Tensor, memory: Tensor, padding: Tensor, image: Tensor
+    ) -> Tensor:
         """Maps ``(N, M, h, w)``; all heads' maps of a query add up to 1.
 
         Args:
-            queries: ``(N, D)``.
+            query_features: ``(N, D)``.
             memory: ``(B, D, h, w)``.
             padding: ``(B, h, w)`` bool; nothing attends to it.
             image: ``(N,)``, which image each query belongs to.
@@ -49,7 +51,7 @@ class AttentionMaps(nn.Module):
         weight = self.k_linear.weight[:, :, None, None]
         keys = F.conv2d(memory, weight, self.k_linear.bias)  # a linear layer for every cell
         keys = keys.unflatten(1, (self.heads, -1))  # (B, M, D / M, h, w)
-        q = self.q_linear(queries).unflatten(1, (self.heads, -1))  # (N, M, D / M)
+        q = self.q_linear(query_features).unflatten(1, (self.heads, -1))  # (N, M, D / M)
         q = q * q.shape[-1] ** -0.5
         logits = torch.einsum("nmd,nmdhw->nmhw", q, keys[image])
         logits = logits.masked_fill(padding[image][:, None], -torch.inf)

@@ -66,9 +66,9 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, padding: Tensor | None) -> Tensor:
-        """``x`` and ``positions`` ``(B, T, D)``, ``padding`` ``(B, T)`` bool, to ``(B, T, D)``."""
-        qk = x + positions
+    def forward(self, x: Tensor, pos: Tensor, padding: Tensor | None) -> Tensor:
+        """``x`` and ``pos`` ``(B, T, D)``, ``padding`` ``(B, T)`` bool, to ``(B, T, D)``."""
+        qk = x + pos
         attended, _ = self.self_attn(qk, qk, x, key_padding_mask=padding, need_weights=False)
         x = self.norm1(x + self.dropout(attended))
         y = self.linear2(self.dropout(F.relu(self.linear1(x))))
@@ -93,29 +93,47 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, padding: Tensor | None
+        self, tgt: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, padding: Tensor | None
     ) -> Tensor:
         """Refine the query features.
 
         Args:
-            x: ``(B, Q, D)``, the query features so far.
-            queries: ``(B, Q, D)``, the query embeddings.
-            memory, positions: ``(B, T, D)``, the encoder's cells and their positions.
+            tgt: ``(B, Q, D)``, the query features so far.
+            query_pos: ``(B, Q, D)``, the query embeddings.
+            memory, pos: ``(B, T, D)``, the encoder's cells and their positions.
             padding: ``(B, T)`` bool, or None where nothing is padded.
 
         Returns:
             ``(B, Q, D)``.
         """
-        qk = x + queries
-        attended, _ = self.self_attn(qk, qk, x, need_weights=False)
-        x = self.norm1(x + self.dropout(attended))
+        qk = tgt + query_pos
+        attended, _ = self.self_attn(qk, qk, tgt, need_weights=False)
+        tgt = self.norm1(tgt + self.dropout(attended))
         attended, _ = self.multihead_attn(
-            x + queries, memory + positions, memory, key_padding_mask=padding, need_weights=False
+            tgt + query_pos, memory + pos, memory, key_padding_mask=padding, need_weights=False
         )
-        x = self.norm2(x + self.dropout(attended))
-        y = self.linear2(self.dropout(F.relu(self.linear1(x))))
-        normalised: Tensor = self.norm3(x + self.dropout(y))
+        tgt = self.norm2(tgt + self.dropout(attended))
+        y = self.linear2(self.dropout(F.relu(self.linear1(tgt))))
+        normalised: Tensor = self.norm3(tgt + self.dropout(y))
         return normalised
+
+
+class Encoder(nn.Module):
+    """Encoder layers, one after the other."""
+
+    def __init__(
+        self, layers: int, d_model: int, num_heads: int, dim_feedforward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(d_model, num_heads, dim_feedforward, dropout) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, pos: Tensor, padding: Tensor | None) -> Tensor:
+        """The memory ``(B, T, D)``; arguments as those of a layer."""
+        for layer in self.layers:
+            x = layer(x, pos, padding)
+        return x
 
 
 class Decoder(nn.Module):
@@ -130,17 +148,18 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model)
 
+    def forward(
+        self, query_pos: Tensor, memory: Tensor, pos: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """The query features ``(L, B, Q, D)`` after each layer; they begin with zeros.
 
-class Encoder(nn.Module):
-    """Encoder layers."""
-
-    def __init__(
-        self, layers: int, d_model: int, num_heads: int, dim_feedforward: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(d_model, num_heads, dim_feedforward, dropout) for _ in range(layers)
-        )
+        Arguments as those of a layer.
+        """
+        tgt, intermediate = torch.zeros_like(query_pos), []
+        for layer in self.layers:
+            tgt = layer(tgt, query_pos, memory, pos, padding)
+            intermediate.append(self.norm(tgt))
+        return torch.stack(intermediate)
 
 
 class Transformer(nn.Module):
@@ -169,29 +188,23 @@ class Transformer(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, x: Tensor, padding: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, padding: Tensor, query_embed: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the map and decode the queries.
 
         Args:
             x: ``(B, D, h, w)``.
             padding: ``(B, h, w)`` bool.
-            queries: ``(Q, D)``, the learnt query embeddings.
+            query_embed: ``(Q, D)``, the learnt query embeddings.
 
         Returns:
-            ``(L, B, Q, D)``, the queries after each layer of the decoder, and ``(B, D, h, w)``, the
-            encoder's map.
+            ``(L, B, Q, D)``, the query features after each layer of the decoder, and ``(B, D, h,
+            w)``, the encoder's map.
         """
-        positions = sine_positions(padding, x.shape[1])
-        positions = positions.flatten(2).transpose(1, 2)  # (B, T, D)
-        memory = x.flatten(2).transpose(1, 2)
+        pos = sine_positions(padding, x.shape[1]).flatten(2).transpose(1, 2)  # (B, T, D)
         # Without padding torch may choose a faster kernel; a compiled graph is for both.
         padded = torch.compiler.is_compiling() or bool(padding.any())
         mask = padding.flatten(1) if padded else None
-        for layer in self.encoder.layers:
-            memory = layer(memory, positions, mask)
-        queries = queries.expand(len(x), -1, -1)  # (B, Q, D)
-        features, of_layers = torch.zeros_like(queries), []
-        for layer in self.decoder.layers:
-            features = layer(features, queries, memory, positions, mask)
-            of_layers.append(self.decoder.norm(features))
-        return torch.stack(of_layers), memory.transpose(1, 2).reshape(x.shape)
+        memory = self.encoder(x.flatten(2).transpose(1, 2), pos, mask)
+        query_pos = query_embed.expand(len(x), -1, -1)  # (B, Q, D)
+        query_features = self.decoder(query_pos, memory, pos, mask)
+        return query_features, memory.transpose(1, 2).reshape(x.shape)

@@ -23,9 +23,11 @@ from torch.nn import functional as F
 from labkit.models.detr.criterion import (
     Match,
     assign,
+    class_loss,
     dice_loss,
     focal_loss,
     mean_count,
+    named_by_layer,
 )
 from labkit.models.targets import Segments
 
@@ -36,7 +38,7 @@ class MaskLossConfig:
 
     Attributes:
         class_weight, mask_weight, dice_weight: of classification, binary cross-entropy and dice.
-        no_object_weight: of the class "no object" in ``loss_ce``.
+        eos_coef: weight of the class "no object" in ``loss_ce``.
         focal: focal loss in place of binary cross-entropy.
         num_points: P, sampled points of each mask; None for all pixels: those of the prediction in
             matching, those of the target in the losses.
@@ -48,7 +50,7 @@ class MaskLossConfig:
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    no_object_weight: float = 0.1
+    eos_coef: float = 0.1
     focal: bool = False
     num_points: int | None = 12544
     oversample: int = 3
@@ -75,22 +77,23 @@ def mask_classification_losses(
         targets: B, with masks ``(n, H, W)`` of the padded size.
         config: weights and points.
     """
-    last = len(class_logits) - 1
+    num_layers = len(class_logits)
     count = mean_count(targets)
-    losses = {}
+    losses: dict[str, Tensor] = {}
     # Unbound once: the gradient of each `mask_logits[layer]` would be a whole tensor of zeros.
     predictions = list(zip(class_logits.unbind(), mask_logits.unbind(), strict=True))
     # The last prediction first: the original's order of random draws, so that equal seeds give
     # equal losses.
-    for layer in (last, *range(last)):
+    for layer in (num_layers - 1, *range(num_layers - 1)):
         classes, masks = predictions[layer]
         matches = [
-            match_segments(*of_image, config)
-            for of_image in zip(classes, masks, targets, strict=True)
+            match_segments(image_classes, image_masks, image_targets, config)
+            for image_classes, image_masks, image_targets in zip(
+                classes, masks, targets, strict=True
+            )
         ]
-        of_layer = matched_losses(classes, masks, targets, matches, count, config)
-        ending = "" if layer == last else f"_{layer}"
-        losses.update({name + ending: value for name, value in of_layer.items()})
+        layer_losses = matched_losses(classes, masks, targets, matches, count, config)
+        losses |= named_by_layer(layer_losses, layer, num_layers)
     return losses
 
 
@@ -145,14 +148,7 @@ def matched_losses(
         count: see :func:`labkit.models.detr.criterion.mean_count`.
         config: weights and points.
     """
-    no_object = class_logits.shape[2] - 1
-    class_targets = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
-    for i, (of_image, (queries, segments)) in enumerate(zip(targets, matches, strict=True)):
-        class_targets[i, queries] = of_image.classes[segments]
-    weight = torch.ones(no_object + 1, device=class_logits.device)
-    weight[no_object] = config.no_object_weight
-    loss_ce = F.cross_entropy(class_logits.transpose(1, 2), class_targets, weight)
-
+    loss_ce = class_loss(class_logits, targets, matches, config.eos_coef)
     images = torch.cat([torch.full_like(q, i) for i, (q, _) in enumerate(matches)])  # (N,)
     masks = mask_logits[images, torch.cat([queries for queries, _ in matches])]  # (N, h, w)
     gt_masks = torch.cat(

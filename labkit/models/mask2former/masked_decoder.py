@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.models.layers import MLP, resize
 from labkit.models.mask2former.pixel_decoder import level_positions
 
 
@@ -60,28 +61,28 @@ class MaskedDecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(d_model)
 
     def forward(
-        self, x: Tensor, queries: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
+        self, tgt: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Refine the query features.
 
         Args:
-            x: ``(B, Q, D)``, the query features so far.
-            queries: ``(B, Q, D)``, the query embeddings.
+            tgt: ``(B, Q, D)``, the query features so far.
+            query_pos: ``(B, Q, D)``, the query embeddings.
             memory: ``(B, T, D)``, the cells of a level.
-            positions: ``(T, D)``, theirs.
+            pos: ``(T, D)``, their positions.
             mask: ``(B · M, Q, T)`` bool, True where a query must not look; None: everywhere it may.
 
         Returns:
             ``(B, Q, D)``.
         """
         attended, _ = self.cross_attn(
-            x + queries, memory + positions, memory, attn_mask=mask, need_weights=False
+            tgt + query_pos, memory + pos, memory, attn_mask=mask, need_weights=False
         )
-        x = self.norm1(x + attended)
-        qk = x + queries
-        attended, _ = self.self_attn(qk, qk, x, need_weights=False)
-        x = self.norm2(x + attended)
-        normalised: Tensor = self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+        tgt = self.norm1(tgt + attended)
+        qk = tgt + query_pos
+        attended, _ = self.self_attn(qk, qk, tgt, need_weights=False)
+        tgt = self.norm2(tgt + attended)
+        normalised: Tensor = self.norm3(tgt + self.linear2(F.relu(self.linear1(tgt))))
         return normalised
 
 
@@ -114,7 +115,7 @@ class MaskedDecoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         self.norm = nn.LayerNorm(d_model)
         self.class_embed = nn.Linear(d_model, num_classes + 1)
-        self.mask_embed = MaskMLP(d_model)
+        self.mask_embed = MLP(d_model, d_model)
 
     def forward(
         self, mask_features: Tensor, maps: Sequence[Tensor], every_layer: bool
@@ -140,16 +141,16 @@ class MaskedDecoder(nn.Module):
         ]
         # A dot product with resized features is the resized dot product: both are linear.
         resized = [resize(mask_features, size) for size in sizes if self.config.masked]
-        queries = self.query_embed.weight.expand(len(mask_features), -1, -1)  # (B, Q, D)
-        x = self.query_feat.weight.expand_as(queries)
-        outputs = [x]
+        query_pos = self.query_embed.weight.expand(len(mask_features), -1, -1)  # (B, Q, D)
+        tgt = self.query_feat.weight.expand_as(query_pos)
+        outputs = [tgt]
         for i, layer in enumerate(self.layers):
             level = i % num_levels
             mask = None
             if self.config.masked:
-                mask = self.attention_mask(x, resized[level])
-            x = layer(x, queries, memories[level], positions[level], mask)
-            outputs.append(x)
+                mask = self.attention_mask(tgt, resized[level])
+            tgt = layer(tgt, query_pos, memories[level], positions[level], mask)
+            outputs.append(tgt)
         normalised = self.norm(
             torch.stack(outputs if every_layer else outputs[-1:])
         )  # (L, B, Q, D)
@@ -158,38 +159,19 @@ class MaskedDecoder(nn.Module):
         return class_logits.float(), mask_logits.float()
 
     @torch.no_grad()
-    def attention_mask(self, x: Tensor, features: Tensor) -> Tensor:
+    def attention_mask(self, tgt: Tensor, features: Tensor) -> Tensor:
         """Where each query must not look: outside of the mask that it predicts now.
 
         A query whose mask is empty may look everywhere: attention to nothing is not defined.
 
         Args:
-            x: ``(B, Q, D)``.
+            tgt: ``(B, Q, D)``, the query features so far.
             features: ``(B, D, h, w)``, the mask features at the size of the next level.
 
         Returns:
             ``(B · M, Q, h · w)`` bool.
         """
-        logits = torch.einsum("bqd,bdt->bqt", self.mask_embed(self.norm(x)), features.flatten(2))
+        logits = torch.einsum("bqd,bdt->bqt", self.mask_embed(self.norm(tgt)), features.flatten(2))
         outside = logits.float().sigmoid() < 0.5
         outside &= ~outside.all(dim=-1, keepdim=True)
         return outside.repeat_interleave(self.config.num_heads, dim=0)
-
-
-class MaskMLP(nn.Module):
-    """Three linear layers from a query's D channels to its mask vector."""
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        vectors: Tensor = self.layers[-1](x)
-        return vectors
-
-
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps ``(B, channels, h, w)`` bilinearly."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)

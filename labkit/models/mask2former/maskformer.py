@@ -21,13 +21,12 @@ from torch.nn import functional as F
 
 from labkit.models.backbones.backbones import BackboneConfig
 from labkit.models.detr.transformer import Transformer
+from labkit.models.layers import MLP, xavier_conv
 from labkit.models.mask2former.criterion import (
     MASKFORMER_LOSS,
     MaskLossConfig,
     mask_classification_losses,
 )
-from labkit.models.mask2former.masked_decoder import MaskMLP
-from labkit.models.mask2former.pixel_decoder import xavier_conv
 from labkit.models.mask2former.postprocess import InferenceConfig, MaskOutput, mask_predictions
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
 from labkit.models.targets import batch_segments
@@ -100,7 +99,7 @@ class MaskFormer(nn.Module):
         )
         self.query_embed = nn.Embedding(config.num_queries, config.d_model)
         self.class_embed = nn.Linear(config.d_model, len(categories) + 1)
-        self.mask_embed = MaskMLP(config.d_model)
+        self.mask_embed = MLP(config.d_model, config.d_model)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
@@ -167,11 +166,11 @@ class MaskFormer(nn.Module):
         mask_features = self.pixel_decoder(maps)
         memory = self.input_proj(maps[0])
         no_padding = torch.zeros_like(memory[:, 0], dtype=torch.bool)
-        queries, _ = self.transformer(memory, no_padding, self.query_embed.weight)
+        x, _ = self.transformer(memory, no_padding, self.query_embed.weight)  # (L, B, Q, D)
         if not self.training:
-            queries = queries[-1:]  # (L, B, Q, D)
-        mask_logits = torch.einsum("lbqd,bdhw->lbqhw", self.mask_embed(queries), mask_features)
-        return self.class_embed(queries).float(), mask_logits.float()
+            x = x[-1:]
+        mask_logits = torch.einsum("lbqd,bdhw->lbqhw", self.mask_embed(x), mask_features)
+        return self.class_embed(x).float(), mask_logits.float()
 
 
 class FPNPixelDecoder(nn.Module):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.models.detr.transformer import sine_positions
+from labkit.models.layers import resize, xavier_conv
 from labkit.models.mask2former.deformable_attention import DeformableEncoderLayer
 
 
@@ -61,12 +61,12 @@ class PixelDecoder(nn.Module):
         super().__init__()
         self.config = config
         d_model, groups = config.d_model, config.groups
+        projections = [xavier_conv(channels[name], d_model, 1) for name in config.levels]
+        for conv in projections:
+            nn.init.xavier_uniform_(conv.weight)  # Deformable DETR's: also by the output channels
         self.input_proj = nn.ModuleList(
-            nn.Sequential(xavier_conv(channels[name], d_model, 1), nn.GroupNorm(groups, d_model))
-            for name in config.levels
+            nn.Sequential(conv, nn.GroupNorm(groups, d_model)) for conv in projections
         )
-        for projection in self.input_proj.children():
-            nn.init.xavier_uniform_(projection.get_submodule("0").weight)  # type: ignore[arg-type]
         self.level_embed = nn.Parameter(torch.randn(len(config.levels), d_model))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -103,8 +103,7 @@ class PixelDecoder(nn.Module):
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             maps = self.encode([features[name].float() for name in self.config.levels])
             lateral = self.lateral(features[self.config.finest].float())
-            size = lateral.shape[-2:]
-            upsampled = F.interpolate(maps[-1], size, mode="bilinear", align_corners=False)
+            upsampled = resize(maps[-1], lateral.shape[-2:])
             finest = self.upsample(self.output(lateral + upsampled))
             return self.mask_features(finest), maps
 
@@ -129,20 +128,11 @@ class PixelDecoder(nn.Module):
         reference = torch.cat([cell_centres(size, tokens) for size in sizes])  # (T, 2)
         for layer in self.layers:
             tokens = layer(tokens, positions, reference, sizes)
-        of_levels = tokens.split([h * w for h, w in sizes], dim=1)
+        levels = tokens.split([h * w for h, w in sizes], dim=1)
         return [
             level.transpose(1, 2).unflatten(2, size)
-            for level, size in zip(of_levels, sizes, strict=True)
+            for level, size in zip(levels, sizes, strict=True)
         ]
-
-
-def xavier_conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the map's size, initialised as Detectron2's ``c2_xavier_fill``."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-    nn.init.kaiming_uniform_(conv.weight, a=1)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
 
 
 def doubling(channels: int) -> nn.Module:

@@ -75,7 +75,9 @@ def crop_masks(
         shape = (0, resolution, resolution)
         return boxes.new_zeros(shape) if soft else masks.new_zeros(shape)
     rois = torch.cat([matched_idxs[:, None].to(boxes), boxes], dim=1)
-    sampled = roi_align(masks[:, None].to(boxes.dtype), rois, resolution, 1.0, 0, not soft)[:, 0]
+    sampled = roi_align(
+        masks[:, None].to(boxes.dtype), rois, resolution, sampling_ratio=0, aligned=not soft
+    )[:, 0]
     return sampled if soft else sampled >= 0.5
 
 

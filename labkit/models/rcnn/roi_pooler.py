@@ -70,9 +70,15 @@ def pool(
     parts, order = [], []
     for i, name in enumerate(config.levels):
         index = (level == i).nonzero()[:, 0]
-        scale = 1.0 / strides[name]
-        options = (resolution, scale, config.sampling_ratio, config.aligned)
-        parts.append(roi_align(features[name], rois[index], *options))
+        pooled = roi_align(
+            features[name],
+            rois[index],
+            resolution,
+            spatial_scale=1.0 / strides[name],
+            sampling_ratio=config.sampling_ratio,
+            aligned=config.aligned,
+        )
+        parts.append(pooled)
         order.append(index)
     back = torch.cat(order).argsort()
     return torch.cat(parts)[back]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet, group_norm
+from labkit.models.layers import resize
 from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
 from labkit.models.semantic.losses import label_maps, semantic_losses
 from labkit.structures import Categories, Prediction, Target
@@ -148,14 +148,9 @@ class DeepLab(nn.Module):
             x = self.aspp(x)  # (B, K, H/s, W/s)
         if self.skip is not None and self.decoder is not None:
             detail = self.skip(features["res2"])  # (B, skip, H/4, W/4)
-            x = torch.cat([_upsample(x, detail.shape[2:]), detail], dim=1)
+            x = torch.cat([resize(x, detail.shape[2:]), detail], dim=1)
             x = self.decoder(x)  # (B, K, H/4, W/4)
-        return _upsample(self.score(x).float(), batch.padded_size)  # (B, C, H, W)
-
-
-def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation ``(B, ., ., .)`` to ``(B, ., *size)``."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+        return resize(self.score(x).float(), batch.padded_size)  # (B, C, H, W)
 
 
 def _with_norm(conv: nn.Conv2d) -> nn.Sequential:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.models.backbones.tiny_resnet import TinyResNet
+from labkit.models.layers import resize
 from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
 from labkit.models.semantic.losses import label_maps, semantic_losses
 from labkit.structures import Categories, Prediction, Target
@@ -106,9 +106,5 @@ class FCN(nn.Module):
         scores = self.score(features["res5"])  # (B, C, H/32, W/32)
         for name, skip in self.skips.items():
             finer = skip(features[name])  # (B, C, H/16, W/16), then (B, C, H/8, W/8)
-            scores = _upsample(scores, finer.shape[2:]) + finer
-        return _upsample(scores.float(), batch.padded_size)  # (B, C, H, W)
-
-
-def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+            scores = resize(scores, finer.shape[2:]) + finer
+        return resize(scores.float(), batch.padded_size)  # (B, C, H, W)

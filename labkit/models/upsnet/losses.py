@@ -33,8 +33,8 @@ def crop_labels(gt_labels: Tensor, boxes: Sequence[Tensor], resolution: int) -> 
     """
     centres = (torch.arange(resolution, device=gt_labels.device) + 0.5) / resolution
     parts = []
-    for labels, of_image in zip(gt_labels, boxes, strict=True):
-        low, size = of_image[:, :2], of_image[:, 2:] - of_image[:, :2]
+    for labels, image_boxes in zip(gt_labels, boxes, strict=True):
+        low, size = image_boxes[:, :2], image_boxes[:, 2:] - image_boxes[:, :2]
         at = (low[:, :, None] + size[:, :, None] * centres).long()  # (n, 2, resolution) x before y
         x, y = at[:, 0].clamp(0, labels.shape[1] - 1), at[:, 1].clamp(0, labels.shape[0] - 1)
         parts.append(labels[y[:, :, None], x[:, None, :]])
