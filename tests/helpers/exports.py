@@ -51,8 +51,8 @@ def model_of(preset, full_size=False):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             for ending, factor in LARGER.items():
-                if name.endswith(ending):
-                    parameter *= factor
+                if name.endswith(ending):  # wide layers need less, or all scores are 1 alike
+                    parameter *= factor**0.5 if full_size else factor
             if name.endswith("class_embed.bias") and hasattr(model, "label_of"):
                 parameter[:-1][model.label_of >= 0] += 10  # the other ids are no classes
     if hasattr(model.config, "inference"):
