@@ -34,6 +34,7 @@ def test_sizes_keep_the_proportions_of_the_published_ones():
         1333,
         512,
     )
+    assert [bench.sizes_of(side).side for side in (64, 640, 700, 1000)] == [64, 416, 448, 640]
 
 
 def sleeper(calls, seconds, name="slow", result=1.0):
