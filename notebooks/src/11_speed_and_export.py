@@ -84,7 +84,7 @@ from labkit.system.distributed import default_device
 from labkit.system.paths import find_data
 from labkit.visualize import draw_box, panels, show_image
 
-num_val, num_checked, rounds = {"smoke": (6, 2, 2), "quick": (80, 12, 7), "full": (500, 50, 20)}[
+num_val, num_checked, rounds = {"smoke": (6, 2, 2), "quick": (60, 12, 5), "full": (500, 50, 20)}[
     profile
 ]
 _ = torch.manual_seed(seed)
@@ -656,7 +656,9 @@ if on_cpu and threads > 1:
     by_threads = {}
     for count in (1, threads):
         torch.set_num_threads(count)
-        by_threads[count] = speed(partial(trained, picture), 1, clock=time.perf_counter, rounds=3)
+        by_threads[count] = speed(
+            partial(trained, picture), 1, clock=time.perf_counter, warm_up=1, rounds=1
+        )
     use_threads(1)
     print(
         f"\n{threads} threads instead of one, by the wall clock: {by_threads[threads] / by_threads[1]:.2f} times as fast"
@@ -712,7 +714,7 @@ for name, call in calls.items():
     call(photo_sized)
     first = 1 / (time.process_time() - begin)
     measured[name] = images_per_second(
-        partial(call, photo_sized), 1, lambda: None, time.process_time, warm_up=1, rounds=3
+        partial(call, photo_sized), 1, lambda: None, time.process_time, warm_up=0, rounds=2
     )
     print(f"{name:32}{first:12.2f}{measured[name]:10.2f}")
 without, peer, resizing = measured.values()
@@ -980,7 +982,7 @@ else:
 # operator had no such attribute and was never aligned; version 16 is aligned unless told otherwise. So a converter that
 # does not write it can cost the half pixel of 11.1. labkit always writes it.
 #
-# **Is it the same network?** What runs between the graphs is short. This is the whole prediction:
+# **Is it the same network?** What runs between the graphs is short. This is the prediction, up to the merge:
 
 
 # %% tags=["idea"]
