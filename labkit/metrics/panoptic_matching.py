@@ -21,13 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco import compiled_maps
-from labkit.datasets.coco.panoptic_png import check_segments, run_starts
-from labkit.errors import LabkitError
+from labkit.datasets.coco.panoptic_png import run_starts
 
 VOID = 0
 IOU, TP, FP, FN = range(4)  # the columns of a table of counts
-AREA_SLACK = (2, 0.01)
-"""Tolerance of an area in a file: pixels, or a share of the pixels in the map."""
 
 
 class SegmentTable(NamedTuple):
@@ -46,11 +43,28 @@ class SegmentTable(NamedTuple):
     iscrowd: NDArray[np.bool_]
 
 
+class Overlaps(NamedTuple):
+    """The pixels that the values of two maps share, for each of K pairs of values.
+
+    Attributes:
+        gt_ids, pred_ids: ``(K,)`` int32 values of the maps; the pairs are in ascending order.
+        gt, pred: ``(K,)`` their segments as indices into the tables; the length of the table for
+            void, which is in none.
+        areas: ``(K,)`` int64, in pixels.
+    """
+
+    gt_ids: NDArray[np.int32]
+    pred_ids: NDArray[np.int32]
+    gt: NDArray[np.intp]
+    pred: NDArray[np.intp]
+    areas: NDArray[np.int64]
+
+
 class Matches(NamedTuple):
     """Matches of one image: TP, FP and FN as indices into the two segment tables.
 
     Attributes:
-        target, prediction: ``(M,)``, ground-truth and predicted segment of each match (TP).
+        gt, pred: ``(M,)``, ground-truth and predicted segment of each match (TP).
         iou: ``(M,)`` float64, above 0.5.
         missed: ``(S,)`` bool, ground-truth segments without a match (FN).
         wrong: ``(P,)`` bool, predicted segments without a match (FP). A segment that is neither
@@ -60,8 +74,8 @@ class Matches(NamedTuple):
         rejected_iou: ``(K,)`` float64, at most 0.5.
     """
 
-    target: NDArray[np.intp]
-    prediction: NDArray[np.intp]
+    gt: NDArray[np.intp]
+    pred: NDArray[np.intp]
     iou: NDArray[np.float64]
     missed: NDArray[np.bool_]
     wrong: NDArray[np.bool_]
@@ -69,107 +83,67 @@ class Matches(NamedTuple):
     rejected_iou: NDArray[np.float64]
 
 
-def match_segments(
-    target_map: NDArray[np.int32],
-    prediction_map: NDArray[np.int32],
-    target: SegmentTable,
-    prediction: SegmentTable,
-    where: tuple[str, str],
-    names: tuple[str, str],
-) -> Matches:
+def match_segments(overlaps: Overlaps, gt: SegmentTable, pred: SegmentTable) -> Matches:
     """Match the segments of one image.
 
     A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4. Notebook 06, section 6.2.
 
     Args:
-        target_map: ``(H, W)`` ground-truth ids.
-        prediction_map: ``(H, W)`` predicted ids.
-        target: ground-truth segments; id 0 is void and not among them.
-        prediction: predicted segments; id 0 may be one of them.
-        where: names of the ground-truth and the predicted map in messages.
-        names: names of map and list in messages, see :func:`check_segments`.
-
-    Raises:
-        LabkitError: the maps differ in size, a map and its list have different ids, or an area in
-            the file differs from the map.
+        overlaps: of the two maps, see
+            :func:`labkit.metrics.panoptic_checks.checked_overlaps`.
+        gt: S ground-truth segments; id 0 is void and not among them.
+        pred: P predicted segments; id 0 may be one of them.
     """
-    if target_map.shape != prediction_map.shape:
-        size, expected = prediction_map.shape, target_map.shape
-        raise LabkitError(
-            f"{where[1]}: is {size[0]} x {size[1]} pixels (height x width), its ground truth"
-            f" {where[0]} is {expected[0]} x {expected[1]}"
-        )
-    true, predicted, shared = shared_areas(target_map.ravel(), prediction_map.ravel())
-    # From here on, segments are indices in ascending order of ids, with void at index 0.
-    r, rows = _positions(true, target.ids, where[0], names)
-    c, columns = _positions(predicted, prediction.ids, where[1], names)
-    num_rows, num_columns = rows.max(initial=0) + 1, columns.max(initial=0) + 1
+    num_gt, num_pred = gt.ids.size, pred.ids.size
+    gt_areas = np.bincount(overlaps.gt, overlaps.areas, num_gt + 1)  # void last, here and below
+    if gt.areas is not None:
+        gt_areas[:num_gt] = gt.areas
+    pred_areas = np.bincount(overlaps.pred, overlaps.areas, num_pred + 1)
+    on_void, on_crowd = pixels_on_void(overlaps, gt, pred), pixels_on_crowd(overlaps, gt, pred)
 
-    row_label, column_label = np.full(num_rows, -1), np.full(num_columns, -2)
-    row_label[rows], column_label[columns] = target.labels, prediction.labels
-    crowd = _marked(rows[target.iscrowd], num_rows)
-    true_area = np.bincount(r, shared, num_rows)
-    predicted_area = np.bincount(c, shared, num_columns)
-    if target.areas is not None:
-        _check_areas(target.ids, target.areas, true_area[rows], where[0])
-        true_area[rows] = target.areas
+    comparable = same_category(overlaps, gt, pred) & ~np.append(gt.iscrowd, False)[overlaps.gt]
+    i, j = overlaps.gt[comparable], overlaps.pred[comparable]
+    intersection = overlaps.areas[comparable]
+    # Void counts neither for nor against a prediction.
+    union = pred_areas[j] + gt_areas[i] - intersection - on_void[j]
+    iou = intersection / union
+    matched = iou > 0.5  # at most one pair of a segment: segments of a map do not overlap
 
-    # An unmatched prediction is ignored if more than half of it lies on void or crowd. Of several
-    # crowd regions of a category in one image, only the last one in the list is used: panopticapi
-    # does so (a dictionary by category), and the published numbers were computed with it.
-    on_void = np.bincount(c[r == VOID], shared[r == VOID], num_columns)
-    crowd_of = dict(zip(target.labels[target.iscrowd], rows[target.iscrowd], strict=True))
-    used = _marked(list(crowd_of.values()), num_rows)
-    on_crowd = used[r] & (row_label[r] == column_label[c])
-    excused = on_void + np.bincount(c[on_crowd], shared[on_crowd], num_columns)
-
-    comparable = (row_label[r] == column_label[c]) & ~crowd[r]
-    r, c, shared = r[comparable], c[comparable], shared[comparable]
-    if (impossible := true_area[r] < shared).any():
-        t = int(target.ids[rows == r[impossible][0]][0])
-        raise LabkitError(f'{where[0]}: the "area" of segment {t} is less than its pixels')
-    # Unlabelled pixels (row 0) count neither for nor against a prediction.
-    iou = shared / (predicted_area[c] + true_area[r] - shared - on_void[c])
-    enough = iou > 0.5
-    number_of_row, number_of_column = np.zeros(num_rows, int), np.zeros(num_columns, int)
-    number_of_row[rows], number_of_column[columns] = map(np.arange, (rows.size, columns.size))
-    pairs = np.stack([number_of_row[r], number_of_column[c]], axis=1)
-    missed = ~_marked(r[enough], num_rows)[rows] & ~target.iscrowd
-    unmatched = ~_marked(c[enough], num_columns)[columns]
-    wrong = unmatched & (excused[columns] / predicted_area[columns] <= 0.5)
+    missed = ~_marked(i[matched], num_gt) & ~gt.iscrowd
+    # A prediction without a match is ignored if more than half of it lies on void or crowd.
+    excused = ((on_void + on_crowd) / np.maximum(pred_areas, 1) > 0.5)[:num_pred]
+    wrong = ~_marked(j[matched], num_pred) & ~excused
     return Matches(
-        target=pairs[enough, 0],
-        prediction=pairs[enough, 1],
-        iou=iou[enough],
+        gt=i[matched],
+        pred=j[matched],
+        iou=iou[matched],
         missed=missed,
         wrong=wrong,
-        rejected=pairs[~enough],
-        rejected_iou=iou[~enough],
+        rejected=np.stack([i[~matched], j[~matched]], axis=1),
+        rejected_iou=iou[~matched],
     )
 
 
 def count_matches(
-    matches: Matches, target: SegmentTable, prediction: SegmentTable, num_categories: int
+    matches: Matches, gt: SegmentTable, pred: SegmentTable, num_categories: int
 ) -> NDArray[np.float64]:
     """Count one image: ``(C, 4)`` per category: sum of IoU over the matches, TP, FP, FN."""
     counts = np.zeros((num_categories, 4))
-    np.add.at(counts[:, IOU], target.labels[matches.target], matches.iou)
-    np.add.at(counts[:, TP], target.labels[matches.target], 1)
-    np.add.at(counts[:, FN], target.labels[matches.missed], 1)
-    np.add.at(counts[:, FP], prediction.labels[matches.wrong], 1)
+    np.add.at(counts[:, IOU], gt.labels[matches.gt], matches.iou)
+    np.add.at(counts[:, TP], gt.labels[matches.gt], 1)
+    np.add.at(counts[:, FN], gt.labels[matches.missed], 1)
+    np.add.at(counts[:, FP], pred.labels[matches.wrong], 1)
     return counts
 
 
-def shared_areas(
-    true: NDArray[np.int32], predicted: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    """Pairs of ids that share pixels, ``(K,)`` and ``(K,)``, ascending, and their areas ``(K,)``.
-
-    Args:
-        true, predicted: ``(P,)`` ids of the same pixels.
-    """
-    pairs, areas = compiled_maps.shared_areas(true, predicted) or count_pairs(true, predicted)
-    return (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32), areas
+def find_overlaps(
+    gt_map: NDArray[np.int32], pred_map: NDArray[np.int32], gt: SegmentTable, pred: SegmentTable
+) -> Overlaps:
+    """The pixels that the values of two maps ``(H, W)`` share, and their segments."""
+    gt_map, pred_map = gt_map.ravel(), pred_map.ravel()
+    pairs, areas = compiled_maps.shared_areas(gt_map, pred_map) or count_pairs(gt_map, pred_map)
+    gt_ids, pred_ids = (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)
+    return Overlaps(gt_ids, pred_ids, _indices(gt_ids, gt.ids), _indices(pred_ids, pred.ids), areas)
 
 
 def count_pairs(
@@ -184,42 +158,42 @@ def count_pairs(
     return found, areas
 
 
-def _check_areas(
-    ids: NDArray[np.int32], stated: NDArray[np.float64], counted: NDArray[Any], where: str
-) -> None:
-    """Refuse areas that differ from the map, because IoU and PQ would be wrong.
+def same_category(overlaps: Overlaps, gt: SegmentTable, pred: SegmentTable) -> NDArray[np.bool_]:
+    """``(K,)`` whether both segments of each pair are of one category; void has none."""
+    gt_labels, pred_labels = np.append(gt.labels, -1), np.append(pred.labels, -2)
+    same: NDArray[np.bool_] = gt_labels[overlaps.gt] == pred_labels[overlaps.pred]
+    return same
 
-    Like panopticapi, the evaluation divides by the areas in the file; a difference of a pixel or
-    two is allowed.
+
+def pixels_on_void(overlaps: Overlaps, gt: SegmentTable, pred: SegmentTable) -> NDArray[Any]:
+    """``(P + 1,)`` pixels of each predicted segment that the ground truth leaves unlabelled."""
+    void = overlaps.gt == gt.ids.size
+    return np.bincount(overlaps.pred[void], overlaps.areas[void], pred.ids.size + 1)
+
+
+def pixels_on_crowd(overlaps: Overlaps, gt: SegmentTable, pred: SegmentTable) -> NDArray[Any]:
+    """``(P + 1,)`` pixels of each predicted segment on a crowd of its category.
+
+    Of several crowd regions of a category in one image, only the last one in the list is used:
+    panopticapi does so (a dictionary by category), and the published numbers were computed with it.
     """
-    wrong = np.abs(stated - counted) > np.maximum(AREA_SLACK[0], AREA_SLACK[1] * counted)
-    if wrong.any():
-        k = int(wrong.argmax())
-        raise LabkitError(
-            f'{where}: the "area" of segment {ids[k]} is {stated[k]:g}, in the PNG it has'
-            f" {int(counted[k])} pixels ({int(wrong.sum())} of {ids.size} areas of this image are"
-            " wrong); write the number of pixels"
-        )
+    crowds = np.flatnonzero(gt.iscrowd)
+    last_of_category = dict(zip(gt.labels[crowds].tolist(), crowds.tolist(), strict=True))
+    used = _marked(list(last_of_category.values()), gt.ids.size + 1)[overlaps.gt]
+    used &= same_category(overlaps, gt, pred)
+    return np.bincount(overlaps.pred[used], overlaps.areas[used], pred.ids.size + 1)
 
 
-def _positions(
-    values: NDArray[np.int32], ids: NDArray[np.int32], where: str, names: tuple[str, str]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of ``values`` and of ``ids`` in ascending order of ids, with void first.
-
-    Raises:
-        LabkitError: ``values`` and ``ids`` differ in more than void.
-    """
-    order = np.sort(np.append(ids[ids != VOID], np.int32(VOID)))
-    position = np.minimum(np.searchsorted(order, values), order.size - 1)
-    of_ids = np.searchsorted(order, ids)
-    occurs = np.bincount(position, minlength=order.size) > 0
-    if (order[position] != values).any() or not occurs[of_ids].all():
-        check_segments(ids.tolist(), np.unique(values).tolist(), where, names)
-    return position, of_ids
+def _indices(values: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.intp]:
+    """The index of each value among the ids; the number of ids for one that is not among them."""
+    if ids.size == 0:
+        return np.zeros(values.size, np.intp)
+    order = np.argsort(ids)
+    index = order[np.minimum(np.searchsorted(ids, values, sorter=order), ids.size - 1)]
+    return np.where(ids[index] == values, index, ids.size)
 
 
-def _marked(indices: NDArray[np.intp] | list[int], size: int) -> NDArray[np.bool_]:
+def _marked(indices: NDArray[Any] | list[int], size: int) -> NDArray[np.bool_]:
     """Array ``(size,)`` that is true at the indices."""
     marks = np.zeros(size, bool)
     marks[indices] = True

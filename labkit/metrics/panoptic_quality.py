@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from labkit.errors import LabkitError
+from labkit.metrics.panoptic_checks import checked_overlaps
 from labkit.metrics.panoptic_matching import (
     Matches,
     PanopticResult,
@@ -43,10 +44,9 @@ class PanopticQuality:
             LabkitError: the maps differ in size, a map's ids and segments differ, or a label is
                 not one of the categories.
         """
-        true = _table(target, "target", self.categories)
-        predicted = _table(prediction, "prediction", self.categories)
-        matches = _match(prediction, target, true, predicted)
-        self.counts += count_matches(matches, true, predicted, len(self.categories))
+        gt, pred = _tables(prediction, target, self.categories)
+        matches = _match(prediction, target, gt, pred)
+        self.counts += count_matches(matches, gt, pred, len(self.categories))
 
     def merge(self, other: PanopticQuality) -> None:
         """Add the counts of ``other``.
@@ -79,21 +79,26 @@ def match_panoptic(prediction: Panoptic, target: Panoptic, categories: Categorie
     Raises:
         LabkitError: as :meth:`PanopticQuality.update`.
     """
-    true = _table(target, "target", categories)
-    return _match(prediction, target, true, _table(prediction, "prediction", categories))
+    return _match(prediction, target, *_tables(prediction, target, categories))
 
 
-def _match(
-    prediction: Panoptic, target: Panoptic, true: SegmentTable, predicted: SegmentTable
-) -> Matches:
-    return match_segments(
+def _match(prediction: Panoptic, target: Panoptic, gt: SegmentTable, pred: SegmentTable) -> Matches:
+    overlaps = checked_overlaps(
         target.ids.detach().cpu().numpy(),
         prediction.ids.detach().cpu().numpy(),
-        true,
-        predicted,
+        gt,
+        pred,
         where=("target", "prediction"),
         names=("ids", "segments"),
     )
+    return match_segments(overlaps, gt, pred)
+
+
+def _tables(
+    prediction: Panoptic, target: Panoptic, categories: Categories
+) -> tuple[SegmentTable, SegmentTable]:
+    gt = _table(target, "target", categories)
+    return gt, _table(prediction, "prediction", categories)
 
 
 def _table(panoptic: Panoptic, where: str, categories: Categories) -> SegmentTable:

@@ -24,6 +24,7 @@ from labkit.datasets.coco.panoptic_png import read_json, read_png
 from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.json_fields import id_type_hint
 from labkit.errors import LabkitError
+from labkit.metrics.panoptic_checks import checked_overlaps
 from labkit.metrics.panoptic_matching import (
     PanopticResult,
     SegmentTable,
@@ -171,7 +172,7 @@ def _count_pairs(pairs: Sequence[ImagePair], num_categories: int) -> list[NDArra
 
 
 def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
-    matches = match_segments(
+    overlaps = checked_overlaps(
         read_png(pair.target_png, pair.size),
         read_png(pair.prediction_png),
         pair.target,
@@ -182,6 +183,7 @@ def _count_pair(pair: ImagePair, num_categories: int) -> NDArray[np.float64]:
         ),
         names=("the PNG", "the JSON's segments_info"),
     )
+    matches = match_segments(overlaps, pair.target, pair.prediction)
     return count_matches(matches, pair.target, pair.prediction, num_categories)
 
 

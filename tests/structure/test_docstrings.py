@@ -73,6 +73,7 @@ UNTAUGHT = {
     "ops.build_kernels",
     "ops.roi_arguments",
     "metrics.coco_annotations",
+    "metrics.panoptic_checks",
     "models.backbones.backbones",
     "models.layers",
     "models.preprocess",

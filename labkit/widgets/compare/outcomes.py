@@ -87,7 +87,7 @@ def segment_outcomes(
     matches = match_panoptic(shown, true, wanted)
     found_ids = [segment.id for segment in shown.segments]
     true_ids = [segment.id for segment in true.segments]
-    pairs = zip(matches.prediction, matches.target, matches.iou, strict=True)
+    pairs = zip(matches.pred, matches.gt, matches.iou, strict=True)
     return SegmentOutcomes(
         {found_ids[p]: (true_ids[t], float(iou)) for p, t, iou in pairs},
         frozenset(found_ids[p] for p in np.flatnonzero(matches.wrong)),

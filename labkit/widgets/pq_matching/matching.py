@@ -94,9 +94,7 @@ def matching(prediction: Panoptic, target: Panoptic, categories: Categories) -> 
             true[g] = SegmentContribution(true[g].kind, q, iou)
         if iou > predicted[q].iou:
             predicted[q] = SegmentContribution(predicted[q].kind, g, iou)
-    for t, p, iou in zip(
-        found.target.tolist(), found.prediction.tolist(), found.iou.tolist(), strict=True
-    ):
+    for t, p, iou in zip(found.gt.tolist(), found.pred.tolist(), found.iou.tolist(), strict=True):
         own = quality.per_class[target.segments[t].label]
         share = iou / (own.tp + own.fp / 2 + own.fn / 2) / quality.all.n
         true[true_ids[t]] = SegmentContribution("TP", predicted_ids[p], iou, share)

@@ -31,6 +31,7 @@ def library() -> Iterator[None]:
     """The library, for these tests alone."""
     if not any(map(shutil.which, HOST_COMPILERS)):
         pytest.skip("needs a C++ compiler; `labkit doctor` names the command that installs one")
+    compiled_maps.load.cache_clear()  # other tests may have loaded it and taken it away again
     compiled_maps.load()
     loaded, deflate = compiled_maps._library, compiled_maps.deflate
     assert loaded is not None
