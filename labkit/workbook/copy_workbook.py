@@ -14,7 +14,7 @@ from labkit.system.paths import writable
 from labkit.workbook.lab_start_page import write_lab_start_page
 from labkit.workbook.notebook_sources import generate, notebook_path, sources
 
-COPIED = ("notebooks", "assignments", "docs/glossary.md", "docs/teaching.md", "README.md")
+COPIED = ("notebooks", "assignments", "docs/glossary.md", "docs/teaching.md")
 LEFT_OUT = {"__pycache__", ".ipynb_checkpoints", "source.py"}
 """Files that are not copied; the source of an assignment contains the solution."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 
 from labkit.errors import LabkitError
@@ -77,7 +78,7 @@ def lesson_facts(root: Path) -> list[LessonFacts]:
         root: the workbook.
     """
     times = {row[1]: (int(row[2]), float(row[3])) for row in _rows(root)}
-    questions = dict(_QUESTION.findall(_text(root / "README.md")))
+    questions = dict(_QUESTION.findall(_readme(root)))
     found = []
     for source in sources(root):
         title = _TITLE.search(_first_text(source))
@@ -134,6 +135,11 @@ def _first_text(notebook: Path) -> str:
     except LabkitError:
         return ""
     return str(cells[0].source) if cells and cells[0].cell_type == "markdown" else ""
+
+
+def _readme(root: Path) -> str:
+    """The README of a checkout; elsewhere the installed package has it as its description."""
+    return _text(root / "README.md") or str(metadata("labkit").json.get("description", ""))
 
 
 def _text(page: Path) -> str:
