@@ -238,9 +238,9 @@ class DETR(nn.Module):
         output = self.decode(features, batch)
         if self.config.mask_channels is None:
             return output
-        queries = [one.idxs for one in self._select(output)]
-        mask_logits = self.masks(output, queries)
-        return replace(output, mask_logits=list(mask_logits.split([len(q) for q in queries])))
+        query_idxs = [queries.idxs for queries in self._select(output)]
+        mask_logits = self.masks(output, query_idxs).split([len(idxs) for idxs in query_idxs])
+        return replace(output, mask_logits=list(mask_logits))
 
     def decode(self, features: dict[str, Tensor], batch: Batch) -> DETROutput:
         """Projection, encoder, decoder, class and box heads; no masks."""
@@ -258,15 +258,15 @@ class DETR(nn.Module):
             padding,
         )
 
-    def masks(self, output: DETROutput, queries: Sequence[Tensor]) -> Tensor:
+    def masks(self, output: DETROutput, query_idxs: Sequence[Tensor]) -> Tensor:
         """Mask logits ``(N, ., .)`` at the finest map's size.
 
         Args:
             output: of :meth:`decode`.
-            queries: ``(n,)`` indices for each image.
+            query_idxs: ``(n,)`` int64 for each image.
         """
-        image = torch.cat([torch.full_like(idxs, i) for i, idxs in enumerate(queries)])
-        query_features = output.query_features[image, torch.cat(list(queries))]  # (N, D)
+        image = torch.cat([torch.full_like(idxs, i) for i, idxs in enumerate(query_idxs)])
+        query_features = output.query_features[image, torch.cat(list(query_idxs))]  # (N, D)
         attention = self.bbox_attention(query_features, output.memory, output.padding, image)
         masks: Tensor = self.mask_head(output.projected, attention, output.finer, image)
         return masks.float()

@@ -175,7 +175,8 @@ class PanopticFPN(nn.Module):
             batch: for its sizes.
             score_thresh: objects below it do not enter the merge; None: the configuration's.
         """
-        config, predictions = self.config, []
+        config = self.config
+        predictions = []
         for i, size in enumerate(batch.image_sizes):
             height, width = batch.input_sizes[i]
             detections = paste_detections(

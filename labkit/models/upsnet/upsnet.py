@@ -147,7 +147,8 @@ class UPSNet(nn.Module):
         self, features: dict[str, Tensor], batch: Batch, targets: Sequence[Target] | None
     ) -> dict[str, Tensor]:
         """Those of Mask R-CNN, ``loss_sem_seg``, ``loss_sem_seg_roi`` and ``loss_panoptic``."""
-        config, num_things = self.config, len(self.categories.things)
+        config = self.config
+        num_things = len(self.categories.things)
         targets = check_targets(targets, num_things)
         gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)  # (B, H, W)
         proposals, losses = self.rpn(features, batch, targets)
@@ -207,7 +208,8 @@ class UPSNet(nn.Module):
             score_thresh: objects at or below it do not enter the panoptic map; None: the
                 configuration's.
         """
-        config, predictions = self.config, []
+        config = self.config
+        predictions = []
         if score_thresh is None:
             score_thresh = config.panoptic.score_thresh
         for i, image_size in enumerate(batch.image_sizes):
