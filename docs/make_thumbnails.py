@@ -27,6 +27,7 @@ CUTS = {
     "08_detr_panoptic": ("# Figure: cross-attention", (0.256, 0.540, 0.746, 0.986)),
     "09_your_own_data": ("# Figure: contact sheets", (0.253, 0.072, 0.745, 0.825)),
     "10_mask_classification": ("# Figure: mask features", (0.005, 0.130, 0.394, 0.985)),
+    "11_speed_and_export": ("# Table and figure: PyTorch beside", (0.341, 0.082, 0.992, 0.838)),
 }
 """The cell of a lesson, and what to cut from its last picture: left, top, right, bottom."""
 

@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import labkit
 from labkit.errors import LabkitError
 from labkit.site.hosted import launch_buttons, repository_parts, standalone
@@ -45,6 +47,9 @@ UNNAMED, NAMED = "<summary><span", '<summary aria-label="More pages"><span'
 
 MARK = ".buildinfo"
 """A file of every site, by which an earlier one is recognised."""
+
+WITHOUT_LEGEND = (0, 24, 1320, 238)
+"""Of docs/shapes.png: left, top, right, bottom."""
 
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme")
 
@@ -253,7 +258,10 @@ def _write_documents(links: SiteLinks) -> None:
 def _write_start(
     lessons: list[LessonFacts], assignments: list[AssignmentFacts], links: SiteLinks, extra: Path
 ) -> None:
-    shapes = _add_picture(links.root / "docs" / "shapes.png", extra)
+    shapes = f"{PICTURES}/shapes.png"
+    with Image.open(links.root / "docs" / "shapes.png") as drawn:
+        (extra / PICTURES).mkdir(parents=True, exist_ok=True)
+        drawn.crop(WITHOUT_LEGEND).save(extra / shapes)
     pictures = {}
     for lesson in lessons:
         if lesson.thumbnail is not None:
