@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_profile_takes_inner_parts_out_of_outer_ones() -> None:
     parts = profile(lambda: mask_head.paste_masks(masks, boxes, (32, 32)))
     assert set(parts) == {"mask pasting", "the rest"}
     assert parts["mask pasting"] > 0
+
+
+def test_profile_by_the_clock_of_the_process_does_not_count_waiting() -> None:
+    by_clock = {
+        clock: sum(profile(lambda: time.sleep(0.2), clock).values())
+        for clock in (time.perf_counter, time.process_time)
+    }
+    assert by_clock[time.perf_counter] > 190
+    assert by_clock[time.process_time] < 100
 
 
 def test_command_without_detectron2(
