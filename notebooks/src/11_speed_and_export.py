@@ -315,7 +315,7 @@ for name, detections in TABLE.items():
 # Of the three, RoIAlign without the half pixel costs by far the most. The other two cannot be sorted: both are zero within
 # the noise of so few images.
 #
-# - **Red and blue** hardly matter for things of random colour. For stuff they do (7.6).
+# - **Red and blue** cost little for things of random colour. For stuff they cost more (7.6).
 # - **The +1 in the decoding costs almost nothing.** With offsets 0 both formulas return the box unchanged, and the
 #   offsets of a trained network are small. The +1 matters where boxes are *handed over*: who reads far edges as last
 #   pixels gets boxes a pixel too large in both directions, and loses box AP ("4 edges read as pixels").
@@ -329,7 +329,7 @@ for name, detections in TABLE.items():
 # One picture, as trained and with two of the conventions:
 
 # %% tags=["hide-input"]
-# Figure: detections of one picture with four sets of conventions
+# Figure: detections of one picture with three sets of conventions
 EXAMPLE = max(range(num_val), key=lambda k: float(expected[k].scores.clamp(max=0.9).sum()))
 image, target = items[EXAMPLE]
 shown = []
@@ -415,8 +415,8 @@ for name, preprocessing in (
 
 # %% [markdown]
 # **Number 3 and number 8** count in training. (Number 3 has a second half, the *ranking*: float32 rounds the probabilities
-# of large logits to the same number, so the order of the best candidates may be another one. The table above has its
-# price, "3 ranked by probability".) Weights trained with either choice run with the other, but the training is another
+# of large logits to the same number, so the order of the best candidates may be another one. Here that changes nothing: row
+# "3 ranked by probability" of the table.) Weights trained with either choice run with the other, but the training is another
 # one.
 #
 # *Top-k.* The RPN passes on the best $k$ proposals of each image. Detectron took the best $k$ of all images of the batch
@@ -837,8 +837,8 @@ for name in profiles:
         labkit.record(f"boxes_take_more_{name}", heads > shares[name, "backbone, FPN"])
 
 # %% [markdown]
-# In the tiny network the parts that run on every box take more than the backbone; in the ResNet-50, at the size of a
-# photograph, the backbone takes more. (On one CPU thread; on a GPU the shares are others.) What stands behind the
+# In the tiny network, with a picture full of objects, the parts that run on every box take more than the backbone; in the
+# ResNet-50, at the size of a photograph, the backbone takes more. (On one CPU thread; on a GPU the shares are others.) What stands behind the
 # backbone depends on the number of proposals and of objects, so on the *picture*. That is why the throughput of a
 # detector also changes during training: at first few proposals match an object, and the mask head has little to do.
 # Three knobs follow: fewer proposals (`post_nms_top_n`), fewer detections (`detections_per_img`), a
