@@ -224,9 +224,9 @@ def throughput(
 ) -> None:
     """Images a second of inference and training, beside Detectron2, torchvision and transformers.
 
-    The libraries have the same weights and images. Libraries that are not installed
-    are left out. In inference labkit folds its frozen batch norms and uses channels-last
-    maps, as its predictor does; the others run as they are.
+    The libraries have the same weights and images. Libraries that are not
+    installed are left out. In inference labkit folds its frozen batch norms and
+    uses channels-last maps, as its predictor does; the others run as they are.
     """
     import torch
     import torchvision
