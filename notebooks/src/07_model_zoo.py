@@ -696,8 +696,9 @@ for setting in settings:
 # a small one. C4 misses it and predicts a false square over both large ones. DC5 misses it too and detects the
 # square at the lower left twice. One object is missed, one detection is false, and the count is right. DETR and
 # Mask2Former (notebooks 8 and 10) have no NMS that would remove duplicates: DETR counts 8 and predicts the triangle
-# three times. Mask2Former, which has no boxes, counts 5, with the same mistakes as DC5. Its panoptic map has no
-# duplicates (7.9): a pixel belongs to one segment, and a segment that loses too many pixels is dropped.
+# three times. Mask2Former, which has no boxes, counts 5, with mistakes like those of DC5: it misses the small
+# square and detects the large one at the right twice. Its panoptic map has no duplicates (7.9): a pixel belongs to
+# one segment, and a segment that loses too many pixels is dropped.
 #
 # Three things to know about such numbers:
 #
@@ -839,10 +840,10 @@ for setting in settings:
             labkit.record(f"share_objects_right_{name}", matched / len(pairs))
 
 # %% [markdown]
-# The count makes every network look better, most of all the weak ones. With DC5, DETR and Mask2Former about half of
-# the right counts are of wrong objects, with C4 a third, with the FPN of equal budget one in ten. Only the objects
-# separate the three backbones of equal budget clearly: FPN is right in 55 % of the images, C4 in 24 %, DC5 in 18 %.
-# An equal count in *one* image says next to nothing about the networks.
+# The count makes every network look better, most of all the weak ones. With DC5 and DETR about half of the right
+# counts are of wrong objects, with C4 a third, with Mask2Former a quarter, with the FPN of equal budget one in ten.
+# Only the objects separate the three backbones of equal budget clearly: FPN is right in 55 % of the images, C4 in
+# 24 %, DC5 in 18 %. An equal count in *one* image says next to nothing about the networks.
 #
 # ## 7.5 Which networks agree
 #
