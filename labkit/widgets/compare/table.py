@@ -51,7 +51,7 @@ def as_html(picture: SourceImage, views: Sequence[View]) -> str:
         rows += "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
     said = "".join(f"<p>{html.escape(text)}</p>" for text in remarks(picture, views))
     table = f'<table class="labkit-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>'
-    scrolled = f'<div class="labkit-table-place">{table}</table></div>'
+    scrolled = f'<div class="labkit-table-place" tabindex="0">{table}</table></div>'
     return f"{_STYLE}{scrolled}<div class='labkit-remarks'>{said}</div>"
 
 
