@@ -305,11 +305,12 @@ def test_keyboard_alone(where: str, open_live: Any) -> None:
     live.wait_for_answer(seen)
     _, segments = live.result()
     assert all("score" not in segment for segment in segments)  # no object has a score of 1
-    status = page.locator("[role=status]")
-    page.wait_for_function(
-        "() => !/circle|square|triangle/.test(document.querySelector('[role=status]').textContent)"
+    page.wait_for_function(  # announced a moment after the answer
+        """() => {
+            const text = document.querySelector("[role=status]").textContent;
+            return text.startsWith("Panoptic FPN: ") && !/circle|square|triangle/.test(text);
+        }"""
     )
-    assert status.inner_text().startswith("Panoptic FPN: ")
 
 
 def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None:
@@ -337,8 +338,11 @@ def test_a_threshold_changes_the_map_and_not_the_network(open_live: Any) -> None
 
 def test_drawing_with_the_mouse(open_live: Any) -> None:
     live = open_live("live")
+    page = live.page
+    page.reload()  # the brush may have another size by now
+    live.wait_for_answer(0)
     live.answer(pictures()[0])
-    page, before = live.page, live.shown()
+    before = live.shown()
     page.get_by_label("sand", exact=True).check()
     box = page.locator(".labkit-live-board canvas").bounding_box()
     seen = live.answers
@@ -347,10 +351,10 @@ def test_drawing_with_the_mouse(open_live: Any) -> None:
     page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
     page.mouse.up()
     live.wait_for_answer(seen)
+    page.evaluate("() => document.querySelector('labkit-live').answered")
     changed = (live.shown() != before).any(axis=2)
     assert changed[60:68, 40:88].mean() > 0.9
     assert not changed[:40].any()
-    page.evaluate("() => document.querySelector('labkit-live').answered")
     _, segments = live.result()
     assert 6 in [segment["label"] for segment in segments]  # sand
     page.get_by_role("button", name="undo").click()

@@ -314,7 +314,7 @@ def test_notebook_07_without_the_server_says_so_once(published, article, monkeyp
         published.entries[other] = unreachable(published.entries[name])
     published.server.files.clear()
     notebook = Notebook(monkeypatch, profile="smoke", fetch=True)
-    said = notebook.run(until="class Scene")
+    said = notebook.run(until="class Setting")
     assert said.count("NOT DOWNLOADED") == 2  # once for seven networks, and for the photograph
     assert "NO PUBLISHED NETWORK IS HERE" in said
     assert notebook.records["ran_on"] == "small networks"

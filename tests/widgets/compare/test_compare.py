@@ -174,7 +174,7 @@ def test_masks_are_read_out_again(score: float) -> None:
 
 def test_fewer_segments_pass_a_higher_threshold() -> None:
     answer = Memory().ask(MASKS, source_image(("crowded", 2)))
-    counts = [len(answer.at(score).segments) for score in (0.2, 0.6, 0.99)]
+    counts = [len(answer.at(score).segments) for score in (0.2, 0.6, 0.999)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
 
