@@ -1,14 +1,7 @@
-// Drawings of the explorers in a page without a kernel: HTML and SVG elements, frames, controls.
+// Drawings of the explorers in a page without a kernel: SVG elements, frames, controls.
+// make_element.js stands before this file.
 
 const SVG = "http://www.w3.org/2000/svg";
-
-function make(tag, className, parent, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  parent.append(element);
-  return element;
-}
 
 // An SVG element with attributes.
 function draw(tag, attributes, parent, text = "") {

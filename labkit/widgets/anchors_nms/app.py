@@ -135,7 +135,8 @@ class AnchorsNMS(App):
                 "box": shown.box,
             },
         }
-        return offline_piece(state, ["offline_svg.js", "anchors_nms/offline.js"], ["offline.css"])
+        scripts = ["make_element.js", "offline_svg.js", "anchors_nms/offline.js"]
+        return offline_piece(state, scripts, ["offline.css"])
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
         if not self._following:

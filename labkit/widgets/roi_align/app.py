@@ -101,7 +101,8 @@ class RoIAlignExplorer(App):
             "picture": image,
             "shown": asdict(self._state),
         }
-        return offline_piece(state, ["offline_svg.js", "roi_align/offline.js"], ["offline.css"])
+        scripts = ["make_element.js", "offline_svg.js", "roi_align/offline.js"]
+        return offline_piece(state, scripts, ["offline.css"])
 
     def _choose(self, name: str, change: dict[str, Any]) -> None:
         if not self._following:

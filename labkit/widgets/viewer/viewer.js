@@ -1,16 +1,8 @@
 // The segment viewer: controls, panels, pointer, keyboard. `image` and the maps of the panels are
-// made by viewer_pixels.js, which stands before this file.
+// made by viewer_pixels.js, which stands before this file, as make_element.js does.
 
 const STEP = 10; // pixels that an arrow key goes with Shift
 const NARROW = 200, WIDE = 400, GAP = 14; // of a panel and between panels, in pixels of the page
-
-function make(tag, className, parent, text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text) element.textContent = text;
-  parent.append(element);
-  return element;
-}
 
 function render({ model, el }) {
   const root = make("div", "labkit-viewer", el);

@@ -24,7 +24,7 @@ from labkit.widgets.offline_page import MODEL, offline_page, offline_piece
 from labkit.widgets.viewer.image_encoding import encode_image, encode_layer, in_words
 from labkit.widgets.viewer.segment_layers import Layer, draw_layer, draw_layers, enlargement
 
-SCRIPTS = ("viewer/viewer_pixels.js", "viewer/viewer.js")
+SCRIPTS = ("make_element.js", "viewer/viewer_pixels.js", "viewer/viewer.js")
 STYLES = ("offline.css", "viewer/viewer.css")
 """Files of the viewer in a page without a kernel."""
 
