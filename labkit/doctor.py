@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -178,7 +177,7 @@ def _sandbox() -> PartStatus:
 
 def _package(name: str) -> PartStatus:
     purpose, fix = optional_packages.PACKAGES[name].purpose, f"labkit install {name}"
-    if importlib.util.find_spec(name) is None:
+    if not optional_packages.is_installed(name):
         return PartStatus(name, False, "not installed", purpose, fix)
     try:
         found = version(name)

@@ -66,13 +66,23 @@ PACKAGES = {
 REBUILD = ("--no-deps", "--force-reinstall", "--no-cache-dir")
 
 
+def is_installed(name: str) -> bool:
+    """Return whether Python finds a package; a mere folder of that name, such as a clone, is none.
+
+    Args:
+        name: a key of `PACKAGES`.
+    """
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
 def problem(name: str) -> str | None:
     """Return why a package cannot be used and the command that helps, or None.
 
     Args:
         name: a key of `PACKAGES`.
     """
-    if importlib.util.find_spec(name) is None:
+    if not is_installed(name):
         return f"{name} is not installed; run: labkit install {name}"
     reason = import_failure(name)
     if reason is None:

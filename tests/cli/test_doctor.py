@@ -213,6 +213,14 @@ def test_a_package_that_is_not_there(packages: Path, monkeypatch: pytest.MonkeyP
         assert checked(name).found == "not installed"
 
 
+def test_a_clone_is_no_package(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(packages)])
+    for name in optional.PACKAGES:
+        (packages / name / "docs").mkdir(parents=True)
+        assert importlib.util.find_spec(name) is not None
+        assert optional.problem(name) == f"{name} is not installed; run: labkit install {name}"
+
+
 def test_all_that_is_used_is_checked() -> None:
     """What labkit, the notebooks, the assignments and the tests import of the two packages."""
     root = CHECKOUT

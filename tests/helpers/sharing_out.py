@@ -1,7 +1,8 @@
 """Which worker runs which tests: a file stays whole, and the longest are begun first.
 
 A file stays whole because its tests share fixtures that would otherwise be made by every worker.
-A few files have long tests that share nothing: those are dealt out one by one.
+A few files have long tests that share nothing: those are dealt out one by one. The files of the
+browser share a JupyterLab and a Chromium, and stay together.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ ONE_BY_ONE = (
     "tests/assignments/test_assignments.py",
     "tests/notebooks/test_workbook.py",
 )
+
+TOGETHER = "tests/browser/"
 
 # Beginnings of test ids, the longest first. What a worker begins last, the others wait for.
 LONGEST = (
@@ -38,10 +41,12 @@ LONGEST = (
 
 
 class Files(LoadScopeScheduling):
-    """xdist's own scheduling by scope, with files for scopes but for those of ``ONE_BY_ONE``."""
+    """xdist's own scheduling by scope, with files for scopes but for the exceptions above."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
+        if file.startswith(TOGETHER):
+            return TOGETHER
         return nodeid if file in ONE_BY_ONE else file
 
 

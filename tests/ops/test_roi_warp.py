@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,6 +23,8 @@ def point(cells: Tensor, y: float, x: float) -> Tensor:
     """Bilinear value at a point measured from the centre of cell (0, 0); the border is extended."""
     height, width = cells.shape
     total = 0 * cells.sum()  # zero, and part of the graph
+    # On the end of the extended border, rounding decides between its value and nothing.
+    assume(all(abs(v - end) > 1e-9 for v, n in ((y, height), (x, width)) for end in (-1, n)))
     if not (-1 <= y <= height and -1 <= x <= width):
         return total
     y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)

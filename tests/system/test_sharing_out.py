@@ -35,8 +35,20 @@ def test_the_longest_first_and_the_rest_as_it_was() -> None:
     assert [item.nodeid for item in items] == [*reversed(names[2:]), *names[:2]]
 
 
+@pytest.mark.parametrize(
+    ("test", "scope"),
+    [
+        ("tests/a.py::b", "tests/a.py"),
+        ("tests/browser/c.py::c", "tests/browser/"),
+        ("tests/notebooks/test_workbook.py::d[1]", "tests/notebooks/test_workbook.py::d[1]"),
+    ],
+)
+def test_what_one_worker_runs(test: str, scope: str) -> None:
+    assert sharing_out.Files._split_scope(None, test) == scope  # type: ignore[arg-type]
+
+
 def test_what_is_named_is_there() -> None:
-    for name in (*sharing_out.ONE_BY_ONE, *sharing_out.LONGEST):
+    for name in (*sharing_out.ONE_BY_ONE, sharing_out.TOGETHER, *sharing_out.LONGEST):
         path, _, test = name.partition("::")
         test, _, first = test.partition("[")
         assert (CHECKOUT / path).exists(), path
