@@ -119,6 +119,8 @@ panels(rows, categories, columns=3)
 # (`labkit.models.backbones.tiny_resnet.TinyResNet`). It has four stages, `res2` to `res5` (torchvision: `layer1` to
 # `layer4`), with strides 4, 8, 16 and 32: neighbouring cells of `res5` are 32 pixels apart. The classifier averages
 # the $K$ channels of `res5` over the map into one vector, and a linear layer computes one logit for each class.
+# As in torchvision's detectors, a model of this course returns its losses in training mode and its predictions
+# otherwise.
 
 
 # %% tags=["idea"]
@@ -285,13 +287,18 @@ labkit.record("own_fcn_vs_labkit", difference)
 # each direction, without more computation. Without the strides the map stays fine, but each filter covers a small
 # neighbourhood.
 #
-# A **dilated** (or *atrous*, "with holes") convolution places its weights $r$ cells apart. In one dimension, with
-# input $x$, weights $w$ and output $y$:
+# A **dilated** (or *atrous*, "with holes") convolution places its weights $r$ cells apart. This enlarges the
+# receptive field without more weights and without a coarser map. $r$ is the *dilation* or *rate*; $r = 1$ is the
+# ordinary convolution. Three weights $w$ and the cells of $x$ that they read for $y[i]$:
 #
-# $$y[i] = \sum_{m} x[i + r \cdot m]\; w[m],$$
+# ```
+# cells      i-4  i-3  i-2  i-1   i   i+1  i+2  i+3  i+4
+# r = 1                      w    w    w
+# r = 2                 w         w         w
+# r = 4       w                   w                   w
+# ```
 #
-# which enlarges the receptive field without more weights and without a coarser map. $r$ is the
-# *dilation* or *rate*; $r = 1$ is the ordinary convolution.
+# $$y[i] = \sum_{m} x[i + r \cdot m]\; w[m]$$
 #
 # > **Exercise 1.1.** Write this definition. $m$ counts from the centre of the weights: three weights have $m = -1,
 # > 0, 1$. Outside the signal $x$ is 0. The result is as long as $x$. An example: for $x = (1, 2, 3, 4, 5)$, $w =
@@ -332,7 +339,7 @@ with check("rate 2, near the ends: zeros outside the signal"):
     equal(dilated_conv1d([1, 2, 3, 4, 5], [1, 10, 100], 2), [310, 420, 531, 42, 53])
 with check("rate 1: the ordinary convolution"):
     equal(dilated_conv1d([1, 2, 3, 4, 5], [1, 10, 100], 1), [210, 321, 432, 543, 54])
-with check("five weights: k from -2 to 2"):
+with check("five weights: m from -2 to 2"):
     equal(dilated_conv1d([1, 2, 3], [7, 1, 10, 100, 9], 1), [237, 321, 39])
 check.report()
 
@@ -355,9 +362,9 @@ labkit.record("own_dilated_conv_vs_torch", worst)
 # **Dilation replaces a stride exactly.** Change a stride of 2 to 1 and double the dilation of every
 # convolution behind it. Each filter then reads the same cells as before, and the map also has values
 # at the positions in between. The result is named by its **output stride**, the stride of the last
-# map: 32 for the ordinary backbone, 8 if the last two strides are replaced. Without GroupNorm, whose mean over the
-# map changes, the dilated network repeats the strided one at every fourth cell in each direction, with the same
-# weights:
+# map: 32 for the ordinary backbone, 8 if the last two strides are replaced. With the same weights, the dilated
+# network repeats the strided one at every fourth cell in each direction. (Exactly so without GroupNorm, the
+# normalisation of our backbone: its mean over the map includes the new positions.)
 
 
 # %% tags=["idea"]
@@ -587,7 +594,8 @@ def near_border(semantic, width=2):
 # %% [markdown]
 # ## 1.5 The experiment: one change at a time
 #
-# Five networks on the same backbone. Each row differs from the one it is compared with in one part:
+# What does each part bring, and what does it cost? Five networks on the same backbone; each row differs in one part
+# from the one it is compared with:
 #
 # | network | compared with | difference |
 # | --- | --- | --- |
@@ -699,6 +707,9 @@ for index in range(2):
 #   trains longer.
 # - **The decoder** gains more near borders than overall, which is its purpose. The authors of
 #   DeepLabv3+ found the same on photographs (their section 4.4).
+#
+# In the images the outlines become finer from FCN-32s to the decoder. The classes of the objects are often still
+# wrong.
 #
 # Each network was trained once. A difference of two or three points, such as the decoder's in mIoU,
 # can be chance; run the lesson with another `seed` to see how much the numbers change.
@@ -821,7 +832,7 @@ figure, axes = plt.subplots(2, 4, figsize=(10, 5 * ratio + 0.7), layout="constra
 for row, (name, backbone) in zip(axes, LITE.items(), strict=True):
     maps = stages(backbone, photograph)
     show_image(row[0], photograph)
-    row[0].set_title(name, fontsize=10)
+    row[0].set_title(f"{name.removesuffix(' weights')} weights", fontsize=10)
     for axis, stage in zip(row[1:], SHOWN, strict=True):
         axis.imshow(feature_colors(maps[stage])[0], aspect="auto")
         axis.set(xticks=[], yticks=[])

@@ -245,11 +245,64 @@ plt.show()
 #
 # ## 2.2 Three operators by hand
 #
-# The feature map has five by five cells and one channel. In cell coordinates, cell $(r, c)$ covers
-# $[c, c+1] \times [r, r+1]$ and its centre is at $(c + \frac12, r + \frac12)$. The box is $x$ from 0.75 to 2.75 and
-# $y$ from 1.25 to 3.25, to be pooled into $2 \times 2$ bins:
-#
-# $$F = \left(\begin{matrix} 1&3&2&0&4\\ 5&9&6&2&1\\ 2&7&8&4&0\\ 0&4&5&3&2\\ 3&1&0&6&8 \end{matrix}\right)$$
+# What does each operator read for one box, and what does it return? The feature map $F$ has five by five cells and one
+# channel. In cell coordinates, cell $(r, c)$ covers $[c, c+1] \times [r, r+1]$ and its centre is at
+# $(c + \frac12, r + \frac12)$. The box (dashed) is $x$ from 0.75 to 2.75 and $y$ from 1.25 to 3.25, to be pooled
+# into $2 \times 2$ bins. Coloured: what each operator pools, RoIWarp and RoIAlign with one sample per bin (dots);
+# below, its output.
+
+# %% tags=["hide-input"]
+# Figure: the three operators on the map, and their outputs
+BY_HAND = {
+    "RoIPool": [[9, 8], [8, 8]],
+    "RoIWarp": [[8, 3.5], [5, 3.875]],
+    "RoIAlign": [[7.4375, 7], [5.0625, 7]],
+}
+
+
+def show_cells(axis, F):
+    height, width = F.shape
+    axis.imshow(F, cmap="Greys", alpha=0.35, extent=(0, width, height, 0), vmin=-2, vmax=12)
+    for r in range(height):
+        for c in range(width):
+            text = f"{F[r, c]:.4g}"
+            axis.text(c + 0.5, r + 0.5, text, ha="center", va="center", fontsize=11, color="0.35")
+    axis.set(xticks=range(width + 1), yticks=range(height + 1))
+    axis.tick_params(labelsize=8, length=2)
+    axis.grid(color="0.75", linewidth=0.6)
+
+
+figure, axes = plt.subplots(
+    2, 3, figsize=(9.6, 5), layout="constrained", height_ratios=[5, 2.2], sharey="row"
+)
+for (name, values), axis, below in zip(BY_HAND.items(), *axes, strict=True):
+    color = COLORS[name]
+    show_cells(axis, cells)
+    if name == "RoIPool":
+        for x, y in [(1, 1), (2, 1), (1, 2), (2, 2)]:  # overlapping bins: darker where they do
+            shade = {"fill": True, "facecolor": (*color, 0.13)}
+            inner = (x + 0.06, y + 0.06, x + 1.94, y + 1.94)
+            draw_box(axis, inner, color, linestyle=":", linewidth=1, **shade)
+        draw_box(axis, (1, 1, 4, 4), color, linewidth=2.2)
+    else:
+        x1, y1, x2, y2 = (1, 1, 4, 4) if name == "RoIWarp" else example_region
+        draw_box(axis, (x1, y1, x2, y2), color, linewidth=2.2)
+        axis.plot([(x1 + x2) / 2] * 2, [y1, y2], color=color, linewidth=1.2)
+        axis.plot([x1, x2], [(y1 + y2) / 2] * 2, color=color, linewidth=1.2)
+        xs, ys = [(3 * x1 + x2) / 4, (x1 + 3 * x2) / 4], [(3 * y1 + y2) / 4, (y1 + 3 * y2) / 4]
+        axis.plot(np.repeat(xs, 2), ys * 2, "o", color=color, markersize=6, markeredgecolor="white")
+    if name != "RoIAlign":
+        draw_box(axis, example_region, "0.2", linestyle="--", linewidth=1.3)
+    axis.set_title(name, fontsize=11, color=color, fontweight="bold")
+    below.imshow(np.array(values), cmap="Greys", alpha=0.35, vmin=-2, vmax=12)
+    for i in range(2):
+        for j in range(2):
+            below.text(j, i, f"{values[i][j]:g}", ha="center", va="center", fontsize=11)
+    below.set(xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# Now the same numbers on paper.
 #
 # **RoIPool** (Girshick, 2015). The corners are rounded: cells 1 to 3 in both directions. Three cells do
 # not divide into two bins; each bin's edges are rounded outwards, so the bins are cells 1–2 and 2–3 and
@@ -327,9 +380,10 @@ def my_roi_align(feature_map, box, bins, s=1):
 # %% [markdown]
 # RoIPool rounds twice, the box and then the edges of the bins, and takes the maximum of whole cells.
 #
-# > **Exercise 2.2.** Write it. With $h$ rows of cells in the region and $n$ bins, bin $i$ reaches from row
-# > $\lfloor i h / n \rfloor$ to row $\lceil (i + 1) h / n \rceil$ (not included), counted from the region's first row;
-# > likewise in $x$. Cells outside the map do not exist, and a bin without cells is 0.
+# > **Exercise 2.2.** Write it. Round the box as in exercise 2.1 (`round_half_up`, the last cell included), here in
+# > cells. With $h$ rows of cells in the rounded box and $n$ bins, bin $i$ reaches from row $\lfloor i h / n \rfloor$
+# > to row $\lceil (i + 1) h / n \rceil$ (not included), counted from its first row; likewise in $x$. Cells outside
+# > the map do not exist, and a bin without cells is 0.
 
 
 # %% exercise="my_roi_pool"
@@ -338,7 +392,7 @@ def my_roi_pool(feature_map, box, bins):
     """RoIPool of one region.
 
     Args:
-        F: (H, W) map.
+        feature_map: (H, W) map.
         box: x1, y1, x2, y2 in cells.
         bins: in each direction.
 
@@ -375,11 +429,6 @@ check.report()
 
 # %% tags=["hide-input"]
 # Check: the twelve values by hand
-BY_HAND = {
-    "RoIPool": [[9, 8], [8, 8]],
-    "RoIWarp": [[8, 3.5], [5, 3.875]],
-    "RoIAlign": [[7.4375, 7], [5.0625, 7]],
-}
 OWN = {"RoIPool": my_roi_pool, "RoIWarp": my_roi_warp, "RoIAlign": my_roi_align}
 wrong = sum(
     OWN[name](cells, example_region, 2).tolist()[i][j] != values[i][j]
@@ -391,52 +440,9 @@ labkit.record("values_by_hand_that_are_wrong", wrong)
 print(f"values that differ from those by hand: {wrong} of 12")
 
 
-# %% tags=["hide-input"]
-# Figure: the three operators on the map, and their outputs
-def show_cells(axis, F, box=None):
-    height, width = F.shape
-    axis.imshow(F, cmap="Greys", alpha=0.35, extent=(0, width, height, 0), vmin=-2, vmax=12)
-    for r in range(height):
-        for c in range(width):
-            text = f"{F[r, c]:.4g}"
-            axis.text(c + 0.5, r + 0.5, text, ha="center", va="center", fontsize=11, color="0.35")
-    axis.set(xticks=range(width + 1), yticks=range(height + 1))
-    axis.tick_params(labelsize=8, length=2)
-    axis.grid(color="0.75", linewidth=0.6)
-
-
-figure, axes = plt.subplots(
-    2, 3, figsize=(9.6, 5), layout="constrained", height_ratios=[5, 2.2], sharey="row"
-)
-for (name, values), axis, below in zip(BY_HAND.items(), *axes, strict=True):
-    color = COLORS[name]
-    show_cells(axis, cells)
-    if name == "RoIPool":
-        for x, y in [(1, 1), (2, 1), (1, 2), (2, 2)]:  # overlapping bins: darker where they do
-            shade = {"fill": True, "facecolor": (*color, 0.13)}
-            inner = (x + 0.06, y + 0.06, x + 1.94, y + 1.94)
-            draw_box(axis, inner, color, linestyle=":", linewidth=1, **shade)
-        draw_box(axis, (1, 1, 4, 4), color, linewidth=2.2)
-    else:
-        x1, y1, x2, y2 = (1, 1, 4, 4) if name == "RoIWarp" else example_region
-        draw_box(axis, (x1, y1, x2, y2), color, linewidth=2.2)
-        axis.plot([(x1 + x2) / 2] * 2, [y1, y2], color=color, linewidth=1.2)
-        axis.plot([x1, x2], [(y1 + y2) / 2] * 2, color=color, linewidth=1.2)
-        xs, ys = [(3 * x1 + x2) / 4, (x1 + 3 * x2) / 4], [(3 * y1 + y2) / 4, (y1 + 3 * y2) / 4]
-        axis.plot(np.repeat(xs, 2), ys * 2, "o", color=color, markersize=6, markeredgecolor="white")
-    if name != "RoIAlign":
-        draw_box(axis, example_region, "0.2", linestyle="--", linewidth=1.3)
-    axis.set_title(name, fontsize=11, color=color, fontweight="bold")
-    below.imshow(np.array(values), cmap="Greys", alpha=0.35, vmin=-2, vmax=12)
-    for i in range(2):
-        for j in range(2):
-            below.text(j, i, f"{values[i][j]:g}", ha="center", va="center", fontsize=11)
-    below.set(xticks=[], yticks=[])
-plt.show()
-
 # %% [markdown]
-# Dashed: the box. Coloured: what each operator pools; below, its output. The same comparison on 100 random boxes,
-# many of them partly outside the map, with the operators of `labkit.ops` and of torchvision:
+# The same comparison on 100 random boxes, many of them partly outside the map, with the operators of `labkit.ops`
+# and of torchvision:
 
 # %% tags=["hide-input"]
 # Check: random regions against labkit and torchvision
@@ -633,7 +639,7 @@ plt.show()
 # %% [markdown]
 # The same region in detail on that channel, with $4 \times 4$ bins and all three operators side by
 # side. Each number can be followed from the cells of the map to the bin; the arithmetic is at the
-# bottom. In JupyterLab the figure is interactive: drag the box by a fraction of a cell, or move it
+# bottom. The figure is interactive in JupyterLab and in the report: drag the box by a fraction of a cell, or move it
 # with the arrow keys, and watch which of the three grids change; click on a bin to see its samples.
 
 # %%
@@ -643,8 +649,9 @@ RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 # %% [markdown]
 # ## 2.5 RoIAlign as two matrix products
 #
-# The samples of bin $(i, j)$ are all pairs of $s$ positions $y_{ia}$ and $s$ positions $x_{jb}$, measured from the
-# centre of cell 0 ($a, b = 1, \dots, s$). A bilinear weight is a weight along $y$ times a weight along $x$. Let
+# Two loops over bins and two over samples, for every channel: can they be avoided? The samples of bin $(i, j)$ are all
+# pairs of $s$ positions $y_{ia}$ and $s$ positions $x_{jb}$, measured from the centre of cell 0
+# ($a, b = 1, \dots, s$). A bilinear weight is a weight along $y$ times a weight along $x$. Let
 # $\lambda(t, r) = \max(0, 1 - |t - r|)$ be the weight of cell $r$ at position $t$. Then
 #
 # $$\text{out}_{ij} = \frac{1}{s^2} \sum_{a,b} \sum_{r,c} \lambda(y_{ia}, r)\, \lambda(x_{jb}, c)\, F_{rc}
@@ -653,8 +660,8 @@ RoIAlignExplorer(features[channel], in_cells, image=image, selected=(1, 2))
 # = \big(A_y\, F\, A_x^{\top}\big)_{ij} .$$
 #
 # The sums over the samples are now *inside* two small matrices, which do not depend on the channel.
-# The four loops (two over bins, two over samples), repeated for every channel, became two matrix products. For $7
-# \times 7$ bins only $2 \cdot 7 s$ positions are computed, instead of $49\, s^2$ samples for each of $C$ channels.
+# The four loops became two matrix products. For $7 \times 7$ bins only $2 \cdot 7 s$ positions are computed, instead
+# of $49\, s^2$ samples for each of $C$ channels.
 
 
 # %% tags=["idea"]

@@ -20,8 +20,8 @@
 # image and crops features; Faster R-CNN replaces selective search by an RPN; Mask R-CNN replaces
 # RoIPool by RoIAlign and adds a mask head.](diagrams/rcnn_family.svg)
 #
-# You count what four detectors compute, write each part of a Mask R-CNN in a few lines, equal to the
-# library's, train it, and look at its errors, also on photographs. You need notebooks
+# You count what four detectors compute, write each part of a Mask R-CNN in a few lines that agree with
+# the library, train it, and look at its errors, also on photographs. You need notebooks
 # [1](01_semantic_review.ipynb) and [2](02_roi_align.ipynb), and two minutes for the training.
 #
 # > **Before you start.** ([Glossary](../docs/glossary.md) of all terms.)
@@ -100,8 +100,6 @@ from labkit.system.cpu_cores import use_threads
 from labkit.system.paths import find_data
 from labkit.visualize import draw, draw_box, loss_curves, panels, show_image
 from labkit.widgets import AnchorsNMS
-from labkit.widgets.anchors_nms.explorer import draw_anchors_nms
-from labkit.widgets.anchors_nms.pyramid_levels import rpn_levels
 
 num_train, num_val, loop_steps, steps, num_streets = {
     "smoke": (16, 4, 2, 2, 2),
@@ -153,19 +151,9 @@ def ground_truth(target):
 # **What RoIAlign changes.** RoIPool rounds a box and its bins to whole cells of the feature map, which
 # shifts the features against the box; RoIAlign interpolates them at real-valued points (notebook 2).
 #
-# **Masks before Mask R-CNN** (their results are in section 3.10):
-#
-# - *SDS* (2014) is an R-CNN on proposals that already have masks: two CNNs for each proposal, one on
-#   its box and one on its foreground.
-# - *Hypercolumns* (2015) predict finer masks from features of several layers.
-# - *MNC* (2016) shares one feature map among all proposals. Its stages form a cascade: boxes, then
-#   masks, then classes.
-# - *InstanceFCN* (2016) assembles mask proposals from score maps, one for each part of an object (top
-#   left, top middle, …). There are no layers for each proposal, but a second network must classify.
-# - *FCIS* (2017) reads mask and class from the same score maps. It makes errors where objects overlap.
-#
 # Mask R-CNN keeps Faster R-CNN. In training its mask head runs in parallel with the box head. Each mask has its own
-# RoI features, so two overlapping objects can have two complete masks.
+# RoI features, so two overlapping objects can have two complete masks. (Section 3.10 has the methods for masks before
+# it, with their results.)
 #
 # Now we count, with the parts of labkit's trained tiny Mask R-CNN, `detector`. R-CNN gets the same
 # backbone, on crops of $64 \times 64$, and a linear layer, `classify`; `preprocess` turns images into a
@@ -502,10 +490,10 @@ for axis, level, (size,), boxes in columns:
 plt.show()
 
 # %% [markdown]
-# The white dots are the centres, by convention at the upper left corner of each cell. Anchors need not
-# fit, since the offsets move them, but an object needs one near it. "Near" is measured by the **IoU**,
-# intersection over union, of two boxes (or masks) $A$ and $B$: the area that they share, divided by the
-# area that they cover together,
+# The white dots are the centres, by convention at the upper left corner of each cell; in colour, the three
+# anchors of one cell. Anchors need not fit, since the offsets move them, but an object needs one near it.
+# "Near" is measured by the **IoU**, intersection over union, of two boxes (or masks) $A$ and $B$: the area
+# that they share, divided by the area that they cover together,
 #
 # $$\text{IoU}(A, B) = \frac{|A \cap B|}{|A \cup B|} .$$
 #
@@ -557,8 +545,8 @@ labkit.record("objects_with_anchor_above_0.7", (best_iou >= 0.7).float().mean())
 # - also **positive**, if it is the best anchor of an object, the one with the highest IoU, even below
 #   0.7: otherwise most objects (see the last column above) would have no positive anchor;
 # - **negative** (background), if its IoU with every object is below 0.3;
-# - **ignored** in all other cases: too bad an example of an object, and too good a one of background.
-#   It takes no part in the loss.
+# - **ignored** in all other cases: it overlaps an object too little for a positive and too much for a
+#   negative, so it takes no part in the loss.
 #
 # An example with two objects, A and B, and five anchors:
 #
@@ -608,7 +596,7 @@ check.report()
 # > **Predict.** How many negative anchors are there for each positive one: about 5, 50 or 500?
 #
 # A network that predicts "no object" everywhere would be right nearly always, so the loss uses a
-# **sample** of the anchors: 128 an image, at most half of them positive, the rest negative.
+# **sample** of the anchors: 128 per image, at most half of them positive, the rest negative.
 
 
 # %% tags=["idea"]
@@ -676,9 +664,10 @@ for axis, (title, groups, colors) in zip(axes, shown, strict=True):
 plt.show()
 
 # %% [markdown]
-# There are more than five hundred negatives for each positive. In the sample about 19 remain: most images have far
-# fewer than 64 positives. (The ground-truth boxes are dashed.) A positive anchor also has a target for its
-# **offsets**. With the centre $(x_a, y_a)$ and the sides $w_a, h_a$ of the anchor, and $x, y, w, h$ of the object:
+# There are more than five hundred negatives for each positive. The sample still has about 19, not one, for each:
+# most images have far fewer than 64 positives. (The ground-truth boxes are dashed.)
+#
+# A positive anchor also has a target for its **offsets**. With the centre $(x_a, y_a)$ and the sides $w_a, h_a$ of the anchor, and $x, y, w, h$ of the object:
 #
 # $$t_x = \frac{x - x_a}{w_a},\quad t_y = \frac{y - y_a}{h_a},\quad
 #   t_w = \log \frac{w}{w_a},\quad t_h = \log \frac{h}{h_a} .$$
@@ -785,21 +774,20 @@ print(f"of decoded boxes: {undone:.2g} pixels")
 #    fully connected layers, then scores of $C$ classes and the background, and four offsets *for each
 #    class*.
 # 6. **Detections**, in prediction only: the offsets of each class move the proposal; boxes with a
-#    score of at most 0.05 are dropped; NMS within each class; at most 100 an image stay.
+#    score of at most 0.05 are dropped; NMS within each class; at most 100 per image stay.
 # 7. **Mask head**: $14 \times 14$ features, a few convolutions, a transposed convolution that doubles the size, and
-#    a mask of
-#    $28 \times 28$ logits *for each class*. In training for positive proposals, in prediction for the
+#    a mask of $28 \times 28$ logits *for each class*. In training for positive proposals, in prediction for the
 #    final detections.
 #
 # Five outputs have a loss:
 #
 # | loss | boxes | function | divided by |
 # | --- | --- | --- | --- |
-# | `loss_rpn_cls` | sampled anchors | binary cross-entropy of the objectness | 128 an image |
-# | `loss_rpn_loc` | positive ones of them | L1 (in the papers smooth L1) of the offsets | 128 an image |
+# | `loss_rpn_cls` | sampled anchors | binary cross-entropy of the objectness | 128 per image |
+# | `loss_rpn_loc` | positive ones of them | L1 (in the papers smooth L1) of the offsets | 128 per image |
 # | `loss_cls` | sampled proposals | cross-entropy over $C$ classes and background | sampled proposals |
 # | `loss_box_reg` | positive ones of them | L1 (in the papers smooth L1) of the offsets of the ground-truth class, targets times 10, 10, 5, 5 | sampled proposals |
-# | `loss_mask` | positive ones (here at most ten an image) | binary cross-entropy of the ground-truth class's mask | pixels of these masks |
+# | `loss_mask` | positive ones (here at most ten per image) | binary cross-entropy of the ground-truth class's mask | pixels of these masks |
 #
 # The whole loss is their sum. The offset losses are divided by *all* sampled boxes: otherwise an image
 # with few positives would give each of them more weight.
@@ -838,8 +826,8 @@ def rpn_box_loss(offsets, offset_targets, num_sampled):
 
 
 # %% [markdown]
-# The two losses of the **box head**. Labels 0 to $C - 1$ are the classes, label $C$ is the background. A background box has no offsets
-# to learn, and of a positive box only the offsets of its ground-truth class are trained:
+# The two losses of the **box head**. Labels 0 to $C - 1$ are the classes, label $C$ is the background. A background
+# box has no offsets to learn, and of a positive box only the offsets of its ground-truth class are trained:
 
 
 # %% tags=["idea"]
@@ -1235,15 +1223,9 @@ plt.show()
 
 # %% [markdown]
 # From anchors to proposals on one level of the pyramid: the anchors of a cell, the same boxes moved by
-# their offsets, and NMS. The table names for each removed box the one that removed it.
-
-# %% tags=["hide-input"]
-# Figure: anchors, offsets and NMS on one level
-draw_anchors_nms(image, rpn_levels(model, image), level="p4")
-
-# %% [markdown]
-# In JupyterLab, change the level and the threshold, and click on a cell or a box. Can you find a box
-# that is removed although it was the best one of its object?
+# their offsets, and NMS. The table names for each removed box the one that removed it. The figure is
+# interactive in JupyterLab and in the report: change the level and the threshold, and click on a cell
+# or a box. Can you find a box that is removed although it was the best one of its object?
 
 # %%
 AnchorsNMS(model, image, level="p4")
@@ -1493,11 +1475,11 @@ check.report()
 
 # %%
 ten = [1, 0, 1, 1, 0, 0, 1, 0, 0, 0]
-my_ap(ten, 5), my_ap(ten + 10 * [0], 5)
+print(f"ten detections: AP {my_ap(ten, 5):.3f}; with the copies: {my_ap(ten + 10 * [0], 5):.3f}")
 
 # %% [markdown]
 # Nothing. The envelope looks at later ranks only for a *higher* precision, and below the last true
-# positive there is none. That is why detectors may return a hundred boxes an image.
+# positive there is none. That is why detectors may return a hundred boxes per image.
 
 # %% tags=["hide-input"]
 # Figure: precision, recall and envelope of the example and of the trained network's masks
@@ -1723,7 +1705,16 @@ panels(rows, categories, columns=4, scores=False)
 # slow to fall. Which sizes suffer most depends on the run, after so few steps; on COCO it is the small objects, for
 # every method with an AP of small objects in the third table below.
 #
-# **From SDS to Mask R-CNN, in numbers** of the papers.
+# **Masks before Mask R-CNN**, and the numbers of the papers:
+#
+# - *SDS* (2014) is an R-CNN on proposals that already have masks: two CNNs for each proposal, one on
+#   its box and one on its foreground.
+# - *Hypercolumns* (2015) predict finer masks from features of several layers.
+# - *MNC* (2016) shares one feature map among all proposals. Its stages form a cascade: boxes, then
+#   masks, then classes.
+# - *InstanceFCN* (2016) assembles mask proposals from score maps, one for each part of an object (top
+#   left, top middle, …). There are no layers for each proposal, but a second network must classify.
+# - *FCIS* (2017) reads mask and class from the same score maps. It makes errors where objects overlap.
 #
 # *SDS*, box AP at IoU 0.5 on PASCAL VOC (Hariharan et al., 2014). MCG are proposals with masks; A, B and C
 # combine the features of a proposal's box and of its foreground in three ways:
@@ -1760,17 +1751,8 @@ panels(rows, categories, columns=4, scores=False)
 # FCIS with another method *and* another backbone. (OHEM: training on the examples of highest loss; +++: also other
 # scales and flips in training and testing.)
 #
-# *RoIAlign*, mask AP on COCO (He et al., 2017, tables 2c and 2d):
-#
-# | | RoIPool | RoIWarp | RoIAlign |
-# | --- | --- | --- | --- |
-# | interpolates | no | yes | yes |
-# | rounds | yes | yes | no |
-# | AP, stride 16 | 26.9 | 27.2 | 30.2 |
-# | AP75, stride 16 | 26.4 | 27.1 | 31.8 |
-# | AP, stride 32 | 23.6 | – | 30.9 |
-#
-# Interpolation brings 0.3 points and the absence of rounding another 3.0. At stride 32 the two together bring 7.3.
+# *RoIAlign* instead of RoIPool brings 3.4 points of mask AP at stride 16 and 7.3 at stride 32 (tables 2c and 2d of the
+# paper, in [2.9](02_roi_align.ipynb#2.9-The-ablation-of-the-Mask-R-CNN-paper)).
 #
 # ## 3.11 Three backbones: C4, DC5, FPN
 #
@@ -1806,8 +1788,8 @@ budgets = {
 }
 for kind, budget in budgets.items():
     print(f"{kind:5}{NETWORKS[kind]:24}{budget}")
-equal = len(set(budgets.values())) == 1 and all(len(r.commands) == 1 for r in record.values())
-labkit.record("backbones_have_equal_budgets", equal)
+one_command = all(len(r.commands) == 1 for r in record.values())
+labkit.record("backbones_have_equal_budgets", one_command and len(set(budgets.values())) == 1)
 
 trained = {kind: load_model(name) for kind, name in NETWORKS.items()}
 image_cost, box_cost, total_cost = {}, {}, {}
@@ -1913,13 +1895,13 @@ for name, network in (("Faster R-CNN", faster_rcnn), ("Mask R-CNN", mask_rcnn)):
 # | | Detectron2 | torchvision |
 # | --- | --- | --- |
 # | background | last class | class 0 |
-# | colours | blue first, minus the mean | red first, also divided by the deviation |
+# | input | BGR, minus the mean | RGB, minus the mean, divided by the standard deviation |
 # | anchors | real numbers | whole pixels |
 # | RoIAlign | shifted by half a cell, adaptive samples | `aligned=False`, 2 × 2 samples |
 # | box loss | L1 | smooth L1, β = 1/9 |
 # | masks of a prediction | `(N, H, W)` bool | `(N, 1, H, W)` probabilities, pasted |
 #
-# In labkit colours, anchors, RoIAlign and box loss are values of the configuration; the loader reorders the
+# In labkit the input, the anchors, RoIAlign and the box loss are values of the configuration; the loader reorders the
 # classes. `mask_rcnn_r50` has the values of the first column. With the values and the weights of torchvision,
 # `labkit.models` returns torchvision's detections:
 

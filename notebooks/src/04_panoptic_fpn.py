@@ -23,6 +23,12 @@
 # You need: notebooks 1 and 3, and about a minute of training in all. [Glossary](../docs/glossary.md) of all
 # terms.
 #
+# ![Diagram of Panoptic FPN: one backbone with a feature pyramid feeds the instance branch of Mask R-CNN and a semantic branch; the losses of class, box and mask are weighted by lambda i, the semantic loss by lambda s; the merge makes one panoptic map of both outputs.](diagrams/panoptic_fpn.svg)
+#
+# The whole network. The upper branch is Mask R-CNN. The lower branch is new. In training, $\lambda_i$ and
+# $\lambda_s$ weight the losses of the two branches (section 4.4). In inference, the merge makes one map
+# (section 4.6).
+#
 # > **Before you start.**
 # >
 # > - **PQ, panoptic quality.** A predicted and a ground-truth segment of the same class *match* if their IoU is
@@ -36,17 +42,9 @@
 # >   classes ([1.4](01_semantic_review.ipynb#1.4-Intersection-over-union)).
 # > - **FPN**: feature maps $P_2$ to $P_5$ with strides 4, 8, 16 and 32. The *stride* is the number of pixels between
 # >   neighbouring positions (*cells*) of a map ([3.2](03_mask_rcnn.ipynb)).
-# > - **RPN**: the part of Mask R-CNN that finds *proposals*, boxes that may contain an object
-# >   ([3.5](03_mask_rcnn.ipynb#3.5-The-network-and-its-five-losses)).
 # > - **Shapes**: our drawn images, 128 × 128 ([1.1](01_semantic_review.ipynb#1.1-The-task)). Its *crowded* variant has
 # >   groups of touching objects of one class, and stuff of similar colours; no network is trained on it.
 # > - `mask_rcnn_tiny`, `panoptic_fpn_tiny`: small networks, whose weights, trained on Shapes, come with labkit.
-#
-# ![Diagram of Panoptic FPN: one backbone with a feature pyramid feeds the instance branch of Mask R-CNN and a semantic branch; the losses of class, box and mask are weighted by lambda i, the semantic loss by lambda s; the merge makes one panoptic map of both outputs.](diagrams/panoptic_fpn.svg)
-#
-# The whole network. The upper branch is Mask R-CNN. The lower branch is new. In training, $\lambda_i$ and
-# $\lambda_s$ weight the losses of the two branches (section 4.4). In inference, the merge makes one map
-# (section 4.6).
 
 # %% tags=["parameters"]
 profile: str = "quick"  # smoke: seconds, to see that it runs; quick: minutes; full: a GPU
@@ -1107,9 +1105,9 @@ labkit.record("time_one_over_two", price["one, λ_s = 1"][1] / price["two networ
 #   pixel loss costs objects.
 # - **One or two.** One network ($\lambda_s = 1$) minus two, with the same seed: PQ −1.7 and −1.6, AP −3.1 and −0.6, PQ
 #   of stuff −1.8 and −2.4, although mIoU is level. (A possible cause: a small wrong region is a few pixels in mIoU
-#   and a whole FP in PQ.) Two runs are too few for a standard deviation. So: one to two points of PQ behind, sign
-#   likely, size uncertain. One network has 69 % of the weights. It saves one backbone but no head: on a quiet core
-#   it took 32 ms an image, two networks 43 ms (last column: the times of your machine).
+#   and a whole FP in PQ.) So one network is one to two points of PQ behind: the sign is likely, the size uncertain.
+#   It has 69 % of the weights. It saves one backbone but no head: on a quiet core it took 32 ms per image, two
+#   networks 43 ms (last column: the times of your machine).
 #
 # **At full size.** Two seeds and few images, 128 × 128 pixels and a minute of training: our rows measure how *fast* a
 # branch learns, and their conclusions hold for this set-up. The paper's rows are full trainings (its tables
@@ -1816,7 +1814,7 @@ Compare(BACKBONES, ("crowded", 9))
 # - The merge has three thresholds. `score_thresh` and `overlap_thresh` decide PQ of things. PQ of stuff depends on
 #   `min_stuff_area` and on the objects that were painted before.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **Stuff first.** Write a merge that paints stuff first and gives objects only pixels that the semantic
 #    output labels as a thing. On which images of 4.2 is it better? What happens to PQ of things?

@@ -1630,8 +1630,8 @@ for of, items in SETS.items():
             (f"panoptic head: {100 * head[k]:.0f}", image, fused[of, "panoptic head"][k]),
             (f"merge: {100 * rule[k]:.0f}", image, fused[of, "merge, head's objects"][k]),
         ]
-    better, equal, worse = [int(v.sum()) for v in (head > rule, head == rule, head < rule)]
-    print(f"{of}: the head is better on {better} images, equal on {equal}, worse on {worse}")
+    better, level, worse = [int(v.sum()) for v in (head > rule, head == rule, head < rule)]
+    print(f"{of}: the head is better on {better} images, equal on {level}, worse on {worse}")
 panels(shown, categories, columns=4, names=False, size=2.4)
 
 # %% [markdown]

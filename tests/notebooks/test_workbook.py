@@ -1,7 +1,8 @@
 """Every notebook of the workbook in its smallest profile ends ok, and every claim holds.
 
-What is run is the student's edition, untouched, with each check a second time after the solution.
-So the checks are seen before and after, and a lesson goes on whatever is left open.
+What is run is the student's edition, untouched, with each check a second time after the solution
+and all of them once more at the end. So the checks are seen before and after, a lesson goes on
+whatever is left open, and a reader can return to an exercise after running everything.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def test_there_are_notebooks() -> None:
 def test_notebook_in_the_smoke_profile(name: str, tmp_path: Path) -> None:
     source = CHECKOUT / "notebooks" / "src" / f"{name}.py"
     notebook = load_notebook(source, student=True)
-    notebook.cells = list(with_second_checks(notebook.cells))
+    checks = [cell for cell in notebook.cells if is_check(cell)]
+    notebook.cells = [*with_second_checks(notebook.cells), *map(copy_of, checks)]
     path = tmp_path / f"{name}.ipynb"
     path.write_text(nbformat.writes(notebook))
     out = tmp_path / "report"
@@ -50,9 +52,15 @@ def test_notebook_in_the_smoke_profile(name: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     executed = load_notebook(out / f"{name}.ipynb").cells
     summaries = [summary(cell) for cell in executed if is_check(cell)]
-    for before, after in zip(summaries[::2], summaries[1::2], strict=True):
+    in_place, at_the_end = summaries[: 2 * len(checks)], summaries[2 * len(checks) :]
+    for before, after, again in zip(in_place[::2], in_place[1::2], at_the_end, strict=True):
         assert not passes(before), f"passes before anything is written: {before}"
         assert passes(after), f"the solution does not pass: {after}"
+        assert passes(again), f"a later cell changes what the check needs: {again}"
+
+
+def copy_of(cell: Any) -> Any:
+    return nbformat.v4.new_code_cell(cell.source, metadata=cell.metadata)
 
 
 def with_second_checks(cells: list[Any]) -> Iterator[Any]:
@@ -60,13 +68,13 @@ def with_second_checks(cells: list[Any]) -> Iterator[Any]:
     waiting = None
     for cell in cells:
         if waiting is not None and "solution" not in cell.metadata.get("labkit", {}):
-            yield nbformat.v4.new_code_cell(waiting.source, metadata=waiting.metadata)
+            yield copy_of(waiting)
             waiting = None
         yield cell
         if is_check(cell):
             waiting = cell
     if waiting is not None:
-        yield nbformat.v4.new_code_cell(waiting.source, metadata=waiting.metadata)
+        yield copy_of(waiting)
 
 
 def summary(cell: Any) -> str:
