@@ -196,7 +196,7 @@ figure, axes = plt.subplots(
 )
 TITLES = (f"all {QUERIES} boxes", "queries that predict a thing", "queries that predict stuff")
 for axis, title in zip(axes[:3], TITLES, strict=True):
-    show_image(axis, image, alpha=0.75)
+    show_image(axis, image, margin=5, alpha=0.75)  # boxes of stuff lie on the image's edge
     axis.set_title(title, fontsize=9)
 for q in range(QUERIES):
     draw_box(axes[0], boxes[q], "black", linewidth=0.8)
@@ -226,7 +226,7 @@ labkit.record("queries_that_predict_a_class", predicted)
 labkit.record("segments_for_each_query", needed)
 
 # %% [markdown]
-# The two counts nearly agree, partly because errors cancel: in this image one circle is predicted twice,
+# The two percentages nearly agree, partly because errors cancel: in this image one circle is predicted twice,
 # and the smallest object is missed.
 #
 # A **set** has no order: query 7 is not "the seventh object", and the ground truth has no order either.
@@ -713,7 +713,7 @@ RULES = {"bipartite (one-to-one)": one_to_one, "many-to-one": many_to_one}
 figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), layout="constrained")
 for axis, (name, match) in zip(axes[1:], RULES.items(), strict=True):
     p, path = train_free_queries(match, objects.classes, objects.boxes)
-    show_image(axis, image, alpha=0.6)
+    show_image(axis, image, margin=5, alpha=0.6)
     labels = p.argmax(dim=1)
     for q in (labels < CLASSES).nonzero()[:, 0].tolist():
         color = color_of(int(labels[q]))
@@ -722,7 +722,7 @@ for axis, (name, match) in zip(axes[1:], RULES.items(), strict=True):
     named = int((labels < CLASSES).sum())
     axis.set_title(f"{name}:\n{named} of {QUERIES} queries predict a class", fontsize=9)
     labkit.record(f"predictions_for_each_object_{match.__name__}", named / len(objects.classes))
-show_image(axes[0], image, alpha=0.6)
+show_image(axes[0], image, margin=5, alpha=0.6)
 for box in path[0]:
     draw_box(axes[0], to_xyxy(box) * SIDE, "black", linewidth=0.8)
 title = f"start: {QUERIES} random boxes;\nthe image has {len(objects.classes)} objects"
@@ -855,13 +855,14 @@ with torch.no_grad():
         labkit.record(f"shuffled_cells_{name}_positions_differ", gap)
 
 # %% [markdown]
-# The first channels are one wave over the image; towards the end of each half the waves are so long that
-# they hardly change. The scalar product of two positions is large where they are near, so a network can
-# learn easily to attend to a neighbourhood.
+# Purple is positive, orange negative. The first channels are one wave over the image; towards the end of each half
+# the waves are so long that they hardly change. The scalar product of the position at the dot with every other one
+# (yellow: large) is large nearby, so a network can learn easily to attend to a neighbourhood.
 #
 # ## 8.6 Attention in the encoder and in the decoder
 #
-# Attention queries, keys and values are linear projections of their inputs. For $S$ attention queries
+# How does a cell get information from the whole image, and a query from the other queries? Attention queries, keys and
+# values are linear projections of their inputs. For $S$ attention queries
 # $u_s$, and the keys $k_j$ and values $v_j$ of $T$ cells, output $s$ is a weighted mean of the values:
 #
 # $$a_{s,j} = \mathrm{softmax}_j\Bigl(\frac{u_s \cdot k_j}{\sqrt{d}}\Bigr), \qquad
@@ -1026,8 +1027,8 @@ for name, (pos, queries) in TRIALS.items():
 #
 # ## 8.7 Where a trained network attends
 #
-# First the encoder: four cells, and the attention of each in the last layer, averaged over the heads. The
-# white lines are the ground-truth segments.
+# First the encoder: four cells, and the attention of each in the last layer, averaged over the heads. The brightest
+# cell of each map gets most of the attention; the white lines are the ground-truth segments.
 
 # %% tags=["hide-input"]
 # Figure: encoder attention of four cells
@@ -1074,8 +1075,8 @@ for axis, (name, mask) in zip(axes[1:], POINTS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Then the decoder's cross-attention in the last layer: the four queries with the highest scores (above,
-# averaged over the heads), and four of the eight heads of the first of them (below).
+# Then the decoder's cross-attention in the last layer: the four queries with the highest scores and their predicted
+# boxes (above, averaged over the heads), and four of the eight heads of the first of them (below).
 
 # %% tags=["hide-input"]
 # Figure: cross-attention of the decoder
@@ -1093,8 +1094,10 @@ for head, axis in enumerate(axes[1]):
 plt.show()
 
 # %% [markdown]
-# We measure it: what share of its attention does a cell give to its own segment, and a query to the object
-# that it is matched to? Divided by the segment's share of the image this is 1 for uniform attention.
+# The heads of one query attend to different places, not all of them to its object. We measure it: what share of its
+# attention does a cell give to its own segment, and a query to the object that it is matched to? Divided by the
+# segment's share of the image this is 1 for uniform attention. The last line is the exponential of the entropy:
+# $n$ for equal weights on $n$ cells.
 
 # %% tags=["hide-input"]
 # Table: attention inside the own segment, relative to uniform attention
@@ -1161,7 +1164,8 @@ labkit.record("cells_that_an_untrained_query_attends_to", untrained)
 #
 # **Do the queries specialise?** The object queries are the same for every image, so each can learn to
 # predict a certain kind of object. For each query, the centres of its boxes over all images where its
-# score is above 0.5; the colour is the class, and a larger dot is a larger box:
+# score is above 0.5; the colour is the class, and a larger dot is a larger box (title: the query and the number of
+# boxes):
 
 # %% tags=["hide-input"]
 # Figure: boxes that each query predicts over all images
