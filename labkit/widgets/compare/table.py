@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 
 from labkit.structures import Detections
@@ -28,7 +29,7 @@ HEADS = (
 
 
 def as_text(picture: SourceImage, views: Sequence[View]) -> str:
-    """Format the metrics as aligned columns, followed by remarks."""
+    """Format the metrics as aligned columns, followed by remarks of at most their width."""
     rows = [HEADS, *(_row(view) for view in views)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADS))]
     lines = [
@@ -38,7 +39,9 @@ def as_text(picture: SourceImage, views: Sequence[View]) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, *remarks(picture, views)])
+    wide = max(map(len, lines))
+    said = [textwrap.fill(text, wide, subsequent_indent="    ") for text in remarks(picture, views)]
+    return "\n".join([*lines, *said])
 
 
 def as_html(picture: SourceImage, views: Sequence[View]) -> str:

@@ -196,6 +196,8 @@ def draw_layers(
         axes.set_axis_off()
     for k, (axes, layer) in enumerate(zip(grid, layers, strict=False)):
         draw_panel(axes, image, layer, opacity, {i for i in layer.info if (k, i) not in hidden})
+        if len(layer.title) > 13 * panel:  # characters of the title's size in an inch
+            axes.set_title(layer.title.replace(": ", ":\n", 1), fontsize=10)
     return figure
 
 

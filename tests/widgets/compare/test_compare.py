@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import itertools
 import os
 import threading
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 from torch import nn
 
@@ -409,6 +411,19 @@ def test_a_model_that_fails_gets_a_panel_that_says_why(tmp_path: Path) -> None:
     figure = compare(models, PLACE, difference=True)
     assert figure.get_figwidth() <= 10  # a page's width: wider figures have small type
     assert len(figure.axes) >= 5
+
+
+def test_titles_and_remarks_of_many_models_stay_in_the_figure() -> None:
+    models = {f"panoptic_fpn_tiny, copy {k}": FPN for k in range(7)}
+    figure = compare(models, PLACE, difference=True)
+    figure.canvas.draw()
+    (remarks,) = [text for text in figure.findobj(Text) if "The score of" in text.get_text()]
+    assert "copy 6: objects" in " ".join(remarks.get_text().split())
+    assert remarks.get_window_extent().x1 <= figure.bbox.x1
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    assert len(titles) == 8  # with the ground truth: two rows of four
+    for row in (titles[:4], titles[4:]):
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(row))
 
 
 RUNNING, GO_ON = threading.Event(), threading.Event()
