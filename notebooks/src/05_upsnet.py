@@ -64,6 +64,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 import labkit
+from labkit.bench.training_study import StudyRow
 from labkit.checkpoints.run_folder import start_from
 from labkit.checkpoints.shipped import FOLDER
 from labkit.checks import Checks, equal, has_shape
@@ -123,7 +124,38 @@ CLASSES = THINGS + STUFF  # labels: things 0 to 2, stuff 3 to 6
 # A $3 \times 3$ convolution samples nine places around each cell $p_0$, the same nine everywhere: at
 # $p_0 + p_k$ with $p_k \in \{(-1,-1), (-1,0), \ldots, (1,1)\}$. Each of the nine is a *tap*. But an object may be
 # small or large, and a border may run in any direction. A **deformable convolution** (Dai et al., 2017) moves each tap
-# by an offset $\Delta p_k$:
+# by an offset of its own:
+
+# %% tags=["hide-input"]
+# Figure: the nine taps of three convolutions
+grid = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), axis=-1).reshape(9, 2)  # x, y
+some = np.array(
+    [
+        [(-0.7, -0.3), (0.2, -0.9), (0.8, -0.2)],
+        [(-0.9, 0.3), (0.1, 0.2), (0.6, 0.4)],
+        [(-0.2, 0.9), (0.3, 0.5), (1.1, 0.7)],
+    ]
+).reshape(9, 2)
+figure, axes = plt.subplots(1, 3, figsize=(8.4, 2.8), layout="constrained")
+for axis, (name, offsets) in zip(
+    axes, {"plain": 0 * grid, "dilation 2": grid, "deformable": some}.items(), strict=True
+):
+    axis.plot(*grid.T, "o", color="0.7", markersize=5)
+    axis.plot(*(grid + offsets).T, "o", color=blue, markersize=8)
+    for start, offset in zip(grid, offsets, strict=True):
+        if offset.any():
+            arrow = {"arrowstyle": "->", "color": "0.45", "shrinkB": 4}
+            axis.annotate("", start + offset, start, arrowprops=arrow)
+    axis.set(xlim=(-2.6, 2.6), ylim=(2.6, -2.6), aspect="equal")
+    axis.set(xticks=range(-2, 3), yticks=range(-2, 3))
+    axis.tick_params(length=0, labelbottom=False, labelleft=False)
+    axis.grid(alpha=0.3)
+    axis.set_title(name, fontsize=9)
+plt.show()
+
+# %% [markdown]
+# Blue are the places that are sampled around one cell, grey those of a plain convolution; the arrows are the offsets
+# $\Delta p_k$:
 #
 # $$f(p_0) = \sum_k w(p_k) \, x(p_0 + p_k + \Delta p_k) .$$
 #
@@ -418,10 +450,11 @@ for name, confusion in confusions.items():
 #
 # ## 5.3 The panoptic head by hand
 #
-# The semantic head gives logits $X$ of all classes at each pixel. Split by classes, they are $X_{stuff}$ and
-# $X_{thing}$. The instance head gives $n$ objects ($m$ in the diagram); object $i$ has a box $B_i$, a class $C_i$ and
-# mask logits $Y_i$ of $28 \times 28$. ($X$, $Y$, $B$ and $C$ are the paper's symbols.) The **panoptic head** makes
-# one list of logits for each pixel, without any weights of its own:
+# How can objects and stuff compete for a pixel in one softmax, when each image has another number of objects? The
+# semantic head gives logits $X$ of all classes at each pixel. Split by classes, they are $X_{stuff}$ and
+# $X_{thing}$. The instance head gives $n$ objects ($m$ in the diagram, whose $n$ counts them before some are dropped,
+# 5.4); object $i$ has a box $B_i$, a class $C_i$ and mask logits $Y_i$ of $28 \times 28$. ($X$, $Y$, $B$ and $C$ are
+# the paper's symbols.) The **panoptic head** makes one list of logits for each pixel, without any weights of its own:
 #
 # - **stuff**: the logits $X_{stuff}$, unchanged;
 # - **object $i$**: $Z_i = X_{mask_i} + Y_{mask_i}$. $X_{mask_i}$ are the *semantic* logits of the object's class
@@ -734,8 +767,9 @@ figure.colorbar(drawn, ax=axes, shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# Gradient descent moves against the gradient: at (3, 4) and (4, 3), where circle 2 is now in front, the logits of mask 1
-# fall and those of mask 2 rise. A merge could not learn this, because there the order of the objects follows from their
+# Gradient descent moves against the gradient: a logit falls where the figure is orange and rises where it is purple. At
+# (3, 4) and (4, 3), where circle 2 is now in front, the logits of mask 1 fall and those of mask 2 rise. The logit of
+# water rises where the ground truth is water and falls elsewhere. A merge could not learn this, because there the order of the objects follows from their
 # scores, which no mask can change. Both objects are circles, so the semantic logit of the class circle receives the sum
 # of both gradients, $\pi_1 + (\pi_2 - 1)$. This is near 0, because together the two circles already have most of the
 # probability.
@@ -907,7 +941,7 @@ if example:
 # %% [markdown]
 # Nearly all pixels become unknown, as intended: the semantic head is certain of a thing and no box explains it. Without
 # unknown most of them go not to the stuff around them but to an *object elsewhere*, whose box does not even contain
-# them. The reason is the 0 in the definition: on a thing all stuff logits are negative, and outside of its
+# them: in the figure to the small triangle on the right. The reason is the 0 in the definition: on a thing all stuff logits are negative, and outside of its
 # box every object has the logit 0, which is larger. So unknown also repairs a weakness of the formula. (Exercise 3
 # at the end repairs it in another way.)
 #
@@ -1099,8 +1133,8 @@ for beginning, losses in histories.items():
     labkit.record(f"losses_that_fell_{beginning.replace(' ', '_')}", len(fallen))
 
 # %% [markdown]
-# From random weights objectness and class fall within a few steps, the masks slowly; the semantic losses need
-# longer. From the detector objectness, RPN box, class and mask start low, and the three new losses fall faster than
+# (Pale: each step; strong: the mean of ten.) From random weights objectness and class fall within a few steps, the
+# masks slowly; the semantic losses need longer. From the detector objectness, RPN box, class and mask start low, and the three new losses fall faster than
 # from random weights. The panoptic loss follows the semantic one closely: most pixels are stuff, where both use the
 # same logits.
 #
@@ -1768,13 +1802,11 @@ labkit.record("photo_statements_not_true", len([name for name, true in holds.ite
 # %% tags=["hide-input"]
 # Table: the study with three seeds.
 study = json.loads((FOLDER / "crowded_study.json").read_text(encoding="utf-8"))
+rows = {name: StudyRow(name, tuple(seeds)) for name, seeds in study["scores"].items()}
 print(f"{'mean ± standard deviation':32}{'PQ':>12}{'PQ things':>12}{'PQ stuff':>12}")
-for name, seeds in study["scores"].items():
-    cells = [
-        f"{np.mean([s[what] for s in seeds]):.1f} ± {np.std([s[what] for s in seeds], ddof=1):.1f}"
-        for what in ("PQ", "things", "stuff")
-    ]
-    print(f"{name:32}" + "".join(f"{cell:>12}" for cell in cells))
+for name, row in rows.items():
+    cells = "".join(f"{row.show(what):>12}" for what in ("PQ", "things", "stuff"))
+    print(f"{name:32}{cells}")
 print("\nPQ, differences seed by seed")
 for name, gaps in study["differences"].items():
     print(f"{name:48}" + " ".join(f"{gap:+6.1f}" for gap in gaps))
@@ -1784,11 +1816,8 @@ labkit.record("study_head_minus_merge_largest", max(gaps))
 for backbone in ("dc5", "c4"):
     gaps = study["differences"][f"panoptic_fpn_tiny_1500 - panoptic_fpn_tiny_{backbone}"]
     labkit.record(f"study_fpn_minus_{backbone}", float(np.mean(gaps)))
-level = [
-    np.mean([s["PQ"] for s in study["scores"][name]])
-    for name in ("upsnet_tiny, heuristic merge", "panoptic_fpn_tiny")
-]
-labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", float(level[0] - level[1]))
+gap = rows["upsnet_tiny, heuristic merge"].mean("PQ") - rows["panoptic_fpn_tiny"].mean("PQ")
+labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", gap)
 
 # %% [markdown]
 # *What this shows:* with each of the three seeds the merge beats the head, by about 2 PQ, nearly all of it at things. So
