@@ -73,6 +73,8 @@ from labkit.system import optional_packages
 from labkit.system.cpu_cores import use_threads
 from labkit.system.paths import find_data
 from labkit.visualize import draw, panels
+from labkit.widgets import PQMatching
+from labkit.widgets.pq_matching.matching import matching, move
 
 num, trials = {"smoke": (12, 400), "quick": (150, 10_000), "full": (1000, 100_000)}[profile]
 random = np.random.default_rng(seed)
@@ -741,29 +743,23 @@ plt.show()
 # a mistake contributes nothing, and the contributions sum to PQ. Below, object 1 stays where
 # it is, object 2 is moved to the right by two pixels, object 3 by four, and so on. Which of them still
 # match?
+#
+# In JupyterLab, and in the report, the figure is interactive. Point at a segment: its match is outlined in the
+# other map, and below are the IoU and the contribution. Drag a predicted segment, or select it with
+# Enter and use the arrow keys. SQ grows while the segment fits better, and RQ jumps where the segment's IoU crosses
+# one half. What a moved segment uncovers is void, what it covers is lost to others: try to raise one contribution
+# and lower another.
 
 # %% tags=["hide-input"]
-# Figure: the matches of one image, and what each contributes
-from labkit.widgets.pq_matching.matching import draw_pq_matching, matching, move
-
+# Set-up of the figure: an image, its ground truth, and a prediction with moved objects
 one_image, one_gt = val_set[example][0], gt_maps[example]
 object_ids = [s.id for s in one_gt.segments if s.label in categories.things]
 one_prediction = move(one_gt, {i: (2 * k, 0) for k, i in enumerate(object_ids)})
 matched = matching(one_prediction, one_gt, categories)
 contributions = [contribution.share for contribution in matched.predicted.values()]
 labkit.record("shares_sum_to_pq", abs(sum(contributions) - matched.quality.all.pq))
-draw_pq_matching(one_image, one_gt, one_prediction, categories)
-
-# %% [markdown]
-# In JupyterLab the figure is interactive. Point at a segment: its match is outlined in the
-# other map, and below are the IoU and the contribution. Drag a predicted segment, or select it with
-# Enter and use the arrow keys. SQ grows while the segment fits better, and RQ jumps where the segment's IoU crosses
-# one half. What a moved segment uncovers is void, what it covers is lost to others: try to raise one contribution
-# and lower another.
 
 # %%
-from labkit.widgets import PQMatching
-
 PQMatching(one_image, one_gt, one_prediction, categories)
 
 # %% [markdown]
