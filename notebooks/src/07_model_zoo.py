@@ -84,6 +84,8 @@ from labkit.system.distributed import default_device
 from labkit.system.paths import download_folder, find_data
 from labkit.system.progress_bars import progress_bar
 from labkit.visualize import panels
+from labkit.widgets import Compare
+from labkit.widgets.compare.compare import compare
 
 num, num_short, num_streets, digits, repeats = {
     "smoke": (4, 2, 2, 2, 2),
@@ -710,8 +712,7 @@ for setting in settings:
 #   so another threshold may change the order of the counts.
 # - **Equal counts are not equal results.** With one object missed and one false positive the count is right.
 #
-# The last two can be measured. First the threshold: the mean number of objects in an image, over the score
-# from which on a detection counts.
+# The last two can be measured. First the threshold: the mean number of objects in an image, over the score threshold.
 
 # %% tags=["hide-input"]
 # Figure: number of objects over the score threshold
@@ -1143,14 +1144,10 @@ labkit.record("different_from_detectron2", sum(differing))
 
 # %% tags=["hide-input"]
 # Figure: the networks side by side
-from labkit.widgets.compare.compare import compare
-
 last = several[-1]
 compare(last.networks, last.source, difference=last.targets is not None)
 
 # %%
-from labkit.widgets import Compare
-
 Compare(last.networks, last.source)
 
 # %% [markdown]
