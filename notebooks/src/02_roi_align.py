@@ -639,7 +639,7 @@ plt.show()
 # %% [markdown]
 # The same region in detail on that channel, with $4 \times 4$ bins and all three operators side by
 # side. Each number can be followed from the cells of the map to the bin; the arithmetic is at the
-# bottom. The figure is interactive in JupyterLab and in the report: drag the box by a fraction of a cell, or move it
+# bottom. The figure is interactive in JupyterLab and on the web site: drag the box by a fraction of a cell, or move it
 # with the arrow keys, and watch which of the three grids change; click on a bin to see its samples.
 
 # %%

@@ -1224,7 +1224,7 @@ plt.show()
 # %% [markdown]
 # From anchors to proposals on one level of the pyramid: the anchors of a cell, the same boxes moved by
 # their offsets, and NMS. The table names for each removed box the one that removed it. The figure is
-# interactive in JupyterLab and in the report: change the level and the threshold, and click on a cell
+# interactive in JupyterLab and on the web site: change the level and the threshold, and click on a cell
 # or a box. Can you find a box that is removed although it was the best one of its object?
 
 # %%
