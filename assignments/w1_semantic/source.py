@@ -149,7 +149,7 @@ def seen_pixels(layers, cell, size):
 
     Args:
         layers: a list of [k, s, r, p], the first one reads the image; p is at most r (k - 1) / 2.
-        cell: the number of the cell in the last map, from 0.
+        cell: the index of the cell in the last map, from 0.
         size: of the image, with the pixels 0 .. size - 1.
 
     Returns:
@@ -164,8 +164,9 @@ def seen_pixels(layers, cell, size):
 
 
 # %% [markdown]
-# By hand: a convolution with k = 5, stride 2 and p = 2, then one with k = 3, stride 2 and p = 1. Cell 3 of the second map reads the
-# cells 5 to 7 of the first; the first of these reads the pixels 8 to 12, the last one 12 to 16.
+# By hand: a convolution with k = 5, stride 2 and p = 2, then one with k = 3, stride 2 and p = 1. Cell 3 of the
+# second map reads the cells 5 to 7 of the first; the first of these reads the pixels 8 to 12, the last one 12 to
+# 16.
 
 # %% tags=["check"]
 stem = [[5, 2, 1, 2], [3, 2, 1, 1]]

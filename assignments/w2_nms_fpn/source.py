@@ -33,8 +33,8 @@ from labkit.checks import Checks, equal, has_shape
 # %% [markdown]
 # ## Exercise 1. NMS by class (1 point)
 #
-# Keep the box with the highest score (of equal ones that with the lowest number) and remove all boxes *of
-# its class* whose IoU with it is *above* the threshold. Repeat with the rest. Return the numbers of the boxes
+# Keep the box with the highest score (of equal ones that with the lowest index) and remove all boxes *of
+# its class* whose IoU with it is *above* the threshold. Repeat with the rest. Return the indices of the boxes
 # that are kept, highest score first, of all classes together, and at most `limit` of them.
 
 
@@ -50,7 +50,7 @@ def nms_by_class(boxes, scores, labels, threshold, limit):
         limit: the largest number of boxes that are returned.
 
     Returns:
-        A list of numbers.
+        A list of indices.
     """
     # BEGIN SOLUTION
     iou, kept = box_iou(boxes, boxes), []
@@ -96,7 +96,7 @@ check.report()
 # instead. All boxes are of one class.
 #
 # 1. Of the boxes not yet chosen, choose the one with the highest *current* score (of equal ones the lowest
-#    number). Its score is final.
+#    index). Its score is final.
 # 2. Multiply the current score of each box not yet chosen by $\exp(-\mathrm{IoU}^2 / \sigma)$, with its IoU
 #    with the chosen one.
 # 3. Repeat until all are chosen. Finally, scores *below* `min_score` become 0.
@@ -149,7 +149,7 @@ check.report()
 # ## Exercise 3. Matrix NMS (2 points)
 #
 # Soft-NMS is a loop. Matrix NMS (SOLOv2, Wang et al., 2020) lowers all scores in one step, here with masks
-# and classes. Number the masks by score, highest first (of equal ones the lowest number first). Let
+# and classes. Number the masks by score, highest first (of equal ones the lowest index first). Let
 # $o_{ij}$ be the IoU of masks $i$ and $j$ if they have the same class, and 0 otherwise. Mask $i$ is probably
 # a duplicate itself if a higher one covers it; how much is
 #
@@ -272,7 +272,7 @@ check.report()
 #
 # Level $l$ has stride $2^l$: the image is halved $l$ times, and *each time* a remainder is rounded up. The
 # anchors of all levels are one long list: level by level, the finest first; within a level row by row from
-# the top; within a row from left to right; within a cell by the number of the anchor, `0 .. per_cell - 1`.
+# the top; within a row from left to right; within a cell by the index of the anchor, `0 .. per_cell - 1`.
 
 
 # %% exercise="anchors"
@@ -297,7 +297,7 @@ def locate(index, height, width, finest, coarsest, per_cell):
     """The place of an anchor.
 
     Args:
-        index: its number in the list of all anchors, from 0.
+        index: its place in the list of all anchors, from 0.
         height, width, finest, coarsest: as above.
         per_cell: how many anchors a cell has.
 
