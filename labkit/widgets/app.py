@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import html
 import io
 import os
 import traceback
@@ -52,17 +51,6 @@ def png(figure_or_array: Figure | np.ndarray) -> bytes:
 def data_address(data: bytes) -> str:
     """Address of a PNG that holds the PNG itself."""
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
-
-
-def image_html(data: bytes, text: str) -> str:
-    """Make the ``<img>`` of a PNG with its text alternative; assign it to a widget's ``value``."""
-    alt = html.escape(text, quote=True)
-    return f'<img alt="{alt}" style="max-width:100%" src="{data_address(data)}">'
-
-
-def image_widget(data: bytes, text: str) -> ipywidgets.HTML:
-    """Make a widget of a PNG with a text alternative (JupyterLab drops ``Image(alt=...)``)."""
-    return ipywidgets.HTML(image_html(data, text))
 
 
 def with_still(
