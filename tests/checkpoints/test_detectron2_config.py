@@ -6,13 +6,8 @@ import pytest
 import yaml
 from helpers.checkpoint_files import FPN, write_config
 
-from labkit.checkpoints.detectron2_config import (
-    DEFAULTS,
-    FIXED,
-    INPUT_LEVELS,
-    read_config,
-    to_settings,
-)
+from labkit.checkpoints.detectron2_config import read_config, to_settings
+from labkit.checkpoints.detectron2_settings import DEFAULTS, FIXED, INPUT_LEVELS
 from labkit.errors import LabkitError
 from labkit.models.presets import PRESETS
 
