@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import masks_to_boxes
 
 from labkit.bench.panoptic_pairs import categories, make_pair
 from labkit.bench.peer_comparison import PeerComparison, compare_with_peer, timed
 from labkit.metrics.average_precision import Kind, average_precision
 from labkit.metrics.coco_annotations import Annotation, detection_annotations, gt_annotations
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import Categories, Detections, Target
 
 REPEATS = 3
@@ -77,7 +77,7 @@ def _objects(
         (s["id"], label) for s, label in zip(segments, labels, strict=True) if label in COCO.things
     ]
     masks = torch.from_numpy(ids) == torch.tensor([id for id, _ in things])[:, None, None]
-    return masks_to_boxes(masks), torch.tensor([label for _, label in things]), masks
+    return masks_to_edge_boxes(masks), torch.tensor([label for _, label in things]), masks
 
 
 def _dataset(images: Sequence[Sequence[Annotation]]) -> Dataset:

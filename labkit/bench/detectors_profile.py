@@ -33,7 +33,7 @@ class ProfiledPart:
 
 
 PARTS = (
-    ProfiledPart("resizing", (preprocess.resize,)),
+    ProfiledPart("resizing", (preprocess.resize_image,)),
     ProfiledPart("checks, normalising", (check_targets, preprocess.normalize_and_pad)),
     ProfiledPart("backbone", (ResNet.forward,), "pyramid"),
     ProfiledPart("pyramid", (FPN.forward,)),

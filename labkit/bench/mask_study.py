@@ -25,7 +25,7 @@ from labkit.datasets.transforms import TransformedDataset
 from labkit.engine.evaluate import evaluate
 from labkit.engine.train import TrainConfig, train
 from labkit.errors import LabkitError
-from labkit.models.backbones.resnet import freeze_norms
+from labkit.models.backbones.frozen_norm import freeze_norms
 from labkit.models.mask2former.mask2former import Mask2Former
 from labkit.models.preprocess import Batch
 from labkit.models.presets import MASK2FORMER_TINY

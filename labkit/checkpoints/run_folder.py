@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from labkit.checkpoints.weights import load_weights
 from labkit.datasets.json_fields import check_category_entries, json_excerpt, read_json_file
 from labkit.errors import LabkitError
-from labkit.models.backbones.resnet import freeze_norms
+from labkit.models.backbones.frozen_norm import freeze_norms
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.presets import PRESETS, build
 from labkit.models.semantic.deeplab import DeepLabConfig

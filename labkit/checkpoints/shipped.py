@@ -54,7 +54,7 @@ class Shipped:
         from labkit.checkpoints.weights import load_weights  # here, because listing needs no torch
         from labkit.datasets.penn_fudan import PennFudan
         from labkit.datasets.shapes import Shapes
-        from labkit.models.backbones.resnet import freeze_norms
+        from labkit.models.backbones.frozen_norm import freeze_norms
         from labkit.models.presets import build
 
         categories = PennFudan.categories if self.data == "penn_fudan" else Shapes.categories

@@ -21,7 +21,7 @@ from torch import Tensor
 from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.preprocess import TORCHVISION
+from labkit.models.preprocess import TORCHVISION_PREPROCESSING
 from labkit.models.presets import PRESETS
 from labkit.models.rcnn.mask_rcnn import MaskRCNN, MaskRCNNConfig
 
@@ -32,7 +32,7 @@ def _config(base: MaskRCNNConfig) -> MaskRCNNConfig:
     beta = 1 / 9
     return replace(
         base,
-        preprocessing=TORCHVISION,
+        preprocessing=TORCHVISION_PREPROCESSING,
         paste_by_resizing=True,
         # torchvision's frozen batch norm had no epsilon when the published weights were trained.
         backbone=replace(base.backbone, stride_in_1x1=False, eps=0.0),
@@ -159,7 +159,7 @@ def assign(path: Path, weights: Mapping[str, Any], model: MaskRCNN) -> None:
         weights: the tensors by torchvision's names.
         model: changed only if all names and shapes fit.
     """
-    if not model.config.preprocessing.fits(TORCHVISION):
+    if not model.config.preprocessing.fits(TORCHVISION_PREPROCESSING):
         raise LabkitError(
             f"{path}: torchvision's weights need a model with torchvision's conventions:"
             " labkit.checkpoints.torchvision.CONFIG.build(categories)"

@@ -21,7 +21,7 @@ import torch
 from labkit.checkpoints.key_map import KeyMap, RowOrder, Rule
 from labkit.checkpoints.safe_unpickle import read_state_dict
 from labkit.errors import LabkitError
-from labkit.models.preprocess import UPSNET
+from labkit.models.preprocess import UPSNET_PREPROCESSING
 from labkit.models.upsnet.upsnet import UPSNet
 
 NOTICE = (
@@ -105,7 +105,7 @@ def assign(path: Path, weights: Mapping[str, Any], model: UPSNet) -> None:
         weights: the tensors by UPSNet's names.
         model: changed only if all names and shapes fit.
     """
-    if not model.config.preprocessing.fits(UPSNET):
+    if not model.config.preprocessing.fits(UPSNET_PREPROCESSING):
         raise LabkitError(
             f"{path}: UPSNet's weights need a model with its conventions: upsnet_r50,"
             " upsnet_r101_dcn, upsnet_r50_cityscapes or upsnet_r101_cityscapes"

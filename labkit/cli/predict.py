@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from labkit.engine.image_list import Listed
+    from labkit.engine.image_list import ImageEntry
     from labkit.structures import Categories, Detections, Prediction
 
 RESULTS = "predictions.json"
@@ -129,7 +129,7 @@ def predict(
 
 def _listed(
     paths: list[Path], data: str | None, split: str, limit: int | None
-) -> tuple[Categories | None, list[Listed]]:
+) -> tuple[Categories | None, list[ImageEntry]]:
     """List the images, and return the categories of their data set, if any."""
     from labkit.datasets.registry import open_dataset
     from labkit.engine.image_list import from_dataset, from_files
@@ -140,7 +140,7 @@ def _listed(
     return images.categories, from_dataset(images, paths, limit)
 
 
-def _require_new(out: Path, listed: list[Listed], panoptic: bool, overwrite: bool) -> None:
+def _require_new(out: Path, listed: list[ImageEntry], panoptic: bool, overwrite: bool) -> None:
     """Refuse to replace input images, and earlier results without --overwrite."""
     from labkit.engine.image_list import drawing_names
     from labkit.errors import LabkitError
@@ -224,7 +224,7 @@ def _videos(
 
 
 def _pictures(
-    listed: list[Listed],
+    listed: list[ImageEntry],
     known: Categories | None,
     model: str,
     categories_file: Path | None,
@@ -291,7 +291,7 @@ def _pictures(
 
 
 def _write_map(
-    json_path: Path, one: Listed, prediction: Prediction, categories: Categories, model: str
+    json_path: Path, one: ImageEntry, prediction: Prediction, categories: Categories, model: str
 ) -> None:
     """Write the panoptic map NAME.png of an image, and its segments, NAME.json."""
     from labkit.datasets.coco.panoptic_json import write_json

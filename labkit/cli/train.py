@@ -120,7 +120,7 @@ def train(
     from labkit.engine.train import TrainConfig
     from labkit.engine.train import train as run_training
     from labkit.errors import LabkitError
-    from labkit.models.backbones.resnet import freeze_norms
+    from labkit.models.backbones.frozen_norm import freeze_norms
     from labkit.models.presets import PRESETS
     from labkit.models.semantic.deeplab import DeepLab
     from labkit.models.semantic.fcn import FCN
@@ -165,7 +165,7 @@ def train(
     run = replace(run, train=settings)
     if isinstance(model, FCN | DeepLab) and len(images) and "semantic" not in images[0][1]:
         raise LabkitError(f"{data} has objects only; {preset} needs semantic labels")
-    if isinstance(images, CocoInstances) and not images.objects:
+    if isinstance(images, CocoInstances) and not images.num_objects:
         raise LabkitError(
             f"{data}, {split}: no objects to train on; see `labkit data check {data}"
             f" --split {split}`"

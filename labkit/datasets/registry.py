@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.datasets.cityscapes import Cityscapes
-from labkit.datasets.coco.instances import CocoInstances, split_file
+from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.penn_fudan import PennFudan
 from labkit.datasets.shapes import Shapes
@@ -92,7 +92,7 @@ def open_dataset(name: str, split: str) -> Any:
     if kind == "coco" and folder:
         return CocoInstances.from_folder(folder, split)
     if kind == "coco_panoptic" and folder:
-        return CocoPanoptic(split_file(Path(folder), "panoptic", split))
+        return CocoPanoptic.from_folder(folder, split)
     if kind == "cityscapes" and folder:
         return Cityscapes(folder, split)
     if kind in FORMS:

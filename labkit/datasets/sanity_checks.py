@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from labkit.datasets.coco.box_area_checks import check_box_and_area
@@ -16,8 +17,8 @@ from labkit.datasets.coco.instances import CocoInstances
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.image_files import read_header
 from labkit.datasets.masks.mask_folder import MaskFolder, Region
-from labkit.datasets.targets import masks_to_boxes
 from labkit.errors import LabkitError
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import IGNORE, Categories, Target
 from labkit.system.message_text import counted
 from labkit.system.progress_bars import progress_bar
@@ -90,9 +91,7 @@ def name_of(dataset: Any, index: int) -> str | None:
 def _instead(dataset: Any, index: int) -> str:
     """Labelled content of an image without objects: crowds, pixels of unknown value."""
     if isinstance(dataset, CocoInstances):
-        crowds = sum(
-            bool(row.get("iscrowd")) for row in dataset.written(dataset.image_info(index)["id"])
-        )
+        crowds = sum(bool(row.get("iscrowd")) for row in dataset.raw_annotations(index))
         if crowds:
             return f" but {counted(crowds, 'crowd')} (iscrowd=1), which training leaves out"
     if isinstance(dataset, MaskFolder):
@@ -162,7 +161,8 @@ def _neighbours(
     """Warnings about objects that share pixels, and about adjacent objects of one class."""
     if not things:
         return
-    x1, y1, x2, y2 = masks_to_boxes(np.stack([mask for _, mask in things])).astype(int).T
+    masks = torch.from_numpy(np.stack([mask for _, mask in things]))
+    x1, y1, x2, y2 = masks_to_edge_boxes(masks).numpy().astype(int).T
     for i, (a, first) in enumerate(things):
         # Boxes that are a pixel apart or less.
         near = (x1 <= x2[i]) & (x2 >= x1[i]) & (y1 <= y2[i]) & (y2 >= y1[i])

@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 from labkit.structures import Target
 
-Batch = tuple[list[Tensor], list[Target]]
+TrainingBatch = tuple[list[Tensor], list[Target]]
 """Images and targets as two lists: images need not be of one size, so nothing is stacked."""
 
 
-class StepBatches(Dataset[Batch]):
+class StepBatches(Dataset[TrainingBatch]):
     """Data set of batches: item ``t`` is this process's share of the batch of step ``t``.
 
     The seed and the item's position in the run determine the order of the images and the randomness
@@ -39,7 +39,7 @@ class StepBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> TrainingBatch:
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         images, targets = [], []
         # The generator is given back as it was: with workers=0 this runs inside the training

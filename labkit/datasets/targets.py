@@ -6,10 +6,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from labkit.errors import LabkitError
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import Categories, Detections, Panoptic, Target
 
 MOST_MASK_BYTES = 4 * 2**30
@@ -24,19 +24,6 @@ class SegmentationDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
-
-
-def masks_to_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Tight XYXY boxes ``(N, 4)`` of masks ``(N, H, W)``, none of them empty.
-
-    A box touches the outermost pixels' edges: ``x2`` is the last column plus one.
-    """
-    columns: NDArray[np.bool_] = np.any(masks, axis=1)  # (N, W)
-    rows: NDArray[np.bool_] = np.any(masks, axis=2)  # (N, H)
-    x1, y1 = columns.argmax(axis=1), rows.argmax(axis=1)
-    x2 = columns.shape[1] - columns[:, ::-1].argmax(axis=1)
-    y2 = rows.shape[1] - rows[:, ::-1].argmax(axis=1)
-    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
 
 def require_memory(objects: int, size: tuple[int, ...], where: str) -> None:
@@ -63,12 +50,13 @@ def target_from_panoptic(panoptic: Panoptic, categories: Categories, image_id: i
     things = [s for s in panoptic.segments if s.label in categories.things and not s.iscrowd]
     ids = panoptic.ids.numpy()
     require_memory(len(things), ids.shape, f"image {image_id}")
-    masks = ids == np.array([s.id for s in things], np.int32).reshape(-1, 1, 1)  # (N, H, W)
+    thing_ids = np.array([s.id for s in things], np.int32)
+    masks = torch.from_numpy(ids == thing_ids[:, None, None])  # (N, H, W)
     return {
         "image_id": image_id,
-        "boxes": torch.from_numpy(masks_to_boxes(masks)),
+        "boxes": masks_to_edge_boxes(masks),
         "labels": torch.tensor([s.label for s in things], dtype=torch.int64),
-        "masks": torch.from_numpy(masks),
+        "masks": masks,
         "semantic": panoptic.semantic(),
         "panoptic": panoptic,
     }

@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from labkit.datasets.targets import SegmentationDataset, masks_to_boxes
+from labkit.datasets.targets import SegmentationDataset
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import IGNORE, VOID, Panoptic, Target
 
 
@@ -71,7 +72,7 @@ def _rebuild(target: Target, maps: Tensor) -> Target:
     masks = masks[kept]
     rebuilt: Target = {
         "image_id": target["image_id"],
-        "boxes": torch.from_numpy(masks_to_boxes(masks.numpy())),
+        "boxes": masks_to_edge_boxes(masks),
         "labels": target["labels"][kept],
         "masks": masks,
     }

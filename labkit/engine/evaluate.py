@@ -1,8 +1,8 @@
-"""Measuring a model on a data set: every metric that its predictions and the truth allow."""
+"""Measuring a model on a data set: every metric that predictions and ground truth allow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,46 +73,44 @@ def evaluate(
     if count < 1:
         raise LabkitError("evaluate: there are no images to measure on")
     categories: Categories = dataset.categories
-    source: Any = dataset.dataset if isinstance(dataset, InMemory) else dataset
-    areas = source.area_limits if isinstance(source, Shapes) else AREAS
-    detection = COCOAP(categories, areas)
+    source: Any = dataset.dataset if isinstance(dataset, InMemory) else dataset  # the same items
+    ap = COCOAP(categories, source.area_limits if isinstance(source, Shapes) else AREAS)
     confusion, quality = ConfusionMatrix(categories), PanopticQuality(categories)
-    known: Categories = getattr(model, "categories", categories)
-    labels = translation(known, categories)
+    model_categories: Categories = getattr(model, "categories", categories)
+    label_of = map_labels(model_categories, categories)
+    same_categories = _names(model_categories) == _names(categories)
     predictor = Predictor(model, device, precision)
-    same = [(c.id, c.name) for c in known] == [(c.id, c.name) for c in categories]
-    maps = torch.zeros(2, dtype=torch.int64)  # how many semantic and panoptic ones were compared
-    mine = range(rank(), count, world_size())
-    for i in progress_bar(mine, unit="image", disable=not progress or rank() > 0, leave=False):
+    num_maps = torch.zeros(2, dtype=torch.int64)  # semantic and panoptic ones that were compared
+    share = range(rank(), count, world_size())
+    for i in progress_bar(share, unit="image", disable=not progress or rank() > 0, leave=False):
         image, target = dataset[i]
         prediction = predictor(image)
         if need_panoptic:
             _check_panoptic(prediction, target)
         if prediction.detections is not None:
-            found = Prediction(_translated(prediction.detections, labels))
-            in_file = isinstance(source, CocoInstances)
-            rows = source.annotations(target["image_id"]) if in_file else None
-            detection.update(found, target, rows)
-        pairs: list[tuple[Any, Any, Any]] = [
+            detections = _relabelled(prediction.detections, label_of)
+            annotations = source.annotations(i) if isinstance(source, CocoInstances) else None
+            ap.update(Prediction(detections), target, annotations)
+        maps: list[tuple[Any, Any, Any]] = [
             (confusion, prediction.semantic, target.get("semantic")),
             (quality, prediction.panoptic, target.get("panoptic")),
         ]
-        for k, (metric, predicted, true) in enumerate(pairs):
-            if predicted is None or true is None:
+        for k, (metric, predicted, gt) in enumerate(maps):
+            if predicted is None or gt is None:
                 continue
-            if not same:
-                raise LabkitError(f"the model knows {known}, the data has {categories}")
-            metric.update(predicted, true)
-            maps[k] += 1
-    for metric in (detection, confusion, quality):
+            if not same_categories:
+                raise LabkitError(f"the model knows {model_categories}, the data has {categories}")
+            metric.update(predicted, gt)
+            num_maps[k] += 1
+    for metric in (ap, confusion, quality):
         metric.all_reduce()
     # Whether maps were compared, not whether anything was counted: all pixels may be unlabelled.
-    semantics, panoptics = sum_over_processes(maps).tolist()
+    num_semantic, num_panoptic = sum_over_processes(num_maps).tolist()
     result = Evaluation(
         count,
-        detection.compute() if len(detection) else None,
-        confusion.compute() if semantics else None,
-        quality.compute() if panoptics else None,
+        ap.compute() if len(ap) else None,
+        confusion.compute() if num_semantic else None,
+        quality.compute() if num_panoptic else None,
     )
     if result.detection is None and result.semantic is None and result.panoptic is None:
         raise LabkitError("evaluate: nothing that the model predicts is in this data set's targets")
@@ -132,26 +130,31 @@ def _check_panoptic(prediction: Prediction, target: Target) -> None:
         )
 
 
-def translation(known: Categories, wanted: Categories) -> Tensor:
-    """The label in ``wanted`` of each thing label of ``known``, -1 where it has none.
+def map_labels(model_categories: Categories, data_categories: Categories) -> Tensor:
+    """The data's label of each thing label of the model ``(T,)``, -1 where the data has none.
 
     Raises:
-        LabkitError: a thing of ``wanted`` is not known, or an id means something else.
+        LabkitError: the model does not know a thing of the data, or its id means something else.
     """
-    names = {category.id: category.name for category in known if category.isthing}
-    for category in (c for c in wanted if c.isthing):
+    names = {category.id: category.name for category in model_categories if category.isthing}
+    for category in (c for c in data_categories if c.isthing):
         if names.get(category.id) != category.name:
             there = f"{category.id} is {names[category.id]}" if category.id in names else "not it"
             raise LabkitError(
                 f"the data has the class {category.id} {category.name}; the model knows {there}."
                 " Measure it on data with the classes that it was trained on"
             )
-    label_of = {wanted[label].id: label for label in wanted.things}
-    return torch.tensor([label_of.get(known[k].id, -1) for k in known.things], dtype=torch.int64)
+    label_of = {data_categories[label].id: label for label in data_categories.things}
+    labels = [label_of.get(model_categories[k].id, -1) for k in model_categories.things]
+    return torch.tensor(labels, dtype=torch.int64)
 
 
-def _translated(found: Detections, labels: Tensor) -> Detections:
-    of_data = labels[found.labels]  # (N,)
-    keep = of_data >= 0
-    masks = None if found.masks is None else found.masks[keep]
-    return Detections(found.boxes[keep], found.scores[keep], of_data[keep], masks)
+def _relabelled(detections: Detections, label_of: Tensor) -> Detections:
+    """Detections with the data's labels, without those of classes that the data lacks."""
+    labels = label_of[detections.labels]  # (N,)
+    relabelled = replace(detections, labels=labels)
+    return relabelled[labels >= 0]
+
+
+def _names(categories: Categories) -> list[tuple[int, str]]:
+    return [(category.id, category.name) for category in categories]

@@ -33,7 +33,7 @@ from labkit.engine.onnx_graphs import (
     with_fixed_steps,
 )
 from labkit.errors import LabkitError
-from labkit.models.backbones.resnet import fold_norms
+from labkit.models.backbones.frozen_norm import fold_norms
 from labkit.models.detr.detr import DETR
 from labkit.models.mask2former.eomt import EoMT
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPN

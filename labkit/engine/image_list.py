@@ -25,8 +25,8 @@ LONGEST_NUMBER = 18
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One picture.
+class ImageEntry:
+    """One picture to predict.
 
     Attributes:
         file_name: its name, in a data set as its annotations write it.
@@ -41,7 +41,7 @@ class Listed:
     read: Callable[[], Tensor]
 
 
-def from_files(paths: Sequence[Path]) -> list[Listed]:
+def from_files(paths: Sequence[Path]) -> list[ImageEntry]:
     """Pictures by themselves.
 
     Raises:
@@ -58,10 +58,10 @@ def from_files(paths: Sequence[Path]) -> list[Listed]:
                 " pictures they are"
             )
         seen[image_id] = path
-    return [Listed(path.name, id_, path, _reader(path)) for id_, path in seen.items()]
+    return [ImageEntry(path.name, id_, path, _reader(path)) for id_, path in seen.items()]
 
 
-def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list[Listed]:
+def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list[ImageEntry]:
     """Pictures of a data set, with its ids.
 
     Args:
@@ -91,7 +91,7 @@ def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list
     return found
 
 
-def drawing_names(listed: Sequence[Listed]) -> list[str]:
+def drawing_names(listed: Sequence[ImageEntry]) -> list[str]:
     """Names of files, one for each picture: those of the pictures, with their folders where two
     are the same."""
     plain = [PurePath(one.file_name.replace("\\", "/")).with_suffix("").parts for one in listed]
@@ -103,14 +103,14 @@ def drawing_names(listed: Sequence[Listed]) -> list[str]:
     return names
 
 
-def _item(dataset: Any, index: int) -> Listed:
+def _item(dataset: Any, index: int) -> ImageEntry:
     if isinstance(dataset, CocoInstances | CocoPanoptic):
         info = dataset.image_info(index)
         path = dataset.image_path(index)
-        return Listed(info["file_name"], info["id"], path, _reader(path))
+        return ImageEntry(info["file_name"], info["id"], path, _reader(path))
     image_id = dataset[index][1]["image_id"]
     # Read again when its turn comes: all pictures at once may not fit into memory.
-    return Listed(str(image_id), image_id, None, lambda: dataset[index][0])
+    return ImageEntry(str(image_id), image_id, None, lambda: dataset[index][0])
 
 
 def _reader(path: Path) -> Callable[[], Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from labkit.datasets.image_files import read_image
 from labkit.engine.precision import autocast
 from labkit.errors import LabkitError
-from labkit.models.backbones.resnet import fold_norms
+from labkit.models.backbones.frozen_norm import fold_norms
 from labkit.models.preprocess import Batch, preprocess
 from labkit.structures import Prediction, Target
 from labkit.system.distributed import default_device, rank, world_size

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from labkit.checkpoints.weights import save_weights
-from labkit.datasets.step_batches import Batch, StepBatches, mixed_seed
+from labkit.datasets.step_batches import StepBatches, TrainingBatch, mixed_seed
 from labkit.engine.precision import autocast, training_precision
 from labkit.engine.training_run import History, TrainingRun
 from labkit.errors import LabkitError
@@ -195,7 +195,7 @@ def _data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _loader(
     dataset: Dataset[Any], config: TrainConfig, start: int, device: torch.device
-) -> DataLoader[Batch]:
+) -> DataLoader[TrainingBatch]:
     steps = StepBatches(dataset, config.steps, config.batch_size, config.seed, rank(), world_size())
     if steps.size == 0:
         raise LabkitError("the data set is empty; there is nothing to train on")
@@ -214,25 +214,24 @@ def _loader(
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer, with two groups of parameters, decayed or not; of the backbone two more."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    backbone = set()
+    backbone: dict[str, nn.Parameter] = {}
     if config.backbone_lr_factor != 1:
         part = model.get_submodule("backbone")  # of a pyramid the network below it alone
-        inside = "backbone.bottom_up." if hasattr(part, "bottom_up") else "backbone."
-        backbone = {name for name in trained if name.startswith(inside)}
-    groups = [
-        {
-            "params": [p for n, p in trained.items() if n in names and (p.ndim > 1) == decays],
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "lr_factor": factor,
-        }
-        for names, factor in (
-            (trained.keys() - backbone, 1.0),
-            (backbone, config.backbone_lr_factor),
-        )
-        for decays in (True, False)
-        if names
-    ]
+        prefix = "backbone.bottom_up." if hasattr(part, "bottom_up") else "backbone."
+        backbone = {name: p for name, p in trained.items() if name.startswith(prefix)}
+    others = {name: p for name, p in trained.items() if name not in backbone}
+    groups: list[dict[str, Any]] = []
+    for parameters, lr_factor in ((others, 1.0), (backbone, config.backbone_lr_factor)):
+        if not parameters:
+            continue
+        weights = [p for p in parameters.values() if p.ndim > 1]
+        biases_and_norms = [p for p in parameters.values() if p.ndim <= 1]
+        groups += [
+            {"params": weights, "weight_decay": config.weight_decay, "lr_factor": lr_factor},
+            {"params": biases_and_norms, "weight_decay": 0.0, "lr_factor": lr_factor},
+        ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
     return torch.optim.AdamW(groups, lr=config.lr)

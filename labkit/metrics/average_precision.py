@@ -87,53 +87,68 @@ def average_precision(
     Raises:
         LabkitError: ``kind`` is "masks" and detections have none, or sizes differ.
     """
-    classes = len(categories.things)
-    scores: list[list[Floats]] = [[] for _ in range(classes)]
-    right: list[list[NDArray[np.bool_]]] = [[] for _ in range(classes)]
-    objects = np.zeros(classes, int)
-    for found_there, target_there in pairs:
-        found, target = found_there.to("cpu"), target_to(target_there, "cpu")
-        labels, true_labels = found.labels.numpy(), target["labels"].numpy()
-        for label in {*labels.tolist(), *true_labels.tolist()}:
-            mine = np.flatnonzero(labels == label)
-            order = np.argsort(-found.scores.numpy()[mine], kind="stable")[:MAX_DETECTIONS]
-            mine, true = mine[order], np.flatnonzero(true_labels == label)  # (D,), (G,)
-            iou = detection_iou(found, target, kind, mine, true)
-            scores[label].append(found.scores.numpy()[mine].astype(np.float64))
-            right[label].append(
+    num_classes = len(categories.things)
+    scores: list[list[Floats]] = [[] for _ in range(num_classes)]
+    matched: list[list[NDArray[np.bool_]]] = [[] for _ in range(num_classes)]
+    num_gt = np.zeros(num_classes, int)
+    for image_detections, image_target in pairs:
+        detections, target = image_detections.to("cpu"), target_to(image_target, "cpu")
+        all_scores = detections.scores.numpy().astype(np.float64)
+        labels, gt_labels = detections.labels.numpy(), target["labels"].numpy()
+        for label in {*labels.tolist(), *gt_labels.tolist()}:
+            idxs = np.flatnonzero(labels == label)
+            best_first = np.argsort(-all_scores[idxs], kind="stable")
+            idxs = idxs[best_first[:MAX_DETECTIONS]]  # (D,)
+            gt_idxs = np.flatnonzero(gt_labels == label)  # (G,)
+            iou = detection_iou(detections, target, kind, idxs, gt_idxs)
+            scores[label].append(all_scores[idxs])
+            matched[label].append(
                 np.stack([match_detections(iou, t) >= 0 for t in THRESHOLDS])
             )  # (T, D)
-            objects[label] += len(true)
-    table = np.full((len(THRESHOLDS), classes), np.nan)
-    for label in np.flatnonzero(objects):
-        all_scores = np.concatenate(scores[label])
-        for row, hits in zip(table, np.concatenate(right[label], axis=1), strict=True):
-            row[label] = area_under(*precision_recall(all_scores, hits, int(objects[label])))
+            num_gt[label] += len(gt_idxs)
+    table = np.full((len(THRESHOLDS), num_classes), np.nan)
+    for label in np.flatnonzero(num_gt):
+        class_scores = np.concatenate(scores[label])  # of all images
+        class_matched = np.concatenate(matched[label], axis=1)  # (T, all detections)
+        for row, at_threshold in zip(table, class_matched, strict=True):
+            precision, recall = precision_recall(class_scores, at_threshold, int(num_gt[label]))
+            row[label] = area_under(precision, recall)
     return AveragePrecision(table)
 
 
 def detection_iou(
-    found: Detections,
+    detections: Detections,
     target: Target,
     kind: Kind,
-    mine: NDArray[np.intp],
-    true: NDArray[np.intp],
+    idxs: NDArray[np.intp],
+    gt_idxs: NDArray[np.intp],
 ) -> Floats:
-    """IoU ``(D, G)`` of detections ``mine`` (D,) and ground-truth objects ``true`` (G,)."""
+    """IoU ``(D, G)`` of some detections with some ground-truth objects of an image.
+
+    Args:
+        detections, target: of the image.
+        kind: compute IoU of "boxes" or "masks".
+        idxs: ``(D,)`` which detections.
+        gt_idxs: ``(G,)`` which objects.
+
+    Raises:
+        LabkitError: ``kind`` is "masks" and the detections have none, or sizes differ.
+    """
     if kind == "boxes":
-        return box_iou(found.boxes[mine].double(), target["boxes"][true].double()).numpy()
-    if found.masks is None:
+        return box_iou(detections.boxes[idxs].double(), target["boxes"][gt_idxs].double()).numpy()
+    if detections.masks is None:
         raise LabkitError("AP of masks: the detections have boxes only; ask for boxes")
-    if found.masks.shape[1:] != target["masks"].shape[1:]:
+    if detections.masks.shape[1:] != target["masks"].shape[1:]:
         raise LabkitError(
-            f"image {target['image_id']}: detected masks are {tuple(found.masks.shape[1:])},"
+            f"image {target['image_id']}: detected masks are {tuple(detections.masks.shape[1:])},"
             f" ground-truth masks {tuple(target['masks'].shape[1:])} (height, width)"
         )
-    a = found.masks[mine].flatten(1).float()  # (D, H W); sums of 0 and 1 are exact below 2 ** 24
-    b = target["masks"][true].flatten(1).float()  # (G, H W)
-    both = (a @ b.T).double()  # (D, G)
-    either = a.sum(1).double()[:, None] + b.sum(1).double() - both
-    iou: Tensor = torch.where(either > 0, both / either, 0.0)
+    # Sums of 0 and 1 are exact in float32 below 2 ** 24.
+    masks = detections.masks[idxs].flatten(1).float()  # (D, H W)
+    gt_masks = target["masks"][gt_idxs].flatten(1).float()  # (G, H W)
+    intersection = (masks @ gt_masks.T).double()  # (D, G)
+    union = masks.sum(1).double()[:, None] + gt_masks.sum(1).double() - intersection
+    iou: Tensor = torch.where(union > 0, intersection / union, 0.0)
     return iou.numpy()
 
 
@@ -148,30 +163,30 @@ def match_detections(iou: Floats, threshold: float) -> NDArray[np.int64]:
         ``(D,)``: the object's index, or -1 for a false positive. Each object is matched at most
         once; unmatched objects are false negatives.
     """
-    taken = np.full(len(iou), -1)
+    matched_idxs = np.full(len(iou), -1)
     if iou.shape[1] == 0:
-        return taken
-    free = np.array(iou)  # a copy; columns of taken objects become -1
-    for i, row in enumerate(free):
+        return matched_idxs
+    left = np.array(iou)  # a copy; the columns of matched objects become -1
+    for i, row in enumerate(left):
         best = len(row) - 1 - int(row[::-1].argmax())  # COCO takes the last of equals
         if row[best] >= threshold:
-            taken[i] = best
-            free[:, best] = -1
-    return taken
+            matched_idxs[i] = best
+            left[:, best] = -1
+    return matched_idxs
 
 
 def precision_recall(
-    scores: Floats, right: NDArray[np.bool_], objects: int
+    scores: Floats, matched: NDArray[np.bool_], num_gt: int
 ) -> tuple[Floats, Floats]:
     """Precision and recall ``(D,)`` after each detection, best score first.
 
     Args:
         scores: ``(D,)`` scores of one class in all images.
-        right: ``(D,)`` whether a detection is matched.
-        objects: number of ground-truth objects of the class.
+        matched: ``(D,)`` whether a detection is matched.
+        num_gt: number of ground-truth objects of the class.
     """
-    hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
-    return hits / np.arange(1, len(hits) + 1), hits / objects
+    tp = np.cumsum(matched[np.argsort(-scores, kind="stable")])
+    return tp / np.arange(1, len(tp) + 1), tp / num_gt
 
 
 def area_under(precision: Floats, recall: Floats) -> float:

@@ -51,13 +51,17 @@ def gt_annotations(target: Target, things: range) -> list[Annotation]:
     return gt
 
 
-def detection_annotations(found: Detections) -> list[Annotation]:
+def detection_annotations(detections: Detections) -> list[Annotation]:
     """Annotations of detections; category ids are labels, ``segmentation`` may be None."""
-    codes: Sequence[Any] = [None] * len(found)
-    if found.masks is not None:
-        codes = encode_rle(found.masks)
+    codes: Sequence[Any] = [None] * len(detections)
+    if detections.masks is not None:
+        codes = encode_rle(detections.masks)
     rows = zip(
-        found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), codes, strict=True
+        detections.labels.tolist(),
+        detections.boxes.tolist(),
+        detections.scores.tolist(),
+        codes,
+        strict=True,
     )
     return [
         {"category_id": label, "bbox": xywh(box), "score": score, "segmentation": code}

@@ -65,7 +65,7 @@ class _Image:
     """Ground truth and detections of one image, as COCO annotations without ids."""
 
     gt: list[Annotation]
-    found: list[Annotation]
+    detections: list[Annotation]
     has_masks: bool
 
 
@@ -110,21 +110,22 @@ class COCOAP:
             LabkitError: no detections, a label that is not a thing, masks of another size than the
                 target's, or a repeated image.
         """
-        image_id, found = target["image_id"], prediction.detections
-        if found is None:
+        image_id, detections = target["image_id"], prediction.detections
+        if detections is None:
             raise LabkitError(f"image {image_id}: the prediction has no detections to measure")
         if image_id in self._images:
             raise LabkitError(f"image {image_id} was counted already; ids must differ")
-        for name, labels in (("prediction", found.labels), ("target", target["labels"])):
+        for name, labels in (("prediction", detections.labels), ("target", target["labels"])):
             wrong = (labels < 0) | (labels >= len(self.categories.things))
             if bool(wrong.any()):
                 raise LabkitError(
                     f"image {image_id}: {name} has label {int(labels[wrong][0])}; things are"
                     f" 0..{len(self.categories.things) - 1}"
                 )
-        if found.masks is not None and found.masks.shape[1:] != target["masks"].shape[1:]:
+        masks = detections.masks
+        if masks is not None and masks.shape[1:] != target["masks"].shape[1:]:
             raise LabkitError(
-                f"image {image_id}: detected masks are {tuple(found.masks.shape[1:])},"
+                f"image {image_id}: detected masks are {tuple(masks.shape[1:])},"
                 f" ground-truth masks {tuple(target['masks'].shape[1:])} (height, width)"
             )
         if annotations is None:
@@ -133,22 +134,15 @@ class COCOAP:
             gt = [
                 {**a, "category_id": self.categories.label(a["category_id"])} for a in annotations
             ]
-        self._images[image_id] = _Image(gt, detection_annotations(found), found.masks is not None)
-
-    def merge(self, other: COCOAP) -> None:
-        """Add the images of ``other``.
-
-        Raises:
-            LabkitError: the categories differ, or both have the same image.
-        """
-        if other.categories != self.categories:
-            raise LabkitError("merge: the two COCOAP have different categories")
-        self._add(other._images)
+        self._images[image_id] = _Image(gt, detection_annotations(detections), masks is not None)
 
     def all_reduce(self) -> None:
         """Gather the images of all processes of ``torch.distributed``; without it, do nothing.
 
         Call it once, after the last update. Then every process holds all images.
+
+        Raises:
+            LabkitError: two processes have the same image.
         """
         if not dist.is_initialized():
             return
@@ -156,13 +150,10 @@ class COCOAP:
         dist.all_gather_object(shares, self._images)
         self._images = {}
         for share in shares:
-            self._add(share)
-
-    def _add(self, images: dict[int | str, _Image]) -> None:
-        twice = self._images.keys() & images.keys()
-        if twice:
-            raise LabkitError(f"image {min(map(str, twice))} was counted twice; ids must differ")
-        self._images |= images
+            if twice := self._images.keys() & share.keys():
+                first = min(map(str, twice))
+                raise LabkitError(f"image {first} was counted twice; ids must differ")
+            self._images |= share
 
     def compute(self) -> COCOResult:
         """Compute AP over all images."""
@@ -176,8 +167,8 @@ class COCOAP:
         classes = range(len(self.categories.things))
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             gt = _coco([image.gt for image in images], classes)
-            found = _coco([image.found for image in images], classes, area_of=kind)
-            evaluation = COCOeval(gt, found, kind)
+            detections = _coco([image.detections for image in images], classes, area_of=kind)
+            evaluation = COCOeval(gt, detections, kind)
             small, large = self.areas
             evaluation.params.areaRng = [[0, 1e10], [0, small], [small, large], [large, 1e10]]
             evaluation.evaluate()

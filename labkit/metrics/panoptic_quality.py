@@ -48,16 +48,6 @@ class PanopticQuality:
         matches = _match(prediction, target, gt, pred)
         self.counts += count_matches(matches, gt, pred, len(self.categories))
 
-    def merge(self, other: PanopticQuality) -> None:
-        """Add the counts of ``other``.
-
-        Raises:
-            LabkitError: the two have different categories.
-        """
-        if other.categories != self.categories:
-            raise LabkitError("merge: the two PanopticQuality have different categories")
-        self.counts += other.counts
-
     def all_reduce(self) -> None:
         """Sum the counts over all processes of ``torch.distributed``; without it, do nothing.
 

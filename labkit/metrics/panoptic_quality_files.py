@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco import compiled_maps
-from labkit.datasets.coco.panoptic_png import read_json, read_png
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png
 from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.json_fields import id_type_hint
 from labkit.errors import LabkitError

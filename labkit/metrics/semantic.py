@@ -98,16 +98,6 @@ class ConfusionMatrix:
         counts = torch.bincount(cell[known], minlength=self.counts.numel())
         self.counts += counts.reshape(self.counts.shape).cpu()
 
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of ``other``.
-
-        Raises:
-            LabkitError: the two have different numbers of classes.
-        """
-        if other.num_classes != self.num_classes:
-            raise LabkitError(f"merge: {self.num_classes} classes and {other.num_classes}")
-        self.counts += other.counts
-
     def all_reduce(self) -> None:
         """Sum the counts over all processes of ``torch.distributed``; without it, do nothing.
 

@@ -37,6 +37,6 @@ def xavier_conv(inputs: int, outputs: int, kernel: int, bias: bool = True) -> nn
     return conv
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+def resize_bilinear(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps ``(B, channels, ., .)`` bilinearly to ``(B, channels, *size)``."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

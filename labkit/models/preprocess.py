@@ -76,12 +76,16 @@ class Preprocessing:
         return max(scale, 1 / min(size))  # a flat image keeps a row
 
 
-DETECTRON2 = Preprocessing(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), resize="pillow")
-TORCHVISION = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="float")
-UPSNET = Preprocessing(True, (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), resize="opencv")
-DETR = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow_floor", size_divisor=1)
-MASK2FORMER = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow")
-EOMT = Preprocessing(
+DETECTRON2_PREPROCESSING = Preprocessing(True, IMAGENET_MEAN, (1.0, 1.0, 1.0), resize="pillow")
+TORCHVISION_PREPROCESSING = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="float")
+UPSNET_PREPROCESSING = Preprocessing(
+    True, (122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0), resize="opencv"
+)
+DETR_PREPROCESSING = Preprocessing(
+    False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow_floor", size_divisor=1
+)
+MASK2FORMER_PREPROCESSING = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD, resize="pillow")
+EOMT_PREPROCESSING = Preprocessing(
     False,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -91,10 +95,10 @@ EOMT = Preprocessing(
     size_divisor=640,
     pad_black=True,
 )
-EFFICIENTNET_LITE = Preprocessing(
+EFFICIENTNET_LITE_PREPROCESSING = Preprocessing(
     False, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0), resize="pillow", min_size=320, max_size=640
 )
-LABKIT = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD)
+LABKIT_PREPROCESSING = Preprocessing(False, IMAGENET_MEAN, IMAGENET_STD)
 """For networks trained from scratch: nothing to be compatible with, the simplest of each."""
 
 
@@ -142,7 +146,7 @@ def preprocess(
         LabkitError: no image, or one that is not ``(3, height, width)`` uint8.
     """
     check_images(images)
-    inputs = list(images) if training else [resize(image, preprocessing) for image in images]
+    inputs = list(images) if training else [resize_image(image, preprocessing) for image in images]
     tensor = normalize_and_pad(inputs, preprocessing)
     if training:
         # All feature maps inherit this layout, and convolutions and RoIAlign are fastest in it. In
@@ -171,7 +175,7 @@ def size_of(image: Tensor) -> Size:
     return image.shape[-2], image.shape[-1]
 
 
-def resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
+def resize_image(image: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Resize an image ``(3, ., .)`` uint8 to the size that the weights expect, uint8 or float."""
     if preprocessing.resize is None:
         return image

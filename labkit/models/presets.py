@@ -21,12 +21,12 @@ from labkit.models.mask2former.postprocess import InferenceConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
 from labkit.models.preprocess import (
-    DETECTRON2,
-    DETR,
-    EFFICIENTNET_LITE,
-    LABKIT,
-    MASK2FORMER,
-    UPSNET,
+    DETECTRON2_PREPROCESSING,
+    DETR_PREPROCESSING,
+    EFFICIENTNET_LITE_PREPROCESSING,
+    LABKIT_PREPROCESSING,
+    MASK2FORMER_PREPROCESSING,
+    UPSNET_PREPROCESSING,
 )
 from labkit.models.rcnn.mask_rcnn import MaskRCNNConfig
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig
@@ -56,7 +56,7 @@ Config = (
 
 def _r_fpn(network: Network) -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        DETECTRON2,
+        DETECTRON2_PREPROCESSING,
         BackboneConfig("fpn", network),
         RPNConfig(PYRAMID, anchor_sizes=((32,), (64,), (128,), (256,), (512,))),
         RoIHeadsConfig(PoolerConfig(PYRAMID[:4])),
@@ -65,7 +65,7 @@ def _r_fpn(network: Network) -> MaskRCNNConfig:
 
 def _r_c4(network: Network) -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        replace(DETECTRON2, size_divisor=1),
+        replace(DETECTRON2_PREPROCESSING, size_divisor=1),
         BackboneConfig("c4", network),
         _one_level_rpn("res4"),
         RoIHeadsConfig(PoolerConfig(("res4",)), mask_channels=(256,)),
@@ -74,7 +74,7 @@ def _r_c4(network: Network) -> MaskRCNNConfig:
 
 def _r_dc5(network: Network) -> MaskRCNNConfig:
     return MaskRCNNConfig(
-        replace(DETECTRON2, size_divisor=1),
+        replace(DETECTRON2_PREPROCESSING, size_divisor=1),
         BackboneConfig("dc5", network),
         _one_level_rpn("res5"),
         RoIHeadsConfig(PoolerConfig(("res5",))),
@@ -92,7 +92,7 @@ def _panoptic_r(network: Network) -> PanopticFPNConfig:
 
 
 def _parts(detector: MaskRCNNConfig) -> dict[str, Any]:
-    """A detector's numbers, for a network that adds a branch to it."""
+    """A detector's configuration by part, for a network that adds a branch to it."""
     names = ("preprocessing", "backbone", "rpn", "roi_heads")
     return {name: getattr(detector, name) for name in names}
 
@@ -113,7 +113,7 @@ def panoptic_fpn_of(
 def _upsnet_coco(network: Network, deformable: bool) -> UPSNetConfig:
     # Boxes from pixel to pixel, as Detectron had them in 2018.
     return UPSNetConfig(
-        UPSNET,
+        UPSNET_PREPROCESSING,
         BackboneConfig("fpn", network, deformable=deformable, context=True),
         RPNConfig(
             PYRAMID,
@@ -138,7 +138,7 @@ def _upsnet_cityscapes(network: Network) -> UPSNetConfig:
     coco = _upsnet_coco(network, deformable=False)
     return replace(
         coco,
-        preprocessing=replace(UPSNET, min_size=1024, max_size=2048),
+        preprocessing=replace(UPSNET_PREPROCESSING, min_size=1024, max_size=2048),
         backbone=replace(coco.backbone, context=False),
         semantic_head=replace(coco.semantic_head, widths=(128, 128)),
         panoptic=replace(coco.panoptic, min_stuff_area=2048),
@@ -158,7 +158,7 @@ TINY_ROI = RoIHeadsConfig(
     mask_batch_size_per_image=10,
 )
 TINY_FPN = MaskRCNNConfig(
-    LABKIT,
+    LABKIT_PREPROCESSING,
     BackboneConfig("fpn", "tiny_resnet", pyramid=64),
     RPNConfig(
         PYRAMID[:4],
@@ -175,7 +175,7 @@ TINY_FPN = MaskRCNNConfig(
 # What a laptop fine-tunes from ImageNet: photographs of 320 pixels, heads between the tiny and the
 # published ones. A box of 96 of these pixels is one of 224 at the published size, 800.
 LITE_FPN = MaskRCNNConfig(
-    EFFICIENTNET_LITE,
+    EFFICIENTNET_LITE_PREPROCESSING,
     BackboneConfig("fpn", "efficientnet_lite0", pyramid=64),
     RPNConfig(
         PYRAMID,
@@ -205,14 +205,14 @@ def _tiny_one_level(kind: str, level: str) -> MaskRCNNConfig:
         roi = replace(roi, representation_size=96)
     return replace(
         TINY_FPN,
-        preprocessing=replace(LABKIT, size_divisor=1),
+        preprocessing=replace(LABKIT_PREPROCESSING, size_divisor=1),
         backbone=BackboneConfig(kind, "tiny_resnet"),  # type: ignore[arg-type]
         rpn=rpn,
         roi_heads=roi,
     )
 
 
-# 4096 pixels of stuff in a picture of 480 x 640 are as many in one of 128 x 128 as these.
+# The same share of a 128 x 128 image as 4096 pixels are of one of 480 x 640.
 TINY_STUFF_AREA = 218
 
 
@@ -220,7 +220,9 @@ def _panoptic_tiny(
     detector: MaskRCNNConfig, levels: tuple[str, ...], size_divisor: int = 32
 ) -> PanopticFPNConfig:
     # All maps must reach the common stride 4 by doubling.
-    detector = replace(detector, preprocessing=replace(LABKIT, size_divisor=size_divisor))
+    detector = replace(
+        detector, preprocessing=replace(LABKIT_PREPROCESSING, size_divisor=size_divisor)
+    )
     return panoptic_fpn_of(
         detector,
         SemanticFPNConfig(levels, channels=64, merge_things=False),
@@ -232,7 +234,7 @@ def _panoptic_tiny(
 def _detr(network: Network, dilated: bool, panoptic: bool) -> DETRConfig:
     kind: Any = "dc5" if dilated else "c5"
     return DETRConfig(
-        DETR,
+        DETR_PREPROCESSING,
         BackboneConfig(kind, network, stride_in_1x1=False, late_dilation=True),
         # Its outputs are COCO's ids: 90 things and, in a later list, stuff up to 200.
         num_ids=250 if panoptic else 91,
@@ -245,10 +247,10 @@ def _detr(network: Network, dilated: bool, panoptic: bool) -> DETRConfig:
 # cells, as the last stage's is, would hold several objects in a cell, so that the transformer sees
 # the pyramid's level of stride 8, and the mask head needs one finer map only. The paper's weight of
 # "no object", 0.1, is for 100 queries of which nine in ten have none; of these 20 it is six in ten,
-# and with 0.1 too many named something: 8.7 a picture were sure, of 7.7 segments. Its scores are
+# and with 0.1 the network predicted too many segments: 8.7 in an image that has 7.7. Its scores are
 # low: of the thresholds 0.2 to 0.6 those up to 0.3 gave the best maps of 100 training images.
 DETR_TINY = DETRConfig(
-    LABKIT,
+    LABKIT_PREPROCESSING,
     BackboneConfig("fpn", "tiny_resnet", pyramid=64),
     levels=("p3", "p2"),
     d_model=128,
@@ -268,7 +270,8 @@ def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
         semantic_head=DeformableHeadConfig(PYRAMID[:4], widths=(64, 32), group_norm=True),
         panoptic=PanopticConfig(min_stuff_area=TINY_STUFF_AREA),
         semantic_loss_weight=1.0,
-        # With more the heads learn later: of 580 steps from nothing PQ 79 came out, with these 80.
+        # Larger weights delay the other heads: PQ 79 instead of 80 after 580 steps from random
+        # weights.
         roi_loss_weight=0.1,
         panoptic_loss_weight=0.2,
     )
@@ -276,7 +279,7 @@ def _upsnet_tiny(detector: MaskRCNNConfig) -> UPSNetConfig:
 
 def _mask2former(network: Network, panoptic: bool = True) -> Mask2FormerConfig:
     return Mask2FormerConfig(
-        MASK2FORMER,
+        MASK2FORMER_PREPROCESSING,
         BackboneConfig("c5", network, stride_in_1x1=False, frozen=0),
         panoptic=panoptic,
     )
@@ -285,7 +288,7 @@ def _mask2former(network: Network, panoptic: bool = True) -> Mask2FormerConfig:
 # 128-pixel images have up to 12 segments. Mask logits of 32 x 32 have as many pixels as the loss
 # has points. The pixel decoder stands on the pyramid, so that a trained one can be the beginning.
 MASK2FORMER_TINY = Mask2FormerConfig(
-    LABKIT,
+    LABKIT_PREPROCESSING,
     BackboneConfig("fpn", "tiny_resnet", pyramid=64),
     PixelDecoderConfig(
         levels=("p5", "p4", "p3"),
@@ -302,9 +305,9 @@ MASK2FORMER_TINY = Mask2FormerConfig(
     inference=InferenceConfig(score_thresh=0.5),
 )
 
-# The transformer sees the pyramid's level of stride 8, as DETR_TINY's does and for its reason.
+# The transformer sees the pyramid's level of stride 8 for the same reason as DETR_TINY's.
 MASKFORMER_TINY = MaskFormerConfig(
-    LABKIT,
+    LABKIT_PREPROCESSING,
     BackboneConfig("fpn", "tiny_resnet", pyramid=64),
     levels=("p3", "p2"),
     d_model=64,

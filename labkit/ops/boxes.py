@@ -1,4 +1,4 @@
-"""Box coding of the detectors: encoding and decoding of regression offsets, clipping.
+"""Boxes of masks and box coding: encoding and decoding of regression offsets, clipping.
 
 Boxes are ``(N, 4)`` XYXY in pixels, widths are ``x2 - x1``. IoU and NMS are torchvision's. Half
 precision is computed with in float32.
@@ -112,6 +112,21 @@ def larger_than(boxes: Tensor, side: float) -> Tensor:
     """Mask ``(N,)`` bool of the boxes with both sides longer than ``side``."""
     boxes = boxes.to(at_least_float32(boxes))
     return ((boxes[:, 2:] - boxes[:, :2]) > side).all(dim=1)
+
+
+def masks_to_edge_boxes(masks: Tensor) -> Tensor:
+    """Tight XYXY boxes ``(N, 4)`` float32 of masks ``(N, H, W)`` bool, none of them empty.
+
+    A box ends at the far edges of the mask's last row and column: around one pixel it has the area
+    1, and ``x2 - x1`` is the number of columns, as everywhere in labkit. torchvision's
+    ``masks_to_boxes`` ends at their *indices*: its boxes are one pixel shorter on both sides, and
+    have no area around a single row.
+    """
+    columns, rows = masks.any(dim=1).byte(), masks.any(dim=2).byte()  # (N, W), (N, H)
+    x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)  # the first of equals
+    x2 = columns.shape[1] - columns.flip(1).argmax(dim=1)
+    y2 = rows.shape[1] - rows.flip(1).argmax(dim=1)
+    return torch.stack([x1, y1, x2, y2], dim=1).float()
 
 
 def _centre_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -65,7 +65,11 @@ from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import PRESETS, build
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.preprocess import EFFICIENTNET_LITE, LABKIT, preprocess
+from labkit.models.preprocess import (
+    EFFICIENTNET_LITE_PREPROCESSING,
+    LABKIT_PREPROCESSING,
+    preprocess,
+)
 from labkit.structures import IGNORE, Detections
 from labkit.system.cpu_cores import use_threads
 from labkit.system.distributed import default_device
@@ -131,7 +135,9 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(backbone.channels["res5"], num_classes)
 
     def forward(self, images, targets=None):
-        batch = preprocess(images, LABKIT)  # normalise (labkit's mean and std), pad, stack
+        batch = preprocess(
+            images, LABKIT_PREPROCESSING
+        )  # normalise (labkit's mean and std), pad, stack
         features = self.backbone(batch.tensor)["res5"]  # (B, K, 2, 2)
         logits = self.fc(features.mean(dim=(2, 3)))  # (B, C)
         if not self.training:
@@ -212,7 +218,7 @@ def to_convolution(linear):
 # Figure: the classifier as a 1 × 1 convolution; check against the linear layer
 image, target = val_set[0]
 with torch.no_grad():
-    batch = preprocess([image], LABKIT)
+    batch = preprocess([image], LABKIT_PREPROCESSING)
     features = classifier.backbone(batch.tensor)["res5"]  # (1, K, 4, 4)
     cells = [classifier.fc(features[0, :, y, x]) for y in range(4) for x in range(4)]
     logits = to_convolution(classifier.fc)(features)[0].flatten(1).T  # (16, C)
@@ -273,7 +279,7 @@ for skip in library_fcn.skips.values():  # they start at zero, which would make 
     nn.init.normal_(skip.weight, std=0.1)
 own_fcn = FCN(library_fcn.backbone, len(categories), skips=("res4", "res3"))
 own_fcn.load_state_dict(library_fcn.state_dict())
-batch = preprocess([val_set[k][0] for k in range(2)], LABKIT)
+batch = preprocess([val_set[k][0] for k in range(2)], LABKIT_PREPROCESSING)
 logits = library_fcn.predict(library_fcn.backbone(batch.tensor), batch)
 difference = (own_fcn(batch.tensor) - logits).abs().max().item()
 print(f"largest difference: {difference:.2g}")
@@ -816,7 +822,7 @@ else:
 @torch.no_grad()
 def stages(backbone, image):
     """Maps ``(C, h, w)`` of all stages, without the padding of the batch."""
-    batch = preprocess([image], EFFICIENTNET_LITE)
+    batch = preprocess([image], EFFICIENTNET_LITE_PREPROCESSING)
     height, width = batch.input_sizes[0]
     return {
         name: features[0, :, : height // stride, : width // stride]

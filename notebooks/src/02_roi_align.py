@@ -73,7 +73,12 @@ from labkit.datasets.shapes import Shapes
 from labkit.datasets.transforms import JointTransform, TransformedDataset
 from labkit.engine.train import TrainConfig, train
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.preprocess import EFFICIENTNET_LITE, LABKIT, preprocess, resize
+from labkit.models.preprocess import (
+    EFFICIENTNET_LITE_PREPROCESSING,
+    LABKIT_PREPROCESSING,
+    preprocess,
+    resize_image,
+)
 from labkit.ops import roi_align, roi_align_compiled, roi_pool, roi_warp
 from labkit.ops.build_kernels import build_kernels
 from labkit.structures import Detections
@@ -580,7 +585,7 @@ class Backbone(nn.Module):
         )
 
     def forward(self, images, targets=None):
-        batch = preprocess(images, replace(LABKIT, size_divisor=8))
+        batch = preprocess(images, replace(LABKIT_PREPROCESSING, size_divisor=8))
         features = self.body(batch.tensor)["res3"]
         image_list = ImageList(batch.tensor, batch.input_sizes)
         proposals, losses = self.propose(image_list, {"res3": features}, targets)
@@ -1374,14 +1379,16 @@ if streets is None:
 else:
     photograph, target = PennFudan(streets, "val")[3]
     person = target["boxes"][(target["boxes"][:, 2:] - target["boxes"][:, :2]).prod(dim=1).argmax()]
-small = resize(photograph, EFFICIENTNET_LITE)  # the short side becomes 320
+small = resize_image(photograph, EFFICIENTNET_LITE_PREPROCESSING)  # the short side becomes 320
 person = person * small.shape[1] / photograph.shape[1]
 
 
 @torch.no_grad()
 def res4(image):
     """The map ``(1, 112, h, w)`` of stride 16."""
-    return lite(preprocess([image], replace(EFFICIENTNET_LITE, resize=None)).tensor)["res4"]
+    return lite(preprocess([image], replace(EFFICIENTNET_LITE_PREPROCESSING, resize=None)).tensor)[
+        "res4"
+    ]
 
 
 POOLED = {

@@ -89,7 +89,7 @@ from labkit.metrics.average_precision import (
 )
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
-from labkit.models.preprocess import TORCHVISION, preprocess
+from labkit.models.preprocess import TORCHVISION_PREPROCESSING, preprocess
 from labkit.models.rcnn.mask_head import crop_masks, paste_masks
 from labkit.models.rcnn.matcher import match_boxes, sample_boxes
 from labkit.models.rcnn.roi_pooler import assign_level, pool
@@ -1927,7 +1927,7 @@ with TemporaryDirectory() as folder:
     torch.save(mask_rcnn.state_dict(), Path(folder) / "torchvision.pth")
     load(Path(folder) / "torchvision.pth", own)
 # The size of the images is no part of the weights: no enlarging here either.
-own.config = replace(own.config, preprocessing=replace(TORCHVISION, min_size=SIDE))
+own.config = replace(own.config, preprocessing=replace(TORCHVISION_PREPROCESSING, min_size=SIDE))
 image, target = val_items[1]
 with torch.no_grad():
     reference = mask_rcnn([image / 255])[0]

@@ -56,13 +56,8 @@ from labkit.cli.commands import app
 from labkit.colors import PETROFF_10
 from labkit.datasets.coco.export import export_coco
 from labkit.datasets.coco.panoptic import CocoPanoptic
-from labkit.datasets.coco.panoptic_png import (
-    id_to_rgb,
-    read_png,
-    to_annotation,
-    write_json,
-    write_png,
-)
+from labkit.datasets.coco.panoptic_json import write_json
+from labkit.datasets.coco.panoptic_png import id_to_rgb, read_png, to_annotation, write_png
 from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor
 from labkit.errors import LabkitError

@@ -58,6 +58,7 @@ from labkit.metrics.coco_ap import COCOAP
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
+from labkit.models.layers import resize_bilinear
 from labkit.models.mask2former.criterion import (
     MaskLossConfig,
     mask_classification_losses,
@@ -65,7 +66,6 @@ from labkit.models.mask2former.criterion import (
     sample_points,
 )
 from labkit.models.mask2former.deformable_attention import deformable_attention
-from labkit.models.mask2former.masked_decoder import resize
 from labkit.models.mask2former.pixel_decoder import level_positions
 from labkit.models.mask2former.postprocess import (
     instance_inference,
@@ -393,7 +393,7 @@ def my_decoder(decoder, mask_features, memories):
         memory = memories[level] + decoder.level_embed.weight[level][:, None, None]  # (D, h, w)
         size = memory.shape[1:]
         # A dot product with resized features is the resized dot product: both are linear.
-        _, mask_logits = my_heads(decoder, x, resize(mask_features[None], size)[0])
+        _, mask_logits = my_heads(decoder, x, resize_bilinear(mask_features[None], size)[0])
         forbidden.append(forbidden_cells(mask_logits))
         cells = memory.flatten(1).T  # (h · w, D)
         positions = level_positions(size, len(memory), memory)
@@ -971,8 +971,8 @@ panels(
 # %% tags=["idea"]
 def transformers_map(class_logits, mask_logits, size, score_thresh, fixed=(384, 384)):
     """The panoptic map of the package transformers, from small mask logits (Q, h, w)."""
-    m = resize(mask_logits[None], fixed).sigmoid()
-    m = resize(m, size)[0]  # probabilities are resized, not logits
+    m = resize_bilinear(mask_logits[None], fixed).sigmoid()
+    m = resize_bilinear(m, size)[0]  # probabilities are resized, not logits
     return my_panoptic(class_logits, m, score_thresh, intersect=False, scored=True)
 
 

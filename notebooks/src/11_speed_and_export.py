@@ -74,7 +74,13 @@ from labkit.datasets.shapes import Shapes
 from labkit.engine.predictor import Predictor, load_model
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
-from labkit.models.preprocess import DETECTRON2, DETR, TORCHVISION, preprocess, resize
+from labkit.models.preprocess import (
+    DETECTRON2_PREPROCESSING,
+    DETR_PREPROCESSING,
+    TORCHVISION_PREPROCESSING,
+    preprocess,
+    resize_image,
+)
 from labkit.models.rcnn import roi_heads as roi_heads_module
 from labkit.models.rcnn import rpn as rpn_module
 from labkit.models.rcnn.matcher import POSITIVE, match_boxes
@@ -405,11 +411,11 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # Table: the size that an image of 480 × 640 gets
 blank = torch.zeros(3, 480, 640, dtype=torch.uint8)
 for name, preprocessing in (
-    ("Detectron2", DETECTRON2),
-    ("torchvision", TORCHVISION),
-    ("DETR", DETR),
+    ("Detectron2", DETECTRON2_PREPROCESSING),
+    ("torchvision", TORCHVISION_PREPROCESSING),
+    ("DETR", DETR_PREPROCESSING),
 ):
-    height, width = resize(blank, preprocessing).shape[1:]
+    height, width = resize_image(blank, preprocessing).shape[1:]
     print(f"{name:14}{height} × {width}")
     labkit.record(f"width_{name}", width)
 

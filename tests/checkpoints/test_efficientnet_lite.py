@@ -18,8 +18,8 @@ from labkit.checkpoints.efficientnet_lite import (
 from labkit.checkpoints.shipped import shipped
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
-from labkit.models.backbones.resnet import FrozenBatchNorm2d, fold_norms, freeze_norms
-from labkit.models.preprocess import EFFICIENTNET_LITE
+from labkit.models.backbones.frozen_norm import FrozenBatchNorm2d, fold_norms, freeze_norms
+from labkit.models.preprocess import EFFICIENTNET_LITE_PREPROCESSING
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def reference():
 
 def photograph(name):
     pixels = torch.from_numpy(np.ascontiguousarray(getattr(data, name)())).permute(2, 0, 1)
-    mean, std = EFFICIENTNET_LITE.mean[0], EFFICIENTNET_LITE.std[0]
+    mean, std = EFFICIENTNET_LITE_PREPROCESSING.mean[0], EFFICIENTNET_LITE_PREPROCESSING.std[0]
     return ((resize(pixels, [224, 224]).float() - mean) / std)[None]
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from labkit.cli.predict import predict
 from labkit.datasets.coco.export import export_coco
-from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
 from labkit.datasets.shapes import Shapes
 from labkit.errors import LabkitError
 from labkit.structures import Detections, Prediction

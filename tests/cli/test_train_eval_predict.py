@@ -23,7 +23,7 @@ from labkit.cli.train import train as train_command
 from labkit.datasets import registry
 from labkit.datasets.coco.export import export_coco
 from labkit.datasets.shapes import Shapes
-from labkit.engine.evaluate import evaluate, translation
+from labkit.engine.evaluate import evaluate, map_labels
 from labkit.errors import LabkitError
 from labkit.metrics.coco_ap import COCOAP
 from labkit.models import build
@@ -325,11 +325,11 @@ def test_equals_pycocotools_on_the_files_themselves(tmp_path):
     path.write_text(json.dumps(truth))
     data = registry.open_dataset(f"coco:{tmp_path / 'coco'}", "val")
     metric, results = COCOAP(data.categories), []
-    for (_, target), (_, whole) in zip(data, shapes, strict=True):
+    for i, ((_, target), (_, whole)) in enumerate(zip(data, shapes, strict=True)):
         masks = whole["masks"].roll((1, 1), dims=(1, 2))
         scores = 1 / (1 + torch.arange(len(masks)) % 4)
         found = Detections(whole["boxes"] + 0.75, scores, whole["labels"], masks)
-        metric.update(Prediction(found), target, data.annotations(target["image_id"]))
+        metric.update(Prediction(found), target, data.annotations(i))
         results += coco_results(found, target["image_id"], "x.png", data.categories)
     mine = metric.compute()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -352,10 +352,10 @@ def test_what_cannot_be_measured_is_refused():
     shapes = Shapes("val", 1, size=64)
     people = Categories([Category(1, "pedestrian", True)])
     with pytest.raises(LabkitError, match="the class 1 pedestrian; the model knows 1 is square"):
-        translation(Shapes.categories, people)
+        map_labels(Shapes.categories, people)
     # Stuff with the id of one of the model's things is not that thing.
     ground = Categories([Category(1, "ground", False)])
-    assert translation(Shapes.categories, ground).tolist() == [-1, -1, -1]
+    assert map_labels(Shapes.categories, ground).tolist() == [-1, -1, -1]
     with pytest.raises(LabkitError, match="no images"):
         evaluate(Oracle(shapes, shapes.categories), Shapes("val", 0))
     renamed = [Category(c.id, c.name if c.isthing else "x", c.isthing) for c in Shapes.categories]

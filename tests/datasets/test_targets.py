@@ -1,9 +1,8 @@
 """Targets from panoptic maps, on a map small enough to read."""
 
-import numpy as np
 import torch
 
-from labkit.datasets.targets import masks_to_boxes, target_from_panoptic
+from labkit.datasets.targets import target_from_panoptic
 from labkit.structures import IGNORE, Categories, Category, Panoptic, Segment
 
 CATEGORIES = Categories([Category(1, "cat", True), Category(5, "sky", False)])
@@ -38,10 +37,3 @@ def test_without_objects_the_shapes_remain():
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,)
     assert target["masks"].shape == (0, 3, 4)
-
-
-def test_a_box_ends_at_the_outer_edge_of_its_last_pixel():
-    masks = np.zeros((2, 6, 8), bool)
-    masks[0, 5, 7] = True
-    masks[1, 0, 1] = masks[1, 3, 6] = True
-    assert masks_to_boxes(masks).tolist() == [[7, 5, 8, 6], [1, 0, 7, 4]]

@@ -14,7 +14,8 @@ import typer
 from labkit.cli.eval import evaluate as eval_command
 from labkit.cli.predict import predict as predict_command
 from labkit.datasets.coco.export import export_coco
-from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
 from labkit.datasets.shapes import Shapes
 from labkit.datasets.targets import target_from_panoptic
 from labkit.engine.evaluate import evaluate

@@ -137,7 +137,7 @@ def _make_coco(root: Path) -> None:
 
 def _read_coco(root: Path) -> None:
     data = open_dataset(f"coco:{root}", "val2017")
-    _ = data.objects, data.polygons
+    _ = data.num_objects, data.only_polygons
     _look_at(data)
 
 

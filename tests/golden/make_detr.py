@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from labkit.models.detr.criterion import set_targets
-from labkit.models.preprocess import DETR
+from labkit.models.preprocess import DETR_PREPROCESSING
 
 LEAD, SURE = 5e-6, 5e-3
 """How far from a tie every decision of the panoptic maps must be.
@@ -94,7 +94,9 @@ def main():
     model, criterion, post = build_model(Namespace(**ARGUMENTS))
     state = model.state_dict()
     model.load_state_dict({name: small.weight(name, v.shape) for name, v in state.items()})
-    mean, std = (torch.tensor(v)[:, None, None] for v in (DETR.mean, DETR.std))
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (DETR_PREPROCESSING.mean, DETR_PREPROCESSING.std)
+    )
     # Output k stands for category id k, whether or not there is such a category.
     label_of = torch.full((250,), -1)
     for label, category in enumerate(small.CATEGORIES):

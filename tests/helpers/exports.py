@@ -17,8 +17,9 @@ from labkit.datasets.shapes import Shapes
 from labkit.engine import export_onnx
 from labkit.engine.onnx_graphs import with_fixed_steps
 from labkit.engine.predictor import load_model
-from labkit.models.backbones.resnet import Bottleneck, FrozenBatchNorm2d
-from labkit.models.preprocess import LABKIT
+from labkit.models.backbones.frozen_norm import FrozenBatchNorm2d
+from labkit.models.backbones.resnet import Bottleneck
+from labkit.models.preprocess import LABKIT_PREPROCESSING
 from labkit.models.presets import PRESETS
 
 # How much larger random weights of the last layers become, so that classes and masks differ.
@@ -147,7 +148,7 @@ def write_export(folder, size=("height", "width"), **changes):
         "graphs": {"network": {"file": "network.onnx", "sha256": digest}},
         "categories": [{"id": i, "name": n, "isthing": 0} for i, n in enumerate("rgb", 1)],
         "num_categories": 3,
-        "preprocessing": asdict(LABKIT),
+        "preprocessing": asdict(LABKIT_PREPROCESSING),
         "config": {},
     }
     (folder / "model.json").write_text(json.dumps(description | changes))

@@ -18,7 +18,7 @@ from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig
 from labkit.models.mask2former.maskformer import MaskFormerConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoderConfig
-from labkit.models.preprocess import EOMT, MASK2FORMER, preprocess
+from labkit.models.preprocess import EOMT_PREPROCESSING, MASK2FORMER_PREPROCESSING, preprocess
 from labkit.models.presets import PRESETS
 from labkit.models.targets import Segments
 from labkit.structures import Categories, Category
@@ -28,7 +28,7 @@ CATEGORIES = Categories(Category(i + 1, f"c{i}", isthing=i < 5) for i in range(8
 
 CONFIGS = {
     "maskformer": MaskFormerConfig(
-        MASK2FORMER,
+        MASK2FORMER_PREPROCESSING,
         BackboneConfig("c5", "resnet50", stride_in_1x1=False),
         d_model=WIDTH,
         num_queries=QUERIES,
@@ -45,7 +45,7 @@ CONFIGS = {
         ViTConfig(WIDTH, 4, 2, image_size=SIDE),
         query_blocks=2,
         num_queries=QUERIES,
-        preprocessing=replace(EOMT, max_size=SIDE, size_divisor=SIDE),
+        preprocessing=replace(EOMT_PREPROCESSING, max_size=SIDE, size_divisor=SIDE),
     ),
 }
 SCALES = {"query": 1.0, "q.weight": 1.0, "level_embed": 1.0, "sampling_offsets": 0.3}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,8 +71,8 @@ def test_matching_by_hand():
 
 
 def test_curve_and_area_by_hand():
-    scores, right = np.array([0.3, 0.9, 0.8, 0.5]), np.array([True, True, False, True])
-    precision, recall = precision_recall(scores, right, objects=4)
+    scores, matched = np.array([0.3, 0.9, 0.8, 0.5]), np.array([True, True, False, True])
+    precision, recall = precision_recall(scores, matched, num_gt=4)
     assert precision == pytest.approx([1, 1 / 2, 2 / 3, 3 / 4])
     assert recall == pytest.approx([0.25, 0.25, 0.5, 0.75])
     # Recalls 0 .. 0.25 are 26 of the 101 points at precision 1; 0.26 .. 0.75 are 50 at 3/4, for
@@ -218,18 +219,34 @@ def test_annotations_of_a_file_replace_the_targets_objects():
     assert result.segm.ap == pytest.approx(0.6)
 
 
-def test_merging_shares_gives_the_whole_to_the_last_bit():
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Pretend to be one of two processes: a function that sets what the other one holds."""
+
+    def pretend(others):
+        def gather(shares, mine):
+            shares[:] = [mine, others]
+
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(dist, "all_gather_object", gather)
+
+    return pretend
+
+
+def test_shares_of_two_processes_give_the_whole_to_the_last_bit(two_processes):
     pairs = _random_set(3, 9, 8, tied=True)
     whole, shares = COCOAP(CLASSES), [COCOAP(CLASSES), COCOAP(CLASSES)]
     for i, (found, target) in enumerate(pairs):
         whole.update(Prediction(found), target)
         shares[i % 2].update(Prediction(found), target)
-    shares[1].merge(shares[0])
+    two_processes(shares[0]._images)
+    shares[1].all_reduce()
     assert repr(shares[1].compute()) == repr(whole.compute())  # repr: nan equals nan
     assert whole.compute().bbox.ap > 0
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_what_cannot_be_measured_is_refused(two_processes):
     metric = COCOAP(CLASSES)
     target = _truth(5, [[0, 0, 2, 2]], [0])
     with pytest.raises(LabkitError, match="image 5: the prediction has no detections"):
@@ -242,10 +259,9 @@ def test_what_cannot_be_measured_is_refused():
     metric.update(Prediction(_found([], [], [])), target)
     with pytest.raises(LabkitError, match="image 5 was counted already"):
         metric.update(Prediction(_found([], [], [])), target)
+    two_processes(metric._images)
     with pytest.raises(LabkitError, match="image 5 was counted twice"):
-        metric.merge(metric)
-    with pytest.raises(LabkitError, match="different categories"):
-        metric.merge(COCOAP(Categories([])))
+        metric.all_reduce()
 
 
 def test_boxes_alone_have_box_ap_alone():

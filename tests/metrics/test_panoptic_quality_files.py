@@ -16,7 +16,8 @@ from helpers.paths import GOLDEN
 from PIL import Image
 
 from labkit.datasets.coco import compiled_maps
-from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_matching import PanopticResult
 from labkit.metrics.panoptic_quality import PanopticQuality

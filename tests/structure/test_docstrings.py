@@ -75,6 +75,8 @@ UNTAUGHT = {
     "metrics.coco_annotations",
     "metrics.panoptic_checks",
     "models.backbones.backbones",
+    "models.backbones.base",
+    "models.backbones.frozen_norm",
     "models.layers",
     "models.preprocess",
     "models.presets",

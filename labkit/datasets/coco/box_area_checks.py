@@ -31,14 +31,14 @@ def check_box_and_area(
     """Yield (kind, text) of every box and area that does not fit its mask."""
     if isinstance(dataset, CocoInstances):
         info = dataset.image_info(index)
-        rows = dataset.annotations(info["id"]), dataset.written(info["id"])
-        for row, written in zip(*rows, strict=True):
+        rows = zip(dataset.annotations(index), dataset.raw_annotations(index), strict=True)
+        for row, raw in rows:
             name = dataset.categories[dataset.categories.label(row["category_id"])].name
             what = f"annotation {row.get('id', 'without id')} ({name})"
             area = float(coco_mask.area(row["segmentation"]))
             box = coco_mask.toBbox(row["segmentation"]).tolist()
             if area == 0:
-                extent = _extent(written["segmentation"])
+                extent = _extent(raw["segmentation"])
                 yield "vanished", f"{what}: its mask has no pixel in the image{extent}"
                 continue
             if min(row["bbox"][2:]) == 0:

@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.datasets.coco.layout import image_folder, split_file
 from labkit.datasets.coco.segmentation_to_rle import to_rle
 from labkit.datasets.file_names import resolve_file_name
 from labkit.datasets.image_files import read_image
@@ -29,8 +30,9 @@ from labkit.datasets.json_fields import (
     read_json_file,
     require_fields,
 )
-from labkit.datasets.targets import masks_to_boxes, require_memory
+from labkit.datasets.targets import require_memory
 from labkit.errors import LabkitError
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import Categories, Target
 from labkit.system.message_text import counted
 
@@ -63,9 +65,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     def __init__(self, json_path: str | Path, image_dir: str | Path | None = None) -> None:
         self.path = Path(json_path)
-        self.image_dir = Path(
-            image_dir or self.path.parent.parent / self.path.stem.removeprefix("instances_")
-        )
+        self.image_dir = Path(image_dir or image_folder(self.path, "instances"))
         data = _read(self.path)
         if not self.image_dir.is_dir():
             raise LabkitError(f"{self.path}: no folder {self.image_dir}; say image_dir=...")
@@ -76,18 +76,17 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
             _check(annotation, number, self._objects, self.categories, self.path)
             self._objects[annotation["image_id"]].append(annotation)
         _warn_of_left_out(data["annotations"], self.path)
-        self._sizes = {i["id"]: (i["height"], i["width"]) for i in self._images}
 
     @classmethod
-    def from_folder(cls, root: str | Path, split: str) -> CocoInstances:
+    def from_folder(cls, root: str | Path, split: str | None = None) -> CocoInstances:
         """Open a folder in COCO's layout, which ``labkit data export`` also writes.
 
         Args:
             root: holds ``annotations/instances_SPLIT.json`` and ``SPLIT/`` with the images.
-            split: for example ``val2017``; ``val`` suffices if only one split begins with it.
+            split: as :func:`~labkit.datasets.coco.layout.split_file` takes it.
 
         Raises:
-            LabkitError: no split has this name, or several begin with it.
+            LabkitError: no split has this name, or several fit.
         """
         return cls(split_file(Path(root), "instances", split))
 
@@ -96,10 +95,8 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         info = self._images[index]
-        image = read_image(self.image_path(index), self._sizes[info["id"]])
-        rows = [
-            a for a in self.annotations(info["id"]) if not a["iscrowd"] and min(a["bbox"][2:]) > 0
-        ]
+        image = read_image(self.image_path(index), self._size(index))
+        rows = [a for a in self.annotations(index) if not a["iscrowd"] and min(a["bbox"][2:]) > 0]
         seen = [row for row in rows if coco_mask.area(row["segmentation"]) > 0]
         for row in rows:
             if not coco_mask.area(row["segmentation"]):
@@ -108,15 +105,16 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
                     stacklevel=2,
                 )
         require_memory(len(seen), image.shape[1:], f"{self.path}: image {info['id']}")
-        masks = np.zeros((len(seen), *image.shape[1:]), np.bool_)
-        for mask, row in zip(masks, seen, strict=True):
+        decoded = np.zeros((len(seen), *image.shape[1:]), np.bool_)
+        for mask, row in zip(decoded, seen, strict=True):
             mask[:] = coco_mask.decode(row["segmentation"])
+        masks = torch.from_numpy(decoded)
         labels = [self.categories.label(row["category_id"]) for row in seen]
         return image, {
             "image_id": info["id"],
-            "boxes": torch.from_numpy(masks_to_boxes(masks)),
+            "boxes": masks_to_edge_boxes(masks),
             "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.from_numpy(masks),
+            "masks": masks,
         }
 
     def image_path(self, index: int) -> Path:
@@ -124,7 +122,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         return resolve_file_name(self.image_dir, self._images[index]["file_name"])
 
     @property
-    def objects(self) -> int:
+    def num_objects(self) -> int:
         """Number of annotations that are not crowds and have a box with an area."""
         return sum(
             not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0
@@ -133,7 +131,7 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         )
 
     @property
-    def polygons(self) -> bool:
+    def only_polygons(self) -> bool:
         """Whether all objects except crowds are written as polygons."""
         return all(
             isinstance(annotation["segmentation"], list)
@@ -146,46 +144,31 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         """Entry of ``images`` of an item."""
         return self._images[index]
 
-    def annotations(self, image_id: int | str) -> list[Annotation]:
-        """Annotations of an image as in the file, crowds included, with masks as compressed RLE.
+    def annotations(self, index: int) -> list[Annotation]:
+        """Annotations of an item as in the file, crowds included, with masks as compressed RLE.
 
         Raises:
             LabkitError: a mask is damaged or does not fit its image.
         """
-        size = self._sizes[image_id]
+        size = self._size(index)
         return [
-            {"iscrowd": 0, **a, "segmentation": self._code(a, size)}
-            for a in self._objects[image_id]
+            {"iscrowd": 0, **a, "segmentation": self._rle(a, size)}
+            for a in self.raw_annotations(index)
         ]
 
-    def written(self, image_id: int | str) -> list[Annotation]:
-        """Annotations of an image as in the file, with masks as the file writes them."""
-        return self._objects[image_id]
+    def raw_annotations(self, index: int) -> list[Annotation]:
+        """Annotations of an item as in the file, masks too: polygons or run-length codes."""
+        return self._objects[self._images[index]["id"]]
 
-    def _code(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
+    def _size(self, index: int) -> tuple[int, int]:
+        info = self._images[index]
+        return info["height"], info["width"]
+
+    def _rle(self, annotation: Annotation, size: tuple[int, int]) -> dict[str, Any]:
         try:
             return to_rle(annotation["segmentation"], size)
         except ValueError as error:
             raise LabkitError(f"{_where(annotation, self.path)}: segmentation: {error}") from None
-
-
-def split_file(root: Path, kind: str, split: str) -> Path:
-    """Find ``annotations/KIND_SPLIT.json``, or the only one whose split begins with ``split``.
-
-    Raises:
-        LabkitError: none or several are found.
-    """
-    found = {
-        path.stem.removeprefix(f"{kind}_"): path
-        for path in sorted((root / "annotations").glob(f"{kind}_*.json"))
-    }
-    if not found:
-        raise LabkitError(f"{root}: no annotations/{kind}_*.json in it")
-    close = [split] if split in found else [name for name in found if name.startswith(split)]
-    if len(close) != 1:
-        problem = "several splits" if close else "no split"
-        raise LabkitError(f"{root}: {problem} {split!r}; it has {', '.join(found)}")
-    return found[close[0]]
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:

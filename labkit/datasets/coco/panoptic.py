@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from labkit.datasets.coco.layout import image_folder, split_file
 from labkit.datasets.coco.panoptic_json import read_json
 from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
 from labkit.datasets.file_names import resolve_file_name
@@ -45,7 +46,7 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
     ) -> None:
         path = Path(json_path)
         self.png_dir = Path(png_dir or path.with_suffix(""))
-        self.image_dir = Path(image_dir or path.parent.parent / path.stem.removeprefix("panoptic_"))
+        self.image_dir = Path(image_dir or image_folder(path, "panoptic"))
         data = read_json(path)
         for folder, argument in ((self.png_dir, "png_dir"), (self.image_dir, "image_dir")):
             if not folder.is_dir():
@@ -70,21 +71,12 @@ class CocoPanoptic(Dataset[tuple[Tensor, Target]]):
         Args:
             root: holds ``annotations/panoptic_SPLIT.json``, ``annotations/panoptic_SPLIT/*.png``
                 and ``SPLIT/`` with the images.
-            split: for example ``val2017``; optional if there is only one.
+            split: as :func:`~labkit.datasets.coco.layout.split_file` takes it.
 
         Raises:
-            LabkitError: no split has this name, or there are several and none is given.
+            LabkitError: no split has this name, or several fit.
         """
-        found = sorted((Path(root) / "annotations").glob("panoptic_*.json"))
-        names = [path.stem.removeprefix("panoptic_") for path in found]
-        if not names:
-            raise LabkitError(f"{root}: no annotations/panoptic_*.json in it")
-        if split is None and len(names) > 1:
-            raise LabkitError(f"{root}: has several splits; name one of {', '.join(names)}")
-        split = split or names[0]
-        if split not in names:
-            raise LabkitError(f"{root}: no split {split!r}; it has {', '.join(names)}")
-        return cls(found[names.index(split)])
+        return cls(split_file(Path(root), "panoptic", split))
 
     def __len__(self) -> int:
         return len(self._items)

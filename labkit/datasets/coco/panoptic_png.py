@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labkit.datasets.coco.compiled_maps import decode_ids
-from labkit.datasets.coco.panoptic_json import MAX_ID, read_json, write_json
+from labkit.datasets.coco.panoptic_json import MAX_ID
 from labkit.datasets.file_names import missing_file_hint
 from labkit.datasets.json_fields import MAX_PIXELS
 from labkit.errors import LabkitError
@@ -29,20 +29,6 @@ from labkit.system.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from labkit.structures import Categories, Panoptic
-
-__all__ = [
-    "MAX_ID",
-    "check_segments",
-    "id_to_rgb",
-    "read_json",
-    "read_png",
-    "rgb_to_id",
-    "run_starts",
-    "to_annotation",
-    "to_panoptic",
-    "write_json",
-    "write_png",
-]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
@@ -258,7 +244,7 @@ def _swapped(id_: int) -> int:
 def to_panoptic(
     annotation: dict[str, Any], ids: NDArray[np.int32], categories: Categories, where: str
 ) -> Panoptic:
-    """Join an annotation of :func:`read_json` and its map of :func:`read_png`.
+    """Join an image's annotation in the JSON and its map of :func:`read_png`.
 
     Args:
         annotation: the image's entry of ``annotations``.

@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 
 from labkit.datasets.coco.export import atomic_folder
-from labkit.datasets.coco.instances import CocoInstances, split_file
+from labkit.datasets.coco.instances import CocoInstances
+from labkit.datasets.coco.layout import split_file
 from labkit.datasets.coco.panoptic import CocoPanoptic
 from labkit.datasets.detectron2.config import (
     EPOCHS,
@@ -140,7 +141,7 @@ class _Split:
                 info = instances.image_info(index)
                 image = instances.image_path(index)
                 require_size(image, *read_header(image), (info["height"], info["width"]))
-            self.polygons = instances.polygons
+            self.polygons = instances.only_polygons
         if task != "instance":
             path = split_file(root, "panoptic", split)
             self.panoptic = CocoPanoptic(path)

@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import nn
 
+from labkit.models.backbones.base import Backbone
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
 from labkit.models.backbones.fpn import FPN
-from labkit.models.backbones.resnet import BLOCKS, Backbone, ResNet, stage
+from labkit.models.backbones.resnet import BLOCKS, ResNet, stage
 from labkit.models.backbones.tiny_resnet import TinyResNet, tiny_stage
 
 Network = Literal["tiny_resnet", "efficientnet_lite0", "resnet50", "resnet101"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.resnet import Backbone
+from labkit.models.backbones.base import Backbone
 
 BN_EPS = 1e-3
 STEM_CHANNELS = 32
@@ -51,7 +51,7 @@ class SamePadConvNorm(nn.Conv2d):
     """A convolution without bias, padded as TensorFlow's "SAME", and its batch norm.
 
     A network that begins with random weights trains its batch norms; with pretrained weights they
-    are frozen (:func:`labkit.models.backbones.resnet.freeze_norms`).
+    are frozen (:func:`labkit.models.backbones.frozen_norm.freeze_norms`).
 
     With stride 2 an even map is padded by one pixel more at the right and at the bottom, where
     PyTorch's symmetric padding would move the whole grid by a pixel. Kernel and stride are known,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.resnet import Backbone
+from labkit.models.backbones.base import Backbone
 from labkit.models.layers import xavier_conv
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from labkit.models.backbones.resnet import Backbone
+from labkit.models.backbones.base import Backbone
 
 
 class StandardConv2d(nn.Conv2d):

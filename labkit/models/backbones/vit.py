@@ -1,8 +1,8 @@
 """Vision transformer, as DINOv2 trains it: patches as tokens, a class token, registers.
 
 A. Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; DINOv2: M. Oquab et al., TMLR
-2024; registers: T. Darcet et al.,
-ICLR 2024; LayerScale: H. Touvron et al., ICCV 2021. Module names are those of timm.
+2024; registers: T. Darcet et al., ICLR 2024; LayerScale: H. Touvron et al., ICCV 2021. Module names
+are those of timm.
 
 Letters in shapes: ``B`` images, ``D`` channels, ``N`` tokens: the class token, the registers, then
 the patches row by row.
@@ -76,7 +76,7 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class MLP(nn.Module):
+class FeedForward(nn.Module):
     """Two linear layers, four times as wide between."""
 
     def __init__(self, width: int) -> None:
@@ -90,7 +90,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP; each of normalised tokens, scaled and added."""
+    """Attention, then a feed-forward network; each of normalised tokens, scaled and added."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Block(nn.Module):
         self.attn = Attention(width, num_heads)
         self.ls1 = LayerScale(width)
         self.norm2 = nn.LayerNorm(width, eps=EPSILON)
-        self.mlp = MLP(width)
+        self.mlp = FeedForward(width)
         self.ls2 = LayerScale(width)
 
     def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:

@@ -18,10 +18,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou, masks_to_boxes
+from torchvision.ops import box_convert, generalized_box_iou
 
 from labkit.errors import LabkitError
+from labkit.models.layers import resize_bilinear
 from labkit.models.targets import Segments, segments_of
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import Target
 from labkit.system.distributed import sum_over_processes, world_size
 
@@ -37,15 +39,15 @@ class LossConfig:
         class_cost, bbox_cost, giou_cost: of the class probability, of the L1 distance and of the
             generalised IoU of boxes.
         eos_coef: of a query without an object in ``loss_ce``: most queries have none.
-        focal, dice: of the mask losses.
+        mask_loss_coef, dice_loss_coef: of ``loss_mask`` and ``loss_dice``.
     """
 
     class_cost: float = 1.0
     bbox_cost: float = 5.0
     giou_cost: float = 2.0
     eos_coef: float = 0.1
-    focal: float = 1.0
-    dice: float = 1.0
+    mask_loss_coef: float = 1.0
+    dice_loss_coef: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ def set_targets(target: Target, label_of: Tensor, panoptic: bool) -> SetTargets:
     if panoptic:
         segments = segments_of(target, int(label_of.max()) + 1, panoptic)
         labels, masks = segments.classes, segments.masks
-        boxes = masks_to_boxes(masks)
-        boxes[:, 2:] += 1  # to the far edge of the last pixel
+        boxes = masks_to_edge_boxes(masks)
     else:
         boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
     height, width = masks.shape[1:]
@@ -228,13 +229,11 @@ def mask_losses(
         count: see :func:`mean_count`.
         config: weights.
     """
-    large = F.interpolate(
-        logits[:, None], gt_masks.shape[-2:], mode="bilinear", align_corners=False
-    )
+    large = resize_bilinear(logits[:, None], gt_masks.shape[-2:])
     x, y = large[:, 0].flatten(1), gt_masks.flatten(1).to(large)  # (N, H W)
     return {
-        "loss_mask": config.focal * focal_loss(x, y).mean(dim=1).sum() / count,
-        "loss_dice": config.dice * dice_loss(x, y).sum() / count,
+        "loss_mask": config.mask_loss_coef * focal_loss(x, y).mean(dim=1).sum() / count,
+        "loss_dice": config.dice_loss_coef * dice_loss(x, y).sum() / count,
     }
 
 

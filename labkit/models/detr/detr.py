@@ -41,7 +41,7 @@ from labkit.models.detr.postprocess import (
     select_queries,
 )
 from labkit.models.detr.transformer import Transformer
-from labkit.models.layers import MLP
+from labkit.models.layers import MLP, resize_bilinear
 from labkit.models.preprocess import Batch, Preprocessing, padding_mask, preprocess
 from labkit.models.targets import check_targets
 from labkit.structures import Categories, Prediction, Target
@@ -295,12 +295,7 @@ class DETR(nn.Module):
             if output.mask_logits is not None:
                 height, width = batch.input_sizes[i]
                 # Masks go in the batch dimension: it may be empty, channels may not.
-                large = F.interpolate(
-                    output.mask_logits[i][:, None],
-                    size=batch.padded_size,
-                    mode="bilinear",
-                    align_corners=False,
-                )
+                large = resize_bilinear(output.mask_logits[i][:, None], batch.padded_size)
                 masks = large[:, 0, :height, :width]
             predictions.append(self._prediction(queries, masks, batch.image_sizes[i], score_thresh))
         return predictions

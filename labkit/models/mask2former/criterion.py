@@ -29,6 +29,7 @@ from labkit.models.detr.criterion import (
     mean_count,
     named_by_layer,
 )
+from labkit.models.layers import resize_bilinear
 from labkit.models.targets import Segments
 
 
@@ -39,7 +40,7 @@ class MaskLossConfig:
     Attributes:
         class_weight, mask_weight, dice_weight: of classification, binary cross-entropy and dice.
         eos_coef: weight of the class "no object" in ``loss_ce``.
-        focal: focal loss in place of binary cross-entropy.
+        focal: focal loss in place of binary cross-entropy (MaskFormer).
         num_points: P, sampled points of each mask; None for all pixels: those of the prediction in
             matching, those of the target in the losses.
         oversample: so many times P candidates are drawn for each mask.
@@ -207,9 +208,7 @@ def values_to_train(
     upsampled.
     """
     if config.num_points is None:
-        large = F.interpolate(
-            mask_logits[:, None], gt_masks.shape[1:], mode="bilinear", align_corners=False
-        )
+        large = resize_bilinear(mask_logits[:, None], gt_masks.shape[1:])
         return large.flatten(1), gt_masks.flatten(1)
     points = uncertain_points(mask_logits.detach(), config.num_points, config)
     return sample_points(mask_logits, points), sample_points(gt_masks, points)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labkit.models.backbones.vit import EPSILON, ViT, ViTConfig
+from labkit.models.layers import resize_bilinear
 from labkit.models.mask2former.criterion import MaskLossConfig, mask_classification_losses
 from labkit.models.mask2former.postprocess import InferenceConfig, MaskOutput, mask_predictions
-from labkit.models.preprocess import EOMT as PREPROCESSING
-from labkit.models.preprocess import Batch, Preprocessing, preprocess
+from labkit.models.preprocess import EOMT_PREPROCESSING, Batch, Preprocessing, preprocess
 from labkit.models.targets import batch_segments
 from labkit.structures import Categories, Prediction, Target
 
@@ -44,7 +44,7 @@ class EoMTConfig:
     vit: ViTConfig
     query_blocks: int
     num_queries: int = 200
-    preprocessing: Preprocessing = PREPROCESSING
+    preprocessing: Preprocessing = EOMT_PREPROCESSING
     loss: MaskLossConfig = field(default_factory=MaskLossConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
@@ -189,7 +189,7 @@ class EoMT(nn.Module):
         """
         num_images, num_queries = mask_logits.shape[:2]
         grid = self.config.vit.grid
-        coarse = F.interpolate(mask_logits, (grid, grid), mode="bilinear", align_corners=False)
+        coarse = resize_bilinear(mask_logits, (grid, grid))
         # Never at a probability of 1, always at 0.
         unmasked = torch.rand(num_images, num_queries, 1, device=coarse.device) >= probability
         allowed = torch.ones(

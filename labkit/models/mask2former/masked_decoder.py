@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.layers import MLP, resize
+from labkit.models.layers import MLP, resize_bilinear
 from labkit.models.mask2former.pixel_decoder import level_positions
 
 
@@ -140,7 +140,7 @@ class MaskedDecoder(nn.Module):
             level_positions(size, m.shape[1], m) for size, m in zip(sizes, maps, strict=True)
         ]
         # A dot product with resized features is the resized dot product: both are linear.
-        resized = [resize(mask_features, size) for size in sizes if self.config.masked]
+        resized = [resize_bilinear(mask_features, size) for size in sizes if self.config.masked]
         query_pos = self.query_embed.weight.expand(len(mask_features), -1, -1)  # (B, Q, D)
         tgt = self.query_feat.weight.expand_as(query_pos)
         outputs = [tgt]

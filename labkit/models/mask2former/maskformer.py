@@ -129,12 +129,12 @@ class MaskFormer(nn.Module):
         """``loss_ce``, ``loss_mask`` and ``loss_dice`` of the last layer and, with the layer's
         number at the end, of those before."""
         segments = batch_segments(targets, batch, self.categories, panoptic=True)
-        class_logits, mask_logits = self.decode(features)
+        class_logits, mask_logits = self.decode(features, every_layer=True)
         return mask_classification_losses(class_logits, mask_logits, segments, self.config.loss)
 
     def predict(self, features: dict[str, Tensor], batch: Batch) -> MaskOutput:
         """Classes and masks of the queries, from the backbone's feature maps."""
-        class_logits, mask_logits = self.decode(features)
+        class_logits, mask_logits = self.decode(features, every_layer=False)
         return MaskOutput(class_logits[-1], mask_logits[-1])
 
     def postprocess(
@@ -152,22 +152,22 @@ class MaskFormer(nn.Module):
             output, batch, self.categories, self.config.inference, score_thresh=score_thresh
         )
 
-    def decode(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Pixel decoder, transformer decoder, and both heads: in training after every layer.
+    def decode(self, features: dict[str, Tensor], every_layer: bool) -> tuple[Tensor, Tensor]:
+        """Pixel decoder, transformer decoder, and both heads.
 
         Args:
             features: the backbone's maps by name.
+            every_layer: L predictions, for the losses; otherwise the last one alone.
 
         Returns:
-            Class logits ``(L, B, Q, K)`` and mask logits ``(L, B, Q, h₄, w₄)``; in evaluation mode
-            of the last layer alone.
+            Class logits ``(L, B, Q, K)`` and mask logits ``(L, B, Q, h₄, w₄)``.
         """
         maps = [features[name] for name in self.config.levels]
         mask_features = self.pixel_decoder(maps)
         memory = self.input_proj(maps[0])
         no_padding = torch.zeros_like(memory[:, 0], dtype=torch.bool)
         x, _ = self.transformer(memory, no_padding, self.query_embed.weight)  # (L, B, Q, D)
-        if not self.training:
+        if not every_layer:
             x = x[-1:]
         mask_logits = torch.einsum("lbqd,bdhw->lbqhw", self.mask_embed(x), mask_features)
         return self.class_embed(x).float(), mask_logits.float()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit.models.detr.transformer import sine_positions
-from labkit.models.layers import resize, xavier_conv
+from labkit.models.layers import resize_bilinear, xavier_conv
 from labkit.models.mask2former.deformable_attention import DeformableEncoderLayer
 
 
@@ -103,7 +103,7 @@ class PixelDecoder(nn.Module):
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             maps = self.encode([features[name].float() for name in self.config.levels])
             lateral = self.lateral(features[self.config.finest].float())
-            upsampled = resize(maps[-1], lateral.shape[-2:])
+            upsampled = resize_bilinear(maps[-1], lateral.shape[-2:])
             finest = self.upsample(self.output(lateral + upsampled))
             return self.mask_features(finest), maps
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.ops import masks_to_boxes
 
+from labkit.models.layers import resize_bilinear
 from labkit.models.preprocess import Batch
+from labkit.ops.boxes import masks_to_edge_boxes
 from labkit.structures import VOID, Categories, Detections, Panoptic, Prediction, Segment
 
 
@@ -166,8 +166,7 @@ def instance_inference(
     areas = masks.flatten(1).sum(dim=1)
     mask_scores = (logits.sigmoid() * masks).flatten(1).sum(dim=1) / (areas + 1e-6)
     boxes = torch.zeros(len(masks), 4, device=logits.device)
-    boxes[areas > 0] = masks_to_boxes(masks[areas > 0])
-    boxes[areas > 0, 2:] += 1  # to the far edge of the last pixel
+    boxes[areas > 0] = masks_to_edge_boxes(masks[areas > 0])
     scores = scores * mask_scores[which]
     order = scores.argsort(descending=True, stable=True)
     which = which[order]
@@ -192,9 +191,5 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
 def resize_masks(mask_logits: Tensor, batch: Batch, i: int) -> Tensor:
     """Mask logits ``(Q, h, w)`` of image ``i`` to ``(Q, H, W)``, the original's size."""
     height, width = batch.input_sizes[i]
-    padded = F.interpolate(
-        mask_logits[None], batch.padded_size, mode="bilinear", align_corners=False
-    )
-    return F.interpolate(
-        padded[..., :height, :width], batch.image_sizes[i], mode="bilinear", align_corners=False
-    )[0]
+    padded = resize_bilinear(mask_logits[None], batch.padded_size)
+    return resize_bilinear(padded[..., :height, :width], batch.image_sizes[i])[0]

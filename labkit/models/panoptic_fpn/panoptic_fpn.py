@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.layers import resize_bilinear
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPN, SemanticFPNConfig
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
@@ -98,15 +98,7 @@ class PanopticFPN(nn.Module):
         self.roi_heads = build_roi_heads(
             config.backbone, channels, strides, categories, config.roi_heads
         )
-        # label_of[k]: the label of channel k of the semantic branch; the paper's "other" class, all
-        # things together, is IGNORE. output_of[label] is the inverse.
-        label_of = torch.arange(len(categories))
-        output_of = torch.full((IGNORE + 1,), IGNORE)
-        if config.semantic_head.merge_things:
-            label_of = torch.tensor([IGNORE, *categories.stuff])
-            output_of[: len(categories.things)] = 0
-        output_of[label_of] = torch.arange(len(label_of))
-        output_of[IGNORE] = IGNORE
+        label_of, output_of = semantic_outputs(categories, config.semantic_head.merge_things)
         self.label_of: Tensor
         self.output_of: Tensor
         self.register_buffer("label_of", label_of, persistent=False)
@@ -152,7 +144,7 @@ class PanopticFPN(nn.Module):
         for name, loss in self.roi_heads.losses(features, proposals, targets).items():
             losses[name] = loss * self.config.instance_loss_weight
         logits = self.sem_seg_head(features).float()  # (B, C, H/4, W/4)
-        logits = F.interpolate(logits, size=batch.padded_size, mode="bilinear", align_corners=False)
+        logits = resize_bilinear(logits, batch.padded_size)  # (B, C, H, W)
         loss = cross_entropy(logits, self.output_of[gt_labels]) * self.config.semantic_loss_weight
         return {**losses, "loss_sem_seg": loss}
 
@@ -182,15 +174,9 @@ class PanopticFPN(nn.Module):
             detections = paste_detections(
                 output.detections[i], output.mask_logits[i], (height, width), size
             )
-            logits = F.interpolate(
-                output.sem_seg_logits[i : i + 1],
-                size=batch.padded_size,
-                mode="bilinear",
-                align_corners=False,
-            )
+            logits = resize_bilinear(output.sem_seg_logits[i : i + 1], batch.padded_size)
             # Cropped before it is resized: padding has no place in the image.
-            logits = logits[:, :, :height, :width]
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            logits = resize_bilinear(logits[:, :, :height, :width], size)  # (1, C, H', W')
             semantic = self.label_of[logits[0].argmax(dim=0)]  # (H', W')
             panoptic = merge(
                 detections,
@@ -203,3 +189,24 @@ class PanopticFPN(nn.Module):
             semantic = torch.where(semantic == IGNORE, panoptic.semantic(), semantic)
             predictions.append(Prediction(detections, semantic, panoptic))
         return predictions
+
+
+def semantic_outputs(categories: Categories, merge_things: bool) -> tuple[Tensor, Tensor]:
+    """Tables between the outputs of the semantic branch and labels.
+
+    Args:
+        categories: things and stuff.
+        merge_things: output 0 is the paper's "other" class, all things together.
+
+    Returns:
+        ``(C,)`` the label of each output, IGNORE for "other"; and ``(256,)`` the output of each
+        label, IGNORE for IGNORE.
+    """
+    label_of = torch.arange(len(categories))
+    output_of = torch.full((IGNORE + 1,), IGNORE)
+    if merge_things:
+        label_of = torch.tensor([IGNORE, *categories.stuff])
+        output_of[: len(categories.things)] = 0
+    output_of[label_of] = torch.arange(len(label_of))
+    output_of[IGNORE] = IGNORE  # of the table's entries for "other"
+    return label_of, output_of

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.models.layers import resize_bilinear
 from labkit.ops.boxes import clip_boxes, larger_than
 from labkit.ops.roi_align import roi_align
 from labkit.structures import Detections
@@ -179,7 +180,7 @@ def paste_masks_by_resizing(masks: Tensor, boxes: Tensor, size: tuple[int, int])
     padded = F.pad(masks, (1, 1, 1, 1))
     for image, mask, (x1, y1, x2, y2) in zip(pasted, padded, whole, strict=True):
         shape = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-        large = F.interpolate(mask[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+        large = resize_bilinear(mask[None, None], shape)[0, 0]
         top, left = max(y1, 0), max(x1, 0)
         bottom, right = min(y2 + 1, height), min(x2 + 1, width)
         image[top:bottom, left:right] = large[top - y1 : bottom - y1, left - x1 : right - x1] > 0.5

@@ -123,19 +123,19 @@ class MaskRCNN(nn.Module):
         return MaskRCNNOutput(*self.roi_heads(features, proposals, batch.input_sizes))
 
     def postprocess(
-        self, output: MaskRCNNOutput, batch: Batch, score_thresh: float = 0.0
+        self, output: MaskRCNNOutput, batch: Batch, score_thresh: float | None = None
     ) -> list[Prediction]:
         """Detections with masks, in pixels of the original images.
 
         Args:
             output: of :meth:`predict`.
             batch: for its sizes.
-            score_thresh: detections below it are dropped; below ``roi_heads.score_thresh`` of the
-                configuration it has no effect.
+            score_thresh: detections below it are dropped; None: no others than those that are
+                gone already, below the configuration's ``roi_heads.score_thresh``.
         """
         predictions = []
         for i, detections in enumerate(output.detections):
-            keep = detections.scores >= score_thresh
+            keep = detections.scores >= (score_thresh or 0.0)
             mask_logits = None if output.mask_logits is None else output.mask_logits[i][keep]
             detections = paste_detections(
                 detections[keep],

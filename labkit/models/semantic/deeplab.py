@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet, group_norm
-from labkit.models.layers import resize
-from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
+from labkit.models.layers import resize_bilinear
+from labkit.models.preprocess import LABKIT_PREPROCESSING, Batch, Preprocessing, preprocess
 from labkit.models.semantic.losses import label_maps, semantic_losses
 from labkit.structures import Categories, Prediction, Target
 
@@ -48,7 +48,7 @@ class DeepLabConfig:
     rates: tuple[int, ...] | None
     channels: int
     skip_channels: int | None
-    preprocessing: Preprocessing = LABKIT
+    preprocessing: Preprocessing = LABKIT_PREPROCESSING
 
     def build(self, categories: Categories) -> DeepLab:
         """A model with fresh weights."""
@@ -137,10 +137,6 @@ class DeepLab(nn.Module):
         logits = self.predict(features, batch)
         return semantic_losses(logits, batch, targets, len(self.categories))
 
-    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
-        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
-        return label_maps(logits, batch)
-
     def predict(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
         """Logits ``(B, C, H, W)`` from the backbone's feature maps."""
         x = features["res5"]  # (B, c5, H/s, W/s)
@@ -148,9 +144,13 @@ class DeepLab(nn.Module):
             x = self.aspp(x)  # (B, K, H/s, W/s)
         if self.skip is not None and self.decoder is not None:
             detail = self.skip(features["res2"])  # (B, skip, H/4, W/4)
-            x = torch.cat([resize(x, detail.shape[2:]), detail], dim=1)
+            x = torch.cat([resize_bilinear(x, detail.shape[2:]), detail], dim=1)
             x = self.decoder(x)  # (B, K, H/4, W/4)
-        return resize(self.score(x).float(), batch.padded_size)  # (B, C, H, W)
+        return resize_bilinear(self.score(x).float(), batch.padded_size)  # (B, C, H, W)
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
+        return label_maps(logits, batch)
 
 
 def _with_norm(conv: nn.Conv2d) -> nn.Sequential:

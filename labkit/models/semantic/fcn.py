@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from labkit.models.backbones.tiny_resnet import TinyResNet
-from labkit.models.layers import resize
-from labkit.models.preprocess import LABKIT, Batch, Preprocessing, preprocess
+from labkit.models.layers import resize_bilinear
+from labkit.models.preprocess import LABKIT_PREPROCESSING, Batch, Preprocessing, preprocess
 from labkit.models.semantic.losses import label_maps, semantic_losses
 from labkit.structures import Categories, Prediction, Target
 
@@ -40,7 +40,7 @@ class FCNConfig:
     widths: tuple[int, int, int, int]
     blocks: tuple[int, int, int, int]
     stride: int
-    preprocessing: Preprocessing = LABKIT
+    preprocessing: Preprocessing = LABKIT_PREPROCESSING
 
     def build(self, categories: Categories) -> FCN:
         """A model with fresh weights."""
@@ -97,14 +97,14 @@ class FCN(nn.Module):
         logits = self.predict(features, batch)
         return semantic_losses(logits, batch, targets, len(self.categories))
 
-    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
-        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
-        return label_maps(logits, batch)
-
     def predict(self, features: dict[str, Tensor], batch: Batch) -> Tensor:
         """Logits ``(B, C, H, W)`` from the backbone's feature maps."""
         scores = self.score(features["res5"])  # (B, C, H/32, W/32)
         for name, skip in self.skips.items():
             finer = skip(features[name])  # (B, C, H/16, W/16), then (B, C, H/8, W/8)
-            scores = resize(scores, finer.shape[2:]) + finer
-        return resize(scores.float(), batch.padded_size)  # (B, C, H, W)
+            scores = resize_bilinear(scores, finer.shape[2:]) + finer
+        return resize_bilinear(scores.float(), batch.padded_size)  # (B, C, H, W)
+
+    def postprocess(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Predictions with ``semantic`` ``(h, w)`` from logits ``(B, C, H, W)``."""
+        return label_maps(logits, batch)

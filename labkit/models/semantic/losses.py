@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labkit.errors import LabkitError
+from labkit.models.layers import resize_bilinear
 from labkit.models.preprocess import Batch, pad_semantic
 from labkit.models.targets import require_targets
 from labkit.structures import IGNORE, Prediction, Target
@@ -83,8 +84,6 @@ def label_maps(logits: Tensor, batch: Batch) -> list[Prediction]:
     for i, (height, width) in enumerate(batch.input_sizes):
         image_logits = logits[i : i + 1, :, :height, :width]
         if (height, width) != batch.image_sizes[i]:
-            image_logits = F.interpolate(
-                image_logits, batch.image_sizes[i], mode="bilinear", align_corners=False
-            )
+            image_logits = resize_bilinear(image_logits, batch.image_sizes[i])
         predictions.append(Prediction(semantic=image_logits[0].argmax(dim=0)))
     return predictions

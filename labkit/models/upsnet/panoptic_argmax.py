@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from labkit.models.layers import resize_bilinear
 from labkit.models.preprocess import Size
 from labkit.models.upsnet.panoptic_head import Window, Windows
 
@@ -126,7 +126,7 @@ def semantic_maxima(
     object_labels = labels.unique()
     strips = []
     for top in range(0, size[0], STRIP):
-        strip = enlarged(sem_seg_logits, top, min(top + STRIP, size[0]), 0, size[1])
+        strip = upsample_window(sem_seg_logits, top, min(top + STRIP, size[0]), 0, size[1])
         stuff, stuff_label = _max(strip[num_things:], num_things)
         thing, thing_label = _max(strip[:num_things], 0)
         strips.append((stuff, stuff_label, thing, thing_label, strip[object_labels]))
@@ -137,29 +137,29 @@ def semantic_maxima(
     return SemanticMaxima(stuff, stuff_label, thing, thing_label, of_label)
 
 
-def enlarged(scores: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+def upsample_window(logits: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
     """A window of the logits ``(c, h, w)`` enlarged four times: ``(c, rows, columns)``.
 
     It is what the same window of the whole enlarged map would be: a cell around it is taken along,
     so that interpolation has its neighbours.
     """
-    height, width = scores.shape[1:]
+    height, width = logits.shape[1:]
     first_row, first_column = max(top // STRIDE - 1, 0), max(left // STRIDE - 1, 0)
     last_row = min(-(-bottom // STRIDE) + 1, height)
     last_column = min(-(-right // STRIDE) + 1, width)
-    part = scores[None, :, first_row:last_row, first_column:last_column]
+    part = logits[None, :, first_row:last_row, first_column:last_column]
     large_size = (part.shape[2] * STRIDE, part.shape[3] * STRIDE)
-    large = F.interpolate(part, size=large_size, mode="bilinear", align_corners=False)[0]
+    large = resize_bilinear(part, large_size)[0]
     top, bottom = top - first_row * STRIDE, bottom - first_row * STRIDE
     left, right = left - first_column * STRIDE, right - first_column * STRIDE
     return large[:, top:bottom, left:right]
 
 
-def _max(scores: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    if len(scores) == 0:  # a data set without stuff, or without things
-        nothing = scores.new_full(scores.shape[1:], -torch.inf)
+def _max(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    if len(logits) == 0:  # a data set without stuff, or without things
+        nothing = logits.new_full(logits.shape[1:], -torch.inf)
         return nothing, torch.zeros_like(nothing, dtype=torch.int64)
-    value, index = scores.max(dim=0)
+    value, index = logits.max(dim=0)
     return value, index + first
 
 

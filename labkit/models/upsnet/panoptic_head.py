@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from labkit.models.layers import resize_bilinear
+
 Window = tuple[int, int, int, int]
 """Rows and columns of a map: top, bottom, left, right; bottom and right are excluded."""
 
@@ -63,7 +65,7 @@ def resized_masks(masks: Tensor, windows: list[Window]) -> list[Tensor]:
     resized = []
     for mask, (top, bottom, left, right) in zip(masks, windows, strict=True):
         shape = (max(bottom - top, 1), max(right - left, 1))
-        large = F.interpolate(mask[None, None], shape, mode="bilinear", align_corners=False)[0, 0]
+        large = resize_bilinear(mask[None, None], shape)[0, 0]
         resized.append(large[: bottom - top, : right - left])
     return resized
 
@@ -109,11 +111,11 @@ def prune(
     return kept
 
 
-def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
+def thing_term(sem_seg_logits: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
     """The paper's X_mask: the semantic logits of each object's class in its box, 0 outside.
 
     Args:
-        scores: ``(C, H, W)`` semantic logits.
+        sem_seg_logits: ``(C, H, W)``.
         labels: ``(n,)``.
         windows: ``Windows.seg``.
 
@@ -122,44 +124,46 @@ def thing_term(scores: Tensor, labels: Tensor, windows: list[Window]) -> Tensor:
     """
     terms = []
     for label, (top, bottom, left, right) in zip(labels.tolist(), windows, strict=True):
-        inside = scores[label, top:bottom, left:right]
-        terms.append(_placed(inside, (top, bottom, left, right), scores))
-    return torch.stack(terms) if terms else scores.new_zeros((0, *scores.shape[1:]))
+        inside = sem_seg_logits[label, top:bottom, left:right]
+        terms.append(_placed(inside, (top, bottom, left, right), sem_seg_logits))
+    return torch.stack(terms) if terms else sem_seg_logits[:0]
 
 
-def mask_term(masks: list[Tensor], windows: list[Window], scores: Tensor) -> Tensor:
+def mask_term(masks: list[Tensor], windows: list[Window], sem_seg_logits: Tensor) -> Tensor:
     """The paper's Y_mask: the mask logits of each object in its box, 0 outside.
 
     Args:
         masks: of :func:`resized_masks`.
         windows: ``Windows.mask``.
-        scores: ``(C, H, W)``, for the size.
+        sem_seg_logits: ``(C, H, W)``, for the size.
 
     Returns:
         ``(n, H, W)``.
     """
-    terms = [_placed(mask, window, scores) for mask, window in zip(masks, windows, strict=True)]
-    return torch.stack(terms) if terms else scores.new_zeros((0, *scores.shape[1:]))
+    terms = [
+        _placed(mask, window, sem_seg_logits) for mask, window in zip(masks, windows, strict=True)
+    ]
+    return torch.stack(terms) if terms else sem_seg_logits[:0]
 
 
-def unknown_term(scores: Tensor, things: int, in_boxes: Tensor) -> Tensor:
+def unknown_term(sem_seg_logits: Tensor, num_things: int, in_boxes: Tensor) -> Tensor:
     """The logit of the unknown class: thing logits that no object's box explains.
 
     Args:
-        scores: ``(C, H, W)`` semantic logits.
-        things: T.
+        sem_seg_logits: ``(C, H, W)``.
+        num_things: T.
         in_boxes: ``(n, H, W)`` of :func:`thing_term`; masks are not used.
 
     Returns:
         ``(H, W)``.
     """
-    any_thing = scores[:things].amax(dim=0)
+    any_thing = sem_seg_logits[:num_things].amax(dim=0)
     return any_thing - in_boxes.amax(dim=0) if len(in_boxes) else any_thing
 
 
 def panoptic_logits(
-    scores: Tensor,
-    things: int,
+    sem_seg_logits: Tensor,
+    num_things: int,
     labels: Tensor,
     masks: Tensor,
     windows: Windows,
@@ -173,8 +177,8 @@ def panoptic_logits(
     negative are assigned as well.
 
     Args:
-        scores: ``(C, H, W)`` semantic logits.
-        things: T, at least one if ``unknown``.
+        sem_seg_logits: ``(C, H, W)``.
+        num_things: T, at least one if ``unknown``.
         labels: ``(n,)`` of the objects.
         masks: ``(n, m, m)`` their mask logits.
         windows: of :func:`windows_of`.
@@ -183,12 +187,12 @@ def panoptic_logits(
     Returns:
         ``(S + max(n, 1) + 1, H, W)``, or without unknown one less.
     """
-    in_boxes = thing_term(scores, labels, windows.seg)  # (n, H, W)
-    in_masks = mask_term(resized_masks(masks, windows.mask), windows.mask, scores)
-    objects = in_boxes + in_masks if len(labels) else scores.new_zeros((1, *scores.shape[1:]))
-    parts = [scores[things:], objects]
+    in_boxes = thing_term(sem_seg_logits, labels, windows.seg)  # (n, H, W)
+    in_masks = mask_term(resized_masks(masks, windows.mask), windows.mask, sem_seg_logits)
+    objects = in_boxes + in_masks if len(labels) else torch.zeros_like(sem_seg_logits[:1])
+    parts = [sem_seg_logits[num_things:], objects]
     if unknown:
-        parts.append(unknown_term(scores, things, in_boxes)[None])
+        parts.append(unknown_term(sem_seg_logits, num_things, in_boxes)[None])
     return torch.cat(parts)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit.models.layers import resize_bilinear
 from labkit.ops.deform_conv import deform_conv2d
 
 
@@ -61,10 +62,7 @@ class DeformableHead(nn.Module):
         """Maps ``(B, D, h, w)`` by level name to logits ``(B, C, H/4, W/4)``."""
         maps = [self.subnet(features[name]) for name in self.levels]  # (B, c, h, w) each
         size = maps[0].shape[2:]
-        maps = [
-            maps[0],
-            *(F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps[1:]),
-        ]
+        maps = [maps[0], *(resize_bilinear(x, size) for x in maps[1:])]
         logits: Tensor = self.score(torch.cat(maps, dim=1))  # of (B, E, H/4, W/4)
         return logits
 

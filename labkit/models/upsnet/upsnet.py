@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import nms
 
 from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.layers import resize_bilinear
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig, build_roi_heads
 from labkit.models.rcnn.roi_pooler import pool
@@ -148,40 +148,68 @@ class UPSNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Those of Mask R-CNN, ``loss_sem_seg``, ``loss_sem_seg_roi`` and ``loss_panoptic``."""
         config = self.config
-        num_things = len(self.categories.things)
-        targets = check_targets(targets, num_things)
+        targets = check_targets(targets, len(self.categories.things))
         gt_labels = semantic_targets(targets, len(self.categories), batch.padded_size)  # (B, H, W)
         proposals, losses = self.rpn(features, batch, targets)
         losses |= self.roi_heads.losses(features, proposals, targets)
         logits = self.sem_seg_head(features).float()  # (B, C, H/4, W/4)
-        large = F.interpolate(logits, size=batch.padded_size, mode="bilinear", align_corners=False)
+        large = resize_bilinear(logits, batch.padded_size)  # (B, C, H, W)
         losses["loss_sem_seg"] = config.semantic_loss_weight * cross_entropy(large, gt_labels)
-        gt_boxes = [target["boxes"] for target in targets]
         if config.roi_loss_weight > 0:
-            resolution, level = 2 * config.roi_heads.mask_resolution, config.semantic_head.levels[0]
-            # The paper pools the feature maps and classifies the pooled features. Classification is
-            # linear and the weights of a sample add up to 1, so that pooling the logits gives the
-            # same with fewer channels.
-            pooler = replace(config.roi_heads.pooler, levels=(level,))
-            roi_logits = pool({level: logits}, gt_boxes, {level: STRIDE}, resolution, pooler)
-            roi_labels = crop_labels(gt_labels, gt_boxes, resolution)
-            losses["loss_sem_seg_roi"] = config.roi_loss_weight * cross_entropy(
-                roi_logits,  # (n, C, resolution, resolution)
-                roi_labels,
-            )
+            gt_boxes = [target["boxes"] for target in targets]
+            loss = self.roi_loss(logits, gt_labels, gt_boxes)
+            losses["loss_sem_seg_roi"] = config.roi_loss_weight * loss
         if config.panoptic_loss_weight > 0:
-            known = [sample_known(len(b), config.unknown_ratio).to(b.device) for b in gt_boxes]
-            mask_logits = self.roi_heads.mask_logits(
-                features,
-                [boxes[k] for boxes, k in zip(gt_boxes, known, strict=True)],
-                [target["labels"][k] for target, k in zip(targets, known, strict=True)],
-            )
-            each = [
-                panoptic_loss(*parts, num_things)
-                for parts in zip(logits, gt_labels, targets, known, mask_logits, strict=True)
-            ]
-            losses["loss_panoptic"] = config.panoptic_loss_weight * torch.stack(each).mean()
+            loss = self.panoptic_loss(features, logits, gt_labels, targets)
+            losses["loss_panoptic"] = config.panoptic_loss_weight * loss
         return losses
+
+    def roi_loss(self, logits: Tensor, gt_labels: Tensor, gt_boxes: Sequence[Tensor]) -> Tensor:
+        """The semantic loss once more, in the ground-truth boxes alone.
+
+        The paper pools the feature maps and classifies the pooled features. Classification is
+        linear and the weights of a sample add up to 1, so that pooling the logits gives the same
+        with fewer channels.
+
+        Args:
+            logits: ``(B, C, H/4, W/4)`` of the semantic head.
+            gt_labels: ``(B, H, W)``.
+            gt_boxes: ``(n, 4)`` for each image.
+        """
+        config, level = self.config, self.config.semantic_head.levels[0]
+        resolution = 2 * config.roi_heads.mask_resolution
+        pooler = replace(config.roi_heads.pooler, levels=(level,))
+        roi_logits = pool({level: logits}, gt_boxes, {level: STRIDE}, resolution, pooler)
+        roi_labels = crop_labels(gt_labels, gt_boxes, resolution)
+        return cross_entropy(roi_logits, roi_labels)  # of (boxes of all images, C, 2 s, 2 s)
+
+    def panoptic_loss(
+        self,
+        features: dict[str, Tensor],
+        logits: Tensor,
+        gt_labels: Tensor,
+        targets: Sequence[Target],
+    ) -> Tensor:
+        """Mean over the images of the cross-entropy of the panoptic logits of ground-truth boxes.
+
+        Args:
+            features: ``(B, D, h, w)`` by level name.
+            logits: ``(B, C, H/4, W/4)`` of the semantic head.
+            gt_labels: ``(B, H, W)``.
+            targets: B targets.
+        """
+        known, boxes, labels = [], [], []
+        for target in targets:
+            idxs = sample_known(len(target["boxes"]), self.config.unknown_ratio)
+            known.append(idxs.to(target["boxes"].device))
+            boxes.append(target["boxes"][known[-1]])
+            labels.append(target["labels"][known[-1]])
+        mask_logits = self.roi_heads.mask_logits(features, boxes, labels)
+        each = [
+            panoptic_loss(*of_image, len(self.categories.things))
+            for of_image in zip(logits, gt_labels, targets, known, mask_logits, strict=True)
+        ]
+        return torch.stack(each).mean()
 
     def predict(self, features: dict[str, Tensor], batch: Batch) -> UPSNetOutput:
         """Outputs of both branches from feature maps ``(B, D, h, w)`` by level name."""

@@ -88,8 +88,7 @@ def image_from_dataset(name: str, index: int) -> SourceImage:
     made = _of_pixels(f"{name}, image {index}", image)
     if made.note:
         return replace(made, note=f"{made.note}; the ground truth has the old size and is left out")
-    in_file = isinstance(images, CocoInstances)
-    rows = images.annotations(target["image_id"]) if in_file else None
+    rows = images.annotations(index) if isinstance(images, CocoInstances) else None
     return replace(made, target=target, categories=images.categories, annotations=rows)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from labkit.colors import PETROFF_10
 from labkit.datasets.targets import annotation_of
-from labkit.engine.evaluate import translation
+from labkit.engine.evaluate import map_labels
 from labkit.errors import LabkitError
 from labkit.metrics.average_precision import detection_iou
 from labkit.metrics.average_precision import match_detections as match_objects
@@ -103,7 +103,7 @@ def labels_in_gt_classes(
     Raises:
         LabkitError: the ground truth has classes that the model does not know.
     """
-    labels = translation(wanted if known is None else known, wanted)
+    labels = map_labels(wanted if known is None else known, wanted)
     return np.asarray(labels[found.labels])
 
 

@@ -83,7 +83,7 @@ def test_polygons_codes_and_crowds_by_hand(folder):
     assert target["masks"][0].sum() == 12
     assert torch.equal(target["masks"][1], torch.from_numpy(BITS).bool())
     assert torch.equal(target["masks"][2], torch.from_numpy(BITS).bool())
-    rows = data.annotations(5)
+    rows = data.annotations(0)
     assert [row["iscrowd"] for row in rows] == [0, 0, 0, 1]
     assert [coco_mask.area(row["segmentation"]) for row in rows] == [12, 9, 9, 9]
 

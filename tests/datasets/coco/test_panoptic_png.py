@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from labkit.datasets.coco.panoptic_json import read_json, write_json
 from labkit.datasets.coco.panoptic_png import (
     check_segments,
     id_to_rgb,
-    read_json,
     read_png,
     rgb_to_id,
     run_starts,
     to_annotation,
     to_panoptic,
-    write_json,
     write_png,
 )
 from labkit.errors import LabkitError

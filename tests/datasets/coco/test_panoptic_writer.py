@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from labkit.datasets.coco.panoptic_png import read_json, read_png, to_panoptic
+from labkit.datasets.coco.panoptic_json import read_json
+from labkit.datasets.coco.panoptic_png import read_png, to_panoptic
 from labkit.datasets.coco.panoptic_writer import PanopticWriter
 from labkit.errors import LabkitError
 from labkit.metrics.panoptic_quality import PanopticQuality

@@ -63,7 +63,10 @@ def test_answers(preset, tmp_path, monkeypatch):
     ours = build(preset, categories).eval()
     load(tmp_path / "weights.pth", ours)
 
-    mean, std = (torch.tensor(v)[:, None, None] for v in (make_detr.DETR.mean, make_detr.DETR.std))
+    mean, std = (
+        torch.tensor(v)[:, None, None]
+        for v in (make_detr.DETR_PREPROCESSING.mean, make_detr.DETR_PREPROCESSING.std)
+    )
     pictures = [small.image(case) for case in small.SIZES]
     expected = theirs.eval()([(picture - mean) / std for picture in pictures])
     batch = network_batch(ours, pictures)

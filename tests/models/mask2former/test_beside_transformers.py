@@ -16,7 +16,7 @@ from labkit.models.mask2former.criterion import mask_classification_losses
 from labkit.models.mask2former.deformable_attention import deformable_attention
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.maskformer import MaskFormerConfig
-from labkit.models.preprocess import MASK2FORMER
+from labkit.models.preprocess import MASK2FORMER_PREPROCESSING
 from labkit.models.targets import Segments
 from labkit.ops.ms_deform_attn import ms_deform_attn
 
@@ -48,12 +48,12 @@ def test_maskformer_r50():
     """All six predictions and their losses, which have no random draws."""
     torch.manual_seed(0)
     backbone = BackboneConfig("c5", "resnet50", stride_in_1x1=False)
-    ours = MaskFormerConfig(MASK2FORMER, backbone, dropout=0.0).build(coco_panoptic())
+    ours = MaskFormerConfig(MASK2FORMER_PREPROCESSING, backbone, dropout=0.0).build(coco_panoptic())
     randomize(ours)
     # In double precision: with random weights the attention is so sharp that rounding grows.
     ours, theirs = ours.double(), maskformer_twin(ours).double()
     images = torch.randn(2, 3, 96, 160, dtype=torch.float64)
-    class_logits, mask_logits = ours.decode(ours.backbone(images))  # in training mode: every layer
+    class_logits, mask_logits = ours.decode(ours.backbone(images), every_layer=True)
     expected = every_layer(theirs, images)
     assert len(class_logits) == len(expected) == 6
     for i, (of_classes, of_masks) in enumerate(expected):

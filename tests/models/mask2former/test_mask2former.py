@@ -12,7 +12,7 @@ from labkit.models.mask2former.deformable_attention import DeformableAttention
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoder, MaskedDecoderConfig
 from labkit.models.mask2former.pixel_decoder import cell_centres
-from labkit.models.preprocess import EOMT, preprocess
+from labkit.models.preprocess import EOMT_PREPROCESSING, preprocess
 from labkit.models.presets import PRESETS, build
 from labkit.structures import Categories, Category
 
@@ -99,7 +99,7 @@ def test_what_is_forbidden_has_no_effect():
 
 
 def eomt(side=64):
-    preprocessing = replace(EOMT, max_size=side, size_divisor=side)
+    preprocessing = replace(EOMT_PREPROCESSING, max_size=side, size_divisor=side)
     config = EoMTConfig(ViTConfig(32, 3, 2, image_size=side), 2, 6, preprocessing)
     torch.manual_seed(0)
     return config.build(DATA.categories)
@@ -180,8 +180,8 @@ def _cropped(target):
 
 
 def test_eomt_pads_with_black():
-    batch = preprocess([torch.full((3, 320, 640), 255, dtype=torch.uint8)], EOMT)
-    mean, std = (torch.tensor(x) for x in (EOMT.mean, EOMT.std))
+    batch = preprocess([torch.full((3, 320, 640), 255, dtype=torch.uint8)], EOMT_PREPROCESSING)
+    mean, std = (torch.tensor(x) for x in (EOMT_PREPROCESSING.mean, EOMT_PREPROCESSING.std))
     assert batch.padded_size == (640, 640)
     torch.testing.assert_close(batch.tensor[0, :, 400, 5], -mean / std)
 
@@ -196,7 +196,7 @@ def test_eomt_pads_with_black():
     ],
 )
 def test_eomt_resizes_the_longer_side(size, expected):
-    batch = preprocess([torch.zeros(3, *size, dtype=torch.uint8)], EOMT)
+    batch = preprocess([torch.zeros(3, *size, dtype=torch.uint8)], EOMT_PREPROCESSING)
     assert batch.input_sizes == [expected]
 
 

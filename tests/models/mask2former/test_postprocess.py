@@ -11,7 +11,7 @@ from labkit.models.mask2former.postprocess import (
     panoptic_inference,
     semantic_inference,
 )
-from labkit.models.preprocess import LABKIT, preprocess
+from labkit.models.preprocess import LABKIT_PREPROCESSING, preprocess
 from labkit.structures import Categories, Category
 
 # Labels 0 and 1 are things, 2 is stuff, 3 is "no object".
@@ -136,7 +136,7 @@ def test_the_semantic_map_sums_over_queries():
 
 def test_masks_are_resized_as_logits_after_cropping_the_padding():
     """An image of 48 × 40 pixels is padded to 64 × 64; its mask is the left half of its own."""
-    batch = preprocess([torch.zeros(3, 48, 40, dtype=torch.uint8)], LABKIT)
+    batch = preprocess([torch.zeros(3, 48, 40, dtype=torch.uint8)], LABKIT_PREPROCESSING)
     assert batch.padded_size == (64, 64)
     logits = torch.full((1, 1, 16, 16), -9.0)
     logits[..., :5] = 9.0  # 20 of 64 columns
@@ -152,7 +152,7 @@ def test_masks_are_resized_as_logits_after_cropping_the_padding():
 
 
 def test_a_model_of_things_alone_has_no_maps():
-    batch = preprocess([torch.zeros(3, 32, 32, dtype=torch.uint8)], LABKIT)
+    batch = preprocess([torch.zeros(3, 32, 32, dtype=torch.uint8)], LABKIT_PREPROCESSING)
     output = MaskOutput(classes((0, 0.97))[None], torch.zeros(1, 1, 8, 8))
     (prediction,) = mask_predictions(output, batch, CATEGORIES, CONFIG, panoptic=False)
     assert prediction.panoptic is None

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 from labkit.errors import LabkitError
 from labkit.models import PRESETS, build
 from labkit.models.backbones.tiny_resnet import StandardConv2d, TinyResNet
-from labkit.models.preprocess import LABKIT, Batch, Preprocessing, pad_semantic, preprocess
+from labkit.models.preprocess import (
+    LABKIT_PREPROCESSING,
+    Batch,
+    Preprocessing,
+    pad_semantic,
+    preprocess,
+)
 from labkit.models.semantic.fcn import FCN
 from labkit.structures import IGNORE, Categories, Category
 
@@ -43,7 +49,7 @@ def test_contract_losses_in_training_maps_of_each_images_size_in_evaluation(pres
 
 def test_maps_of_resized_images_have_the_images_sizes():
     torch.manual_seed(0)
-    resized = replace(LABKIT, resize="pillow", min_size=32, max_size=64)
+    resized = replace(LABKIT_PREPROCESSING, resize="pillow", min_size=32, max_size=64)
     model = FCN(replace(PRESETS["fcn8_tiny"], preprocessing=resized), CATEGORIES).eval()
     predictions = model(_images((64, 96), (50, 70)))
     assert [p.semantic.shape for p in predictions] == [(64, 96), (50, 70)]
@@ -56,7 +62,7 @@ def test_padding_and_ignored_pixels_do_not_count(preset):
     images = _images((64, 64))
     truth = torch.randint(0, 5, (64, 64))
     truth[:10] = IGNORE
-    logits = logits_of(model, preprocess(images, LABKIT))
+    logits = logits_of(model, preprocess(images, LABKIT_PREPROCESSING))
     by_hand = F.cross_entropy(logits[0, :, 10:].flatten(1).T, truth[10:].flatten())
     loss = model(images, [{"semantic": truth}])["loss_sem_seg"]
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
@@ -152,7 +158,7 @@ def test_deeplab_without_aspp_or_decoder(parts):
 def test_dilation_alone_is_a_score_layer_on_stride_8_and_bilinear_upsampling():
     torch.manual_seed(0)
     model = replace(PRESETS["deeplab_tiny"], **PARTS["dilation alone"]).build(CATEGORIES).eval()
-    batch = preprocess(_images((64, 96)), LABKIT)
+    batch = preprocess(_images((64, 96)), LABKIT_PREPROCESSING)
     scores = model.score(model.backbone(batch.tensor)["res5"])
     assert scores.shape == (1, 5, 8, 12)
     by_hand = F.interpolate(scores, (64, 96), mode="bilinear")
@@ -188,7 +194,7 @@ def test_preprocessing_normalises_then_pads():
 )
 def test_wrong_images_are_refused(images, message):
     with pytest.raises(LabkitError, match=message):
-        preprocess(images, LABKIT)
+        preprocess(images, LABKIT_PREPROCESSING)
 
 
 def test_unknown_preset_names_the_known_ones():

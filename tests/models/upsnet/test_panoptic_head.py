@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from labkit.models.upsnet.assign_segments import assign_segments
-from labkit.models.upsnet.panoptic_argmax import UNKNOWN, PixelLabels, enlarged, panoptic_argmax
+from labkit.models.upsnet.panoptic_argmax import (
+    UNKNOWN,
+    PixelLabels,
+    panoptic_argmax,
+    upsample_window,
+)
 from labkit.models.upsnet.panoptic_head import (
     panoptic_logits,
     prune,
@@ -135,7 +140,7 @@ def test_a_window_of_the_enlarged_map():
     whole = F.interpolate(scores[None], scale_factor=4.0, mode="bilinear", align_corners=False)[0]
     for window in [(0, 36, 0, 28), (1, 9, 3, 4), (13, 35, 27, 28), (0, 1, 0, 1), (30, 36, 5, 23)]:
         top, bottom, left, right = window
-        assert torch.equal(enlarged(scores, *window), whole[:, top:bottom, left:right])
+        assert torch.equal(upsample_window(scores, *window), whole[:, top:bottom, left:right])
 
 
 @pytest.mark.parametrize(("unknown", "third"), [(True, UNKNOWN), (False, 2)])
@@ -173,7 +178,7 @@ def test_winners_are_the_argmax_of_all_logits(seed, objects, things, size, unkno
     if objects > 2:
         boxes[0] = torch.cat([torch.zeros(2), limit])
     windows = windows_of(boxes, size)
-    whole = enlarged(scores, 0, size[0], 0, size[1])
+    whole = upsample_window(scores, 0, size[0], 0, size[1])
     logits = panoptic_logits(whole, things, labels, masks, windows, unknown)
     pixels = panoptic_argmax(
         scores, things, labels, resized_masks(masks, windows.mask), windows, size, unknown
