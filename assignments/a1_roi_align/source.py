@@ -23,8 +23,9 @@
 # Your functions will be called on other maps and boxes than those below, drawn anew for every
 # submission. Maps have at least two rows and columns. Loops over boxes are fine; each call has a few
 # boxes. Later answers may call earlier ones, and helper functions may be in any cell that is not a
-# check. Compute in float64; the type of the result is not graded. The RoI operators of torchvision and
-# labkit, `grid_sample` and autograd may not be used in your answers. The cells with checks may, and do.
+# check. Compute in float64; the type of the result is not graded. What torchvision and labkit have for RoIs
+# and for sampling at places between cells, `grid_sample` and autograd may not be used in your answers. The
+# cells with checks may, and do.
 #
 # **Conventions.** Coordinates are $x$ to the right and $y$ *down*. A rotated box is
 # $(x, y, \text{width}, \text{height}, \text{angle})$: the centre, the two sides and an angle in
@@ -1069,11 +1070,16 @@ ASSIGNMENT = Assignment(
         "torchvision.ops.ps_roi_align",
         "torchvision.ops.MultiScaleRoIAlign",
         "torch.ops.torchvision.roi_align",
+        "torchvision.ops.deform_conv2d",
         "torch.nn.functional.grid_sample",
         "torch.autograd.grad",
         "torch.autograd.backward",
         "torch.autograd.forward_ad.make_dual",
         "labkit.ops.roi_align",
+        "labkit.ops.roi_align.bilinear",
+        "labkit.ops.deform_conv.deform_conv2d",
+        "labkit.ops.deform_conv.neighbours",
+        "labkit.ops.ms_deform_attn.ms_deform_attn",
         "labkit.ops.roi_align_compiled.roi_align",
         "labkit.ops.roi_align_separable.roi_align_separable",
     ),
