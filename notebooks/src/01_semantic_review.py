@@ -135,9 +135,7 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(backbone.channels["res5"], num_classes)
 
     def forward(self, images, targets=None):
-        batch = preprocess(
-            images, LABKIT_PREPROCESSING
-        )  # normalise (labkit's mean and std), pad, stack
+        batch = preprocess(images, LABKIT_PREPROCESSING)  # normalise (mean and std), pad, stack
         features = self.backbone(batch.tensor)["res5"]  # (B, K, 2, 2)
         logits = self.fc(features.mean(dim=(2, 3)))  # (B, C)
         if not self.training:

@@ -1386,9 +1386,8 @@ person = person * small.shape[1] / photograph.shape[1]
 @torch.no_grad()
 def res4(image):
     """The map ``(1, 112, h, w)`` of stride 16."""
-    return lite(preprocess([image], replace(EFFICIENTNET_LITE_PREPROCESSING, resize=None)).tensor)[
-        "res4"
-    ]
+    batch = preprocess([image], replace(EFFICIENTNET_LITE_PREPROCESSING, resize=None))
+    return lite(batch.tensor)["res4"]
 
 
 POOLED = {
