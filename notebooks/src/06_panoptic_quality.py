@@ -739,7 +739,7 @@ plt.show()
 # it is, object 2 is moved to the right by two pixels, object 3 by four, and so on. Which of them still
 # match?
 #
-# In JupyterLab, and in the report, the figure is interactive. Point at a segment: its match is outlined in the
+# The figure is interactive in JupyterLab and on the web site. Point at a segment: its match is outlined in the
 # other map, and below are the IoU and the contribution. Drag a predicted segment, or select it with
 # Enter and use the arrow keys. SQ grows while the segment fits better, and RQ jumps where the segment's IoU crosses
 # one half. What a moved segment uncovers is void, what it covers is lost to others: try to raise one contribution
@@ -758,6 +758,9 @@ labkit.record("shares_sum_to_pq", abs(sum(contributions) - matched.quality.all.p
 PQMatching(one_image, one_gt, one_prediction, categories)
 
 # %% [markdown]
+# Square 6 still matches after ten pixels, because it is large. Triangle 5 does not after eight, nor the small visible
+# part of square 2 after two.
+#
 # ## 6.6 PQ against IoU
 #
 # mIoU compares classes, PQ segments. Take the *perfect* semantic map and make segments of it
