@@ -767,12 +767,12 @@ figure.colorbar(drawn, ax=axes, shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# Gradient descent moves against the gradient: a logit falls where the figure is orange and rises where it is purple. At
-# (3, 4) and (4, 3), where circle 2 is now in front, the logits of mask 1 fall and those of mask 2 rise. The logit of
-# water rises where the ground truth is water and falls elsewhere. A merge could not learn this, because there the order of the objects follows from their
-# scores, which no mask can change. Both objects are circles, so the semantic logit of the class circle receives the sum
-# of both gradients, $\pi_1 + (\pi_2 - 1)$. This is near 0, because together the two circles already have most of the
-# probability.
+# Gradient descent moves against the gradient: a logit falls where the figure is orange and rises where it is purple.
+# The logit of water rises where the ground truth is water, and falls elsewhere. At (3, 4) and (4, 3), where circle 2 is
+# now in front, the logits of mask 1 fall and those of mask 2 rise. A merge could not learn this, because there the order
+# of the objects follows from their scores, which no mask can change. Both objects are circles, so the semantic logit of
+# the class circle receives the sum of both gradients, $\pi_1 + (\pi_2 - 1)$. This is near 0, because together the two
+# circles already have most of the probability.
 #
 # > **Predict.** Which of these parts get a gradient from this loss: backbone, semantic head, masks, class and box of an
 # > object, proposals?
