@@ -22,8 +22,8 @@
 # and measure what bad labels cost. The same data goes to Detectron2, past its pitfalls. At the end you make a
 # data set from one photograph, train on it and count coins; then it is your folder's turn.
 #
-# You need: notebook 1 for IoU, notebook 4 for Panoptic FPN, notebook 6 for the panoptic format and PQ.
-# [Glossary](../docs/glossary.md) of all terms.
+# You need: notebook 1 for IoU, notebook 3 for AP, notebook 4 for Panoptic FPN, notebook 6 for the panoptic format
+# and PQ. [Glossary](../docs/glossary.md) of all terms.
 #
 # ![From masks to a model: images and masks are converted by labkit data from-masks, which refuses damaged masks and
 # lists suspicious ones, into an instance file and a panoptic file in COCO's format; a model is trained on both from
@@ -112,11 +112,6 @@ folder = Path(scratch.name)
 #
 # We draw at four times the size and reduce the image, so that edges are soft, as in a photograph.
 # For each object the drawing keeps the *whole* mask, including what others occlude.
-#
-# > **Exercise 9.1.** Write `visible(objects)`. The objects of an image are a list of pairs (name, mask) from the
-# > lowest to the highest, boolean masks of equal shape. Return the same list with the *visible* masks: without
-# > the pixels that an object above covers. An example in one row of pixels: a plank `0110` over a bag `1111` leaves
-# > the bag `1001`, in two parts.
 
 # %% tags=["hide-input"]
 # Set-up: drawing of the building sites
@@ -240,6 +235,12 @@ for axis, (picture, _, objects) in zip(axes, SITES["train"], strict=False):
     axis.set_axis_off()
     axis.set_title(f"{len(objects)} objects", fontsize=9)
 plt.show()
+
+# %% [markdown]
+# > **Exercise 9.1.** Write `visible(objects)`. The objects of an image are a list of pairs (name, mask) from the
+# > lowest to the highest, boolean masks of equal shape. Return the same list with the *visible* masks: without
+# > the pixels that an object above covers. An example in one row of pixels: a plank `0110` over a bag `1111` leaves
+# > the bag `1001`, in two parts.
 
 
 # %% exercise="visible"
@@ -464,7 +465,8 @@ for name, values in OTHERS.items():
 #
 # $$A = \tfrac12 \sum_i (x_i \, y_{i+1} - x_{i+1} \, y_i) ,$$
 #
-# positive for outer borders and *negative* around a hole, where the direction is reversed. So no polygon has to be
+# positive for outer borders and *negative* around a hole, where the direction is reversed. The pixel at the origin
+# has the corners $(0,0), (1,0), (1,1), (0,1)$ and $A = \tfrac12 (0 + 1 + 1 + 0) = 1$. So no polygon has to be
 # rasterized: the areas of all outlines sum to the number of pixels, exactly.
 
 
@@ -616,8 +618,9 @@ print(f"in our {len(parts)} objects: {thin[1]} polygons of one point, {thin[2]} 
 # ## 9.4 A mask as run lengths
 #
 # COCO's other form has no corners: go through the mask **column by column** and write the lengths of the runs
-# of 0 and 1, alternating and beginning with 0. Holes and parts need no special treatment. In a file the numbers are
-# compressed to a short text.
+# of 0 and 1, alternating and beginning with 0. A mask with the rows `01` and `11` is read as 0, 1, 1, 1 and becomes
+# `[1, 3]`; a mask that begins with 1 gets a first length of 0. Holes and parts need no special treatment. In a file
+# the numbers are compressed to a short text.
 
 
 # %% tags=["idea"]
@@ -1742,8 +1745,9 @@ if own_folder:
     display(Image(folder / "own.png", width=760))
 
 # %% [markdown]
-# Then in a terminal, with photographs of about 320 pixels and ImageNet weights for the backbone (minutes for a few
-# hundred steps; a published network of COCO is better where its size is acceptable):
+# Then in a terminal, with ImageNet weights for the backbone (they come with `labkit[pretrained]`). Photographs are
+# reduced to a shorter side of 320 pixels; `--short-side` sets another. A few hundred steps take minutes. A
+# published network of COCO is better where its size is acceptable.
 #
 # ```bash
 # labkit data from-masks MINE/images MINE/masks --categories MINE/categories.json --out mine --split train

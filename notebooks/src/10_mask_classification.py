@@ -246,8 +246,7 @@ panels(shown, categories, columns=4, size=2.45)
 # DETR predicts boxes, and adds a mask head later (8.10). **MaskFormer** has no boxes at all. Like DETR it has a backbone
 # and a transformer decoder with $Q$ queries. Beside it a **pixel decoder** (in MaskFormer an FPN) makes a vector
 # for every cell at stride 4, the **mask features** $E$. An MLP of three layers makes a vector of the same length
-# from every query, the
-# **mask embedding** $v_q$. The mask logit of query $q$ in pixel $x$ is their dot product, and the mask is its sigmoid:
+# from every query, the **mask embedding** $v_q$. The mask logit of query $q$ in pixel $x$ is their dot product, and the mask is its sigmoid:
 #
 # $$ m_q(x) = \mathrm{sigmoid}\bigl(v_q \cdot E(x)\bigr) . $$
 #
@@ -317,9 +316,7 @@ plt.show()
 #
 # Like DETR, MaskFormer trains for long: 300 epochs of COCO. Mask2Former keeps the heads and changes mainly three things:
 # attention (10.3), the pixel decoder (10.4), the loss (10.5). It also has nine decoder layers instead of six, another
-# augmentation and other weights of the losses, so this table does not separate the causes. (The paper's table 4
-# does: PQ falls by 4.8 without masked attention, by 1.7 with stride 32 alone, by 1.2 with an FPN as pixel decoder,
-# by 1.1 without learnt query features, cross-attention first and the removal of dropout.)
+# augmentation and other weights of the losses, so this table does not separate the causes (10.8 does).
 #
 # | COCO val, ResNet-50 | steps | batch | millions of images seen | PQ |
 # | --- | --- | --- | --- | --- |
@@ -509,32 +506,10 @@ for of in SETS:
 # cells of all three levels would do, but attention among $T$ cells costs $T^2$. **Deformable attention** (Deformable
 # DETR, 2021) predicts for each cell what is read. From the cell's features one linear layer predicts, for each of $M$
 # heads, $S$ levels and $P$ points, an **offset** from its own place; another one predicts a weight, and a softmax runs
-# over the $S \cdot P$ weights of a head. The values at these places are interpolated bilinearly, as in RoIAlign (2.4),
-# and summed:
-#
-# $$ \mathrm{head}(t) = \sum_{s=1}^{S} \sum_{p=1}^{P} a_{t,s,p} \, V_s(r_t + \Delta_{t,s,p}) . $$
-#
-# $r_t$ is the centre of cell $t$, in fractions of the sides; $\Delta$ the offset, divided by the level's width and height;
-# $a$ the weight; $V_s$ a linear projection of level $s$ for this head. The heads are concatenated and projected. The pixel
-# decoder has six such layers, `mask2former_tiny` one.
-#
-# There is no comparison of queries and keys, so no $T \times T$ table. (Notebook 5's deformable *convolution* also
-# predicts offsets; its weights are fixed, here they are predicted.)
-
-
-# %% tags=["idea"]
-def my_deformable_attention(levels, locations, weights):
-    """One head: S levels (d, h, w), sampling locations (T, S, P, 2) and weights (T, S, P) of T cells."""
-    total = 0
-    for s, values in enumerate(levels):
-        grid = 2 * locations[:, s] - 1  # fractions of the sides; for grid_sample from -1 to 1
-        sampled = F.grid_sample(values[None], grid[None], align_corners=False)[0]  # (d, T, P)
-        total = total + torch.einsum("dtp,tp->td", sampled, weights[:, s])
-    return total  # (T, d)
-
+# over the $S \cdot P$ weights of a head. The places for one cell, with the trained network:
 
 # %% tags=["hide-input"]
-# Figure: sampling points of one cell; comparison with labkit; table of costs
+# Figure: sampling points of one cell
 attention = network.pixel_decoder.layers[0].self_attn
 inputs = []
 handle = attention.register_forward_pre_hook(lambda module, args: inputs.extend(args))
@@ -549,16 +524,6 @@ with torch.no_grad():
     weights = weights.unflatten(3, (LEVELS, POINTS))  # (1, T, M, S, P)
     extent = torch.tensor([(w, h) for h, w in sizes])  # (S, 2)
     locations = reference[:, None, None, None] + offsets / extent[:, None]  # (1, T, M, S, P, 2)
-    values = attention.value_proj(value).unflatten(2, (HEADS, -1))  # (1, T, M, d)
-    theirs = deformable_attention(values, sizes, locations, weights).unflatten(2, (HEADS, -1))
-    gaps = []
-    for head in range(HEADS):
-        of_levels = values[0, :, head].split([h * w for h, w in sizes])
-        levels = [v.T.unflatten(1, size) for v, size in zip(of_levels, sizes, strict=True)]
-        ours = my_deformable_attention(levels, locations[0, :, head], weights[0, :, head])
-        gaps.append(float((ours - theirs[0, :, head]).abs().max()))
-print(f"largest difference from labkit's: {max(gaps):.1e}\n")
-labkit.record("own_deformable_attention_vs_labkit", max(gaps))
 rows, columns = np.nonzero(gt_masks[gt_classes < THINGS][0].numpy())
 height, width = sizes[-1]
 cell = int(rows.mean() / SIDE * height) * width + int(columns.mean() / SIDE * width)
@@ -596,7 +561,49 @@ for s, share in enumerate(outside):
         f"level {s + 1}: {share:.0%} of all sampling points lie outside the image, where values are 0"
     )
     labkit.record(f"samples_outside_level_{s + 1}", share)
-print()
+
+# %% [markdown]
+# The star is the cell's own place, a dot a sampling point, its colour the head, its size the weight.
+#
+# > **At toy size.** Offsets are counted in cells of their level, and training starts with 1 to 4 cells. A level of 4 × 4
+# > has no room for that: most points of level 1 lie outside the picture and read 0, many even outside the figure.
+#
+# The values at these places are interpolated bilinearly, as in RoIAlign (2.2), and summed:
+#
+# $$ \mathrm{head}(t) = \sum_{s=1}^{S} \sum_{p=1}^{P} a_{t,s,p} \, V_s(r_t + \Delta_{t,s,p}) . $$
+#
+# $r_t$ is the centre of cell $t$, in fractions of the sides; $\Delta$ the offset, divided by the level's width and height;
+# $a$ the weight; $V_s$ a linear projection of level $s$ for this head. The heads are concatenated and projected. The pixel
+# decoder has six such layers, `mask2former_tiny` one.
+#
+# There is no comparison of queries and keys, so no $T \times T$ table. (Notebook 5's deformable *convolution* also
+# predicts offsets; its weights are fixed, here they are predicted.)
+
+
+# %% tags=["idea"]
+def my_deformable_attention(levels, locations, weights):
+    """One head: S levels (d, h, w), sampling locations (T, S, P, 2) and weights (T, S, P) of T cells."""
+    total = 0
+    for s, values in enumerate(levels):
+        grid = 2 * locations[:, s] - 1  # fractions of the sides; for grid_sample from -1 to 1
+        sampled = F.grid_sample(values[None], grid[None], align_corners=False)[0]  # (d, T, P)
+        total = total + torch.einsum("dtp,tp->td", sampled, weights[:, s])
+    return total  # (T, d)
+
+
+# %% tags=["hide-input"]
+# Test: comparison with labkit; table: costs
+with torch.no_grad():
+    values = attention.value_proj(value).unflatten(2, (HEADS, -1))  # (1, T, M, d)
+    theirs = deformable_attention(values, sizes, locations, weights).unflatten(2, (HEADS, -1))
+    gaps = []
+    for head in range(HEADS):
+        of_levels = values[0, :, head].split([h * w for h, w in sizes])
+        levels = [v.T.unflatten(1, size) for v, size in zip(of_levels, sizes, strict=True)]
+        ours = my_deformable_attention(levels, locations[0, :, head], weights[0, :, head])
+        gaps.append(float((ours - theirs[0, :, head]).abs().max()))
+print(f"largest difference from labkit's: {max(gaps):.1e}\n")
+labkit.record("own_deformable_attention_vs_labkit", max(gaps))
 print(f"{'cells read for each cell and head':36}{'full attention':>16}{'deformable':>12}")
 STRIDES = (32, 16, 8)
 for name, sides_of, heads_of in (
@@ -610,13 +617,9 @@ for name, sides_of, heads_of in (
     labkit.record(f"cells_read_for_one_of_{name.split(',')[0]}", read)
 
 # %% [markdown]
-# The star is the cell's own place, a dot a sampling point, its size the weight. Full attention reads every cell of every
-# level. Deformable attention always reads 48: twelve points, and four cells for each interpolation. At the test
-# size for COCO, 800 × 1344, the full attention weights of one layer would be $22\,050^2 \cdot 8 = 3.9$ billion
-# numbers, 15.6 GB in float32.
-#
-# > **At toy size.** Offsets are counted in cells of their level, and training starts with 1 to 4 cells. A level of 4 × 4
-# > has no room for that: most points of level 1 lie outside the picture and read 0, many even outside the figure.
+# Full attention reads every cell of every level. Deformable attention always reads 48: twelve points, and four cells for
+# each interpolation. At the test size for COCO, 800 × 1344, the full attention weights of one layer would be
+# $22\,050^2 \cdot 8 = 3.9$ billion numbers, 15.6 GB in float32.
 #
 # The mask features at stride 4 come from one FPN step (3.2) after these layers.
 #
@@ -636,9 +639,9 @@ for name, sides_of, heads_of in (
 # pixels of a training image of 1024 × 1024 the loss compares a million numbers for each pair (the matching, at
 # stride 4, 65 536). Mask2Former compares $P = 112^2$ random points instead (PointRend's idea): bilinear samples of
 # the logits and of the ground truth. In the matching the points are uniform, the same ones for all pairs. In the
-# loss three quarters of them lie where the mask is
-# *uncertain*: of $3 P$ random candidates, the $\tfrac{3}{4} P$ with the smallest $|\mathrm{logit}|$. That is a quarter of
-# the candidates, so a quarter of the image, however many points there are.
+# loss three quarters of them lie where the mask is *uncertain*: of $3 P$ random candidates, the $\tfrac{3}{4} P$ with
+# the smallest $|\mathrm{logit}|$. That is a quarter of the candidates, so a quarter of the image, however many points
+# there are.
 #
 # > **Exercise 10.2.** Write `uncertain_points(candidates, logits, keep)`: of the candidates $(N, C, 2)$ of each mask
 # > return the `keep` points $(N, \mathrm{keep}, 2)$ whose logits $(N, C)$ are nearest to 0, nearest first. For one mask
@@ -807,9 +810,9 @@ for i in range(LAYERS + 1):
 # 1. Keep the queries whose best class is not $\varnothing$ and has a score $s_q$ above a threshold (0.8 in
 #    Mask2Former, 0.5 in `mask2former_tiny`).
 # 2. Each pixel goes to the kept query with the largest $s_q \, m_q(x)$.
-# 3. A segment is the pixels that the query won *and* where $m_q(x) \ge 0.5$. It is dropped if the query won less than 0.8
-#    times as many pixels as its mask has: then more than a fifth of it went to others: it is partly hidden, or a
-#    duplicate.
+# 3. A segment is the pixels that the query won *and* where $m_q(x) \ge 0.5$. It is dropped if the query won less
+#    than 0.8 times as many pixels as its mask has. Then more than a fifth of the mask went to other queries: it is
+#    partly hidden, or a duplicate.
 # 4. Segments of one stuff class are joined. Pixels that nobody got are void.
 #
 # > **Exercise 10.3.** Write `semantic_votes(class_logits, mask_logits)` for class logits $(Q, K + 1)$ and mask logits
@@ -958,11 +961,10 @@ panels(
 #
 # - **Mask2Former** (the original): the four steps above. Masks are resized as *logits*, then the sigmoid.
 # - **MaskFormer**: a segment is all that the query won, not cut with $m_q \ge 0.5$.
-# - **transformers** (5.24), `Mask2FormerImageProcessor.post_process_panoptic_segmentation`: as MaskFormer. And $m$
-#   is multiplied by the score before the test
-#   $m \ge 0.5$ that gives the area of the mask: a query with a score of 0.6 has only the pixels with $m \ge 0.83$ in it.
-#   And masks are resized twice: logits to a fixed size, then *probabilities* to the image. The default threshold of the
-#   score is 0.5, not 0.8.
+# - **transformers** (5.24), `Mask2FormerImageProcessor.post_process_panoptic_segmentation`: as MaskFormer, with three
+#   changes. $m$ is multiplied by the score before the test $m \ge 0.5$ that gives the area of the mask: a query with a
+#   score of 0.6 has only the pixels with $m \ge 0.83$ in it. Masks are resized twice: logits to a fixed size, then
+#   *probabilities* to the image. The default threshold of the score is 0.5, not 0.8.
 #
 # > **Predict.** Which of the three gives the highest PQ with our weights? By how much do they differ: 0.1, 1 or 10
 # > points?
@@ -1045,7 +1047,7 @@ for layer in range(LAYERS + 1):
 # must be changed in *training*. `labkit bench mask-study --steps 300 --out RUNS` trains Mask2Former on Shapes, from
 # Panoptic FPN's backbone, with three seeds for each change, and measures 150 images;
 # `data/checkpoints/mask_classification.json` is the result. (± is the sample standard deviation, n − 1, over the
-# seeds. These trainings are short: `mask2former_tiny` had 4000 steps. "Time" is the computing time of a step, as a
+# seeds. These trainings are short: `mask2former_tiny` had 12,000 steps. "Time" is the computing time of a step, as a
 # multiple of the first row's.)
 #
 # > **Predict.** Attention without masks; a loss of the last layer only; losses on 16,384 uniform points, as many as the
@@ -1083,6 +1085,10 @@ for name, seeds in STUDY["ablations"].items():
 # > **At toy size.** After 300 steps all rows are far below the 90.6 of the trained network, and images of 128 × 128
 # > have few pixels. The table shows which part speeds up the start of the training, not what is reached at its end;
 # > and the saving of points grows with the image.
+#
+# The paper's table 4 has the same question after full trainings on COCO: PQ falls by 4.8 without masked attention, by
+# 1.7 with stride 32 alone, by 1.2 with an FPN as pixel decoder, and by 1.1 with three smaller changes undone together
+# (learnt query features, cross-attention first, no dropout).
 #
 # ## 10.9 EoMT: how much of the decoder is needed
 #
@@ -1345,8 +1351,7 @@ for of, rows in STUDY["systems"].items():
 # %% [markdown]
 # On Shapes 120 steps change little: Panoptic FPN, Mask2Former and UPSNet are within a point, Mask2Former behind in
 # things and ahead in stuff, DETR far behind. Trained on crowded images, all four have a higher PQ of things than
-# above (there 50 images, here
-# 150). Mask2Former has the best stuff and a far lower PQ of things than the networks with RoI heads. Whether longer
+# above (there 50 images, here 150). Mask2Former has the best stuff and a far lower PQ of things than the networks with RoI heads. Whether longer
 # training helps is open: exercise 5. (± is the spread of 120 steps that begin with the same weights, so it is far
 # smaller than that of whole trainings would be.)
 #
