@@ -420,7 +420,7 @@ reduced = {}
 for name, way in (("Detectron2", "pillow"), ("torchvision", "float")):
     side = val_set.size
     to_side = replace(own.preprocessing, resize=way, min_size=side, max_size=side)
-    pictures = [resize(one, to_side).float() for one, _ in fine_items]
+    pictures = [resize_image(one, to_side).float() for one, _ in fine_items]
     reduced[name] = pictures, predict_all(rebuilt(replace(own, preprocessing=to_side)), fine_items)
 (pictures, found), (other_pictures, other_found) = reduced.values()
 part = 32  # the side of the square in which the two pictures differ most
