@@ -37,7 +37,7 @@ _POINT = re.compile(r"^([-*]|\d+\.) ", re.MULTILINE)
 _SHOWN = re.compile(r"#|!\[|\$\$|\||>|[-*] |\d+\. |<")
 """How a block of Markdown begins that is shown whole: anything but a paragraph."""
 
-LEFT_OUT = re.compile(r"#+ (\d+\.\d+ )?(References|Exercises|Further reading)\b")
+LEFT_OUT = re.compile(r"#+ (\d+\.\d+ )?(References|More exercises|Further reading)\b")
 """Sections that are for reading."""
 
 

@@ -1905,7 +1905,7 @@ labkit.record("study_upsnet_with_merge_minus_panoptic_fpn", gap)
 # - Two fusions are compared on the *same* outputs, with an interval, over thresholds, and over seeds. To explain a
 #   difference, remove its suspected cause for both.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **By hand.** In 5.3 give the square a box (rows 0 to 2, columns 5 to 7) and a mask of $-4$ everywhere. What wins its
 #    pixels, and what with a mask of $-1$? Check with `panoptic_logits`.

@@ -1421,7 +1421,7 @@ labkit.record("panopticapi_disagreements", sum(gap > 1e-12 for gap in difference
 # - mIoU weighs pixels and cannot count. AP ranks lists and is not lowered by duplicates of low score. PQ
 #   weighs segments and needs one final map.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **How large can the second best be?** In `second_best` look at rows and columns whose best IoU is
 #    0.7 or more. How large is the second best at most? Prove that it is at most $1 - 0.7$, and find

@@ -1165,7 +1165,7 @@ Compare(last.networks, last.source)
 # - Wrong preprocessing (here red and blue) causes no error; it costs quality where you may not look.
 # - The number of weights says little about time and memory: convolutions on every proposal cost most.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **The schedule.** From the table of 7.1 and `labkit zoo list`: what do 50 more layers gain in AP and PQ,
 #    and what does a schedule three times as long (`panoptic_fpn_R_50_1x` and `_3x`)? Which would you pay

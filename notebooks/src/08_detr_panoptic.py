@@ -1883,7 +1883,7 @@ labkit.record("most_segments_of_detr", max(len(p.segments) for p in compared["DE
 #   better stuff and a higher PQ; but a long training and at most $Q$ segments. Ours is last after a short training;
 #   on COCO, after a long one, the order is the opposite.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **By hand.** Solve the costs $\begin{pmatrix} 1 & 2 & 3 \\ 2 & 4 & 6 \\ 3 & 6 & 9 \end{pmatrix}$ with
 #    the Hungarian algorithm. How many rounds does it take? Check with `my_hungarian`.

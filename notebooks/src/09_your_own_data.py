@@ -1776,7 +1776,7 @@ if own_folder:
 #
 # [Notebook 10](10_mask_classification.ipynb) goes on with networks: one for all three tasks.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **Your own images.** Do "Your own folder" (9.10) with ten photographs. Which findings of the check were
 #    mistakes?

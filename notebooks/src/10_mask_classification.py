@@ -1433,7 +1433,7 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 #
 # [Notebook 11](11_speed_and_export.ipynb) puts networks to work: conventions, speed, export, licences.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **Void.** For which pixels does Mask2Former's read-out give void although several kept queries have $m > 0.3$ there?
 #    Find an image and draw them.

@@ -1329,7 +1329,7 @@ for threshold in (0.05, 0.3, 0.5, 0.7, 0.9):
 #   beside them. Compare many pictures of several sizes.
 # - Code, weights and data have three licences. An export keeps that of the weights.
 #
-# ## Exercises
+# ## More exercises
 #
 # 1. **Two conventions at once.** Exchange the anchors *and* the half pixel. Do the losses of AP add up? Both shift by
 #    half a cell: in which direction does each?

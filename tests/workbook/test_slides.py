@@ -99,7 +99,7 @@ def test_every_lesson_becomes_slides(source):
         if cell.metadata["slideshow"]["slide_type"] == "slide"
     ]
     headings = re.findall(
-        r"^## (?!References|Exercises).*$",
+        r"^## (?!References|More exercises).*$",
         "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown"),
         re.MULTILINE,
     )
