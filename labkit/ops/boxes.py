@@ -122,7 +122,8 @@ def masks_to_edge_boxes(masks: Tensor) -> Tensor:
     ``masks_to_boxes`` ends at their *indices*: its boxes are one pixel shorter on both sides, and
     have no area around a single row.
     """
-    columns, rows = masks.any(dim=1).byte(), masks.any(dim=2).byte()  # (N, W), (N, H)
+    pixels = masks.view(torch.uint8)  # on bytes amax is many times quicker than any
+    columns, rows = pixels.amax(dim=1), pixels.amax(dim=2)  # (N, W), (N, H)
     x1, y1 = columns.argmax(dim=1), rows.argmax(dim=1)  # the first of equals
     x2 = columns.shape[1] - columns.flip(1).argmax(dim=1)
     y2 = rows.shape[1] - rows.flip(1).argmax(dim=1)
