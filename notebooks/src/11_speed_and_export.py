@@ -455,13 +455,13 @@ print("mean difference of Detectron2 and torchvision:")
 for name, value in changes.items():
     print(f"    {name:28}{value:6.3f}")
     labkit.record(f"resizing_changes_{name.split(' ')[0]}", value)
-print(f"{'':16}{'box AP':>8}{'AP75':>7}{'mask AP':>9}")
+print(f"\n{'reduced by':16}{'box AP':>8}{'AP75':>7}{'mask AP':>9}")
 of_way = {name: scores_of(answers, fine_items) for name, (_, answers) in reduced.items()}
 for name, values in of_way.items():
     print(f"{name:16}" + "{:8.1f}{:7.1f}{:9.1f}".format(*values))
 for kind, a, b in zip(("box_ap", "box_ap75", "mask_ap"), *of_way.values(), strict=True):
     labkit.record(f"{kind}_lost_without_antialiasing", a - b)
-print()
+print("\nan image of 480 × 640 becomes")
 blank = torch.zeros(3, 480, 640, dtype=torch.uint8)
 for name, preprocessing in (
     ("Detectron2", DETECTRON2_PREPROCESSING),
@@ -774,7 +774,7 @@ if on_cpu and threads > 1:
 # - **A batch** spares much of the program's own overhead, and on a GPU it fills what one small image leaves idle. But
 #   the first of eight images waits for the eighth: **latency**, the time until an answer, is another number than
 #   **throughput**. A median of latencies hides the slow answers, so give a high percentile as well (the line below the
-#   table). Here the pictures differ: more objects take longer.
+#   table; the pictures differ in their number of objects).
 # - **Threads.** A library that uses all cores looks faster than one that uses one. Say how many. For small tensors, or on a
 #   shared machine, more threads can even be slower: they wait for one another.
 #
@@ -892,7 +892,9 @@ for name, parts in profiles.items():
             label=title if name == "mask_rcnn_tiny" else "",
         )
         if share > 0.05:
-            axis.text(left + share / 2, name, f"{share:.0%}", ha="center", va="center", fontsize=8)
+            color = "black" if COLORS[i].mean() > 0.5 else "white"
+            place = {"ha": "center", "va": "center", "fontsize": 8, "color": color}
+            axis.text(left + share / 2, name, f"{share:.0%}", **place)
         left += share
 axis.invert_yaxis()
 axis.set(xlim=(0, 1), xticks=[])
@@ -1006,9 +1008,10 @@ labkit.record("one_graph_is_refused", bool(refused))
 # that depend on the data. In a graph *every* box is pooled from *every* level, and then the right one is chosen. More
 # work, but fixed sizes.
 #
-# > **Exercise 11.3.** Write `choose_level(pooled, level)`: of features pooled from $L$ levels, $(L, K, D, s, s)$, and
-# > the level $(K,)$ of each box, return $(K, D, s, s)$, each box's from its own level. No loop over boxes, no
-# > `nonzero`, no boolean index: the shapes must not depend on values. A loop over the levels is fine (`torch.where`).
+# > **Exercise 11.3.** Write `choose_level(pooled, level)`. `pooled` has the shape $(L, K, D, s, s)$: the features of $K$
+# > boxes, each pooled from each of $L$ levels. `level` $(K,)$ has the level of each box, from 0. Return $(K, D, s, s)$:
+# > each box's features from its own level. No loop over boxes, no `nonzero`, no boolean index: the shapes must not depend
+# > on values. A loop over the levels is fine (`torch.where`).
 
 
 # %% exercise="choose_level"
