@@ -12,6 +12,7 @@ import argparse
 import tomllib
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
@@ -47,11 +48,9 @@ def main() -> None:
     path.chmod(0o644)  # a grader's sandbox reads it as another user
     if path.stat().st_size > LIMIT[run.data]:
         raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LIMIT[run.data]}")
-    begun = (run.init or "").partition(":")[0]  # NAME:backbone is a part of NAME
-    before = record.get(begun, {"commands": [], "seconds": 0})
-    commands, seconds = [*before["commands"], command(run)], before["seconds"] + arguments.seconds
-    if before["commands"][-1:] == commands[-1:]:  # it was packed before
-        commands, seconds = before["commands"], before["seconds"]
+    commands, seconds = begun(run, record)
+    if commands[-1:] != [command(run)]:  # it was not packed before
+        commands, seconds = [*commands, command(run)], seconds + arguments.seconds
     model = Shipped(name, run.preset, run.data, [], 0, {}, {}, {}).load()
     on_shapes = run.data == "shapes"
     entry = Shipped(
@@ -87,11 +86,27 @@ def described(weights: dict[str, Shipped]) -> str:
     return "\n".join([*lines, "", "```", *commands, "```"]) + "\n"
 
 
+def begun(run: Run, record: dict[str, Any]) -> tuple[list[str], int]:
+    """Commands and seconds of the weights that a run began from, each command once."""
+    commands: list[str] = []
+    seconds = 0
+    for weights in run.init:
+        before = record.get(weights.partition(":")[0])  # NAME:backbone is a part of NAME
+        if before is None:
+            continue
+        new = [c for c in before["commands"] if c not in commands]
+        known = before["commands"][: -len(new)] if new else before["commands"]
+        shared = (r["seconds"] for r in record.values() if r["commands"] == known)
+        seconds += before["seconds"] - (next(shared) if known else 0)
+        commands += new
+    return commands, seconds
+
+
 def command(run: Run) -> str:
     """What to type to make it again; settings that are the defaults are left out."""
     words = ["labkit", "train", run.preset, "--data", run.data]
-    if run.init:
-        words += ["--init", run.init]
+    for weights in run.init:
+        words += ["--init", weights]
     default = {field.name: field.default for field in fields(TrainConfig)}
     for name in ("steps", "batch_size", "lr", "backbone_lr_factor", "seed"):
         if run.train.get(name, default[name]) != default[name]:

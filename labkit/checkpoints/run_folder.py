@@ -37,7 +37,7 @@ FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "data": ((str,), "a text"),
     "split": ((str,), "a text"),
     "short_side": ((int, NoneType), "a whole number or null"),
-    "init": ((str, NoneType), "a text or null"),
+    "init": ((list,), "a list"),
     "train": ((dict,), "an object"),
 }
 """Fields of ``run.json``: their types, and the types' names in messages."""
@@ -56,7 +56,7 @@ class Run:
         data, split: names of the training data, for :func:`labkit.datasets.registry.open_dataset`.
         short_side: short side to which images are resized, in training and prediction; None for
             the preset's.
-        init: initial weights, if any.
+        init: initial weights, if any; later ones replace the earlier ones.
         train: settings of the training.
     """
 
@@ -65,7 +65,7 @@ class Run:
     data: str
     split: str
     short_side: int | None
-    init: str | None
+    init: tuple[str, ...]
     train: dict[str, Any]
 
     def build(self) -> nn.Module:
@@ -135,7 +135,8 @@ def read_run(path: Path) -> Run:
     if not file.exists():
         raise LabkitError(f"{path}: not from `labkit train`: there is no {file}")
     content = _read(file)
-    return Run(**{**content, "categories": Categories.from_coco(content["categories"])})
+    categories = Categories.from_coco(content["categories"])
+    return Run(**{**content, "categories": categories, "init": tuple(content["init"])})
 
 
 def load_run(path: Path) -> nn.Module:

@@ -43,10 +43,11 @@ def train(
         typer.Option(help="Resize images to this shorter side, in training and prediction."),
     ] = None,
     init: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Initial weights: a run's folder, a name of `labkit zoo list`, a checkpoint file;"
             " with :backbone at the end, the weights of that part only. For *_lite: imagenet."
+            " Repeat it to replace a part by another model's."
         ),
     ] = None,
     backbone_lr_factor: Annotated[
@@ -144,7 +145,7 @@ def train(
     data = data_name(data, split)
     images = open_dataset(data, split)
     validation = _validation(data, eval_every, eval_split, eval_limit)
-    run = Run(preset, images.categories, data, split, short_side, init, {})
+    run = Run(preset, images.categories, data, split, short_side, tuple(init or ()), {})
     torch.manual_seed(seed)
     model: Any = run.build()
     resize, preprocessing = None, model.config.preprocessing
@@ -174,17 +175,21 @@ def train(
         main = rank() == 0
         if main and not init and preset.endswith("_lite"):
             typer.echo("random initial weights; --init imagenet begins with pretrained ones")
-        source, _, part = (init or "").partition(":")
-        if init and (not part or part.startswith("backbone")):
-            freeze_norms(model)  # also when resuming: a pretrained backbone's norms stay
-        if init and not (out / STATE).exists():
-            if init == "imagenet":
+        fresh = list(model.state_dict())
+        for source, _, part in (weights.partition(":") for weights in run.init):
+            if not part or part.startswith("backbone"):
+                freeze_norms(model)  # also when resuming: a pretrained backbone's norms stay
+            if (out / STATE).exists():
+                continue
+            if source == "imagenet":
                 load_imagenet(model)
+                fresh = []
             else:
-                fresh = start_from(model, load_model(source), part)
-                if main and fresh:
-                    layers = ", ".join(modules_of(fresh, model))
-                    typer.echo(f"fresh weights, not in {init}: {layers}")
+                missing = set(start_from(model, load_model(source), part))
+                fresh = [name for name in fresh if name in missing]
+        if main and run.init and fresh and not (out / STATE).exists():
+            layers = ", ".join(modules_of(fresh, model))
+            typer.echo(f"fresh weights, not in {' or '.join(run.init)}: {layers}")
         if main:
             save_run(out, run)
         augmented = TransformedDataset(images, augmentation.joint(resize))

@@ -335,7 +335,7 @@ PRESETS: dict[str, Config] = {
     "panoptic_fpn_tiny_dc5": _panoptic_tiny(_tiny_one_level("dc5", "res5"), ("res5",), 16),
     "upsnet_tiny": _upsnet_tiny(TINY_FPN),
     "detr_tiny": DETR_TINY,
-    "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32), frozen=True),
+    "detr_panoptic_tiny": replace(DETR_TINY, mask_channels=(64, 32)),
     "maskformer_tiny": MASKFORMER_TINY,
     "mask2former_tiny": MASK2FORMER_TINY,
     "mask_rcnn_lite": LITE_FPN,

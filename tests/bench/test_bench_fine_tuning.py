@@ -26,7 +26,7 @@ def test_both_settings(tmp_path, monkeypatch, capsys):
         folder = out / f"{name.replace(' ', '-')}-0"
         assert found[bench.SECONDS] > 0
         assert {k: v for k, v in found.items() if k != bench.SECONDS} == bench.measure(folder)
-        assert read_run(folder).init == ("imagenet" if name == "fine-tuned" else None)
+        assert read_run(folder).init == (("imagenet",) if name == "fine-tuned" else ())
     # Frozen norms have ImageNet's statistics; trained ones have moved from 0 by the first step.
     means = [
         load_run(out / n).backbone.bottom_up.stem.norm.running_mean

@@ -28,7 +28,7 @@ from labkit.models.presets import PRESETS
 from labkit.structures import Categories, Category
 
 CATEGORIES = Categories([Category(1, "thing", True), Category(2, "stuff", False)])
-RUN = Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, None, {"steps": 3})
+RUN = Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, (), {"steps": 3})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def change(run, **fields):
         ({"split": []}, r'damaged: "split" is \[\]'),
         ({"short_side": True}, 'damaged: "short_side" is true; it must be a whole number or null'),
         ({"short_side": 2.5}, 'damaged: "short_side" is 2.5'),
-        ({"init": 3}, 'damaged: "init" is 3; it must be a text or null'),
+        ({"init": 3}, 'damaged: "init" is 3; it must be a list'),
         ({"train": None}, 'damaged: "train" is null; it must be an object'),
         ({"categories": 3}, 'damaged: "categories" is 3; it must be a list'),
         ({"categories": [3]}, r"categories\[0\]: is 3, it must be an object"),

@@ -147,9 +147,9 @@ def test_fine_tuning_from_published_weights(published, tmp_path, capsys):
     published.publish(name, "mask_rcnn_tiny", detectron2_file)
     options = {"data": f"penn_fudan:{tmp_path / 'PennFudanPed'}", "steps": 1, "batch_size": 2}
     with pytest.raises(LabkitError, match=f"not fetched yet; run: labkit zoo get {name}"):
-        train_command("mask_rcnn_tiny", out=tmp_path / "run", init=name, lr=1e-6, **options)
+        train_command("mask_rcnn_tiny", out=tmp_path / "run", init=[name], lr=1e-6, **options)
     zoo.get([name])
-    train_command("mask_rcnn_tiny", out=tmp_path / "run", init=name, lr=1e-6, **options)
+    train_command("mask_rcnn_tiny", out=tmp_path / "run", init=[name], lr=1e-6, **options)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("fresh weights")]
     heads = ("cls_score", "bbox_pred", "mask_head.predictor")
     assert line == f"fresh weights, not in {name}: {', '.join(f'roi_heads.{x}' for x in heads)}"

@@ -19,9 +19,9 @@ ONE_STEP = {"data": "shapes", "steps": 1, "batch_size": 2, "lr": 1e-4}
 
 def test_training_begins_with_the_imagenet_weights(tmp_path, capsys):
     factor = {"backbone_lr_factor": 0.1}
-    train_command("mask_rcnn_lite", out=tmp_path, init="imagenet", **ONE_STEP, **factor)
+    train_command("mask_rcnn_lite", out=tmp_path, init=["imagenet"], **ONE_STEP, **factor)
     assert "random" not in capsys.readouterr().out
-    assert read_run(tmp_path).init == "imagenet"
+    assert read_run(tmp_path).init == ("imagenet",)
     published = EfficientNetLite()
     load(imagenet_weights(), published)
     trained = load_run(tmp_path).backbone.bottom_up.state_dict()
@@ -34,10 +34,11 @@ def test_training_begins_with_the_imagenet_weights(tmp_path, capsys):
 def test_norms_are_trained_only_where_the_backbone_begins_with_random_weights(tmp_path):
     for init, frozen in (
         (None, False),
-        ("pedestrians_lite:rpn", False),
-        ("pedestrians_lite", True),
+        (["pedestrians_lite:rpn"], False),
+        (["pedestrians_lite"], True),
+        (["pedestrians_lite:rpn", "pedestrians_lite:backbone"], True),
     ):
-        out = tmp_path / str(init).replace(":", "-")
+        out = tmp_path / "-".join(init or ["nothing"]).replace(":", "-")
         train_command("mask_rcnn_lite", out=out, init=init, **ONE_STEP)
         mean = load_run(out).backbone.bottom_up.stem.norm.running_mean
         start = shipped()["pedestrians_lite"].load().backbone.bottom_up.stem.norm.running_mean
@@ -52,7 +53,7 @@ def test_without_it_one_line_tells_what_there_is(tmp_path, capsys):
 
 def test_other_backbones_have_no_imagenet_weights(tmp_path):
     with pytest.raises(LabkitError, match="imagenet: there are ImageNet weights for the presets"):
-        train_command("mask_rcnn_tiny", out=tmp_path / "run", init="imagenet", **ONE_STEP)
+        train_command("mask_rcnn_tiny", out=tmp_path / "run", init=["imagenet"], **ONE_STEP)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -60,7 +61,7 @@ def test_fine_tuning_from_a_detectron2_file_says_what_is_fresh(tmp_path, capsys)
     """Of another number of classes: the three layers that know the classes begin anew."""
     source = write_detectron2(tmp_path, num_classes=5)
     train_command(
-        "mask_rcnn_r50", out=tmp_path / "run", init=str(source), short_side=64, **ONE_STEP
+        "mask_rcnn_r50", out=tmp_path / "run", init=[str(source)], short_side=64, **ONE_STEP
     )
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("fresh weights")]
     assert line.endswith("roi_heads.cls_score, roi_heads.bbox_pred, roi_heads.mask_head.predictor")

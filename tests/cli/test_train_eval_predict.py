@@ -125,7 +125,7 @@ def test_the_folder_says_what_it_holds(runs, tmp_path):
         "mask_rcnn_tiny",
         "shapes",
         "train",
-        None,
+        (),
     )
     assert run.train["steps"] == 3
     assert read_run(runs / "whole" / "model.safetensors") == run
@@ -264,9 +264,9 @@ def test_images_are_resized_in_training_and_afterwards(tmp_path):
     resized = load_run(tmp_path).config.preprocessing
     assert (resized.resize, resized.min_size, resized.max_size) == ("pillow", 64, 107)
     with pytest.raises(LabkitError, match="takes images as they are"):
-        Run("fcn8_tiny", Shapes.categories, "shapes", "train", 64, None, {}).build()
+        Run("fcn8_tiny", Shapes.categories, "shapes", "train", 64, (), {}).build()
     with pytest.raises(LabkitError, match=r"short side 2: must be in 16\.\.4096"):
-        Run("mask_rcnn_tiny", Shapes.categories, "shapes", "train", 2, None, {}).build()
+        Run("mask_rcnn_tiny", Shapes.categories, "shapes", "train", 2, (), {}).build()
 
 
 class Oracle(torch.nn.Module):

@@ -539,7 +539,7 @@ def _training() -> tuple[nn.Module, torch.optim.Optimizer, torch.amp.GradScaler]
 
 def _make_run(root: Path) -> None:
     torch.manual_seed(0)
-    run = run_folder.Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, None, {"steps": 3})
+    run = run_folder.Run("fcn8_tiny", CATEGORIES, "shapes", "train", None, (), {"steps": 3})
     for name in ("done", "begun"):
         run_folder.save_run(root / name, run)
     model = run.build()

@@ -244,14 +244,15 @@ def test_contract(preset, images):
 def test_the_second_stage_trains_the_mask_head_alone(images):
     torch.manual_seed(0)
     first = build("detr_tiny", Shapes.categories)
-    second = build("detr_panoptic_tiny", Shapes.categories)
+    config = PRESETS["detr_panoptic_tiny"]
+    second = replace(config, frozen=True).build(Shapes.categories)
     fresh = {name.split(".")[0] for name in start_from(second, first)}
     assert fresh == {"bbox_attention", "mask_head"}
     pictures, targets = map(list, zip(*images[:2], strict=True))
     sum(second(pictures, targets).values()).backward()
     trained = {name.split(".")[0] for name, p in second.named_parameters() if p.grad is not None}
     assert trained == fresh
-    both = replace(PRESETS["detr_panoptic_tiny"], frozen=False).build(Shapes.categories)
+    both = config.build(Shapes.categories)
     assert {"loss_ce", "loss_ce_0", "loss_mask"} <= both(pictures, targets).keys()
 
 
