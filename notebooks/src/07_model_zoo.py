@@ -693,14 +693,14 @@ for setting in settings:
     display(panels(rows, setting.categories, columns=3, size=3.3, by_object=one_class))
 
 # %% [markdown]
-# The article's detectors found 4 each. Here every network with anchors detects 5, as many as there are: this
-# image was chosen among a hundred for that reason. Look at the panels. Between the two large squares there is
-# a small one. C4 misses it and predicts a false square over both large ones. DC5 misses it too and detects the
-# square at the lower left twice. One object is missed, one detection is false, and the count is right. DETR and
-# Mask2Former (notebooks 8 and 10) have no NMS that would remove duplicates: DETR counts 8 and predicts the triangle
-# three times. Mask2Former, which has no boxes, counts 5, with mistakes like those of DC5: it misses the small
-# square and detects the large one at the right twice. Its panoptic map has no duplicates (7.9): a pixel belongs to
-# one segment, and a segment that loses too many pixels is dropped.
+# The article's detectors found 4 each. Here every network detects 5, as many as there are: this image was chosen
+# among a hundred because it is so for the networks with anchors. Look at the panels. Between the two large squares
+# there is a small one. C4 misses it and predicts a false square over both large ones. DC5 misses it too and detects
+# the square at the lower left twice. One object is missed, one detection is false, and the count is right. DETR and
+# Mask2Former (notebooks 8 and 10) have no NMS that would remove duplicates. DETR has none here, and five right
+# objects. Mask2Former, which has no boxes, makes mistakes like those of DC5: it misses the small square and detects
+# the large one at the right twice. Its panoptic map has no duplicates (7.9): a pixel belongs to one segment, and a
+# segment that loses too many pixels is dropped.
 #
 # Three things to know about such numbers:
 #
