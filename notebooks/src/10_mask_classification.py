@@ -1333,7 +1333,7 @@ panels(shown, categories, columns=5, size=1.95)
 # of 10.6 drops the duplicates: the grey areas in the picture are void.
 #
 # **With three seeds.** The same study trains each of the four further, from its weights that come with labkit, for
-# equal steps: once on Shapes, once on crowded images (of DETR only the mask head: its detector is frozen).
+# equal steps: once on Shapes, once on crowded images.
 
 # %% tags=["hide-input"]
 # Table: the four systems, trained further with three seeds
@@ -1350,10 +1350,10 @@ for of, rows in STUDY["systems"].items():
 
 # %% [markdown]
 # On Shapes 120 steps change little: Panoptic FPN, Mask2Former and UPSNet are within a point, Mask2Former behind in
-# things and ahead in stuff, DETR far behind. Trained on crowded images, all four have a higher PQ of things than
-# above (there 50 images, here 150). Mask2Former has the best stuff and a far lower PQ of things than the networks with RoI heads. Whether longer
-# training helps is open: exercise 5. (± is the spread of 120 steps that begin with the same weights, so it is far
-# smaller than that of whole trainings would be.)
+# things and ahead in stuff, DETR far behind. Trained on crowded images, all but DETR have a higher PQ of things than
+# above (there 50 images, here 150). Mask2Former has the best stuff and a far lower PQ of things than the networks with
+# RoI heads. Whether longer training helps is open: exercise 5. (± is the spread of 120 steps that begin with the same
+# weights, so it is far smaller than that of whole trainings would be.)
 #
 # ## 10.11 Photographs and published results
 #

@@ -1,7 +1,5 @@
 """Detectron2's configurations: the zoo's are labkit's presets, and nothing unknown passes."""
 
-import importlib.util
-
 import pytest
 import yaml
 from helpers.checkpoint_files import FPN, write_config
@@ -156,11 +154,7 @@ def test_other_files_are_refused(tmp_path, content, message):
         read_config(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("detectron2") is None,
-    reason="needs Detectron2: labkit install detectron2",
-)
-def test_defaults_are_detectron2s():
+def test_defaults_are_detectron2s(detectron2):
     from detectron2.config import get_cfg
 
     cfg = get_cfg()
