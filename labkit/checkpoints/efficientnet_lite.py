@@ -80,11 +80,14 @@ def pretrained_backbone() -> tuple[EfficientNetLite, str]:
     return backbone.eval(), "ImageNet"
 
 
-def load_imagenet(model: nn.Module) -> None:
+def load_imagenet(model: nn.Module) -> list[str]:
     """Load the installed package's weights into the backbone of a detector.
 
     Args:
         model: of a preset that ends in ``_lite``.
+
+    Returns:
+        The names of the parameters outside that network, which were not loaded.
 
     Raises:
         LabkitError: the model has another backbone; the package is not installed, or damaged.
@@ -96,6 +99,7 @@ def load_imagenet(model: nn.Module) -> None:
             " panoptic_fpn_lite; for others name a trained run or a name of `labkit zoo list`"
         )
     load(imagenet_weights(), backbone)
+    return [name for name in model.state_dict() if not name.startswith("backbone.bottom_up.")]
 
 
 def load(path: Path, model: EfficientNetLite) -> None:

@@ -56,7 +56,7 @@ class Run:
         data, split: names of the training data, for :func:`labkit.datasets.registry.open_dataset`.
         short_side: short side to which images are resized, in training and prediction; None for
             the preset's.
-        init: initial weights, if any; later ones replace the earlier ones.
+        init: initial weights, if any, in the order in which they are copied.
         train: settings of the training.
     """
 

@@ -12,6 +12,10 @@ from labkit.cli import completion
 from labkit.cli.options import DEVICE, PRECISION, THREADS, computing, data_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
     from labkit.engine.validation import Validation
 
 EVAL_SPLIT, EVAL_LIMIT = "val", 100
@@ -47,7 +51,7 @@ def train(
         typer.Option(
             help="Initial weights: a run's folder, a name of `labkit zoo list`, a checkpoint file;"
             " with :backbone at the end, the weights of that part only. For *_lite: imagenet."
-            " Repeat it to replace a part by another model's."
+            " Repeat it to replace a part: --init NAME --init OTHER:backbone."
         ),
     ] = None,
     backbone_lr_factor: Annotated[
@@ -111,17 +115,14 @@ def train(
     import torch
     from torchvision.transforms import v2
 
-    from labkit.checkpoints.efficientnet_lite import load_imagenet
-    from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, modules_of, save_run, start_from
+    from labkit.checkpoints.run_folder import STATE, WEIGHTS, Run, modules_of, save_run
     from labkit.datasets.augmentation import Augmentation
     from labkit.datasets.coco.instances import CocoInstances
     from labkit.datasets.registry import open_dataset
     from labkit.datasets.transforms import JointTransform, TransformedDataset
-    from labkit.engine.predictor import load_model
     from labkit.engine.train import TrainConfig
     from labkit.engine.train import train as run_training
     from labkit.errors import LabkitError
-    from labkit.models.backbones.frozen_norm import freeze_norms
     from labkit.models.presets import PRESETS
     from labkit.models.semantic.deeplab import DeepLab
     from labkit.models.semantic.fcn import FCN
@@ -175,19 +176,8 @@ def train(
         main = rank() == 0
         if main and not init and preset.endswith("_lite"):
             typer.echo("random initial weights; --init imagenet begins with pretrained ones")
-        fresh = list(model.state_dict())
-        for source, _, part in (weights.partition(":") for weights in run.init):
-            if not part or part.startswith("backbone"):
-                freeze_norms(model)  # also when resuming: a pretrained backbone's norms stay
-            if (out / STATE).exists():
-                continue
-            if source == "imagenet":
-                load_imagenet(model)
-                fresh = []
-            else:
-                missing = set(start_from(model, load_model(source), part))
-                fresh = [name for name in fresh if name in missing]
-        if main and run.init and fresh and not (out / STATE).exists():
+        fresh = _load_initial_weights(model, run.init, resumes=(out / STATE).exists())
+        if main and fresh:
             layers = ", ".join(modules_of(fresh, model))
             typer.echo(f"fresh weights, not in {' or '.join(run.init)}: {layers}")
         if main:
@@ -213,6 +203,42 @@ def train(
                 f" mean loss of the last {len(last)}: {sum(last) / len(last):.3f}\n"
                 f"weights: {out / WEIGHTS}\nmeasure: labkit eval {out}"
             )
+
+
+def _load_initial_weights(model: nn.Module, init: Sequence[str], resumes: bool) -> list[str]:
+    """Copy the weights that --init names, in its order.
+
+    Args:
+        model: the model to train; norms of a pretrained backbone become frozen ones.
+        init: as typed.
+        resumes: the weights come from the run's folder; only the norms are replaced.
+
+    Returns:
+        Names of the parameters that are in none of them.
+    """
+    from labkit.checkpoints.efficientnet_lite import load_imagenet
+    from labkit.checkpoints.run_folder import start_from
+    from labkit.engine.predictor import load_model
+    from labkit.errors import LabkitError
+    from labkit.models.backbones.frozen_norm import freeze_norms
+
+    fresh = list(model.state_dict()) if init and not resumes else []
+    for weights in init:
+        source, _, part = weights.partition(":")
+        if not part or part.startswith("backbone"):
+            freeze_norms(model)
+        if resumes:
+            continue
+        if weights == "imagenet":
+            missing = load_imagenet(model)
+        else:
+            trained = load_model(source)
+            try:
+                missing = start_from(model, trained, part)
+            except LabkitError as error:
+                raise LabkitError(f"--init {weights}: {error}") from None
+        fresh = [name for name in fresh if name in missing]
+    return fresh
 
 
 def _validation(

@@ -11,6 +11,7 @@ from labkit.checkpoints.run_folder import load_run, read_run
 from labkit.checkpoints.shipped import shipped
 from labkit.cli.eval import evaluate as eval_command
 from labkit.cli.train import train as train_command
+from labkit.engine.predictor import load_model
 from labkit.errors import LabkitError
 from labkit.models.backbones.efficientnet_lite import EfficientNetLite
 
@@ -20,7 +21,11 @@ ONE_STEP = {"data": "shapes", "steps": 1, "batch_size": 2, "lr": 1e-4}
 def test_training_begins_with_the_imagenet_weights(tmp_path, capsys):
     factor = {"backbone_lr_factor": 0.1}
     train_command("mask_rcnn_lite", out=tmp_path, init=["imagenet"], **ONE_STEP, **factor)
-    assert "random" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "random" not in printed
+    (line,) = [x for x in printed.splitlines() if x.startswith("fresh weights, not in imagenet: ")]
+    assert line.endswith(", rpn, roi_heads")
+    assert "bottom_up" not in line
     assert read_run(tmp_path).init == ("imagenet",)
     published = EfficientNetLite()
     load(imagenet_weights(), published)
@@ -44,6 +49,42 @@ def test_norms_are_trained_only_where_the_backbone_begins_with_random_weights(tm
         start = shipped()["pedestrians_lite"].load().backbone.bottom_up.stem.norm.running_mean
         assert torch.equal(mean, start) == frozen
         assert frozen or 0 < mean.abs().max() < 1, "moved from 0 by the batch's mean"
+
+
+def test_a_second_init_replaces_a_part(tmp_path, capsys):
+    init = ["mask_rcnn_tiny", "panoptic_fpn_tiny:backbone"]
+    train_command("panoptic_fpn_tiny", out=tmp_path / "run", init=init, **ONE_STEP)
+    assert "fresh weights, not in mask_rcnn_tiny or panoptic_fpn_tiny:backbone: sem_seg_head\n" in (
+        capsys.readouterr().out
+    )
+    trained, first, second = (
+        load_model(name).state_dict() for name in (tmp_path / "run", "mask_rcnn_tiny", init[1][:-9])
+    )
+    for name in first:
+        source = second if name.startswith("backbone.") else first
+        assert torch.allclose(trained[name], source[name], atol=1e-5, rtol=0), name
+    differ = {n.split(".")[0] for n, v in first.items() if (v - second[n]).abs().max() > 1e-3}
+    assert differ == {"backbone", "rpn", "roi_heads"}
+    # The same command again: the run is complete, and nothing is copied or announced once more.
+    train_command("panoptic_fpn_tiny", out=tmp_path / "run", init=init, **ONE_STEP)
+    assert "fresh weights" not in capsys.readouterr().out
+    with pytest.raises(LabkitError, match=r"init was \['mask_rcnn_tiny', .*'\], is \['mask"):
+        train_command("panoptic_fpn_tiny", out=tmp_path / "run", init=init[:1], **ONE_STEP)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("mask_rcnn_tiny:rpm", "--init mask_rcnn_tiny:rpm: .* no part 'rpm'; they have backbone,"),
+        ("panoptic_fpn_tiny", "--init panoptic_fpn_tiny: .* of another architecture"),
+        ("imagenet:rpn", "no folder and no weights are called 'imagenet'"),
+    ],
+)
+def test_a_wrong_init_is_named(tmp_path, wrong, message):
+    init = ["mask_rcnn_tiny:backbone", wrong]
+    with pytest.raises(LabkitError, match=message):
+        train_command("mask_rcnn_tiny", out=tmp_path / "run", init=init, **ONE_STEP)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_without_it_one_line_tells_what_there_is(tmp_path, capsys):
