@@ -33,12 +33,19 @@ def test_a_file_is_small_and_of_float16(name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_commands_are_complete(name):
+    """Each begins from weights that an earlier one makes, and none is left over."""
     words = [shlex.split(command) for command in OWN[name].commands]
     assert words[-1][:3] == ["labkit", "train", OWN[name].preset]
-    for before, after in itertools.pairwise(words):
-        assert after[after.index("--init") + 1].partition(":")[0] == before[2]
-    first = words[0]
-    assert "--init" not in first or first[first.index("--init") + 1] == "imagenet"
+    made: set[str] = set()
+    unused: set[str] = set()
+    for command in words:
+        inits = {b.partition(":")[0] for a, b in itertools.pairwise(command) if a == "--init"}
+        assert inits - {"imagenet"} <= made
+        unused -= inits
+        assert command[2] not in unused, "the weights of the time before are not used"
+        made.add(command[2])
+        unused.add(command[2])
+    assert unused == {OWN[name].preset}
 
 
 @pytest.mark.parametrize("name", OWN)
