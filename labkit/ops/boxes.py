@@ -119,7 +119,7 @@ def masks_to_edge_boxes(masks: Tensor) -> Tensor:
 
     A box ends at the far edges of the mask's last row and column: around one pixel it has the area
     1, and ``x2 - x1`` is the number of columns, as everywhere in labkit. torchvision's
-    ``masks_to_boxes`` ends at their *indices*: its boxes are one pixel shorter on both sides, and
+    ``masks_to_boxes`` ends at their *indices*: its boxes are one pixel narrower and one lower, and
     have no area around a single row.
     """
     pixels = masks.view(torch.uint8)  # on bytes amax is many times quicker than any

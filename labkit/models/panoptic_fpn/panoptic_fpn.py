@@ -208,5 +208,5 @@ def semantic_outputs(categories: Categories, merge_things: bool) -> tuple[Tensor
         label_of = torch.tensor([IGNORE, *categories.stuff])
         output_of[: len(categories.things)] = 0
     output_of[label_of] = torch.arange(len(label_of))
-    output_of[IGNORE] = IGNORE  # of the table's entries for "other"
+    output_of[IGNORE] = IGNORE  # output 0, "other", has this label too
     return label_of, output_of

@@ -130,8 +130,8 @@ class MaskRCNN(nn.Module):
         Args:
             output: of :meth:`predict`.
             batch: for its sizes.
-            score_thresh: detections below it are dropped; None: no others than those that are
-                gone already, below the configuration's ``roi_heads.score_thresh``.
+            score_thresh: detections below it are dropped; None: all stay. Those below the
+                configuration's ``roi_heads.score_thresh`` are not in ``output``.
         """
         predictions = []
         for i, detections in enumerate(output.detections):

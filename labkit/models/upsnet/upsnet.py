@@ -181,7 +181,7 @@ class UPSNet(nn.Module):
         pooler = replace(config.roi_heads.pooler, levels=(level,))
         roi_logits = pool({level: logits}, gt_boxes, {level: STRIDE}, resolution, pooler)
         roi_labels = crop_labels(gt_labels, gt_boxes, resolution)
-        return cross_entropy(roi_logits, roi_labels)  # of (boxes of all images, C, 2 s, 2 s)
+        return cross_entropy(roi_logits, roi_labels)  # of (n of all images, C, ., .)
 
     def panoptic_loss(
         self,

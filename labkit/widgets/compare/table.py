@@ -39,9 +39,9 @@ def as_text(picture: SourceImage, views: Sequence[View]) -> str:
         ).rstrip()
         for row in rows
     ]
-    wide = max(map(len, lines))
-    said = [textwrap.fill(text, wide, subsequent_indent="    ") for text in remarks(picture, views)]
-    return "\n".join([*lines, *said])
+    width = max(map(len, lines))
+    wrapped = [textwrap.fill(x, width, subsequent_indent="    ") for x in remarks(picture, views)]
+    return "\n".join([*lines, *wrapped])
 
 
 def as_html(picture: SourceImage, views: Sequence[View]) -> str:
