@@ -72,7 +72,7 @@ def test_the_solution_passes_its_public_checks_and_earns_everything(tmp_path):
             {"part / (y.shape[2] * y.shape[3]) for": "part / sampling_ratio**2 for"},
             {"box-centre": None, "box-size": None, "box-angle": None}, "box-angle", "also when `sampling_ratio` is 0",  # noqa: E501
         ),
-        ({"/ width\n": "/ height\n", "/ height\n": "/ width\n"}, {"box-size": 1}, "box-size", "how far one in the middle"),  # noqa: E501
+        ({"u).sum() / width": "u).sum() / height", "v).sum() / height": "v).sum() / width"}, {"box-size": 1}, "box-size", "how far one in the middle"),  # noqa: E501
         ({"math.radians(1) * (by_x": "(by_x"}, {"box-angle": 2}, "box-angle", "which unit of the angle"),  # noqa: E501
         ({"(by_x * y - by_y * x)": "(by_y * x - by_x * y)"}, {"box-angle": 2}, "box-angle", "Which way"),  # noqa: E501
         ({"row[:, 1:] -= step_sizes": "row[:, 1:] += step_sizes"}, {"fit": 2}, "fit", "rise or fall"),  # noqa: E501
