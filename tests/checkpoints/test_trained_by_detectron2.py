@@ -4,6 +4,7 @@ labkit install detectron2 && pytest -m detectron2
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -84,7 +85,14 @@ def in_detectron2(code, folder, *arguments):
     start = f"import json, sys\nfrom pathlib import Path\narguments = {list(map(str, arguments))}\n"
     command = [sys.executable, "-c", start + code]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=600
+        command,
+        cwd=folder,
+        # What a few steps learn depends on the order of the sums, and so on the threads.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
