@@ -49,6 +49,7 @@ from detectron2.modeling import build_model
 
 register()
 cfg = config(*arguments)
+torch.manual_seed(cfg.SEED)
 model = build_model(cfg)
 # Without pretrained weights the frozen norms are identities: each block adds less, to stay finite.
 for name, norm in model.backbone.bottom_up.named_modules():
