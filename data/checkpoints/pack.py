@@ -88,17 +88,15 @@ def described(weights: dict[str, Shipped]) -> str:
 
 def begun(run: Run, record: dict[str, Any]) -> tuple[list[str], int]:
     """Commands and seconds of the weights that a run began from, each command once."""
+    seconds_of = {tuple(row["commands"]): row["seconds"] for row in record.values()} | {(): 0}
     commands: list[str] = []
     seconds = 0
     for weights in run.init:
-        before = record.get(weights.partition(":")[0])  # NAME:backbone is a part of NAME
-        if before is None:
-            continue
-        new = [c for c in before["commands"] if c not in commands]
-        known = before["commands"][: -len(new)] if new else before["commands"]
-        shared = (r["seconds"] for r in record.values() if r["commands"] == known)
-        seconds += before["seconds"] - (next(shared) if known else 0)
-        commands += new
+        name = weights.partition(":")[0]  # NAME:backbone is a part of NAME
+        before = record[name]["commands"] if name in record else []
+        shared = [c for c in before if c in commands]
+        seconds += seconds_of[tuple(before)] - seconds_of[tuple(shared)]
+        commands += [c for c in before if c not in shared]
     return commands, seconds
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from labkit.bench.peer_comparison import PeerComparison, compare_with_peer
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.errors import LabkitError
+from labkit.models.layers import resize_bilinear
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.rcnn.mask_head import paste_masks
 from labkit.models.upsnet.assign_segments import assign_segments
@@ -112,7 +113,7 @@ def semantic_labels(given: BranchOutputs) -> Tensor:
     """``(H, W)``: all things as one class, label 0, as the published networks have it."""
     things = given.semantic[:THINGS].amax(dim=0, keepdim=True)
     outputs = torch.cat([things, given.semantic[THINGS:]])  # (1 + stuff, H/4, W/4)
-    logits = F.interpolate(outputs[None], size=SIZE, mode="bilinear", align_corners=False)
+    logits = resize_bilinear(outputs[None], SIZE)
     label = logits[0].argmax(dim=0)
     return torch.where(label == 0, 0, label + THINGS - 1)
 
