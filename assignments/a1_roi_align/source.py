@@ -421,7 +421,7 @@ check.report()
 # %% [markdown]
 # ## Exercise 5. A box that finds its object (2 points)
 #
-# We have features $T$ of an object, cut from another picture by RoIAlign, and a box that lies roughly
+# We have features $T$ of an object, cut from another image by RoIAlign, and a box that lies roughly
 # where the object is now. Its features should become those of the object:
 #
 # $$L = \tfrac12 \sum \left(\mathrm{RoIAlign}(F, \text{box}) - T\right)^2 .$$
@@ -468,7 +468,7 @@ def fit_box(
 
 # %% [markdown]
 # On the ramp one number is enough: a bin with the value 3.8 whose target is 5 moves to the right by
-# $1.2\,\eta$. Then a picture of three blurred spots, and a box that was moved, stretched and turned.
+# $1.2\,\eta$. Then an image of three blurred spots, and a box that was moved, stretched and turned.
 
 # %% tags=["check"]
 rows, columns = torch.meshgrid(*[torch.arange(16, dtype=torch.float64)] * 2, indexing="ij")

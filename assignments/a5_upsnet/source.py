@@ -734,7 +734,7 @@ panels(shown, Shapes.categories, columns=4, names=False)
 # labkit eval upsnet_tiny --data crowded --limit 200 --panoptic --json results.json
 # ```
 #
-# `labkit predict PICTURE --model MODEL` draws the segments in an image of yours. The next cell shows the
+# `labkit predict IMAGE --model MODEL` draws the segments in an image of yours. The next cell shows the
 # results file, as it will be handed in with this notebook; it is not run in grading, so leave its output
 # here.
 

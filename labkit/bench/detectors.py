@@ -90,7 +90,7 @@ def measure_inference(
     ours_found = predictor(image).detections
     assert ours_found is not None
     theirs_found = pair.detections(theirs())
-    height, width = setting.picture
+    height, width = setting.image
     comparison = compare_with_peer(
         f"inference, {height} x {width} resized to {setting.short}, {len(ours_found)} objects",
         pair.peer,

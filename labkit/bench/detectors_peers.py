@@ -30,12 +30,12 @@ class InputSizes:
     """Sizes of the inputs in pixels.
 
     Attributes:
-        picture: (height, width) of the picture to predict.
+        image: (height, width) of the image to predict.
         short, long: the sides that it is resized to, see ``Preprocessing``.
         side: of the two square training images, which are not resized.
     """
 
-    picture: tuple[int, int] = (480, 640)
+    image: tuple[int, int] = (480, 640)
     short: int = 800
     long: int = 1333
     side: int = 512
@@ -49,7 +49,7 @@ class ModelPair:
         peer: the other library's name.
         ours: labkit's model.
         theirs: the other library's.
-        predict: what the other library offers from RGB pictures ``(3, H, W)`` to its answers.
+        predict: what the other library offers from RGB images ``(3, H, W)`` to its answers.
         detections: such an answer as labkit's type.
         losses: its training losses for images ``(3, h, w)`` uint8 RGB and labkit's targets.
     """
@@ -64,7 +64,7 @@ class ModelPair:
 
 def test_image(setting: InputSizes) -> Tensor:
     """Image of Shapes for inference, ``(3, H, W)`` uint8 RGB."""
-    height, width = setting.picture
+    height, width = setting.image
     return Shapes("val", num=1, size=max(height, width))[0][0][:, :height, :width]
 
 
@@ -131,7 +131,7 @@ def detectron2_pair(setting: InputSizes) -> ModelPair:
     resize = ResizeShortestEdge([setting.short, setting.short], setting.long)
 
     def predict(images: Sequence[Tensor]) -> list[Any]:
-        """What ``DefaultPredictor`` does, for several pictures at once."""
+        """What ``DefaultPredictor`` does, for several images at once."""
         inputs = []
         for image in images:
             bgr = image.flip(0).permute(1, 2, 0).numpy()

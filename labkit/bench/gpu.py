@@ -80,7 +80,7 @@ def plan(out: Path, device: str, small: bool) -> list[GPUPart]:
     parts.append(GPUPart("throughput", command, 120, figures))
     figures = out / "roi-align.json"
     align = ["--device", device, "--no-sweep", "--json", str(figures)]
-    if not small:  # its shapes are those of a whole picture
+    if not small:  # its shapes are those of a whole image
         parts.append(GPUPart("roi-align", labkit("bench", "roi-align", *align), 45, figures))
     if CHECKOUT is not None:
         tests = CHECKOUT / "tests" / "ops" if small else CHECKOUT / "tests"

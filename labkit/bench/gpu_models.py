@@ -53,7 +53,7 @@ def measure(preset: str, device: torch.device, side: int) -> dict[str, Any]:
     Args:
         preset: with the weights that come with labkit, or random ones.
         device: where to measure; what to compare with is computed on the CPU in float32.
-        side: of the pictures; the tiny networks have those of their training, 128.
+        side: of the images; the tiny networks have those of their training, 128.
 
     Returns:
         ``{"float32": {...}, "bfloat16": {...}}``: ``loss`` and by which share it differs from the

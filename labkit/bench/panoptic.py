@@ -91,7 +91,7 @@ def steps(given: BranchOutputs) -> dict[str, float]:
     )
     timed: dict[str, Callable[[], Any]] = {
         "Panoptic FPN: semantic logits to labels": lambda: semantic_labels(given),
-        "Panoptic FPN: masks into the picture": lambda: pasted(given),
+        "Panoptic FPN: masks into the image": lambda: pasted(given),
         "Panoptic FPN: merge": lambda: merge(detections, labels, CATEGORIES),
         "UPSNet: masks to the size of their boxes": lambda: resized_masks(
             given.mask_logits, windows.mask

@@ -1,6 +1,6 @@
 """Images a second: labkit beside Detectron2, torchvision and transformers.
 
-The libraries have the same weights, pictures, batch and precision, and their results are compared.
+The libraries have the same weights, images, batch and precision, and their results are compared.
 Two habits make the numbers comparable: the first calls are not counted, because memory, kernels and
 compiled code are made in them; and the clock stops after the device has finished, because a GPU
 computes while the program goes on. Notebook 11, section 11.2.
@@ -42,7 +42,7 @@ PEERS = ("mask_rcnn_r50", "mask2former_r50", "eomt_small_640")
 """Models that other libraries have too."""
 
 WARM_UP, ROUNDS = 2, 5
-PICTURES, TENSORS = "whole pictures", "network alone"
+IMAGES, TENSORS = "whole images", "network alone"
 """From files' pixels to the result in them; from a normalised batch to logits."""
 
 
@@ -114,7 +114,7 @@ class Throughput:
 
 
 def sizes_of(side: int) -> InputSizes:
-    """Sizes of the images for networks that see pictures with this shorter side.
+    """Sizes of the images for networks that see images with this shorter side.
 
     800 gives the published ones, and squares of 512 pixels to learn from, always a multiple of 32.
     """
@@ -260,7 +260,7 @@ def _of_pair(make: Callable[[InputSizes], ModelPair], sizes: InputSizes) -> list
     model = f"mask_rcnn_r50, as {pair.peer}"
 
     def start(task: Task, setting: Setting) -> Run:
-        network, pictures = _placed(pair.theirs, setting), _pictures(setting, sizes.picture)
+        network, inputs = _placed(pair.theirs, setting), _images(setting, sizes.image)
         if task == "training":
             images, targets = _training_batch(setting, sizes.side)
             return training_step(network, _cast(lambda: pair.losses(images, targets), setting))
@@ -268,12 +268,12 @@ def _of_pair(make: Callable[[InputSizes], ModelPair], sizes: InputSizes) -> list
 
         @torch.no_grad()
         def run() -> float:
-            answers = pair.predict(pictures)
+            answers = pair.predict(inputs)
             return float(sum(len(pair.detections(answer).to("cpu")) for answer in answers))
 
         return _cast(run, setting)
 
-    return [_alone(model, pair.ours), Subject(model, pair.peer, PICTURES, start)]
+    return [_alone(model, pair.ours), Subject(model, pair.peer, IMAGES, start)]
 
 
 def _alone(name: str, model: Any) -> Subject:
@@ -285,18 +285,16 @@ def _alone(name: str, model: Any) -> Subject:
             network = _placed(model, setting)
             images, targets = _training_batch(setting, 128 if unresized else setting.sizes.side)
             return training_step(network, _cast(lambda: network(images, targets), setting))
-        pictures: list[Any] = [
-            *_pictures(setting, (128, 128) if unresized else setting.sizes.picture)
-        ]
+        inputs: list[Any] = [*_images(setting, (128, 128) if unresized else setting.sizes.image)]
         predictor = Predictor(model, setting.device, setting.precision)
         _placed(predictor.model, setting)
 
         def run() -> float:
-            return float(sum(_count(prediction) for prediction in predictor(pictures)))
+            return float(sum(_count(prediction) for prediction in predictor(inputs)))
 
         return run
 
-    return Subject(name, "labkit", PICTURES, start)
+    return Subject(name, "labkit", IMAGES, start)
 
 
 def _of_twins(model: str) -> list[Subject]:
@@ -357,7 +355,7 @@ def _count(prediction: Prediction) -> int:
     return 0 if prediction.panoptic is None else len(prediction.panoptic.segments)
 
 
-def _pictures(setting: Setting, size: tuple[int, int]) -> list[Tensor]:
+def _images(setting: Setting, size: tuple[int, int]) -> list[Tensor]:
     data = Shapes("val", num=setting.batch, size=max(size))
     return [data[i][0][:, : size[0], : size[1]] for i in range(setting.batch)]
 

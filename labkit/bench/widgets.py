@@ -117,7 +117,7 @@ def hover() -> Response:
 
 
 def threshold() -> Response:
-    """Move the score threshold of the comparison, four models on a picture of Shapes.
+    """Move the score threshold of the comparison, four models on an image of Shapes.
 
     From the change to the new panels and table on their way to the browser, all in this process.
     """

@@ -36,7 +36,7 @@ def export(
     labkit export panoptic_fpn_tiny --onnx exported --check street.jpg
     """
     from labkit.engine.export_onnx import export_onnx
-    from labkit.engine.image_paths import find_pictures
+    from labkit.engine.image_paths import find_images
     from labkit.engine.predictor import load_model
     from labkit.errors import LabkitError
 
@@ -44,7 +44,7 @@ def export(
         raise LabkitError("--check and images belong together: --check IMAGE...")
     if json is not None and not check:
         raise LabkitError("--json is for the differences: add --check IMAGE...")
-    paths = find_pictures(images or [])
+    paths = find_images(images or [])
     network = load_model(model, categories)
     for path in export_onnx(network, onnx):
         typer.echo(path)

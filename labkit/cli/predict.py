@@ -16,7 +16,7 @@ from labkit.cli.predict_video import (
     shown_annotation,
     target_files,
 )
-from labkit.engine.image_paths import find_pictures
+from labkit.engine.image_paths import find_images
 from labkit.system.folder_lock import locked
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ def predict(
         if not images:
             raise LabkitError("name images, or a data set: --data NAME")
     place = computing(device, threads, precision)
-    known, listed = _listed(find_pictures(images or []), data, split or "val", limit)
+    known, listed = _listed(find_images(images or []), data, split or "val", limit)
     with locked(out, "labkit predict"):
         _require_new(out, listed, panoptic, overwrite)
-        _pictures(listed, known, model, categories, out, panoptic, threshold, place, precision)
+        _images(listed, known, model, categories, out, panoptic, threshold, place, precision)
 
 
 def _listed(
@@ -149,9 +149,9 @@ def _require_new(out: Path, listed: list[ImageEntry], panoptic: bool, overwrite:
     names = drawing_names(listed)
     files = [out / f"{name}.png" for name in names]
     files += [out / f"{name}.json" for name in names] if panoptic else [out / RESULTS]
-    pictures = {one.path.resolve() for one in listed if one.path is not None}
+    images = {one.path.resolve() for one in listed if one.path is not None}
     for file in files:
-        if file.resolve() in pictures:
+        if file.resolve() in images:
             raise LabkitError(f"{file}: the result would replace the image; name another --out")
     there = [file for file in files if file.exists()]
     if there and not overwrite:
@@ -223,7 +223,7 @@ def _videos(
         predict_video(source, target, predictor, score, limit)
 
 
-def _pictures(
+def _images(
     listed: list[ImageEntry],
     known: Categories | None,
     model: str,
@@ -253,15 +253,15 @@ def _pictures(
     try:
         for one, name in progress_bar(pairs, unit="image", disable=len(pairs) < 2):
             try:
-                picture = one.read()
-            except LabkitError as error:  # the other pictures are not lost for it
+                image = one.read()
+            except LabkitError as error:  # the other images are not lost for it
                 unread.append(str(error))
                 continue
-            prediction = predictor(picture)
+            prediction = predictor(image)
             if panoptic:
                 _write_map(out / f"{name}.json", one, prediction, categories, model)
             else:
-                objects = _draw(out / f"{name}.png", picture, prediction, categories, score)
+                objects = _draw(out / f"{name}.png", image, prediction, categories, score)
                 drawn = None if objects is None or drawn is None else drawn + objects
                 found = prediction.detections
                 if found is not None:
@@ -284,7 +284,7 @@ def _pictures(
             )
         typer.echo(message)
     if stopped:
-        typer.echo(f"stopped after {done} of {counted(len(listed), 'picture')}", err=True)
+        typer.echo(f"stopped after {done} of {counted(len(listed), 'image')}", err=True)
         raise typer.Exit(130)
     if unread:
         raise LabkitError("; ".join(unread))
@@ -354,7 +354,7 @@ def coco_results(
 
 
 def _draw(
-    path: Path, picture: Tensor, prediction: Prediction, categories: Categories, score: float
+    path: Path, image: Tensor, prediction: Prediction, categories: Categories, score: float
 ) -> int | None:
     """Draw a prediction; return the number of drawn detections, None for other outputs."""
     from labkit.structures import Detections
@@ -362,8 +362,8 @@ def _draw(
     from labkit.visualize import panels
 
     shown = shown_annotation(prediction, score)
-    side = 6.4  # inches, at the picture's own resolution or a legible one
-    figure = panels([(path.stem, picture, shown)], categories, size=side, by_object=True)
+    side = 6.4  # inches, at the image's own resolution or a legible one
+    figure = panels([(path.stem, image, shown)], categories, size=side, by_object=True)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=max(100.0, picture.shape[2] / side))
+        figure.savefig(temporary, format="png", dpi=max(100.0, image.shape[2] / side))
     return len(shown) if isinstance(shown, Detections) else None

@@ -147,8 +147,8 @@ def require_size(path: Path, found: tuple[int, int], turn: int, wanted: tuple[in
     if found == (wanted[1], wanted[0]):
         message += (
             f". Its EXIF orientation is {turn}, and upright, as viewers show it, its sides are"
-            " exchanged: annotations must belong to the upright picture. If these were made on the"
-            " picture as it is stored, delete the entry (exiftool -Orientation= FILE)"
+            " exchanged: annotations must belong to the upright image. If these were made on the"
+            " image as it is stored, delete the entry (exiftool -Orientation= FILE)"
             if turn >= 5
             else "; are height and width exchanged in the annotation?"
         )

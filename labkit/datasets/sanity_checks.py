@@ -76,7 +76,7 @@ def check_annotations(dataset: Any, num: int | None = None) -> Iterator[Annotati
             yield AnnotationWarning(
                 name,
                 "turned",
-                f"the EXIF orientation {turn} turns the picture, and its size does not tell whether"
+                f"the EXIF orientation {turn} turns the image, and its size does not tell whether"
                 " the annotations belong to it upright: look at it with `labkit data show`",
             )
 

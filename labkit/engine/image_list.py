@@ -1,6 +1,6 @@
-"""Pictures to predict: where each is read, and the id that its results carry.
+"""Images to predict: where each is read, and the id that its results carry.
 
-Results are compared with annotations by id, and two pictures never share one. Pictures by
+Results are compared with annotations by id, and two images never share one. Images by
 themselves have their names for ids, or the numbers that these are, as COCO's; of a data set its own
 ids count.
 """
@@ -26,7 +26,7 @@ LONGEST_NUMBER = 18
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One picture to predict.
+    """One image to predict.
 
     Attributes:
         file_name: its name, in a data set as its annotations write it.
@@ -42,7 +42,7 @@ class ImageEntry:
 
 
 def from_files(paths: Sequence[Path]) -> list[ImageEntry]:
-    """Pictures by themselves.
+    """Images by themselves.
 
     Raises:
         LabkitError: two of them would have one id.
@@ -55,14 +55,14 @@ def from_files(paths: Sequence[Path]) -> list[ImageEntry]:
             raise LabkitError(
                 f"{seen[image_id]} and {path} would both be the image {image_id} in the results;"
                 " predict them one by one into two folders, or say --data with the data set whose"
-                " pictures they are"
+                " images they are"
             )
         seen[image_id] = path
     return [ImageEntry(path.name, id_, path, _reader(path)) for id_, path in seen.items()]
 
 
 def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list[ImageEntry]:
-    """Pictures of a data set, with its ids.
+    """Images of a data set, with its ids.
 
     Args:
         dataset: any data set of labkit's.
@@ -84,7 +84,7 @@ def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list
     for path in paths[:limit]:
         if path.resolve() not in index_of:
             raise LabkitError(
-                f"{path}: is not among the {counted(len(dataset), 'picture')} of this data set in"
+                f"{path}: is not among the {counted(len(dataset), 'image')} of this data set in"
                 f" {dataset.image_dir}"
             )
         found.append(_item(dataset, index_of[path.resolve()]))
@@ -92,7 +92,7 @@ def from_dataset(dataset: Any, paths: Sequence[Path], limit: int | None) -> list
 
 
 def drawing_names(listed: Sequence[ImageEntry]) -> list[str]:
-    """Names of files, one for each picture: those of the pictures, with their folders where two
+    """Names of files, one for each image: those of the images, with their folders where two
     are the same."""
     plain = [PurePath(one.file_name.replace("\\", "/")).with_suffix("").parts for one in listed]
     names = [parts[-1] for parts in plain]
@@ -109,7 +109,7 @@ def _item(dataset: Any, index: int) -> ImageEntry:
         path = dataset.image_path(index)
         return ImageEntry(info["file_name"], info["id"], path, _reader(path))
     image_id = dataset[index][1]["image_id"]
-    # Read again when its turn comes: all pictures at once may not fit into memory.
+    # Read again when its turn comes: all images at once may not fit into memory.
     return ImageEntry(str(image_id), image_id, None, lambda: dataset[index][0])
 
 

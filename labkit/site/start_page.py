@@ -32,7 +32,7 @@ html_theme.sidebar_secondary.remove: true
 
 HERO = """\
 <div class="lk-hero">
-<img src="{shapes}" width="1320" height="214" alt="Pictures of the built-in data set Shapes beside
+<img src="{shapes}" width="1320" height="214" alt="Images of the built-in data set Shapes beside
 their panoptic maps: squares, circles and triangles, each with its number, on regions of sky, grass,
 water and sand">
 <p>{lessons} lessons as Jupyter notebooks, from a classifier to Mask R-CNN, Panoptic FPN, UPSNet,

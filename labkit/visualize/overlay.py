@@ -40,7 +40,7 @@ def overlay(
         annotation: what to draw; without one the image keeps its colours.
         categories: gives the colours.
         alpha: opacity of the regions, 0 to 1.
-        scale: enlarge the picture by this factor, so that an outline, one pixel of the result,
+        scale: enlarge the image by this factor, so that an outline, one pixel of the result,
             stays thin over a small image.
         by_object: color each object, not each class; stuff and the classes of a semantic map
             keep their class's colour.

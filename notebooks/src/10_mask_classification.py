@@ -566,7 +566,7 @@ for s, share in enumerate(outside):
 # The star is the cell's own place, a dot a sampling point, its colour the head, its size the weight.
 #
 # > **At toy size.** Offsets are counted in cells of their level, and training starts with 1 to 4 cells. A level of 4 × 4
-# > has no room for that: most points of level 1 lie outside the picture and read 0, many even outside the figure.
+# > has no room for that: most points of level 1 lie outside the image and read 0, many even outside the figure.
 #
 # The values at these places are interpolated bilinearly, as in RoIAlign (2.2), and summed:
 #
@@ -701,7 +701,7 @@ def point_loss(mask_logits, gt_masks, points):
 # > four times as many points? And does the mean on *uncertain* points estimate the same number?
 
 # %% tags=["hide-input"]
-# Figure and table: points drawn on a picture; the estimate's error for several numbers of points
+# Figure and table: points drawn on an image; the estimate's error for several numbers of points
 segments = segments_of(target, CLASSES, True)
 queries, which = match_segments(all_classes[-1, 0], all_masks[-1, 0], segments, network.config.loss)
 of_pairs, gt_of_pairs = all_masks[-1, 0, queries], segments.masks[which]
@@ -1142,7 +1142,7 @@ for name in SYSTEMS:
 # Behind its backbone Mask2Former has 20.5 million weights, most of them in nine decoder layers; EoMT-S has 1.8.
 # (Its last three blocks, 5.3 million, count as backbone.)
 #
-# > **Predict.** We send one picture of 640 × 640 through Mask2Former R50 and through EoMT-S. What share of the time does
+# > **Predict.** We send one image of 640 × 640 through Mask2Former R50 and through EoMT-S. What share of the time does
 # > Mask2Former spend behind its backbone?
 
 # %% tags=["hide-input"]
@@ -1200,7 +1200,7 @@ for name, parts in spent.items():
         axis.barh(name, seconds_of, left=left, color=PARTS[part], edgecolor="white")
         left += seconds_of
 axis.invert_yaxis()
-axis.set_xlabel("CPU seconds for a picture of 640 × 640", fontsize=9)
+axis.set_xlabel("CPU seconds for an image of 640 × 640", fontsize=9)
 handles = [Patch(color=color, label=part) for part, color in PARTS.items()]
 axis.legend(handles=handles, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()

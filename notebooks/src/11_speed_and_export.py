@@ -332,10 +332,10 @@ for name, detections in TABLE.items():
 # - **The background** one row off takes nearly all of AP. It is easy to see: most classes are wrong.
 # - **Pasting** leaves boxes and scores as they are, and costs masks only.
 #
-# One picture, as trained and with two of the conventions:
+# One image, as trained and with two of the conventions:
 
 # %% tags=["hide-input"]
-# Figure: detections of one picture with three sets of conventions
+# Figure: detections of one image with three sets of conventions
 EXAMPLE = max(range(num_val), key=lambda k: float(expected[k].scores.clamp(max=0.9).sum()))
 image, target = items[EXAMPLE]
 shown = []
@@ -347,7 +347,7 @@ panels(shown, categories, columns=3, size=3.2, names=False)
 # %% [markdown]
 # Without the half pixel every mask is up and to the left of its object.
 #
-# > **At toy size.** One pixel of a picture of 128 is as large as six of a photograph of 800. What counts is the
+# > **At toy size.** One pixel of an image of 128 is as large as six of a photograph of 800. What counts is the
 # > movement as a *fraction of the box*. Within a pyramid level the side doubles, so the fraction halves. A box of 32
 # > pixels is read here from stride 8, so half a cell is 4 / 32 of its side. In the published networks a box of 224
 # > pixels, the smallest of its level, is read from stride 16: 8 / 224. Below the finest level the fraction grows: of a
@@ -402,9 +402,9 @@ else:
 labkit.record("photograph_statements_not_true", sum(not true for true in holds.values()))
 
 # %% [markdown]
-# **Number 1, resizing.** A pixel of a reduced picture covers several old ones. **Antialiasing** takes a mean of all of
+# **Number 1, resizing.** A pixel of a reduced image covers several old ones. **Antialiasing** takes a mean of all of
 # them, as Pillow does. Plain bilinear interpolation reads the four pixels around one point. Only reductions differ: in
-# an enlarged picture four pixels are enough. We draw the same scenes three times as fine and reduce them to the
+# an enlarged image four pixels are enough. We draw the same scenes three times as fine and reduce them to the
 # network's 128 pixels in both ways. Sizes are rounded, too: the last table has an image of 480 × 640, resized for a
 # shorter side of 800.
 #
@@ -412,7 +412,7 @@ labkit.record("photograph_statements_not_true", sum(not true for true in holds.v
 # > the network lose AP?
 
 # %% tags=["hide-input"]
-# Figure and tables: two ways to reduce a picture; the size that an image of 480 × 640 gets
+# Figure and tables: two ways to reduce an image; the size that an image of 480 × 640 gets
 num_fine = max(6, num_val // 2)
 fine_set = Shapes("val", num=num_fine, size=3 * val_set.size, seed=seed)  # the same scenes
 fine_items = InMemory(fine_set).items
@@ -423,7 +423,7 @@ for name, way in (("Detectron2", "pillow"), ("torchvision", "float")):
     pictures = [resize_image(one, to_side).float() for one, _ in fine_items]
     reduced[name] = pictures, predict_all(rebuilt(replace(own, preprocessing=to_side)), fine_items)
 (pictures, found), (other_pictures, other_found) = reduced.values()
-part = 32  # the side of the square in which the two pictures differ most
+part = 32  # the side of the square in which the two images differ most
 difference = (pictures[0] - other_pictures[0]).abs().mean(dim=0)
 there = int(F.avg_pool2d(difference[None], part, stride=1).argmax())
 top, left = divmod(there, difference.shape[1] - part + 1)
@@ -474,8 +474,8 @@ for name, preprocessing in (
 
 # %% [markdown]
 # At exactly a third the point is the middle of the middle pixel: of nine pixels one is read. Noise stays, and thin lines
-# become dots. (OpenCV's bilinear interpolation makes the same picture.) The edges of the boxes move by a third of a
-# pixel, but AP stays within the noise of so few images: this network was trained on pictures with noise and hard edges.
+# become dots. (OpenCV's bilinear interpolation gives the same image.) The edges of the boxes move by a third of a
+# pixel, but AP stays within the noise of so few images: this network was trained on images with noise and hard edges.
 # One that was trained on antialiased photographs need not be as tolerant. Measure yours.
 #
 # **Number 3 and number 8** count in training. (Number 3 has a second half, the *ranking*: float32 rounds the probabilities
@@ -526,7 +526,7 @@ batch_of_four = [items[0][0], items[1][0], crowded[0][0], crowded[1][0]]
 scores = [rpn_of(one)[2] for one in batch_of_four]
 k = 10
 per_image, per_batch = top_k_per_image(scores, k), top_k_per_batch(scores, 4 * k)
-print(f"k = {k}, a batch of two pictures of Shapes and two crowded ones")
+print(f"k = {k}, a batch of two images of Shapes and two crowded ones")
 print(f"best {k} of each image: {per_image}")
 print(f"best {4 * k} of the batch: {per_batch}")
 labkit.record("fewest_proposals_per_batch", min(per_batch))
@@ -695,7 +695,7 @@ else:
 # numbers are close.) The mistake hides easily: a `.item()`, a `print` of a loss or a copy to the CPU waits too, so that
 # one forgotten `synchronize` is wrong in one program and harmless in the next.
 #
-# **More ways to a wrong number.** The right one: `mask_rcnn_tiny` from the picture to pasted masks, after a warm-up.
+# **More ways to a wrong number.** The right one: `mask_rcnn_tiny` from the image to pasted masks, after a warm-up.
 # Each row changes one thing. (On a CPU in CPU-seconds of one thread, so that other programs count less.)
 #
 # > **Predict.** Many benchmarks use fresh, random weights: the multiplications are the same. Are they quicker or slower
@@ -742,7 +742,7 @@ once = partial(speed, batch=1, warm_up=0, rounds=1)
 waits_ms = sorted(1000 / once(partial(trained, one)) for one, _ in items)
 middle, high = waits_ms[num_val // 2], waits_ms[int(0.95 * num_val)]
 print(
-    f"\n{num_val} pictures, one call each: median {middle:.0f} ms, 95th percentile {high:.0f} ms,"
+    f"\n{num_val} images, one call each: median {middle:.0f} ms, 95th percentile {high:.0f} ms,"
     f" slowest {waits_ms[-1]:.0f} ms"
 )
 labkit.record("high_latency_over_median", high / middle)
@@ -774,14 +774,14 @@ if on_cpu and threads > 1:
 # - **A batch** spares much of the program's own overhead, and on a GPU it fills what one small image leaves idle. But
 #   the first of eight images waits for the eighth: **latency**, the time until an answer, is another number than
 #   **throughput**. A median of latencies hides the slow answers, so give a high percentile as well (the line below the
-#   table; the pictures differ in their number of objects).
+#   table; the images differ in their number of objects).
 # - **Threads.** A library that uses all cores looks faster than one that uses one. Say how many. For small tensors, or on a
 #   shared machine, more threads can even be slower: they wait for one another.
 #
 # **Three libraries as they stand.** `torchvision`'s Mask R-CNN resizes its input itself. Detectron2's model does not:
 # its `DefaultPredictor` does. `Mask2FormerForUniversalSegmentation` of the package transformers ends with logits;
 # another object makes masks of them. So `model(image)` is three different amounts of work. Here are two programs with
-# the *same weights*, a ResNet-50 Mask R-CNN, on the same picture: once as they stand, once with equal sizes. (Random
+# the *same weights*, a ResNet-50 Mask R-CNN, on the same image: once as they stand, once with equal sizes. (Random
 # weights, 100 proposals, at most 10 detections. labkit's `Predictor` folds its batch norms and uses channels-last maps;
 # torchvision runs as it is. The calls alternate, and the first of each does not count.)
 
@@ -828,7 +828,7 @@ labkit.record("as_they_stand_over_equal_sizes", without / resizing)
 # %% [markdown]
 # As they stand, the first program looks faster than it is: compare the last two rows. (The **first call** also pays for
 # memory and the choice of algorithms. With `torch.compile` it compiles, for a minute or more.) `labkit bench
-# throughput` measures in this way: the same weights, pictures, sizes and batch, results compared, libraries in
+# throughput` measures in this way: the same weights, images, sizes and batch, results compared, libraries in
 # alternation, inference and training, and beside Detectron2, torchvision and transformers where they are installed:
 #
 # ```
@@ -839,7 +839,7 @@ labkit.record("as_they_stand_over_equal_sizes", without / resizing)
 #
 # The forward pass of every detector in labkit is the same four calls: `preprocess`, `backbone`, `predict` (RPN and
 # heads) and `postprocess`. A profiler adds up the time of each part. We look at the tiny network and at the ResNet-50
-# of 11.2 with the sizes of a benchmark on COCO: a picture of 480 × 640, resized to 800 × 1067, 1000 proposals, 100
+# of 11.2 with the sizes of a benchmark on COCO: an image of 480 × 640, resized to 800 × 1067, 1000 proposals, 100
 # detections.
 #
 # > **Predict.** Which part takes the largest share: the backbone, the RPN with its NMS, the box head, or the mask head?
@@ -866,7 +866,7 @@ for name, network, one, count in (
 ):
     detected = network(one).detections  # the warm-up
     profiles[name] = profile_of(partial(predict_times, network, one, count), time.process_time)
-    print(f"{name}: {len(detected)} detections in a picture of {one.shape[1]} × {one.shape[2]}")
+    print(f"{name}: {len(detected)} detections in an image of {one.shape[1]} × {one.shape[2]}")
 PARTS = {
     "resize, normalise": ("resizing", "checks, normalising"),
     "backbone, FPN": ("backbone", "pyramid"),
@@ -908,13 +908,13 @@ for name in profiles:
     )
     labkit.record(f"backbone_share_{name}", shares[name, "backbone, FPN"])
     labkit.record(f"share_of_boxes_{name}", heads)
-    if profile != "smoke":  # there the picture has few objects, and the large one is not large
+    if profile != "smoke":  # there the image has few objects, and the large one is not large
         labkit.record(f"boxes_take_more_{name}", heads > shares[name, "backbone, FPN"])
 
 # %% [markdown]
-# In the tiny network, with a picture full of objects, the parts that run on every box take more than the backbone; in the
+# In the tiny network, with an image full of objects, the parts that run on every box take more than the backbone; in the
 # ResNet-50, at the size of a photograph, the backbone takes more. (On one CPU thread; on a GPU the shares are others.) What stands behind the
-# backbone depends on the number of proposals and of objects, so on the *picture*. That is why the throughput of a
+# backbone depends on the number of proposals and of objects, so on the *image*. That is why the throughput of a
 # detector also changes during training: at first few proposals match an object, and the mask head has little to do.
 # Three knobs follow: fewer proposals (`post_nms_top_n`), fewer detections (`detections_per_img`), a
 # smaller image.
@@ -993,7 +993,7 @@ print(refused)
 labkit.record("one_graph_is_refused", bool(refused))
 
 # %% [markdown]
-# `u0` is a number of boxes: those with an area, which go into NMS. It depends on the values in the picture, and so does
+# `u0` is a number of boxes: those with an area, which go into NMS. It depends on the values in the image, and so does
 # the number that NMS leaves. That such a number is refused is a rule of `torch.export`. ONNX itself has an operator
 # `NonMaxSuppression`, and the older exporter (`torch.onnx.export(..., dynamo=False)`) traces torchvision's Mask R-CNN
 # into one graph, for one image size. We **cut at NMS** instead: any size, and each part can be checked alone. There are
@@ -1145,7 +1145,7 @@ if exported is not None:
         ap_of["PyTorch"].update(prediction, of_one)
         ap_of["onnxruntime"].update(Prediction(Detections(*map(torch.from_numpy, parts))), of_one)
     print(
-        f"{num_checked} pictures: largest difference of a box {largest.boxes:.1e} of the side, of a score {largest.scores:.1e}"
+        f"{num_checked} images: largest difference of a box {largest.boxes:.1e} of the side, of a score {largest.scores:.1e}"
     )
     print(
         f"pixels of the panoptic map that differ: {largest.panoptic}, segments without a partner: {largest.unmatched}"
@@ -1167,14 +1167,14 @@ if exported is not None:
         np.ascontiguousarray(one.permute(1, 2, 0).numpy()), exported.description["preprocessing"]
     )
     detected, _ = predict_without_torch(exported, batch, of_one, deploy_steps)
-    print(f"the picture below: {len(detected.boxes)} detections, {len(result.segments)} segments")
+    print(f"the image below: {len(detected.boxes)} detections, {len(result.segments)} segments")
     export_holds["the visible steps give the same boxes"] = bool(
         np.abs(detected.boxes - result.boxes).max() < 1e-3
     )
     of_onnx = torch.from_numpy(result.labels_of_panoptic())
     figure = panels(
         [
-            ("picture", one, None),
+            ("image", one, None),
             ("PyTorch", one, predictor(one).panoptic.semantic()),
             ("onnxruntime", one, of_onnx),
         ],
@@ -1187,7 +1187,7 @@ labkit.record("export_statements_not_true", sum(not true for true in export_hold
 
 # %% [markdown]
 # The same segments to the pixel; boxes and scores differ by rounding, and the AP is the same. **AP is the accepted test**
-# of a model that was changed for its use, above all with 8-bit weights (exercise 7). One picture proves little: compare many, of another
+# of a model that was changed for its use, above all with 8-bit weights (exercise 7). One image proves little: compare many, of another
 # size than the example that the exporter followed (96 × 160 here), and with other numbers of objects, also without any.
 #
 # Size and speed after the export: the graphs hold float32 weights, twice the size of the float16 file. Whether
@@ -1255,14 +1255,14 @@ labkit.record(
 #   What follows for weights that were trained on them, the licences do not say; torchvision refers to the terms of the
 #   data. That is a question for a lawyer, not for a model zoo.
 # - For EoMT read the model card. The code is MIT, the weights of DINOv2, its backbone, are Apache 2.0.
-# - labkit's small weights were trained on drawn pictures. Only `pedestrians_lite` began with ImageNet weights (Apache
+# - labkit's small weights were trained on drawn images. Only `pedestrians_lite` began with ImageNet weights (Apache
 #   2.0) and saw Penn-Fudan's photographs.
 #
 # ## 11.7 Limits and hyperparameters
 #
 # A report of 2020 on the commercial viability of Detectron2 lists what limits a Mask R-CNN: images of low resolution,
 # small data sets, wrong masks (9.8), and wrong hyperparameters. It says that *any* Mask R-CNN fails on images that are
-# "not of High resolution". We test this one: each picture is reduced and enlarged again, so that only detail is lost.
+# "not of High resolution". We test this one: each image is reduced and enlarged again, so that only detail is lost.
 #
 # > **Predict.** At half the resolution, how much of the mask AP is left? At a quarter?
 
@@ -1304,7 +1304,7 @@ for threshold in (0.05, 0.3, 0.5, 0.7, 0.9):
 # %% [markdown]
 # At half the resolution most of the AP is left, at a quarter about a third, at an eighth nearly nothing: an object of
 # 20 pixels then has less than 3. For this network the report is right, if "resolution" means *pixels per object*. It was
-# never trained on blurred pictures, which may be a part of the loss: exercise 5.
+# never trained on blurred images, which may be a part of the loss: exercise 5.
 #
 # The report's five hyperparameters, and their names in labkit:
 #
@@ -1322,14 +1322,14 @@ for threshold in (0.05, 0.3, 0.5, 0.7, 0.9):
 # ## To take away
 #
 # - Weights belong to conventions. A wrong one raises no error; it costs from nothing (+1 in the decoding) to most of AP
-#   (half a pixel of a feature map). Compare outputs on one picture before you compare AP.
+#   (half a pixel of a feature map). Compare outputs on one image before you compare AP.
 # - A speed is complete with: warm-up, synchronisation, the size of the image, the number of detections, post-processing,
 #   batch, threads, for a latency a high percentile, the hardware, the versions, and the precision (float32, TF32, bfloat16). On recent GPUs PyTorch
 #   computes the convolutions of float32 in TF32 unless told otherwise, which changes the speed and the last digits.
-# - Behind the backbone, a detector's time depends on the picture.
+# - Behind the backbone, a detector's time depends on the image.
 # - Published throughputs are of their hardware and year. Ratios last longer than numbers.
 # - One way to export a detector: cut at NMS. Fixed steps go into graphs, steps that depend on data into a few lines
-#   beside them. Compare many pictures of several sizes.
+#   beside them. Compare many images of several sizes.
 # - Code, weights and data have three licences. An export keeps that of the weights.
 #
 # ## More exercises
@@ -1342,9 +1342,9 @@ for threshold in (0.05, 0.3, 0.5, 0.7, 0.9):
 #    `cell_anchors` (`labkit/models/rcnn/anchors.py`). What happens to PQ, and why does nothing happen with an FPN?
 # 4. **Your machine.** Run `labkit bench throughput --models panoptic_fpn_tiny --batch 1,2,4,8,16`. Where does the
 #    throughput stop growing, and what happens to the latency?
-# 5. **Coarse pictures.** Fine-tune `mask_rcnn_tiny` on pictures of a quarter of the resolution (wrap `Shapes`), and
+# 5. **Coarse images.** Fine-tune `mask_rcnn_tiny` on images of a quarter of the resolution (wrap `Shapes`), and
 #    measure 11.7 again.
-# 6. **Another export.** `labkit export upsnet_tiny --onnx DIR --check PICTURE...`, and `eomt_small_640` (`labkit zoo get
+# 6. **Another export.** `labkit export upsnet_tiny --onnx DIR --check IMAGE...`, and `eomt_small_640` (`labkit zoo get
 #    eomt_small_640`, a large file): which has a fixed size, and why?
 # 7. **8 bits.** `onnxruntime.quantization.quantize_dynamic` makes the weights of `boxes.onnx` 8-bit numbers. Write the
 #    new file's sha256 into `model.json`. What happens to the size, the speed and the AP?

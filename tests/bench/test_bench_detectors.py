@@ -19,7 +19,7 @@ from labkit.models.rcnn import mask_head
 from labkit.structures import Detections
 from labkit.system import optional_packages
 
-SMALL = InputSizes(picture=(48, 64), short=64, long=107, side=64)
+SMALL = InputSizes(image=(48, 64), short=64, long=107, side=64)
 
 
 def _torchvision() -> ModelPair:

@@ -64,7 +64,7 @@ def test_headline_cases_are_all_modes_of_a_pyramid_and_the_one_map_of_c4(device:
     assert set(modes) == set(itertools.product([0, 2], [False, True], [False, True]))
     assert C4.name in {c.name for c in cases}
     assert len({c.describe() for c in cases}) == len(cases)
-    for case in cases:  # of one picture, 800 x 1216
+    for case in cases:  # of one image, 800 x 1216
         assert (case.height / case.scale, case.width / case.scale) == (800, 1216)
 
 

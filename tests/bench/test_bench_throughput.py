@@ -28,7 +28,7 @@ def setting(**changes):
 
 def test_sizes_keep_the_proportions_of_the_published_ones():
     of_coco = bench.sizes_of(800)
-    assert (of_coco.picture, of_coco.short, of_coco.long, of_coco.side) == (
+    assert (of_coco.image, of_coco.short, of_coco.long, of_coco.side) == (
         (480, 640),
         800,
         1333,
@@ -95,7 +95,7 @@ def test_a_network_of_labkit_alone(precision):
         ("labkit", "inference", 2),
         ("labkit", "training", 2),
     ]
-    assert rows[0][0].result > 2  # objects of two pictures
+    assert rows[0][0].result > 2  # objects of two images
     assert rows[1][0].result > 0  # loss
     assert rows[0][0].peak_mb is None
 

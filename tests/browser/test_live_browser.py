@@ -97,7 +97,7 @@ class Live:
         )
 
     def shown(self) -> np.ndarray:
-        """The reader's picture, ``(H, W, 3)``."""
+        """The reader's image, ``(H, W, 3)``."""
         height, width, rgb = self.page.evaluate(
             """() => {
                 const { height, width, rgb } = document.querySelector("labkit-live").board.image;
@@ -368,7 +368,7 @@ def test_what_is_no_picture_is_refused_and_the_picture_stays(open_live: Any) -> 
     live.page.locator("input[type=file]").set_input_files(file)
     alert = live.page.locator("labkit-live [role=alert]")
     alert.wait_for()
-    assert "notes.txt is no picture" in alert.inner_text()
+    assert "notes.txt is not an image" in alert.inner_text()
     np.testing.assert_array_equal(live.shown(), before)
 
 

@@ -1,4 +1,4 @@
-"""`labkit predict` on pictures: nothing is lost, nothing is overwritten unasked, panoptic files."""
+"""`labkit predict` on images: nothing is lost, nothing is overwritten unasked, panoptic files."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ class Truth(torch.nn.Module):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder of three pictures, and the truth as what any model's name loads."""
+    """A folder of three images, and the truth as what any model's name loads."""
     monkeypatch.setattr("labkit.engine.predictor.load_model", lambda *_: Truth())
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -143,7 +143,7 @@ def test_ctrl_c_and_unreadable_pictures_lose_nothing(photos, tmp_path, monkeypat
     with pytest.raises(typer.Exit) as stopped:
         predict([f"{photos}/[ab]*.png"], model="m", out=tmp_path / "out")
     assert stopped.value.exit_code == 130
-    assert "stopped after 1 of 3 pictures" in capsys.readouterr().err
+    assert "stopped after 1 of 3 images" in capsys.readouterr().err
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {row["image_id"] for row in rows} == {"a"}
     assert names_in(tmp_path / "out") == ["a.png", "predictions.json"]

@@ -174,5 +174,5 @@ def test_what_does_not_go_together(tmp_path, options, message):
 
 
 def test_a_folder_of_videos_says_how_to_name_them(clip, tmp_path):
-    with pytest.raises(LabkitError, match=r"no picture in this folder.*named themselves: '.*mp4'"):
+    with pytest.raises(LabkitError, match=r"no image in this folder.*named themselves: '.*mp4'"):
         predict([str(tmp_path)], model="m", out=tmp_path / "out")

@@ -221,11 +221,11 @@ def test_results_of_a_data_set_carry_its_ids(runs, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "all").glob("*.png")} == {"007.png", "sub_7.png", "x_7.png"}
     with contextlib.redirect_stdout(io.StringIO()):
         COCO(str(path)).loadRes(results)
-    # Some of its pictures, by their files.
+    # Some of its images, by their files.
     predict_command([pictures[1]], **{**options, "out": tmp_path / "one"})
     some = json.loads((tmp_path / "one" / "predictions.json").read_text())
     assert {(row["image_id"], row["file_name"]) for row in some} == {(71, "sub/7.png")}
-    with pytest.raises(LabkitError, match=r"is not among the 3 pictures of this data set"):
+    with pytest.raises(LabkitError, match=r"is not among the 3 images of this data set"):
         predict_command([tmp_path / "7.png"], **options)
     with pytest.raises(LabkitError, match=r"007\.png and .*7\.png would both be the image 7 in"):
         predict_command(pictures[:2], model=options["model"], out=tmp_path / "x")

@@ -74,7 +74,7 @@ def test_borders_between_pixels_are_no_mistake(tmp_path, fields):
 @pytest.mark.parametrize("orientation", [2, 3, 4])
 def test_a_turn_that_the_size_does_not_show_is_said(tmp_path, orientation):
     ((kind, text),) = _instances(tmp_path, orientation)
-    assert (kind, f"orientation {orientation} turns the picture" in text) == ("turned", True)
+    assert (kind, f"orientation {orientation} turns the image" in text) == ("turned", True)
 
 
 def test_turns_by_a_quarter_show_in_the_size_unless_it_is_square(tmp_path):

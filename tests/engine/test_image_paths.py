@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.engine.image_paths import find_pictures
+from labkit.engine.image_paths import find_images
 from labkit.errors import LabkitError
 
 
@@ -34,16 +34,16 @@ def photos(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_found(photos, names, found):
-    assert [path.as_posix() for path in find_pictures(names)] == found
+    assert [path.as_posix() for path in find_images(names)] == found
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["empty"], r"empty: no picture in this folder .*say 'empty/\*\*/\*\.jpg'"),
+        (["empty"], r"empty: no image in this folder .*say 'empty/\*\*/\*\.jpg'"),
         (["photos/*.gif"], r"photos/\*\.gif: no file matches this pattern"),
     ],
 )
 def test_what_is_refused(photos, names, message):
     with pytest.raises(LabkitError, match=message):
-        find_pictures(names)
+        find_images(names)

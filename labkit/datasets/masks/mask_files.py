@@ -136,7 +136,7 @@ def _check(path: Path, picture: Image.Image, size: tuple[int, int], image: Path)
             turn = orientation(stored)
         note = (
             f", as it is upright: its EXIF orientation is {turn}. A mask belongs to the upright"
-            " picture; if it was drawn on the stored one, delete the entry (exiftool -Orientation="
+            " image; if it was drawn on the stored one, delete the entry (exiftool -Orientation="
             " FILE)"
             if turn >= 5
             else ""

@@ -52,7 +52,7 @@ def merge(
     if semantic.ndim != 2 or masks.shape[1:] != semantic.shape:
         raise LabkitError(
             f"merge: masks are {tuple(masks.shape[1:])} pixels large, the semantic map"
-            f" {tuple(semantic.shape)}; both must be (H, W) of the same picture"
+            f" {tuple(semantic.shape)}; both must be (H, W) of the same image"
         )
     num_classes, stuff = len(categories), categories.stuff
     ids = np.full(semantic.shape, VOID, np.int32)

@@ -15,23 +15,23 @@ BOTH = "panoptic_fpn_tiny mask2former_tiny"
 IN_LESSONS = {
     "04_panoptic_fpn": (
         "4.7",
-        "Both thresholds on a picture of your own: the three graphs of Panoptic FPN run in this"
+        "Both thresholds on an image of your own: the three graphs of Panoptic FPN run in this"
         " page, and a slider repeats the merge alone.",
         "panoptic_fpn_tiny",
     ),
     "07_model_zoo": (
         "7.9",
-        "Two of the tiny networks on a picture of your own, in this page. Where do they disagree?",
+        "Two of the tiny networks on an image of your own, in this page. Where do they disagree?",
         BOTH,
     ),
     "10_mask_classification": (
         "10.10",
-        "Panoptic FPN and Mask2Former on a picture of your own, in this page.",
+        "Panoptic FPN and Mask2Former on an image of your own, in this page.",
         BOTH,
     ),
     "11_speed_and_export": (
         "11.5",
-        "The three exported graphs in this page: the browser runs them on a picture of your own,"
+        "The three exported graphs in this page: the browser runs them on an image of your own,"
         " and JavaScript does the steps between them.",
         "panoptic_fpn_tiny",
     ),

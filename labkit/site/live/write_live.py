@@ -1,4 +1,4 @@
-"""The folder ``live`` of a site: script, style, runtime, exported graphs and example pictures.
+"""The folder ``live`` of a site: script, style, runtime, exported graphs and example images.
 
 A page opened from the disk may not read files, but it may load scripts. So every file that is not
 a script itself is written as one, compressed and in base64 (``js/assets.js`` reads them).
@@ -38,13 +38,13 @@ WIDGETS = PACKAGE / "widgets"
 MODELS = ("panoptic_fpn_tiny", "mask2former_tiny")
 SCRIPTS = (
     *("assets", "result", "boxes", "images", "resize", "rcnn", "queries", "exported"),
-    *("textures", "drawing", "elements", "drawing_board", "picture_input", "layers"),
+    *("textures", "drawing", "elements", "drawing_board", "image_input", "layers"),
     *("model_panel", "live"),
 )
 """Files of ``js``, each after those that it imports."""
 
 EXAMPLES = ((False, 12), (False, 21), (False, 9), (False, 4), (True, 2), (True, 7))
-"""Pictures of Shapes to begin with: whether they are crowded, and their index."""
+"""Images of Shapes to begin with: whether they are crowded, and their index."""
 
 _IMPORT = re.compile(r"^import .*? from \"\./\w+\.js\";\n", re.MULTILINE | re.DOTALL)
 _EXPORT = re.compile(r"^export (?=const|let|class|function|async)", re.MULTILINE)
@@ -136,7 +136,7 @@ def _graphs(exported: Path) -> dict[str, Any]:
 
 
 def examples() -> list[dict[str, str]]:
-    """Example pictures: what is on them, and a PNG in base64."""
+    """Example images: what is on them, and a PNG in base64."""
     made = []
     for crowded, index in EXAMPLES:
         data = Shapes("val", num=index + 1, crowded=crowded)
@@ -147,7 +147,7 @@ def examples() -> list[dict[str, str]]:
 
 
 def _in_words(panoptic: Panoptic, data: Shapes) -> str:
-    """Objects and ground of a picture: "1 circle and 2 triangles on sky and grass"."""
+    """Objects and ground of an image: "1 circle and 2 triangles on sky and grass"."""
     categories = data.categories
     counts = Counter(segment.label for segment in panoptic.segments)
     things = [

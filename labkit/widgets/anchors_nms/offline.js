@@ -191,7 +191,7 @@ function sentences(scene) {
 }
 
 function stepSentence({ steps, done, boxes, scores, threshold }) {
-  if (!steps.length) return "This level proposes no boxes for the picture.";
+  if (!steps.length) return "This level proposes no boxes for this image.";
   if (done === 0) return `Before the first step: ${boxes.length} boxes, numbered by score.`;
   const { kept, suppressed } = steps[done - 1];
   const best = `${kept + 1} (score ${two(scores[kept])})`;

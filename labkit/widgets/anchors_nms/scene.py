@@ -146,7 +146,7 @@ def fate_text(shown: Scene, index: int) -> str:
 def _step(shown: Scene) -> str:
     total, threshold = len(shown.steps), shown.threshold
     if not total:
-        return "This level proposes no boxes for the picture."
+        return "This level proposes no boxes for this image."
     if shown.done == 0:
         return f"Before the first step: {len(shown.boxes)} boxes, numbered by score."
     step = shown.steps[shown.done - 1]

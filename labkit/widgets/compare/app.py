@@ -17,8 +17,8 @@ from labkit.widgets.app import App, message_of, png
 from labkit.widgets.compare.compare import MEMORY, Models, by_title, draw_comparison, try_to_run
 from labkit.widgets.compare.controls import (
     FITTING,
+    ImageChoice,
     ModelList,
-    PictureChoice,
     Progress,
     heading,
 )
@@ -84,7 +84,7 @@ class Compare(App):
         self._drawing = threading.RLock()
         self._cancelled: set[str] = set()
         self.models = ModelList(by_title(models), chosen, self._model_changed, self.guarded)
-        self.source = PictureChoice(image, self.guarded(self._picture_changed))
+        self.source = ImageChoice(image, self.guarded(self._image_changed))
         self.score = ipywidgets.FloatSlider(
             0.5,
             min=LOWEST,
@@ -265,7 +265,7 @@ class Compare(App):
         self._cancelled.discard(title)
         self.run()
 
-    def _picture_changed(self, _: Any) -> None:
+    def _image_changed(self, _: Any) -> None:
         self._cancelled.clear()
         self.run()
 

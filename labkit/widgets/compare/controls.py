@@ -82,7 +82,7 @@ class ModelList(ipywidgets.HBox):
         self.boxes.children = (*self.boxes.children, box)
 
 
-class PictureChoice(ipywidgets.HBox):
+class ImageChoice(ipywidgets.HBox):
     """Choice of the image: a data set and an index, a file, or an upload.
 
     Args:
@@ -135,7 +135,7 @@ class PictureChoice(ipywidgets.HBox):
         self._uploaded: tuple[Any, SourceImage] | None = None
         self._changed = changed
         super().__init__(
-            [heading("Picture"), self.kind, self.folder, self.file, self.index, self.upload]
+            [heading("Image"), self.kind, self.folder, self.file, self.index, self.upload]
         )
         self._arrange()
         self.kind.observe(self._kind_changed, "value")

@@ -100,7 +100,7 @@ def from_upload(name: str, content: bytes) -> SourceImage:
     """
     with tempfile.TemporaryDirectory() as folder:
         # Only the last part of the name: it comes from outside.
-        path = Path(folder) / (Path(name.replace("\\", "/")).name or "picture")
+        path = Path(folder) / (Path(name.replace("\\", "/")).name or "image")
         path.write_bytes(content)
         try:
             pixels = read_image(path)

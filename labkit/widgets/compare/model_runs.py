@@ -1,4 +1,4 @@
-"""Models asked about pictures: once, followed and stopped if the reader likes, and remembered."""
+"""Models asked about images: once, followed and stopped if the reader likes, and remembered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = 3.0
 also pays for what is done once in a process."""
 
 KEPT_BYTES = 2**30
-"""Answers about earlier pictures are forgotten, oldest first, beyond so much memory."""
+"""Answers about earlier images are forgotten, oldest first, beyond so much memory."""
 
 Model = str | Path | nn.Module
 """A name of ``labkit zoo list``, a folder of ``labkit train``, or a model."""
@@ -59,13 +59,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says about one picture.
+    """What a model says about one image.
 
     Attributes:
         prediction: as :class:`~labkit.engine.predictor.Predictor` gives it.
         categories: of its labels; None for a model that does not say.
         parameters: how many numbers were learnt.
-        seconds: that the picture took, preprocessing included.
+        seconds: that the image took, preprocessing included.
         threshold: of the method.
         raw: the network's output, from which the threshold makes other results.
     """
@@ -86,12 +86,12 @@ class Answer:
 
 
 class Memory:
-    """Models, loaded once, and what they said about each picture; safe to share by threads."""
+    """Models, loaded once, and what they said about each image; safe to share by threads."""
 
     def __init__(self) -> None:
         # Only those with a name: a model in memory is the reader's, and may be trained further.
         self._models: dict[str, tuple[Predictor, int]] = {}
-        self._answers: OrderedDict[str, dict[str, Answer]] = OrderedDict()  # by picture
+        self._answers: OrderedDict[str, dict[str, Answer]] = OrderedDict()  # by image
         self._one_runs = threading.Lock()
 
     def known(self, model: Model, picture: SourceImage) -> Answer | None:

@@ -34,7 +34,7 @@ Result = Panoptic | Detections
 
 @dataclass(frozen=True)
 class Threshold:
-    """A method's threshold for one picture.
+    """A method's threshold for one image.
 
     Attributes:
         own: the method's own, as it was published; None where it has none.
@@ -50,7 +50,7 @@ class Threshold:
 def threshold_of(
     predictor: Predictor, raw: RawPrediction | None, prediction: Prediction
 ) -> Threshold:
-    """The threshold of a model for one picture.
+    """The threshold of a model for one image.
 
     Args:
         predictor: of the model.

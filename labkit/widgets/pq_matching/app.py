@@ -144,6 +144,6 @@ def _html(quality: PanopticResult, before: PanopticResult) -> str:
         body += f'<tr style="font-weight:{weight}">{cells}</tr>'
     return (
         '<table style="font-variant-numeric:tabular-nums;line-height:1.5">'
-        "<caption>Scores of this picture, in percent</caption>"
+        "<caption>Scores of this image, in percent</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )

@@ -189,7 +189,7 @@ function note({ kind, iou, share }, partner, pq) {
 
 function fillTable(table, quality, first) {
   table.replaceChildren();
-  make("caption", "", table, "Scores of this picture, in percent");
+  make("caption", "", table, "Scores of this image, in percent");
   const head = make("tr", "", make("thead", "", table));
   for (const name of COLUMNS) make("th", "", head, name).scope = "col";
   const body = make("tbody", "", table);

@@ -33,7 +33,7 @@ def draw_roi_align(
     Args:
         features: one channel ``(H, W)``.
         box: ``(x1, y1, x2, y2)`` in cells of the map; pixels divided by the stride.
-        image: ``(3, h, w)`` uint8, the picture that the map belongs to.
+        image: ``(3, h, w)`` uint8, the image that the map belongs to.
         bins: the box is cut into bins × bins.
         samples: samples × samples are averaged in a bin.
         selected: (row, column) of the bin that is shown up close, from 0.

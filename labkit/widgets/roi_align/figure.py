@@ -120,7 +120,7 @@ def _draw_image(axes: Axes, image: Tensor, box: Sequence[float], shape: tuple[in
     height, width = shape
     axes.imshow(image.permute(1, 2, 0).cpu().numpy(), extent=(0, width, height, 0))
     _frame(axes, box, "white", "--", 1.6)
-    axes.set_title("the picture", fontsize=9, loc="left")
+    axes.set_title("the image", fontsize=9, loc="left")
 
 
 def _draw_map(

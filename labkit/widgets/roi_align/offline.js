@@ -132,7 +132,7 @@ function start(el, { map, shades, picture, shown: initial }) {
   const status = make("p", "labkit-status", el);
   status.setAttribute("role", "status");
   const above = make("div", "labkit-offline-panels", el);
-  const original = picture && panel(above, "The picture. Dashed: the box", width, height);
+  const original = picture && panel(above, "The image. Dashed: the box", width, height);
   const rows = make("div", "labkit-offline-panels", el);
   const parts = Object.keys(COLORS).map((name) => {
     const column = make("div", "", rows);
@@ -202,7 +202,7 @@ function start(el, { map, shades, picture, shown: initial }) {
       draw("image", place, original.svg);
       frame(original.svg, shown.box, "#fff", 1.8, "5 3");
       original.svg.setAttribute("role", "img");
-      original.svg.setAttribute("aria-label", `The picture with the box, ${span(shown.box)}`);
+      original.svg.setAttribute("aria-label", `The image with the box, ${span(shown.box)}`);
     }
     for (const part of parts) {
       const reading = readings[part.name];

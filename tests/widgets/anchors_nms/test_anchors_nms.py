@@ -148,7 +148,7 @@ def test_boxes_that_are_too_small_are_not_proposed():
     assert shown.boxes.tolist() == [BOXES[3], BOXES[0], BOXES[2]]
     shown = scene([grid((2, 2), BOXES, [0.6, 0.9, 0.3, 0.8], [False] * 4)])
     assert (len(shown.boxes), shown.done) == (0, 0)
-    assert sentences(shown) == ["This level proposes no boxes for the picture."]
+    assert sentences(shown) == ["This level proposes no boxes for this image."]
     png(draw_anchors_nms(IMAGE, [shown.level]))
 
 

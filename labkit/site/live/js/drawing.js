@@ -1,9 +1,9 @@
-// The picture that the reader draws: grounds by a brush, shapes in one step, undone step by step.
+// The image that the reader draws: grounds by a brush, shapes in one step, undone step by step.
 // Shapes look as those of the data set: labkit/datasets/shapes/canvas.py.
 
 import { groundImage, GROUNDS, triangleWave } from "./textures.js";
 
-export const SIDE = 128; // pixels of the model's pictures
+export const SIDE = 128; // pixels of the model's images
 const STEPS = 60; // that can be undone
 
 // Signed distance to the outline, negative inside, of points u, v; all in radii.
@@ -23,11 +23,11 @@ const PATTERNS = [
 export class Drawing {
   constructor() {
     this.grounds = new Map(); // whole images of the grounds, made when a brush first needs them
-    this.done = []; // earlier pictures
+    this.done = []; // earlier images
     this.show(newGround());
   }
 
-  // Replace the picture by another one { height, width, rgb }.
+  // Replace the image by another one { height, width, rgb }.
   show(image) {
     if (this.image) this.remember();
     this.image = { ...image, rgb: Uint8ClampedArray.from(image.rgb) };
@@ -93,7 +93,7 @@ function forPixelsAround(cx, cy, reach, { width, height }, visit) {
     for (let x = left; x <= right; x++) visit(x, y, 3 * (y * width + x));
 }
 
-// An empty picture: two grounds, one above the other.
+// An empty image: two grounds, one above the other.
 export function newGround() {
   const names = Object.keys(GROUNDS);
   const upper = names.splice(Math.random() < 0.7 ? 0 : Math.floor(Math.random() * 4), 1)[0];

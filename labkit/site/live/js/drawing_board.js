@@ -20,14 +20,14 @@ export class DrawingBoard {
     this.cursor = null; // where the keys are, [x, y]
     this.pressed = null; // where the pointer was last, while it is down
     const figure = element("figure", "labkit-live-board", parent);
-    element("figcaption", "", figure, "Your picture");
+    element("figcaption", "", figure, "Your image");
     this.canvas = element("canvas", "", figure);
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "application");
     this.canvas.setAttribute("aria-roledescription", "drawing area");
     const help = element("p", "labkit-live-help", figure, HELP);
     help.id = uniqueId("help");
-    this.canvas.setAttribute("aria-label", "Your picture, to draw on");
+    this.canvas.setAttribute("aria-label", "Your image, to draw on");
     this.canvas.setAttribute("aria-describedby", help.id);
     this.addTools(figure);
     this.listen();
@@ -38,7 +38,7 @@ export class DrawingBoard {
     return this.drawing.image;
   }
 
-  // Show another picture, to be drawn on.
+  // Show another image, to be drawn on.
   show(image) {
     this.drawing.show(image);
     this.update();

@@ -1,4 +1,4 @@
-// A picture and its panoptic map as the segment viewer reads them:
+// An image and its panoptic map as the segment viewer reads them:
 // labkit/widgets/viewer/image_encoding.py and segment_layers.py.
 
 const SMALLEST_SIDE = 384; // of a panel's canvas, in pixels

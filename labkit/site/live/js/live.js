@@ -1,7 +1,7 @@
-// <labkit-live models="panoptic_fpn_tiny mask2former_tiny">: a picture to draw on, and the panoptic
+// <labkit-live models="panoptic_fpn_tiny mask2former_tiny">: an image to draw on, and the panoptic
 // maps of models that run in the page. What they need is loaded when the reader comes near.
 
-import { addPictureInput } from "./picture_input.js";
+import { addImageInput } from "./image_input.js";
 import { DrawingBoard } from "./drawing_board.js";
 import { element } from "./elements.js";
 import { loadModel } from "./exported.js";
@@ -37,9 +37,9 @@ class LabkitLive extends HTMLElement {
     const show = (image, name) => {
       this.report("");
       this.board.show(image);
-      this.board.canvas.setAttribute("aria-label", `Your picture, to draw on: ${name}`);
+      this.board.canvas.setAttribute("aria-label", `Your image, to draw on: ${name}`);
     };
-    const first = addPictureInput(inputs, root, show, (text) => this.report(text));
+    const first = addImageInput(inputs, root, show, (text) => this.report(text));
     this.board = new DrawingBoard(inputs, () => this.answer());
     const models = await Promise.all(this.names.map(loadModel));
     const results = element("div", "labkit-live-results", this.parts);
@@ -63,11 +63,11 @@ class LabkitLive extends HTMLElement {
     }
   }
 
-  // Answer to a change of the picture, or of the thresholds alone. While an answer is on its way,
+  // Answer to a change of the image, or of the thresholds alone. While an answer is on its way,
   // more changes ask for one more only.
-  answer(newPicture = true) {
+  answer(newImage = true) {
     this.changed = true;
-    this.newPicture ||= newPicture;
+    this.newImage ||= newImage;
     if (this.panels && !this.running) this.answered = this.run();
   }
 
@@ -76,7 +76,7 @@ class LabkitLive extends HTMLElement {
     try {
       while (this.changed) {
         this.changed = false;
-        if (this.newPicture) await this.predict();
+        if (this.newImage) await this.predict();
         else for (const panel of this.panels) panel.merge();
         await this.show();
       }
@@ -88,7 +88,7 @@ class LabkitLive extends HTMLElement {
   }
 
   async predict() {
-    this.newPicture = false;
+    this.newImage = false;
     this.image = { ...this.board.image, rgb: this.board.image.rgb.slice() };
     for (const panel of this.panels) await panel.predict(this.image);
   }

@@ -1,4 +1,4 @@
-// Pictures to begin with: examples of the data set, a file, or one that is dropped on the page.
+// Images to begin with: examples of the data set, a file, or one that is dropped on the page.
 
 import { jsonAsset } from "./assets.js";
 import { element, uniqueId } from "./elements.js";
@@ -6,17 +6,17 @@ import { resize } from "./resize.js";
 
 const SHORTER = 128, LONGER = 256; // pixels that the sides have at most
 
-// Add the ways to choose a picture; show(image, name) is called with it, report(text) with what
+// Add the ways to choose an image; show(image, name) is called with it, report(text) with what
 // went wrong.
-export function addPictureInput(parent, dropTarget, show, report) {
+export function addImageInput(parent, dropTarget, show, report) {
   const examples = element("div", "labkit-live-examples", parent);
   examples.setAttribute("role", "group");
-  examples.setAttribute("aria-label", "Example pictures");
+  examples.setAttribute("aria-label", "Example images");
   const open = async (file) => {
     try {
       show(fitted(await pixelsOf(file)), file.name);
     } catch {
-      report(`${file.name} is no picture that this browser can read. Choose a PNG or JPEG file.`);
+      report(`${file.name} is not an image that this browser can read. Choose a PNG or JPEG file.`);
     }
   };
   addFile(parent, open);
@@ -26,24 +26,24 @@ export function addPictureInput(parent, dropTarget, show, report) {
 
 async function addExamples(parent, show) {
   const examples = await jsonAsset("examples.json");
-  const pictures = await Promise.all(
+  const images = await Promise.all(
     examples.map(async ({ name, png }) => {
       const made = element("button", "", parent);
       made.type = "button";
-      const image = element("img", "", made);
-      Object.assign(image, { src: `data:image/png;base64,${png}`, alt: `Example: ${name}` });
+      const shown = element("img", "", made);
+      Object.assign(shown, { src: `data:image/png;base64,${png}`, alt: `Example: ${name}` });
       const bytes = Uint8Array.from(atob(png), (c) => c.charCodeAt(0));
-      const picture = await pixelsOf(new Blob([bytes], { type: "image/png" }));
-      made.addEventListener("click", () => show(picture, name));
-      return picture;
+      const image = await pixelsOf(new Blob([bytes], { type: "image/png" }));
+      made.addEventListener("click", () => show(image, name));
+      return image;
     }),
   );
-  return pictures[0];
+  return images[0];
 }
 
 function addFile(parent, open) {
   const row = element("div", "labkit-live-row", parent);
-  const label = element("label", "", row, "your own picture: ");
+  const label = element("label", "", row, "your own image: ");
   const input = element("input", "", label);
   Object.assign(input, { type: "file", accept: "image/*", id: uniqueId("file") });
   input.addEventListener("change", () => {
@@ -64,11 +64,11 @@ function acceptDrops(target, open, report) {
     target.classList.remove("labkit-live-dropping");
     const [file] = event.dataTransfer.files;
     if (file) open(file);
-    else report("What was dropped is no file. Save the picture first, then drop the file.");
+    else report("What was dropped is no file. Save the image first, then drop the file.");
   });
 }
 
-// The pixels of a picture's file, upright, transparent parts on white.
+// The pixels of an image's file, upright, transparent parts on white.
 async function pixelsOf(file) {
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
   const { width, height } = bitmap;
@@ -85,7 +85,7 @@ async function pixelsOf(file) {
   return { height, width, rgb };
 }
 
-// The model was trained on pictures of 128 pixels: larger ones are reduced.
+// The model was trained on images of 128 pixels: larger ones are reduced.
 export function fitted(image) {
   const { height, width } = image;
   const scale = Math.min(
