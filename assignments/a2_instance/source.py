@@ -40,7 +40,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from labkit.checkpoints.shipped import FOLDER
 from labkit.checks import Checks, equal, has_shape
 from labkit.datasets.shapes import Shapes
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 
 torch.set_num_threads(1)  # the tensors are small: threads would wait for one another
 _ = torch.manual_seed(0)

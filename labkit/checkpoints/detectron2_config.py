@@ -26,7 +26,7 @@ from labkit.checkpoints.detectron2_settings import (
     STAGES,
 )
 from labkit.errors import LabkitError
-from labkit.models.backbones.backbones import DEPTHS, BackboneConfig
+from labkit.models.backbones.backbone_config import DEPTHS, BackboneConfig
 from labkit.models.panoptic_fpn.panoptic_fpn import PanopticFPNConfig
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPNConfig
 from labkit.models.preprocess import Preprocessing

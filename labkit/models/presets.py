@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig, Network
+from labkit.models.backbones.backbone_config import (
+    TINY_BLOCKS,
+    TINY_WIDTHS,
+    BackboneConfig,
+    Network,
+)
 from labkit.models.backbones.vit import ViTConfig
 from labkit.models.detr.criterion import LossConfig
 from labkit.models.detr.detr import DETRConfig

@@ -89,7 +89,7 @@ from labkit.metrics.panoptic_matching import summarize
 from labkit.metrics.panoptic_quality import PanopticQuality
 from labkit.metrics.semantic import ConfusionMatrix
 from labkit.models import build
-from labkit.models.backbones.backbones import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
+from labkit.models.backbones.backbone_config import TINY_BLOCKS, TINY_WIDTHS, BackboneConfig
 from labkit.models.backbones.tiny_resnet import TinyResNet
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.panoptic_fpn.semantic_head import ConvGroupNorm, SemanticFPN, SemanticFPNConfig

@@ -12,7 +12,7 @@ import torch
 from helpers.patchwork import patchwork
 
 from labkit.models.backbones import resnet
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.backbones.vit import ViTConfig
 from labkit.models.mask2former.eomt import EoMTConfig
 from labkit.models.mask2former.masked_decoder import MaskedDecoderConfig

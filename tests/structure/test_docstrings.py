@@ -74,7 +74,7 @@ UNTAUGHT = {
     "ops.roi_arguments",
     "metrics.coco_annotations",
     "metrics.panoptic_checks",
-    "models.backbones.backbones",
+    "models.backbones.backbone_config",
     "models.backbones.base",
     "models.backbones.frozen_norm",
     "models.layers",

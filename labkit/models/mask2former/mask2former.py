@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.mask2former.criterion import MaskLossConfig, mask_classification_losses
 from labkit.models.mask2former.masked_decoder import MaskedDecoder, MaskedDecoderConfig
 from labkit.models.mask2former.pixel_decoder import PixelDecoder, PixelDecoderConfig

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.detr.transformer import Transformer
 from labkit.models.layers import MLP, xavier_conv
 from labkit.models.mask2former.criterion import (

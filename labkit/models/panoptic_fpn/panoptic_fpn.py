@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.layers import resize_bilinear
 from labkit.models.panoptic_fpn.merge import merge
 from labkit.models.panoptic_fpn.semantic_head import SemanticFPN, SemanticFPNConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
 from labkit.models.rcnn.mask_head import paste_detections
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig, build_roi_heads

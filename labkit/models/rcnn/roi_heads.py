@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from labkit.errors import LabkitError
-from labkit.models.backbones.backbones import BackboneConfig, res5_stage
+from labkit.models.backbones.backbone_config import BackboneConfig, res5_stage
 from labkit.models.rcnn.mask_head import MaskHead, crop_masks, mask_loss, select_class
 from labkit.models.rcnn.roi_losses import TrainingSamples, fastrcnn_loss, select_training_samples
 from labkit.models.rcnn.roi_pooler import PoolerConfig, pool

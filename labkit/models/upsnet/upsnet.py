@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.layers import resize_bilinear
 from labkit.models.preprocess import Batch, Preprocessing, preprocess
 from labkit.models.rcnn.roi_heads import RoIHeadsConfig, build_roi_heads

@@ -10,7 +10,7 @@ from helpers.maskformer_twin import every_layer, maskformer_twin
 from labkit.bench.transformers_models import eomt_twin, mask2former_twin, randomize
 from labkit.datasets.coco.categories import coco_panoptic
 from labkit.models import build
-from labkit.models.backbones.backbones import BackboneConfig
+from labkit.models.backbones.backbone_config import BackboneConfig
 from labkit.models.backbones.vit import ViTConfig
 from labkit.models.mask2former.criterion import mask_classification_losses
 from labkit.models.mask2former.deformable_attention import deformable_attention
