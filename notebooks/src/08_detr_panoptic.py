@@ -47,7 +47,7 @@ import torch
 from matplotlib.patches import Rectangle
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, generalized_box_iou
+from torchvision.ops import batched_nms, box_convert, generalized_box_iou
 from torchvision.transforms import v2
 
 import labkit
@@ -71,7 +71,6 @@ from labkit.models.detr.criterion import (
     hungarian_match,
     set_losses,
     set_targets,
-    to_xyxy,
 )
 from labkit.models.detr.postprocess import Queries, boxes_map, fill_boxes, select_queries
 from labkit.models.detr.transformer import Transformer, sine_positions
@@ -101,6 +100,12 @@ THINGS, CLASSES, SIDE = len(categories.things), len(categories), val_set.size
 SIZE = (SIDE, SIDE)
 SETS = {"Shapes": InMemory(val_set).items, "crowded": InMemory(crowded_set).items}
 EXAMPLE = min(7, num_val - 1)  # the image of most figures
+
+
+def to_xyxy(boxes):
+    """Centre x, centre y, width, height to left, top, right, bottom."""
+    return box_convert(boxes, "cxcywh", "xyxy")
+
 
 # %% [markdown]
 # # Part I: the transformer and the set loss

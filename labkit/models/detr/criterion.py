@@ -111,7 +111,7 @@ def hungarian_match(
     """
     probability = logits.softmax(dim=-1)[:, targets.classes]  # (Q, n)
     distance = torch.cdist(boxes, targets.boxes, p=1)
-    giou = generalized_box_iou(to_xyxy(boxes), to_xyxy(targets.boxes))
+    giou = pairwise_giou(boxes, targets.boxes)
     cost = config.bbox_cost * distance - config.class_cost * probability - config.giou_cost * giou
     return assign(cost, targets.image_id)
 
@@ -137,9 +137,9 @@ def assign(cost: Tensor, image_id: Any) -> Match:
     return queries.to(cost.device), objects.to(cost.device)
 
 
-def to_xyxy(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` centre x, centre y, width, height to left, top, right, bottom."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+def pairwise_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """``(A, B)`` generalised IoU of boxes ``(A, 4)`` and ``(B, 4)`` as in :class:`SetTargets`."""
+    return generalized_box_iou(*(box_convert(b, "cxcywh", "xyxy") for b in (boxes, others)))
 
 
 _warned = set[int]()
@@ -180,7 +180,7 @@ def set_losses(
         gt_boxes.append(target.boxes[objects])
     count = mean_count(targets)
     pred, gt = torch.cat(pred_boxes), torch.cat(gt_boxes)  # (N, 4)
-    giou = generalized_box_iou(to_xyxy(pred), to_xyxy(gt)).diagonal()
+    giou = pairwise_giou(pred, gt).diagonal()
     loss_ce = class_loss(logits, targets, matches, config.eos_coef)
     return {
         "loss_ce": config.class_cost * loss_ce,
