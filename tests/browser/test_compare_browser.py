@@ -32,7 +32,7 @@ def pixels(page: Any, number: int) -> np.ndarray:
 def assert_as_the_twin(page: Any, index: int, score: float | None, difference: bool) -> None:
     """Every panel shows the twin's pixels, and the table the twin's numbers."""
     comparison = run_models(MODELS, ("shapes", index), MEMORY)
-    image = comparison.background(difference)
+    image = comparison.picture.image
     views = comparison.views(score)
     layers = comparison.layers(views, difference)
     scale = enlargement(*image.shape[1:])

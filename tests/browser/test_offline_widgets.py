@@ -146,11 +146,11 @@ def test_compare_shows_every_threshold_and_the_differences(open_piece: Any) -> N
         )
         page.wait_for_timeout(300)  # of two changes the second is painted last
         views = comparison.views(score)
-        background = torch.as_tensor(comparison.background(outcomes))
+        image = comparison.picture.image
         for panel, layer in enumerate(comparison.layers(views, outcomes)):
             shown = canvas_pixels(page.locator(".labkit-viewer-picture").nth(panel))[..., :3]
-            scale = enlargement(*background.shape[1:])
-            np.testing.assert_array_equal(shown, draw_layer(background, layer, 0.6, scale=scale))
+            scale = enlargement(*image.shape[1:])
+            np.testing.assert_array_equal(shown, draw_layer(image, layer, 0.6, scale=scale))
         assert [row[0] for row in table_cells(page)] == models
 
 

@@ -185,9 +185,8 @@ class Compare(App):
             }
             for step in OFFLINE_SCORES
         ]
-        backgrounds = [comparison.background(kind).numpy(force=True) for kind in kinds]
         state = {
-            "images": [*map(encode_image, backgrounds)],
+            "image": encode_image(comparison.picture.image.numpy(force=True)),
             "thresholds": [own, *given],
             "states": states,
             "colors": colors_html(),
@@ -238,7 +237,7 @@ class Compare(App):
             comparison, outcomes = self.comparison, self._outcomes()
             views, seen = comparison.views(self._score()), comparison.picture
             self.difference.disabled = seen.target is None
-            self.viewer.show(comparison.background(outcomes), comparison.layers(views, outcomes))
+            self.viewer.show(seen.image, comparison.layers(views, outcomes))
             self.table.value = as_html(seen, views)
             self.colors.value = colors_html() if outcomes else ""
             count = f"{len(views)} model{'' if len(views) == 1 else 's'}"

@@ -113,7 +113,7 @@ def draw_comparison(
         for i, info in layer.info.items()
         if not (things if info.isthing else stuff)
     ]
-    figure = draw_layers(comparison.background(difference), panels, opacity, hidden)
+    figure = draw_layers(comparison.picture.image, panels, opacity, hidden)
     text = as_text(comparison.picture, views)
     figure.supxlabel(text, family="monospace", fontsize=8, x=0.02, ha="left")
     width, height = figure.get_size_inches()

@@ -1,6 +1,6 @@
 // The comparison in a page without a kernel: every threshold and both kinds of colours were
 // computed before; here one of them is shown.
-function start(el, { images, thresholds, states, colors }) {
+function start(el, { image, thresholds, states, colors }) {
   const controls = make("div", "labkit-offline-row", el);
   const choice = make("label", "", controls, "score ");
   const select = make("select", "", choice);
@@ -9,7 +9,7 @@ function start(el, { images, thresholds, states, colors }) {
   const outcomes = make("input", "", box);
   outcomes.type = "checkbox";
   box.append("difference to the ground truth");
-  box.hidden = images.length === 1;
+  box.hidden = states[0].length === 1;
   const legend = make("div", "", el);
   const viewer = make("div", "", el);
   const table = make("div", "labkit-offline-scroll", el);
@@ -23,11 +23,10 @@ function start(el, { images, thresholds, states, colors }) {
     return layers;
   };
   const model = new OfflineModel({
-    _image: images[0], _layers: layersNow(), _movable: [], hidden: [],
+    _image: image, _layers: layersNow(), _movable: [], hidden: [],
     opacity: 0.6, show_things: true, show_stuff: true, show_names: true,
   });
   const show = () => {
-    model.state._image = images[Number(outcomes.checked)]; // drawn with the layers, not before
     model.set("_layers", layersNow());
     status.textContent = thresholds[select.selectedIndex].meaning;
     el.dataset.ready = String(Number(el.dataset.ready ?? 0) + 1);

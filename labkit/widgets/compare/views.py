@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from labkit.errors import LabkitError
 from labkit.metrics.coco_ap import COCOAP
@@ -101,17 +98,6 @@ class Comparison:
                 layer = replace(layer, title=f"{view.title}: no difference, see below")
             panels.append(layer)
         return panels
-
-    def background(self, outcomes: bool = False) -> Tensor:
-        """Image ``(3, H, W)`` below the panels; grey if colours mean TP, FP and FN.
-
-        Over a coloured image blue could look violet.
-        """
-        image = self.picture.image
-        if not outcomes:
-            return image
-        grey = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
-        return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
 
     def _view(self, title: str, answer: Answer | str, score: float | None) -> View:
         if isinstance(answer, str):

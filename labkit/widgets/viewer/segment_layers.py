@@ -23,6 +23,9 @@ from labkit.structures import VOID, Categories, Detections, Panoptic
 OUTLINE = 255
 """Outlines are white: no class has this colour, and on a white image the fill still differs."""
 
+LUMINANCE = np.array([77, 150, 29], np.uint32)
+"""Weights of red, green and blue in the grey of a pixel, of 256."""
+
 SMALLEST_SIDE = 384
 """Side to which smaller images are enlarged, so that an outline stays thin."""
 
@@ -145,6 +148,8 @@ def draw_layer(
 ) -> np.ndarray:
     """Draw the pixels of one panel: the image, the shown segments, their outlines on top.
 
+    Below a segment the image is grey: over its colours, the segment's could be taken for another.
+
     Args:
         image: ``(3, H, W)`` uint8 RGB.
         layer: the segments.
@@ -163,7 +168,8 @@ def draw_layer(
     visible = np.array([False, *(shown is None or i in shown for i in layer.info)])
 
     alpha = int(256 * opacity + 0.5)
-    mixed = (base.astype(np.uint32) * (256 - alpha) + colors[number] * np.uint32(alpha) + 128) >> 8
+    grey = (base @ LUMINANCE + 128) >> 8  # (H, W)
+    mixed = (grey[..., None] * (256 - alpha) + colors[number] * np.uint32(alpha) + 128) >> 8
     pixels = np.where(visible[number][..., None], mixed, base).astype(np.uint8)
     pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     outlined = visible[number].repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,6 +1,6 @@
 // The pixels of the segment viewer: an image of W x H pixels, S canvas pixels for the side of each,
-// hence a canvas of w x h. The arithmetic of `paint` is that of draw_layer in layers.py, to the last
-// bit. One module together with viewer.js, which follows it.
+// hence a canvas of w x h. The arithmetic of `paint` is that of draw_layer in segment_layers.py, to
+// the last bit. One module together with viewer.js, which follows it.
 
 async function inflate(view) {
   const stream = new Blob([view]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -73,9 +73,11 @@ function paint(panel, image, opacity, isVisible) {
     if (!visible[n]) out[at] = (base | 0xff000000) >>> 0;
     else if (border[at]) out[at] = 0xffffffff;
     else {
-      const r = ((base & 255) * rest + part[3 * n]) >> 8;
-      const g = (((base >> 8) & 255) * rest + part[3 * n + 1]) >> 8;
-      const b = (((base >> 16) & 255) * rest + part[3 * n + 2]) >> 8;
+      const red = base & 255, green = (base >> 8) & 255, blue = (base >> 16) & 255;
+      const below = rest * ((77 * red + 150 * green + 29 * blue + 128) >> 8); // grey
+      const r = (below + part[3 * n]) >> 8;
+      const g = (below + part[3 * n + 1]) >> 8;
+      const b = (below + part[3 * n + 2]) >> 8;
       out[at] = (r | (g << 8) | (b << 16) | 0xff000000) >>> 0;
     }
   }

@@ -44,6 +44,17 @@ def test_pixels_by_hand():
     assert (pixels[:, 3:] == 100).all()
 
 
+def test_the_image_is_grey_below_segments_and_keeps_its_colours_elsewhere():
+    image = np.zeros((3, 2, 5), np.uint8)
+    image[0] = 200  # red
+    layer = small_layer()
+    for opacity, expected in ((0.0, [60, 60, 60]), (0.5, [130, 30, 30])):  # 200 * 77 / 256 = 60
+        pixels = draw_layer(image, layer, opacity)
+        assert pixels[0, 0].tolist() == expected
+        assert (pixels[:, 3:] == (200, 0, 0)).all()
+    assert draw_layer(image, layer, 0.5, shown={2})[0, 0].tolist() == [200, 0, 0]
+
+
 def test_a_hidden_segment_has_neither_colour_nor_outline():
     pixels = draw_layer(grey(2, 5), small_layer(), 1.0, shown={2})
     assert (pixels[:, :2] == 100).all()
@@ -83,7 +94,8 @@ def test_pixels_equal_a_loop(seed, opacity, scale):
             elif around != {own}:
                 expected[y, x] = 255
             else:
-                expected[y, x] = (base * (256 - alpha) + np.array(colors[own]) * alpha + 128) >> 8
+                below = (256 - alpha) * ((int(base @ [77, 150, 29]) + 128) >> 8)
+                expected[y, x] = (below + np.array(colors[own]) * alpha + 128) >> 8
     np.testing.assert_array_equal(draw_layer(image, layer, opacity, shown, scale=scale), expected)
 
 
