@@ -225,7 +225,8 @@ check.report()
 # `preprocess(list_of_images, model.config.preprocessing).tensor` is the batch that `model.backbone` takes.
 #
 # **Points** depend on the PQ on sixteen new images of Shapes: none up to 0.10, all from 0.40 on, in between
-# in proportion. The original has about 0.91.
+# in proportion. The original has about 0.91. What `predict` answers has to come from `model` on your trunk:
+# grading also asks `predict` while every map of a `Trunk` is zero, and the answer must then be another one.
 
 # %% exercise="training"
 # Build, change and train the model here; it should be in `model` at the end.
@@ -716,11 +717,17 @@ def right_maps(x):
     return {"sizes": sizes, "strides": strides, "channels": True}
 
 
-BUDGET = """
+# Whether a trunk has no layer of labkit's trunk.
+OWN = """
+def is_own(trunk):
+    names = {c.__name__ for m in trunk.modules() for c in type(m).__mro__}
+    return not names & {"TinyResNet", "BasicBlock"}
+"""
+
+BUDGET = f"""{OWN}
 def drive(function, x):
     trunk = function()
-    of_labkit = {"TinyResNet", "BasicBlock"} & {c.__name__ for m in trunk.modules() for c in type(m).__mro__}
-    return {"weights": sum(p.numel() for p in trunk.parameters()), "own": not of_labkit}
+    return {{"weights": sum(p.numel() for p in trunk.parameters()), "own": is_own(trunk)}}
 """
 
 
@@ -818,12 +825,27 @@ def scene_inputs(rng):
     return cases
 
 
-# The map, and whether the model that is asked for stands on the student's own trunk.
-ANSWERED = """
+# The map; whether `model` stands on the student's own trunk; whether the map depends on that trunk. The
+# class is changed, not the model, of which `predict` may have a copy.
+ANSWERED = f"""{OWN}
+import torch
+
+def same(one, other):
+    ids = [torch.as_tensor(answer["ids"]) for answer in (one, other)]
+    return torch.equal(*ids) and one["segments"] == other["segments"]
+
 def drive(function, image):
-    names = getattr(function, "__globals__", {})
-    own = isinstance(names["model"].backbone.bottom_up, names["Trunk"])
-    return {"map": function(image), "own": own}
+    names = getattr(function, "__globals__", {{}})
+    Trunk, trunk = names["Trunk"], names["model"].backbone.bottom_up
+    answer, forward = function(image), Trunk.forward
+    Trunk.forward = lambda self, x: {{n: torch.zeros_like(m) for n, m in forward(self, x).items()}}
+    try:
+        uses = not same(answer, function(image))
+    except Exception:  # malformed, which costs points elsewhere
+        uses = True
+    finally:
+        Trunk.forward = forward
+    return {{"map": answer, "own": isinstance(trunk, Trunk) and is_own(trunk), "uses": uses}}
 """
 
 
@@ -849,6 +871,12 @@ def as_map(answer, size):
         return Panoptic(torch.zeros(size, dtype=torch.int32), [])
 
 
+def uses_trunk(answers):
+    """Whether most maps depend on the trunk."""
+    used = [isinstance(answer, dict) and answer.get("uses") is True for answer in answers]
+    return sum(used) > len(used) / 2
+
+
 def pq_of(cases, answers):
     from labkit.metrics.panoptic_quality import PanopticQuality
     from labkit.structures import Panoptic, Segment
@@ -861,14 +889,16 @@ def pq_of(cases, answers):
 
 
 def by_pq(cases, answers):
-    """Points from panoptic quality: none up to 0.1, all from 0.4 on."""
+    """Points from panoptic quality: none up to 0.1, all from 0.4 on; none without one's trunk."""
+    if not uses_trunk(answers):
+        return 0.0
     return min(max((pq_of(cases, answers) - 0.1) / 0.3, 0.0), 1.0)
 
 
-def mapped(truth, segments, own=True, shift=0, **_):
-    """The answer of a perfect model; `own` and `shift` are mistakes."""
+def mapped(truth, segments, own=True, uses=True, shift=0, **_):
+    """The answer of a perfect model; `own`, `uses` and `shift` are mistakes."""
     listed = [{"id": s["id"], "label": s["label"] + shift} for s in segments]
-    return {"map": {"ids": truth, "segments": listed}, "own": own}
+    return {"map": {"ids": truth, "segments": listed}, "own": own, "uses": uses}
 
 
 def has_unlisted_ids(answer):
@@ -878,7 +908,7 @@ def has_unlisted_ids(answer):
 
 def better_with_lower_labels(cases, answers):
     lower = [
-        mapped(answer["map"]["ids"], answer["map"]["segments"], answer["own"], -1)
+        mapped(answer["map"]["ids"], answer["map"]["segments"], answer["own"], shift=-1)
         for answer in answers
     ]
     return pq_of(cases, lower) > pq_of(cases, answers) + 0.1
@@ -1302,6 +1332,11 @@ ASSIGNMENT = Assignment(
                     "On which trunk does `model` stand?",
                     lambda **case: mapped(**case, own=False),
                     lambda _, answers: not any(answer["own"] is True for answer in answers),
+                ),
+                Mistake(
+                    "`predict` gives the same map when all maps of `Trunk` are zero. Which model does it ask, and has the trunk learnt anything?",
+                    lambda **case: mapped(**case, uses=False),
+                    lambda _, answers: not uses_trunk(answers),
                 ),
                 Mistake(
                     "Has every id of the map an entry in `segments`, also those of stuff?",

@@ -1,11 +1,14 @@
 """Instance segmentation, with a detector that labkit has trained in place of the student's."""
 
+import subprocess
+import sys
 from functools import cache
 
 import pytest
 import torch
-from helpers.played import failed, hints, lost, play
+from helpers.played import failed, hints, load, lost, play
 
+from labkit.checkpoints.shipped import shipped
 from labkit.engine.predictor import Predictor
 
 NAME = "a2_instance"
@@ -217,6 +220,51 @@ def test_mistakes_of_predict(edits, training, expected, tmp_path):
     shown = hints(NAME, namespace, tmp_path, only=("boxes", "masks"))
     for probe, hint in expected.items():
         assert hint in shown[probe]
+
+
+WAYS = (
+    "from labkit.engine.predictor import load_model as f; f({name!r})",
+    "from labkit.engine.predictor import Predictor as f; f({name!r})",
+    "import labkit.checkpoints.shipped as m; m.shipped()[{name!r}].load()",
+    "import labkit.checkpoints.shipped as m; m.Shipped.load({shipped})",
+    "from labkit.models import build; build({preset!r}, Shapes.categories)",
+    "from labkit.models import PRESETS; PRESETS[{preset!r}].build(Shapes.categories)",
+    "import labkit.checkpoints.run_folder as m; "
+    "m.Run({preset!r}, Shapes.categories, 'shapes', 'train', None, (), {{}}).build()",
+)
+
+
+def test_trained_detectors_cannot_be_loaded():
+    """Every way to a network that comes with labkit ends where the assignment forbids it."""
+    code = f"""
+from labkit.grading.execution.in_kernel import forbid
+forbid({load(NAME).assignment.forbidden})
+from types import SimpleNamespace
+from labkit.checkpoints.shipped import FOLDER
+from labkit.datasets.shapes import Shapes
+"""
+    tried = 0
+    for of_labkit in shipped().values():
+        if not any("AP" in metric for metric in of_labkit.metrics):
+            continue
+        given = (
+            f"SimpleNamespace(preset={of_labkit.preset!r}, data='shapes',"
+            f" path=FOLDER / '{of_labkit.name}.safetensors')"
+        )
+        for way in WAYS:
+            line = way.format(name=of_labkit.name, preset=of_labkit.preset, shipped=given)
+            code += f"""
+try:
+    {line}
+    print("loaded by", {line!r})
+except Exception as error:
+    if "may not be used in this assignment" not in str(error):
+        print({line!r}, repr(error))
+"""
+            tried += 1
+    assert tried > 30
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_the_box_predictor_is_not_touched_by_that_of_the_masks(tmp_path):

@@ -1,7 +1,10 @@
 """Another backbone, with an untrained model and with labkit's own in place of the student's."""
 
+import copy
+
 import pytest
-from helpers.played import failed, hints, lost, own, play
+import torch
+from helpers.played import failed, hints, lost, own, play, scored
 
 NAME = "a3_backbones"
 COMPUTED = (
@@ -12,6 +15,26 @@ COMPUTED = (
 def untrained(namespace):
     model = namespace["swap_trunk"](namespace["original"], namespace["Trunk"]())
     namespace["model"] = model.eval()
+
+
+class StandIn(torch.nn.Module):
+    """labkit's trained trunk without labkit's classes, for a good trunk of a student."""
+
+    def __init__(self, trunk):
+        super().__init__()
+        graph = torch.fx.symbolic_trace(trunk).graph
+        self.traced = torch.fx.GraphModule(trunk, graph, "Traced")
+        self.channels, self.strides = trunk.channels, trunk.strides
+
+    def forward(self, x):
+        return self.traced(x)
+
+
+def well_trained(namespace):
+    """The namespace as a student leaves it whose model is as good as the original."""
+    model = copy.deepcopy(namespace["original"])
+    model.backbone.bottom_up = StandIn(model.backbone.bottom_up)
+    return own(namespace, model=model, Trunk=StandIn)
 
 
 def played(edits=(), **options):
@@ -30,11 +53,39 @@ def test_an_untrained_model_earns_nothing_for_its_images(tmp_path):
 
 def test_a_good_model_earns_everything_if_its_trunk_is_ones_own(tmp_path):
     namespace = played()
-    original = namespace["original"]
-    mine = own(namespace, model=original, Trunk=type(original.backbone.bottom_up))
+    mine = well_trained(namespace)
     assert lost(NAME, mine, tmp_path, only=("pq",)) == {}
+    # Also with a predictor, a copy of the model, that was made before.
+    edits = {"def predict(image):": "before = Predictor(model)\n\ndef predict(image):", "Predictor(model)(image)": "before(image)"}  # fmt: skip  # noqa: E501
+    earlier = well_trained(played(edits))
+    earlier["before"] = namespace["Predictor"](earlier["model"])
+    assert lost(NAME, earlier, tmp_path, only=("pq",)) == {}
+
+
+def test_labkit_s_own_trunk_earns_nothing(tmp_path):
+    namespace = played()
+    original = namespace["original"]
     borrowed = own(namespace, model=original)
     assert lost(NAME, borrowed, tmp_path, only=("pq",)) == {"pq": 4}
+    # Called by the name of the student's.
+    renamed = own(namespace, model=original, Trunk=type(original.backbone.bottom_up))
+    assert lost(NAME, renamed, tmp_path, only=("pq",)) == {"pq": 4}
+
+
+@pytest.mark.parametrize("other", ["original", 'load_model("upsnet_tiny")'])
+def test_another_model_s_answers_earn_nothing(other, tmp_path):
+    """`model` stands on the student's trunk, but is not asked."""
+    namespace = played({"Predictor(model)(image)": f"Predictor({other})(image)"})
+    (result,) = [
+        p for p in scored(NAME, namespace, tmp_path, only=("pq",)).probes if p.name == "pq"
+    ]
+    assert result.points == 0
+    assert "Which model does it ask" in result.hint
+
+
+def test_another_model_beside_ones_own_earns_nothing(tmp_path):
+    edits = {"panoptic = Predictor(model)(image).panoptic": "_ = Predictor(model)(image)\n    panoptic = Predictor(original)(image).panoptic"}  # fmt: skip  # noqa: E501
+    assert lost(NAME, played(edits), tmp_path, only=("pq",)) == {"pq": 4}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +96,7 @@ def test_a_good_model_earns_everything_if_its_trunk_is_ones_own(tmp_path):
     ],
 )
 def test_mistakes_of_predict(edits, hint, tmp_path):
-    namespace = played(edits)
-    original = namespace["original"]
-    mine = own(namespace, model=original, Trunk=type(original.backbone.bottom_up))
+    mine = well_trained(played(edits))
     assert lost(NAME, mine, tmp_path, only=("pq",))["pq"] > 1
     assert hint in hints(NAME, mine, tmp_path, only=("pq",))["pq"]
 
