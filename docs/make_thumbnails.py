@@ -23,7 +23,7 @@ CUTS = {
     "04_panoptic_fpn": ("# Figure: semantic and panoptic", (0.336, 0.503, 0.994, 0.906)),
     "05_upsnet": ("# Figure: the 81 places", (0.337, 0.044, 0.993, 0.500)),
     "06_panoptic_quality": ("PQMatching(", (0.004, 0.038, 0.996, 0.685)),
-    "07_model_zoo": ("# Figure: agreement of every", (0.302, 0.060, 0.983, 0.412)),
+    "07_model_zoo": ("# Figure: agreement of every", (0.302, 0.061, 0.905, 0.374)),
     "08_detr_panoptic": ("# Figure: cross-attention", (0.256, 0.540, 0.746, 0.986)),
     "09_your_own_data": ("# Figure: contact sheets", (0.253, 0.072, 0.745, 0.825)),
     "10_mask_classification": ("# Figure: mask features", (0.005, 0.130, 0.394, 0.985)),
