@@ -146,16 +146,27 @@ def from_masks(
     )
 
 
+LARGE = 200
+"""Shorter side, in pixels, above which images are photographs: the lite presets resize these to
+320, the tiny ones were trained on 128."""
+
+
 def _next_step(dataset: Any, out: Path, split: str) -> str:
     """Suggest the next command: a training of a suitable model, or a look at a ``val`` split."""
+    from statistics import median
+
+    from labkit.datasets.image_files import read_header
+
     categories = dataset.categories
-    if not categories.things:
-        data, model = f"coco_panoptic:{out}", "fcn8_tiny"
-    elif not categories.stuff:
-        data, model = f"coco:{out}", "mask_rcnn_tiny"
-    else:
-        data, model = f"coco_panoptic:{out}", "panoptic_fpn_tiny"
+    data = f"coco_panoptic:{out}" if categories.stuff else f"coco:{out}"
     if split.startswith("train"):
+        model = "panoptic_fpn" if categories.stuff else "mask_rcnn"
+        if not categories.things:
+            model = "fcn8_tiny"
+        elif median(min(read_header(pair.image)[0]) for pair in dataset.pairs) > LARGE:
+            model = f"{model}_lite --init imagenet"
+        else:
+            model = f"{model}_tiny --init {model}_tiny"
         return f"train with: labkit train {model} --data {data} --split {split} --out RUN"
     return f"look at them with: labkit data show {data} --split {split} --out {split}.png"
 

@@ -46,8 +46,12 @@ def _mask(value):
 @pytest.mark.parametrize(
     ("entries", "split", "says"),
     [
-        ([THING, STUFF], "train", "labkit train panoptic_fpn_tiny --data coco_panoptic:set"),
-        ([THING], "train", "labkit train mask_rcnn_tiny --data coco:set"),
+        (
+            [THING, STUFF],
+            "train",
+            "panoptic_fpn_tiny --init panoptic_fpn_tiny --data coco_panoptic:set",
+        ),
+        ([THING], "train", "labkit train mask_rcnn_tiny --init mask_rcnn_tiny --data coco:set"),
         ([STUFF], "train2", "labkit train fcn8_tiny --data coco_panoptic:set --split train2"),
         ([THING], "val", "labkit data show coco:set --split val"),
     ],
@@ -58,6 +62,26 @@ def test_the_next_step_fits_the_data(folders, entries, split, says):
     assert f"wrote 1 image to set; {'train' if 'train' in split else 'look'}" in output
     assert says in output
     assert "unlabelled" not in output or STUFF in entries
+
+
+@pytest.mark.parametrize(
+    ("entries", "sides", "model"),
+    [
+        ([THING, STUFF], [240], "panoptic_fpn_lite --init imagenet --data coco_panoptic:set"),
+        ([THING], [240], "mask_rcnn_lite --init imagenet --data coco:set"),
+        ([THING], [200], "mask_rcnn_tiny --init mask_rcnn_tiny"),
+        ([THING], [120, 240, 120], "mask_rcnn_tiny --init mask_rcnn_tiny"),  # most are small
+        ([THING], [240, 120, 240], "mask_rcnn_lite --init imagenet"),
+        ([STUFF], [240], "fcn8_tiny --data"),
+    ],
+)
+def test_photographs_get_the_preset_for_photographs(folders, entries, sides, model):
+    masks = []
+    for side in sides:
+        mask = np.zeros((side, side + 100), np.uint8)  # the shorter side counts
+        mask[2:12, 3:9] = entries[0]["value"]
+        masks.append(mask)
+    assert f"train with: labkit train {model}" in _labkit(*folders(entries, *masks)).output
 
 
 def test_masks_without_a_class_write_nothing(folders, tmp_path):
