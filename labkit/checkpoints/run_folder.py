@@ -37,7 +37,7 @@ FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
     "data": ((str,), "a text"),
     "split": ((str,), "a text"),
     "short_side": ((int, NoneType), "a whole number or null"),
-    "init": ((list,), "a list"),
+    "init": ((list,), 'a list, such as ["imagenet"], or [] for random weights'),
     "train": ((dict,), "an object"),
 }
 """Fields of ``run.json``: their types, and the types' names in messages."""
@@ -250,7 +250,10 @@ def _read(path: Path) -> dict[str, Any]:
     for key, (kinds, what) in FIELDS.items():
         if type(content.get(key, ...)) not in kinds:
             found = f"is {json_excerpt(content[key])}" if key in content else "is missing"
-            raise LabkitError(f'{path}: damaged: "{key}" {found}; it must be {what}')
+            raise LabkitError(
+                f'{path}: damaged, or of another version of labkit: "{key}" {found}; it must be'
+                f" {what}. Correct it in an editor, or train again"
+            )
     unknown = sorted(content.keys() - FIELDS.keys())
     if unknown:
         raise LabkitError(f'{path}: written by another version of labkit: it has "{unknown[0]}"')

@@ -47,14 +47,23 @@ def change(run, **fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"preset": 1}, 'damaged: "preset" is 1; it must be a text'),
-        ({"data": ...}, 'damaged: "data" is missing'),
-        ({"split": []}, r'damaged: "split" is \[\]'),
-        ({"short_side": True}, 'damaged: "short_side" is true; it must be a whole number or null'),
-        ({"short_side": 2.5}, 'damaged: "short_side" is 2.5'),
-        ({"init": 3}, 'damaged: "init" is 3; it must be a list'),
-        ({"train": None}, 'damaged: "train" is null; it must be an object'),
-        ({"categories": 3}, 'damaged: "categories" is 3; it must be a list'),
+        ({"preset": 1}, '"preset" is 1; it must be a text'),
+        ({"data": ...}, '"data" is missing'),
+        ({"split": []}, r'"split" is \[\]'),
+        ({"short_side": True}, '"short_side" is true; it must be a whole number or null'),
+        ({"short_side": 2.5}, '"short_side" is 2.5'),
+        ({"init": 3}, '"init" is 3; it must be a list'),
+        # As before several --init were possible.
+        (
+            {"init": None},
+            r'"init" is null; it must be a list.* or \[\] for random weights\. Correct',
+        ),
+        (
+            {"init": "imagenet"},
+            r'"init" is the text "imagenet"; it must be a list, such as \["imag',
+        ),
+        ({"train": None}, '"train" is null; it must be an object'),
+        ({"categories": 3}, '"categories" is 3; it must be a list'),
         ({"categories": [3]}, r"categories\[0\]: is 3, it must be an object"),
         ({"categories": [{"id": "a/b", "name": "x", "isthing": 1}]}, '"id" is the text "a/b"'),
         ({"categories": [{"id": 1, "name": "x"}]}, '"isthing" is missing'),
