@@ -180,6 +180,26 @@ def test_every_kind_of_page_from_a_server(site: BuiltSite, browser, scheme, widt
         assert visit.close() == []
 
 
+@pytest.mark.parametrize("width", [1250, 1400])
+def test_lines_of_code_do_not_scroll_beside_both_sidebars(site: BuiltSite, browser, width) -> None:
+    visit = Visit(browser, site.folder.resolve().as_uri(), width=width)
+    for name in LESSONS:
+        visit.open(f"lessons/{name}.html")
+        assert visit.page.locator(".bd-sidebar-secondary").is_visible()
+        cells = visit.page.evaluate(
+            """() => {
+                document.querySelectorAll("details").forEach((part) => (part.open = true));
+                return Array.from(document.querySelectorAll(".cell_input pre"), (cell) => [
+                    Math.max(...cell.textContent.split("\\n").map((line) => line.length)),
+                    cell.scrollWidth > cell.clientWidth,
+                ]);
+            }"""
+        )
+        assert max(columns for columns, _ in cells) > 90
+        assert not [columns for columns, scrolls in cells if scrolls and columns <= 100]
+    assert visit.close() == []
+
+
 def test_what_axe_finds_is_told(tmp_path: Path, browser) -> None:
     (tmp_path / "a.html").write_text(
         "<!DOCTYPE html><html lang=en><title>a</title><link rel=icon href='data:,'>"
