@@ -19,7 +19,8 @@ from labkit.engine.onnx_graphs import with_fixed_steps
 from labkit.engine.predictor import load_model
 from labkit.models.backbones.frozen_norm import FrozenBatchNorm2d
 from labkit.models.backbones.resnet import Bottleneck
-from labkit.models.preprocess import LABKIT_PREPROCESSING
+from labkit.models.detr.detr import DETR
+from labkit.models.preprocess import LABKIT_PREPROCESSING, preprocess
 from labkit.models.presets import PRESETS
 
 # How much larger random weights of the last layers become, so that classes and masks differ.
@@ -56,6 +57,8 @@ def model_of(preset, full_size=False):
                     parameter *= factor**0.5 if full_size else factor
             if name.endswith("class_embed.bias") and hasattr(model, "label_of"):
                 parameter[:-1][model.label_of >= 0] += 10  # the other ids are no classes
+    if full_size and isinstance(model, DETR):
+        spread_queries(model, [picture(index, preset) for index in range(4)])
     if hasattr(model.config, "inference"):
         low = replace(model.config.inference, score_thresh=0.15, overlap_thresh=0.3)
         model.config = replace(model.config, inference=low)
@@ -82,6 +85,34 @@ def set_norms(model, image):
         model([image])
     for hook in hooks:
         hook.remove()
+
+
+def spread_queries(model, images):
+    """Make the queries of a random DETR differ, in class and mask, as those of a trained one do.
+
+    With random weights they attend to all cells alike, so that all have the same class and mask.
+    Steeper attention tells them apart, the masks follow the attention, and the classes begin at
+    the queries' mean over some images.
+    """
+    with torch.no_grad():
+        for layer in model.transformer.decoder.layers:
+            layer.multihead_attn.in_proj_weight[: 2 * model.config.d_model] *= 8
+        model.bbox_attention.q_linear.weight *= 5
+        model.mask_head.lay1.weight[:, model.config.d_model :] *= 10_000
+        for adapter in (
+            model.mask_head.adapter1,
+            model.mask_head.adapter2,
+            model.mask_head.adapter3,
+        ):
+            adapter.weight *= 0.1  # what all queries of the image share
+        features = []
+        for image in images:
+            batch = preprocess([image], model.config.preprocessing)
+            output = model.predict(model.backbone(batch.tensor), batch)
+            features.append(output.query_features[0].mean(0))
+        model.class_embed.weight *= 3
+        model.class_embed.bias -= model.class_embed.weight @ torch.stack(features).mean(0)
+    model.config = replace(model.config, score_thresh=0.7)
 
 
 SIZES = ((128, 128), (160, 224), (75, 110))
