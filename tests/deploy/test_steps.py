@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.exports import SIZES, as_array, eager, model_of, picture
+from helpers.exports import SIZES, as_array, eager, model_of, sized_image
 from helpers.small_models import STRUCTURES
 from torchvision.ops import batched_nms
 
@@ -37,7 +37,7 @@ def test_numpy_continues_as_the_model_does(preset):
     options = vars(model.config.preprocessing)
     detections = segments = 0
     for index in range(len(SIZES)):
-        image = picture(index, preset)
+        image = sized_image(index, preset)
         with torch.no_grad():
             (prediction,) = model([image])
         batch, sizes = preprocess_numpy(as_array(image), options)
@@ -61,7 +61,7 @@ def test_nothing_is_found(preset):
     model.config = replace(model.config, roi_heads=high)
     model.roi_heads.config = high
     run, family, config = eager(model)
-    image = picture(0, preset)
+    image = sized_image(0, preset)
     with torch.no_grad():
         (prediction,) = model([image])
     batch, sizes = preprocess_numpy(as_array(image), vars(model.config.preprocessing))

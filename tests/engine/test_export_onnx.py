@@ -1,7 +1,7 @@
 """Exported models give in onnxruntime what they give in PyTorch.
 
-These are the graphs of all kinds. The tiny presets on many pictures:
-``PYTHONPATH=tests python -m helpers.check_exports --pictures 50``.
+These are the graphs of all kinds. The tiny presets on many images:
+``PYTHONPATH=tests python -m helpers.check_exports --images 50``.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import onnx
 import pytest
 import torch
-from helpers.exports import SIZES, as_array, model_of, picture
+from helpers.exports import SIZES, as_array, model_of, sized_image
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from labkit.deploy import load
@@ -51,7 +51,7 @@ def test_onnxruntime_gives_what_pytorch_gives(export, preset):
     predictor, exported = Predictor(model, torch.device("cpu")), load(folder, threads=1)
     beyond = []
     for index in range(len(SIZES)):
-        image = picture(index, preset)
+        image = sized_image(index, preset)
         result = exported(as_array(image))
         found = compare(predictor(image), result, image.shape[1:])
         if not found.within_tolerance:

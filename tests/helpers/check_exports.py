@@ -1,9 +1,9 @@
-"""Exports beside their models on many pictures.
+"""Exports beside their models on many images.
 
-Where an export differs by more than the tolerance, the model is asked whether the picture is a tie:
+Where an export differs by more than the tolerance, the model is asked whether the image is a tie:
 whether PyTorch's own results differ as well when only the order of its sums changes.
 
-``PYTHONPATH=tests python -m helpers.check_exports [PRESET ...] --pictures 50 [--full-size]``
+``PYTHONPATH=tests python -m helpers.check_exports [PRESET ...] --images 50 [--full-size]``
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from helpers.exports import as_array, model_of, picture
+from helpers.exports import as_array, model_of, sized_image
 from helpers.small_models import STRUCTURES
 
 from labkit.deploy import Result, load
@@ -25,7 +25,7 @@ from labkit.structures import Prediction
 
 
 class Undecided:
-    """Whether PyTorch alone gives a picture two results, by rounding.
+    """Whether PyTorch alone gives an image two results, by rounding.
 
     The ways to compute the same model: its norms folded into the convolutions or apart, maps with
     the channels last or first, oneDNN's convolutions or PyTorch's own.
@@ -67,16 +67,16 @@ def as_result(prediction: Prediction) -> Result:
     return result
 
 
-def differences(preset, folder, pictures, full_size):
-    """Of each picture: the differences, the result, and if they are too large, whether it is a tie.
+def differences(preset, folder, images, full_size):
+    """Of each image: the differences, the result, and if they are too large, whether it is a tie.
 
     ``folder`` gets the export.
     """
     model = model_of(preset, full_size)
     export_onnx(model, folder)
     undecided, exported = Undecided(model), load(folder)
-    for index in range(pictures):
-        image = picture(index, preset)
+    for index in range(images):
+        image = sized_image(index, preset)
         result = exported(as_array(image))
         found = compare(undecided.predictor(image), result, image.shape[1:])
         yield found, result, not found.within_tolerance and undecided(image)
@@ -85,14 +85,14 @@ def differences(preset, folder, pictures, full_size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("presets", nargs="*", default=[p for p in STRUCTURES if "tiny" in p])
-    parser.add_argument("--pictures", type=int, default=50)
+    parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--full-size", action="store_true", help="all layers of large presets")
     arguments = parser.parse_args()
     for preset in arguments.presets:
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "out"
-            found = list(differences(preset, folder, arguments.pictures, arguments.full_size))
+            found = list(differences(preset, folder, arguments.images, arguments.full_size))
         largest, beyond = Differences(), sum(not f.within_tolerance for f, _, _ in found)
         for one, _, _ in found:
             largest = largest.largest(one)
@@ -101,7 +101,7 @@ def main():
         segments = sum(len(r.segments) for _, r, _ in found)
         ties = sum(tie for _, _, tie in found)
         print(
-            f"{preset}: {len(found)} pictures, {detections} detections, {segments} segments;"
+            f"{preset}: {len(found)} images, {detections} detections, {segments} segments;"
             f" {same} with equal maps; {beyond} beyond the tolerance, of which {ties} are ties of"
             f" PyTorch too; {largest};"
             f" {time.monotonic() - begin:.0f} s",

@@ -47,7 +47,7 @@ def model_of(preset, full_size=False):
             config = replace(config, preprocessing=unscaled)
         torch.manual_seed(0)
         model = config.build(Shapes.categories).eval()
-        set_norms(model, picture(1, preset))
+        set_norms(model, sized_image(1, preset))
     else:
         model = made(preset, Shapes.categories).eval()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def model_of(preset, full_size=False):
             if name.endswith("class_embed.bias") and hasattr(model, "label_of"):
                 parameter[:-1][model.label_of >= 0] += 10  # the other ids are no classes
     if full_size and isinstance(model, DETR):
-        spread_queries(model, [picture(index, preset) for index in range(4)])
+        spread_queries(model, [sized_image(index, preset) for index in range(4)])
     if hasattr(model.config, "inference"):
         low = replace(model.config.inference, score_thresh=0.15, overlap_thresh=0.3)
         model.config = replace(model.config, inference=low)
@@ -118,7 +118,7 @@ def spread_queries(model, images):
 SIZES = ((128, 128), (160, 224), (75, 110))
 
 
-def picture(index, preset):
+def sized_image(index, preset):
     """An image of Shapes, ``(3, H, W)``, in one of SIZES in turn; for EoMT's square half of it."""
     height, width = SIZES[index % len(SIZES)]
     if preset.startswith("eomt"):
