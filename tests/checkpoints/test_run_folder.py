@@ -44,26 +44,29 @@ def change(run, **fields):
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 
+DAMAGED = "damaged, or of another version of labkit: "
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"preset": 1}, '"preset" is 1; it must be a text'),
-        ({"data": ...}, '"data" is missing'),
-        ({"split": []}, r'"split" is \[\]'),
-        ({"short_side": True}, '"short_side" is true; it must be a whole number or null'),
-        ({"short_side": 2.5}, '"short_side" is 2.5'),
-        ({"init": 3}, '"init" is 3; it must be a list'),
+        ({"preset": 1}, f'{DAMAGED}"preset" is 1; it must be a text'),
+        ({"data": ...}, f'{DAMAGED}"data" is missing'),
+        ({"split": []}, rf'{DAMAGED}"split" is \[\]'),
+        ({"short_side": True}, f'{DAMAGED}"short_side" is true; it must be a whole number or null'),
+        ({"short_side": 2.5}, f'{DAMAGED}"short_side" is 2.5'),
+        ({"init": 3}, f'{DAMAGED}"init" is 3; it must be a list'),
         # As before several --init were possible.
         (
             {"init": None},
-            r'"init" is null; it must be a list.* or \[\] for random weights\. Correct',
+            rf'{DAMAGED}"init" is null; it must be a list.* or \[\] for random weights\. Correct',
         ),
         (
             {"init": "imagenet"},
-            r'"init" is the text "imagenet"; it must be a list, such as \["imag',
+            rf'{DAMAGED}"init" is the text "imagenet"; it must be a list, such as \["imag',
         ),
-        ({"train": None}, '"train" is null; it must be an object'),
-        ({"categories": 3}, '"categories" is 3; it must be a list'),
+        ({"train": None}, f'{DAMAGED}"train" is null; it must be an object'),
+        ({"categories": 3}, f'{DAMAGED}"categories" is 3; it must be a list'),
         ({"categories": [3]}, r"categories\[0\]: is 3, it must be an object"),
         ({"categories": [{"id": "a/b", "name": "x", "isthing": 1}]}, '"id" is the text "a/b"'),
         ({"categories": [{"id": 1, "name": "x"}]}, '"isthing" is missing'),

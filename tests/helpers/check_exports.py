@@ -26,31 +26,23 @@ EPSILON = torch.finfo(torch.float32).eps
 DRAWS = 6
 
 
-class Undecided:
-    """Whether PyTorch alone gives an image two results, by rounding.
+@torch.no_grad()
+def is_tie(predictor, image, prediction):
+    """Whether PyTorch alone gives the image another result, by rounding.
 
     The model computes it again with weights that are one unit of rounding larger or smaller, at
     random: that is as much as another order of the sums changes.
-
-    Args:
-        model: in evaluation mode.
     """
-
-    def __init__(self, model):
-        self.predictor = Predictor(model, torch.device("cpu"))
-
-    @torch.no_grad()
-    def __call__(self, image):
-        usual = as_result(self.predictor(image))
-        for seed in range(DRAWS):
-            rounded = copy.deepcopy(self.predictor)
-            generator = torch.Generator().manual_seed(seed)
-            for parameter in rounded.model.parameters():
-                up = torch.rand(parameter.shape, generator=generator) < 0.5
-                parameter.mul_(1 + EPSILON * (2 * up - 1))
-            if not compare(rounded(image), usual, image.shape[1:]).within_tolerance:
-                return True
-        return False
+    usual = as_result(prediction)
+    for seed in range(DRAWS):
+        rounded = copy.deepcopy(predictor)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in rounded.model.parameters():
+            up = torch.rand(parameter.shape, generator=generator) < 0.5
+            parameter.mul_(1 + EPSILON * (2 * up - 1))
+        if not compare(rounded(image), usual, image.shape[1:]).within_tolerance:
+            return True
+    return False
 
 
 def as_result(prediction: Prediction) -> Result:
@@ -76,12 +68,12 @@ def differences(preset, folder, images, full_size):
     """
     model = model_of(preset, full_size)
     export_onnx(model, folder)
-    undecided, exported = Undecided(model), load(folder)
+    predictor, exported = Predictor(model, torch.device("cpu")), load(folder)
     for index in range(images):
         image = sized_image(index, preset)
-        result = exported(as_array(image))
-        found = compare(undecided.predictor(image), result, image.shape[1:])
-        yield found, result, not found.within_tolerance and undecided(image)
+        prediction, result = predictor(image), exported(as_array(image))
+        found = compare(prediction, result, image.shape[1:])
+        yield found, result, not found.within_tolerance and is_tie(predictor, image, prediction)
 
 
 def main():
@@ -94,18 +86,18 @@ def main():
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "out"
-            found = list(differences(preset, folder, arguments.images, arguments.full_size))
-        largest, beyond = Differences(), sum(not f.within_tolerance for f, _, _ in found)
-        for one, _, _ in found:
+            rows = differences(preset, folder, arguments.images, arguments.full_size)
+            found, results, ties = zip(*rows, strict=True)
+        largest, beyond = Differences(), sum(not f.within_tolerance for f in found)
+        for one in found:
             largest = largest.largest(one)
-        same = sum(f.panoptic + f.semantic + f.unmatched == 0 for f, _, _ in found)
-        detections = sum(0 if r.boxes is None else len(r.boxes) for _, r, _ in found)
-        segments = sum(len(r.segments) for _, r, _ in found)
-        ties = sum(tie for _, _, tie in found)
+        same = sum(f.panoptic + f.semantic + f.unmatched == 0 for f in found)
+        detections = sum(0 if r.boxes is None else len(r.boxes) for r in results)
+        segments = sum(len(r.segments) for r in results)
         print(
             f"{preset}: {len(found)} images, {detections} detections, {segments} segments;"
-            f" {same} with equal maps; {beyond} beyond the tolerance, of which {ties} are ties of"
-            f" PyTorch too; {largest};"
+            f" {same} with equal maps; {beyond} beyond the tolerance, of which {sum(ties)} are"
+            f" ties of PyTorch too; {largest};"
             f" {time.monotonic() - begin:.0f} s",
             flush=True,
         )
