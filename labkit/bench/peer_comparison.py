@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from labkit.system import optional_packages
@@ -97,6 +98,11 @@ def timed(call: Callable[[], float]) -> tuple[float, float]:
     begin = time.perf_counter()
     result = call()
     return time.perf_counter() - begin, result
+
+
+def print_left_out(reason: str) -> None:
+    """Say, beside the results, why another library is not measured."""
+    Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
 
 
 def print_comparisons(title: str, result: str, comparisons: Sequence[PeerComparison]) -> None:

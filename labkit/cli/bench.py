@@ -24,10 +24,7 @@ def pq(
     json: Json = None,
 ) -> None:
     """Time panoptic quality: files (panopticapi, hotcoco), tensors (torchmetrics)."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from labkit.bench.peer_comparison import print_comparisons, problem
+    from labkit.bench.peer_comparison import print_comparisons, print_left_out, problem
     from labkit.bench.pq import FILE_PEERS, compare_files, compare_tensors
     from labkit.errors import LabkitError
 
@@ -40,7 +37,7 @@ def pq(
     except LabkitError as error:
         left_out.append(str(error))
     for reason in left_out:
-        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
+        print_left_out(reason)
     if json is not None:
         write_numbers(json, [c.to_json() for c in comparisons])
     print_comparisons("Panoptic quality, time per image", "PQ", comparisons)
@@ -52,15 +49,12 @@ def ap(
     json: Json = None,
 ) -> None:
     """Time average precision against pycocotools and hotcoco, with the same detections."""
-    from rich.console import Console
-    from rich.markup import escape
-
     from labkit.bench.ap import PEERS, compare_ap
-    from labkit.bench.peer_comparison import print_comparisons, problem
+    from labkit.bench.peer_comparison import print_comparisons, print_left_out, problem
 
     reasons = {peer: problem(peer) for peer in PEERS}
     for reason in filter(None, reasons.values()):
-        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
+        print_left_out(reason)
     comparisons = compare_ap(images, [peer for peer in PEERS if not reasons[peer]])
     if json is not None:
         write_numbers(json, [c.to_json() for c in comparisons])
@@ -164,13 +158,11 @@ def detectors(
     OMP_WAIT_POLICY=passive.
     """
     import torchvision
-    from rich.console import Console
-    from rich.markup import escape
 
     from labkit.bench import detectors as bench
     from labkit.bench.detectors_peers import InputSizes, detectron2_pair, torchvision_pair
     from labkit.bench.detectors_profile import print_profile
-    from labkit.bench.peer_comparison import print_comparisons
+    from labkit.bench.peer_comparison import print_comparisons, print_left_out
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
@@ -179,7 +171,7 @@ def detectors(
         try:
             pair = make(InputSizes())
         except LabkitError as error:  # one missing peer leaves the other comparison possible
-            Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
+            print_left_out(str(error))
             continue
         tasks["inference"].append(bench.measure_inference(pair, InputSizes(), profile))
         tasks["training"].append(bench.measure_training(pair, InputSizes(), profile))
@@ -231,9 +223,9 @@ def throughput(
     import torch
     import torchvision
     from rich.console import Console
-    from rich.markup import escape
 
     from labkit.bench import throughput as bench
+    from labkit.bench.peer_comparison import print_left_out
     from labkit.bench.roi_align_gpu import require_gpu
     from labkit.bench.throughput_report import draw_throughput, print_throughput
     from labkit.cli.json_output import STANDARD_OUTPUT
@@ -259,12 +251,9 @@ def throughput(
         for count in batches
     ]
 
-    def left_out(reason: str) -> None:
-        Console(stderr=True).print(f"[yellow]left out:[/] {escape(reason)}")
-
     rows: list[bench.Throughput] = []
     report = {"environment": {**describe_environment(), "torchvision": torchvision.__version__}}
-    for group in bench.measure_all(models.split(","), settings, rounds, left_out):
+    for group in bench.measure_all(models.split(","), settings, rounds, print_left_out):
         rows += group
         # After each group, so that a killed run keeps what it has measured.
         if json is not None and json != STANDARD_OUTPUT:
@@ -281,11 +270,10 @@ def throughput(
 def panoptic(json: Json = None) -> None:
     """Time each step from branch outputs to panoptic map, and the merge against Detectron2's."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from labkit.bench import panoptic as bench
-    from labkit.bench.peer_comparison import print_comparisons
+    from labkit.bench.peer_comparison import print_comparisons, print_left_out
     from labkit.doctor import describe_environment
     from labkit.errors import LabkitError
 
@@ -300,7 +288,7 @@ def panoptic(json: Json = None) -> None:
     try:
         comparisons.append(bench.compare_merge(given))
     except LabkitError as error:  # without the peer the steps are still of use
-        Console(stderr=True).print(f"[yellow]left out:[/] {escape(str(error))}")
+        print_left_out(str(error))
     if json is not None:
         write_numbers(
             json,
